@@ -336,9 +336,7 @@ class _Process:
     async def _ended(self) -> TransportError:
         """The error with the server's exit code and its last output."""
         await _exited(self._process, 0.5)
-        await asyncio.sleep(
-            0.02
-        )  # first lets calls fail that could not be written: they were not sent
+        await asyncio.sleep(0.02)  # calls that could not be written fail first: none was sent
         # A program that the server started may hold its standard error open.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):

@@ -60,8 +60,8 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
     """Write a run as an RO-Crate.
 
     Args:
-        folder: The directory; created if it does not exist.
-        licence: An SPDX name or a URL; without one the crate says that it has none.
+        folder: The directory, made if it does not exist.
+        licence: An SPDX name or a URL of a license; without one the crate says that it has none.
 
     Returns:
         The crate's metadata file.
@@ -283,7 +283,7 @@ def _iso(moment: float) -> str:
 
 
 def _status(status: str | None, error: Any) -> dict[str, str]:
-    """How an action ended; empty if it has not: a run that waits has not failed."""
+    """How an action ended; empty if it has not ended: a run that waits has not failed."""
     if status not in STATUSES:
         return {}
     failed = STATUSES[status] == STATUSES["failed"]
@@ -344,14 +344,14 @@ class _Entities:
         return self._crate.add_file(StringIO(text), dest_path=name, properties=properties)
 
     def licence(self, licence: str | None) -> Any:
-        """A licence, by its SPDX name or URL; without one, a text that says so."""
+        """The entity of a license, by its SPDX name or URL; without one, a text that says so."""
         if licence is None:
             return NO_LICENCE
         address = licence if "://" in licence else f"https://spdx.org/licenses/{licence}"
         return self.add(address, "CreativeWork", name=licence)
 
     def tool(self, attempt: RecordedAttempt) -> Any:
-        """The tool, prompt or agent of a step; a step with an inside is the engine's own work."""
+        """The tool, prompt or agent of a step; the engine itself, if the step has steps inside."""
         name = attempt.target or {"agent": "ask"}.get(attempt.kind) or f"fractale {attempt.kind}"
         key = f"#tool-{_id_of(f'{attempt.kind}-{name}')}"
         if key not in self.tools:
@@ -395,12 +395,12 @@ def _owner(history: RunHistory) -> str:
     """The user who owns the run's directory."""
     try:
         return history.folder.path.owner()
-    except (KeyError, OSError, NotImplementedError):  # no such user on this machine any more
+    except (KeyError, OSError, NotImplementedError):  # the user was removed from this machine
         return "unknown"
 
 
 def _one(value: Any) -> Any:
-    """The only value of a list of one: JSON-LD has no list of one."""
+    """The only value of a list of one: JSON-LD does not distinguish the two."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - JSON
 
 

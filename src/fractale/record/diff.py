@@ -1,4 +1,4 @@
-"""Compares two runs: where they part, and what differs in each attempt."""
+"""Comparison of two runs: where their paths separate, and the differences in each attempt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ValueChange:
 
     Args:
         path: Such as ``jobspec.nodes`` or ``[2].name``; empty for the whole value.
-        missing: The side that has no value there: ``a``, ``b``, or empty.
+        missing: The side without a value there: ``a``, ``b``, or empty.
     """
 
     path: str
@@ -38,9 +38,9 @@ class ForkedFrom:
     """Where one of two runs was forked from the other one.
 
     Args:
-        fork: Which of them it is: ``a`` or ``b``.
+        fork: Which of them is the fork: ``a`` or ``b``.
         step: The step's path.
-        visit: Which attempt of it in the other run, from 1.
+        visit: The number of its attempt in the other run, from 1.
         before: How many attempts the other run had made; the fork has their results.
     """
 
@@ -56,8 +56,8 @@ class AttemptDiff:
 
     Args:
         number: Which attempt of the step it is, from 1.
-        changed: What differs, in the order in which it happened: ``inputs``, ``calls``,
-            ``outputs``, ``outcome``, ``path`` (where it led, or that only one run has it).
+        changed: The parts that differ, in order of time: ``inputs``, ``calls``, ``outputs``,
+            ``outcome``, ``path`` (the next step differs, or only one run has the attempt).
     """
 
     path: str
@@ -70,17 +70,18 @@ class AttemptDiff:
 
     @property
     def parts(self) -> bool:
-        """Whether the runs part here."""
+        """Whether the runs' paths separate here."""
         return "path" in self.changed
 
 
 @dataclass(slots=True, kw_only=True)
 class RunDiff:
-    """What differs between two runs.
+    """The differences between two runs.
 
     Args:
-        about: What was run: plan, its hash, inputs, models, versions, tools' schemas.
-        attempts: Those of either run, in the order of the first one; of a run and its fork, those
+        about: The differences in their heads: plan, its hash, inputs, models, versions, tools'
+            schemas.
+        attempts: Those of either run, in the order of the first run. For a run and its fork, those
             from the fork on, numbered as in the run that was forked.
         forked: Where one was forked from the other one.
         tools: The tools that both runs were offered and whose definitions differ.
@@ -95,7 +96,7 @@ class RunDiff:
 
     @property
     def same(self) -> bool:
-        """Whether nothing but time differs."""
+        """Whether only times differ."""
         return (
             not self.about
             and not self.tools
@@ -105,7 +106,7 @@ class RunDiff:
 
     @property
     def first(self) -> AttemptDiff | None:
-        """The first attempt in which anything but time differs."""
+        """The first attempt in which something other than time differs."""
         return next((attempt for attempt in self.attempts if attempt.changed), None)
 
     @property
@@ -117,8 +118,8 @@ class RunDiff:
 def diff_runs(a: RunHistory, b: RunHistory) -> RunDiff:
     """Compare two runs.
 
-    Visits are paired by their step and by which attempt of it they are, so that steps that ran at
-    the same time may have been entered in any order.
+    Attempts are paired by their step and by their number, so that steps that ran at the same time
+    may have been entered in any order.
     """
     ours, theirs, forked = _from_fork(a, b)
     return RunDiff(
@@ -134,10 +135,11 @@ def diff_runs(a: RunHistory, b: RunHistory) -> RunDiff:
 def _from_fork(
     a: RunHistory, b: RunHistory
 ) -> tuple[Sequence[RecordedAttempt], Sequence[RecordedAttempt], ForkedFrom | None]:
-    """The attempts of two runs that can differ, numbered alike.
+    """The attempts of two runs that can differ, with the same numbers for the same attempts.
 
-    Of a run and its fork these are the ones from the fork on: what came before is one and the same,
-    and only the first run's record has it. The fork's are then counted on from there.
+    For a run and its fork these are the attempts from the fork on: earlier attempts are shared, and
+    only the first run's record has them. The fork's attempts continue the numbers of the shared
+    ones.
     """
     if _parent(b).get("run") == a.run:
         ours, theirs, at = _aligned(a, b, "b")
@@ -157,7 +159,7 @@ def _aligned(
 ) -> tuple[Sequence[RecordedAttempt], Sequence[RecordedAttempt], ForkedFrom]:
     step, number = str(_parent(fork).get("step")), int(_parent(fork).get("attempt") or 1)
     places = [(attempt.path, attempt.number) for attempt in parent.attempts]
-    # A run can be forked at a step that it stopped in front of.
+    # A run can be forked at a step before which it stopped.
     place = places.index((step, number)) if (step, number) in places else len(places)
     around = list(_around(parent.attempts[place])) if place < len(places) else []
     before = [each for each in parent.attempts[:place] if not any(each is one for one in around)]
@@ -210,7 +212,7 @@ def _about(history: RunHistory) -> dict[str, Any]:
 def _pairs(
     ours: Sequence[RecordedAttempt], theirs: Sequence[RecordedAttempt]
 ) -> Iterator[tuple[RecordedAttempt | None, RecordedAttempt | None]]:
-    """Both runs' attempts in pairs, in the first one's order, the other's own in between."""
+    """Both runs' attempts in pairs, in the first run's order, with unpaired ones in between."""
     known = {(attempt.path, attempt.number) for attempt in ours}
     there = {(attempt.path, attempt.number): place for place, attempt in enumerate(theirs)}
     done = 0
@@ -238,7 +240,7 @@ def _compare(
     if one is None or other is None:
         found.changed.append("path")
         return found
-    ended = one.outcome is not None and other.outcome is not None  # else they are not known yet
+    ended = one.outcome is not None and other.outcome is not None  # else not known yet
     if ended:
         found.inputs = list(changes(_value(a, one.inputs), _value(b, other.inputs)))
     if (
@@ -298,7 +300,7 @@ def changes(a: Any, b: Any, path: str = "") -> Iterator[ValueChange]:
 
 
 def _of_lists(a: list[Any], b: list[Any], path: str) -> Iterator[ValueChange]:
-    """Item by item if both have as many; otherwise the whole lists."""
+    """Item by item if both lists have the same length; otherwise the whole lists."""
     if len(a) != len(b):
         yield ValueChange(path, a, b)
         return

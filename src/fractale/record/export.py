@@ -195,7 +195,7 @@ def _add_attempt(graph: RunGraph, attempt: RecordedAttempt) -> None:
 
 
 def _beside_others(graph: RunGraph, parent: str) -> bool:
-    """Whether a step is in a parallel block, where no step leads to another."""
+    """Whether a step is in a parallel block, in which no step leads to another."""
     return parent in graph.nodes and graph.nodes[parent].kind == "parallel"
 
 
@@ -264,7 +264,7 @@ def mermaid(graph: RunGraph) -> str:
 
 
 def _level(graph: RunGraph, ids: dict[str, str], parent: str, indent: str) -> Iterator[str]:
-    """The nodes below one, those with an inside as subgraphs."""
+    """The nodes below one; those with steps inside are subgraphs."""
     inside = {node.parent for node in graph.nodes.values()}
     for path, node in graph.nodes.items():
         if node.parent != parent:

@@ -23,22 +23,22 @@ from fractale.store.run_record import RunRecord
 def freeze(folder: RunRecord, target: Path) -> list[Path]:
     """Write the plan of a run, and each draft as a plan that it includes.
 
-    A planned step becomes ``plan: ./STEM/STEP.yaml``, where STEM is the target's name without
-    its ending. What only a planned step has is left out; its `tools` and `approve` go into the
-    steps of its draft, so that they bound them as they did in the run. Plans that the run's plan
+    A planned step becomes ``plan: ./STEM/STEP.yaml``, where STEM is the target's name without its
+    ending. Keys that only a planned step has are left out. Its `tools` and `approve` move into the
+    steps of its draft, so that they limit them as they did in the run. Plans that the run's plan
     includes are written beside the drafts, so that the files need no others.
 
     Args:
-        folder: Of the run.
-        target: The file of the plan, a ``.yaml``; there must be none.
+        folder: The run's record.
+        target: The file of the plan, a ``.yaml``; it must not exist.
 
     Returns:
         The files, the plan first.
 
     Raises:
         UsageError: The run has no drafts, or one that was not accepted; its plan has changed; a
-            file is there already.
-        StoreError: A file can't be written.
+            file exists already.
+        StoreError: A file cannot be written.
     """
     if target.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{target} is not a plan file", hint="write -o NAME.yaml")
@@ -78,7 +78,7 @@ def _check(files: Mapping[Path, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         written = _write(files, Path(folder) / next(iter(files)).name)
         problems = [p for p in check_plan(load_plan(written[0])) if p.severity == "error"]
-    if problems:  # an error of ours: the plan and the drafts were valid
+    if problems:  # an error in fractale: the plan and the drafts were valid
         raise UsageError(f"the frozen plan is not valid: {problems[0]}")
 
 
@@ -99,7 +99,7 @@ class _Freezer:
     """Freezes plans within plans.
 
     Args:
-        drafts: Of the run, by the path of their step.
+        drafts: The run's drafts, by the path of their step.
         folder: The directory of drafts and included plans, relative to the plan.
     """
 

@@ -62,7 +62,7 @@ class RecordedCall:
 
     @property
     def came_back(self) -> bool:
-        """Whether it has a result, or an answer of the user in its place."""
+        """Whether it has a result, or the user's answer instead of one."""
         return self.finished or bool(self.text)
 
 
@@ -210,7 +210,7 @@ class RecordedAttempt:
 
     @property
     def depth(self) -> int:
-        """How many steps it lies within."""
+        """How many steps it is inside of."""
         return 0 if self.parent is None else self.parent.depth + 1
 
     @property

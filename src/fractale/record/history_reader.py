@@ -230,7 +230,7 @@ class _Reader:
         if event.get("recorded") and _twin(attempt, made):
             attempt.calls.remove(made)  # it was taken from the journal, not made again
             return
-        # An answer to what became of an interrupted call is not the call's end.
+        # An answer about an interrupted call with an unknown outcome is not the call's end.
         made.finished = _question_about(attempt, made) is None
         made.is_error = bool(event.get("is_error"))
         made.text = event.get("text") or ""

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 JOBS = "jobs"
 """The directory of the jobs' directories, in that of the run."""
 LOG = "log"
-"""In a job's directory: see `fractale.schedulers.folder`."""
+"""The log in a job's directory: see `fractale.schedulers.folder`."""
 
 
 class RunJobs:
-    """Gives the `Jobs` of one run for each scheduler that its steps name.
+    """Returns the `Jobs` of one run for each scheduler that its steps name.
 
     Args:
         root: The directory of the jobs' directories.
-        environment: Of the process.
-        queues, cores, poll_seconds, polls, project, state: As `fractale.jobs.Jobs` takes them.
+        environment: The process's environment.
+        queues, cores, poll_seconds, polls, project, state: As for `fractale.jobs.Jobs`.
     """
 
     def __init__(
@@ -203,8 +203,8 @@ class RunJob:
             before it recorded the step, the path as it is spelled in the job's key.
         attempt: Which attempt of the step it is of, from 1.
         key: Its idempotency key; the elements of an array have one key.
-        folder: Of the job, or of the whole array.
-        index: Of an element of an array.
+        folder: The directory of the job, or of the whole array.
+        index: The index of an element of an array.
     """
 
     step: str
@@ -228,7 +228,7 @@ def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob
         history: The run's, if it was read already.
 
     Raises:
-        StoreError: The record, or a job's folder, is damaged.
+        StoreError: The record, or a job's directory, is damaged.
     """
     from fractale.jobs.removal import folders_in
     from fractale.record.history_reader import read_history

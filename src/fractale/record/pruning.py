@@ -1,13 +1,13 @@
-"""Removing runs, and what is kept beside them: directories of jobs, and listings of tools.
+"""Removal of runs, job directories and tool listings.
 
-- With a run go its directory (record, journal, outputs, checkpoints), its checkpoints elsewhere and
-  its row in the index.
-- Of a run that stays, outputs go that nothing refers to, as a crash leaves them behind.
-- The jobs of a run's own steps are in its directory and go with it. A run stays as long as one of
-  them is not known to be over.
-- Jobs that a tool submitted are in the state directory's ``jobs/``. Such a job's directory goes
-  with the last run whose record names it; one that no run names goes by its age.
-- Listings of what servers offered are shared by runs, and go with the last of them.
+- A run is removed with its directory (record, journal, outputs, checkpoints), its checkpoints
+  elsewhere and its row in the index.
+- If a run stays, its outputs are removed that nothing refers to. A crash leaves such outputs.
+- The jobs of a run's own steps are in its directory and are removed with it. A run stays as long as
+  one of them may still be running.
+- Jobs that a tool submitted are in the state directory's ``jobs/``. Such a job's directory is
+  removed with the last run whose record names it. If no run names it, its age decides.
+- Runs share listings of the tools that servers offered; a listing is removed with its last run.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from fractale.store.outputs import FileOutputs
 from fractale.store.run_record import RUNS, RunRecord, RunRecords
 
 UNUSED = 3600.0
-"""Seconds after which an output that nothing refers to is not about to be referred to."""
+"""After so many seconds, no run is about to refer to an output that nothing refers to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneRule:
-    """Which runs go: those that any of these takes.
+    """Which runs to remove: those that match any of these rules.
 
     Args:
-        older_than: Seconds since the run ended, or began where it did not end.
+        older_than: Seconds since the run ended, or began if it did not end.
         keep: All but so many of the latest.
-        max_bytes: The latest stay as long as they fit together.
+        max_bytes: The latest runs stay as long as their total size is below this.
         force: Also runs that wait for an answer.
     """
 
@@ -70,11 +70,11 @@ class PruneRule:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """A run that was removed, would be, or stays though a rule takes it.
+    """A run that was removed or would be, or that stays although a rule matches it.
 
     Args:
-        bytes: Of its folder and its checkpoints.
-        reason: Which rule takes it, or why it stays.
+        bytes: The size of its directory and its checkpoints.
+        reason: The rule that matches it, or why it stays.
     """
 
     id: str
@@ -87,15 +87,16 @@ class Pruned:
 
 @dataclass(slots=True)
 class PruneReport:
-    """What was removed, or would be.
+    """The runs, outputs, jobs and listings that were removed, or would be.
 
     Args:
         removed: The latest first.
-        spared: Runs that a rule takes, but that wait or are held.
-        outputs: Files of outputs of other runs, that nothing referred to; `output_bytes` theirs.
-        jobs: Folders of jobs that are over; `job_bytes` theirs. `jobs_left` had gone as well, were
-            they known to be over.
-        listings: Files of what servers offered to runs, that no run shares any more.
+        spared: Runs that a rule matches, but that wait or are locked.
+        outputs: Files of outputs of other runs that nothing referred to; `output_bytes` is their
+            size.
+        jobs: Directories of jobs that are over; `job_bytes` is their size. `jobs_left` would have
+            been removed as well, but may still be running.
+        listings: Files of tool listings that no run shares any more.
         runs: How many runs are left, with `bytes`.
     """
 
@@ -128,7 +129,7 @@ async def prune(
 ) -> PruneReport:
     """Remove runs, outputs that nothing refers to, jobs that are over, and unused listings.
 
-    A run that a process has is never touched, and one that waits for an answer only with
+    A run that a process has is never removed. A run that waits for an answer is removed only with
     `PruneRule.force`.
 
     Args:
@@ -170,7 +171,7 @@ class _Pruning:
     records: RunRecords = field(init=False)
     jobs: Jobs = field(init=False)
     listings: Mapping[int, _Listing] = field(init=False)
-    """By their inodes, before any run is removed."""
+    """Listings by their inodes, before any run is removed."""
     named_jobs: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     """Run → the jobs of the state directory that its record names."""
     listing_of: dict[str, int] = field(default_factory=dict[str, int])
@@ -227,7 +228,8 @@ class _Pruning:
                 if why := await self._why_needed(record):
                     return why
                 async with saver.holding(row.id):
-                    # The directory goes last: while it is there, a crash leaves a run to remove.
+                    # The directory is removed last: until then, a crash leaves a run that can be
+                    # removed.
                     await saver.adelete_thread(row.id)
                     index.remove([row.id])
                     _remove_tree(record.path)
@@ -236,7 +238,7 @@ class _Pruning:
         return None
 
     async def _why_needed(self, record: RunRecord) -> str | None:
-        """Why a run that a rule takes stays; what it shares with others is recorded here."""
+        """Why a run stays although a rule matches it; its shared files are recorded here."""
         mine = list(folders_in(record.jobs))
         for found in await check_ends(self.jobs, mine):
             if not (found.over or (found.lost and self.rule.force)):
@@ -253,7 +255,7 @@ class _Pruning:
         try:
             with RunLock(record):
                 known = references_in(_texts_of(record)) | await saver.references(record.run_id)
-        except StoreError:  # what its checkpoints refer to is not known: its outputs stay
+        except StoreError:  # the references in its checkpoints are unknown: its outputs stay
             return
         except RunHeld:
             return
@@ -285,7 +287,7 @@ class _Pruning:
                     self.report.job_bytes += size
 
     def _unnamed_jobs(self) -> list[JobFolder]:
-        """The jobs that no run that stays names."""
+        """The jobs that no remaining run names."""
         folders = list(folders_in(self._jobs_root))
         if not folders:
             return []
@@ -311,7 +313,8 @@ class _Pruning:
     def prune_listings(self) -> None:
         """Remove the listings that no run shares any more.
 
-        A run that begins just then has linked to one or has not: it loses nothing if the name goes.
+        A run that begins at the same time either has its own link or writes its own file, so
+        removing this name does no harm.
         """
         for run in self.report.removed:
             if listing := self.listings.get(self.listing_of.get(run.id, 0)):
@@ -327,7 +330,7 @@ class _Pruning:
 def _taken(
     rows: Sequence[RunRow], sizes: Mapping[str, int], rule: PruneRule, now: float
 ) -> Iterator[tuple[RunRow, str | None]]:
-    """Each run, the latest first, with the rule that takes it, if one does."""
+    """Each run, the latest first, with the rule that matches it, if any."""
     total = 0
     for number, row in enumerate(rows, 1):
         total += sizes[row.id]
@@ -342,36 +345,36 @@ def _taken(
 
 
 def bytes_in(folder: Path) -> int:
-    """What the files in a folder take; of one with several names, this name's share."""
+    """The size of the files in a directory; a file with several names counts by its share."""
     total = 0
     for root, _, files in os.walk(folder):
         for name in files:
             try:
                 status = (Path(root) / name).lstat()
                 total += status.st_size // max(status.st_nlink, 1)
-            except FileNotFoundError:  # it went meanwhile
+            except FileNotFoundError:  # it was removed meanwhile
                 continue
     return total
 
 
 def _outputs(record: RunRecord) -> list[Path]:
-    """The files of outputs that are kept by their content, and what a crash left of one."""
+    """The files of outputs that are stored by content, and unfinished files from a crash."""
     return [path for path in record.outputs.glob("[0-9a-f][0-9a-f]/*") if path.is_file()]
 
 
 def _texts_of(record: RunRecord) -> Iterator[bytes]:
-    """The files of a run's record, and outputs that others may be named in."""
+    """The files of a run's record, and its outputs, that may name other outputs."""
     for path in [*record.path.glob("*.json*"), *_outputs(record)]:
         try:
             yield path.read_bytes()
-        except FileNotFoundError:  # of a run that goes on: it has another name by now
+        except FileNotFoundError:  # of a run that is in progress: the file has another name by now
             continue
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
 
 
 def _remove_tree(path: Path) -> None:
-    """Remove a folder.
+    """Remove a directory.
 
     Raises:
         StoreError: It cannot be removed.

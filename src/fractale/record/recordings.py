@@ -53,7 +53,7 @@ UNMASKED = ("plan/", "drafts/", "jobs/", RunRecord.plan.name)
 """Files that a run writes unmasked: jobs write logs, users and models write plans."""
 BLOCK = 1024 * 1024
 MOST_BYTES = 2 * 1024**3
-"""Of a recording in one file, unpacked."""
+"""The largest size of a recording in one file, unpacked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Recording:
 
     Args:
         name: Its name in lists.
-        folder: Its files.
+        folder: The directory of its files.
         source: The directory or file that the user named.
         about: Facts about its export; empty for a run's own directory.
         own: Whether it is a run of the state directory. Any other recording may be a stranger's:

@@ -36,7 +36,7 @@ ANSWERS: Mapping[str, tuple[str, ...]] = {
     "table": ("rows",),
     "run_finished": ("outputs", "error"),
 }
-"""Fields that a loose comparison leaves out: answers of tools and models, and what repeats them."""
+"""Fields that a loose comparison ignores: answers of tools and models, and copies of them."""
 
 USED = ("input_tokens", "output_tokens", "cost", "tokens", "usage", "model")
 """Fields that depend on the model: not compared if it is real."""
@@ -44,10 +44,10 @@ USED = ("input_tokens", "output_tokens", "cost", "tokens", "usage", "model")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What is compared.
+    """Which parts of events are compared.
 
     Args:
-        loose: The answers of tools and models are not compared.
+        loose: Whether the answers of tools and models are ignored.
         live_tools, live_model: Which side is real.
     """
 
@@ -61,7 +61,7 @@ class Divergence:
     """The first difference between a replay and its record.
 
     Args:
-        what: Another call, other arguments, another outcome, another path, another question.
+        what: A different call, arguments, outcome, path or question.
         message: The same as a sentence.
         step: The step's path; empty for the whole run.
         attempt: Which attempt of the step.
@@ -123,7 +123,7 @@ class Comparison:
         self._over = False
         self._record = TraceReader(elicitations=rules.live_tools)
         self._replay = TraceReader(elicitations=rules.live_tools)
-        self._left: dict[AttemptPath, list[TraceEvent]] = {}  # what is still expected, by attempt
+        self._left: dict[AttemptPath, list[TraceEvent]] = {}  # the expected events, by attempt
         self._calls: dict[str, TraceEvent] = {}  # by their key in the record
         self._made: dict[str, TraceEvent] = {}  # recorded calls, by their key in the replay
         self.of = 0
@@ -179,7 +179,7 @@ class Comparison:
         """Compare an event of the replay.
 
         Raises:
-            Diverged: The record has another one there.
+            Diverged: The record has a different one there.
             RecordEnds: The record ends before it.
         """
         if self._over:
@@ -213,7 +213,7 @@ class Comparison:
         return call.end if call else None
 
     def _next(self, found: TraceEvent) -> TraceEvent | None:
-        """The next recorded event of the attempt; of calls made at the same time, the equal one."""
+        """The next recorded event of the attempt; among concurrent calls, the equal one."""
         left = self._left.get(found.path)
         if not left:
             return None
@@ -262,7 +262,7 @@ class Comparison:
     # -- what differs ---------------------------------------------------------------------------
 
     def _differs(self, expected: TraceEvent, found: TraceEvent) -> list[str]:
-        """The fields in which two events differ; ``kind`` if they are of other kinds."""
+        """The fields in which two events differ; ``kind`` if their kinds differ."""
         if expected.kind != found.kind:
             return ["kind"]
         left_out = self._left_out(expected)
@@ -299,8 +299,8 @@ class Comparison:
 def same(a: Any, b: Any) -> bool:
     """Whether two JSON values are equal, except for the positions of errors in files.
 
-    True is not 1. A mask in the recorded text fits any text; and since a masked text was cut after
-    or before its secret was replaced, its beginning is enough.
+    True is not 1. A mask in the recorded text matches any text. A masked text may have been cut
+    before or after its secret was replaced, so it is enough if its beginning matches.
     """
     return all(_alike(change) for change in changes(a, b))
 
@@ -317,7 +317,7 @@ def _alike(change: ValueChange) -> bool:
 
 
 def _fits(masked: str, text: str) -> bool:
-    """Whether a text is the masked one, with any text in place of each mask."""
+    """Whether a text matches the masked one, with any text instead of each mask."""
     first, *pieces = masked.split(MASK)
     if not text.startswith(first):
         return False
@@ -366,7 +366,7 @@ def _difference(
 
 
 def _missing(left: TraceEvent, end: TraceEvent) -> Divergence:
-    """The replay ended before an event of the record."""
+    """The divergence if the replay ended before an event of the record."""
     error = f": {end.data['error']}" if end.data.get("error") else ""
     return Divergence(
         what="call" if left.kind in (*CALL_STARTS, *CALL_ENDS) else "path",
@@ -379,10 +379,10 @@ def _missing(left: TraceEvent, end: TraceEvent) -> Divergence:
 
 
 def _unknown(found: TraceEvent, left: TraceEvent | None) -> Divergence:
-    """The replay emitted an event that the record does not have.
+    """The divergence if the replay emitted an event that the record does not have.
 
     Args:
-        left: What the record has in its place, if that is known.
+        left: The recorded event in its place, if it is known.
     """
     there = f"the record has {_name(left)}" if left else "the record has nothing there"
     return Divergence(

@@ -34,7 +34,7 @@ class JournalCall:
 
     Args:
         at: Start and length of the line with its result; None if it has no result.
-        ending: How it ended without a result, if that is known: a fault, a question, a timeout.
+        ending: How it ended without a result, if that is known: an error, a question, a timeout.
     """
 
     call: Call
@@ -49,7 +49,7 @@ class RecordedJournal:
     """The journal of a recorded run; it is only read.
 
     Attributes:
-        missing: Whether there is no such file, as for a run without calls.
+        missing: Whether the file does not exist, as for a run without calls.
 
     Raises:
         NotRecorded: The file is damaged.
@@ -123,9 +123,8 @@ class ReplayJournal(Journal):
     """The `Journal` of a replay: every call is found in the record, and nothing is written.
 
     Args:
-        comparison: Knows which call of the record a call of the replay is.
-        has_log: Whether the log of a job still exists: then it is read again, as the plan says
-            today.
+        comparison: Maps calls of the replay to calls of the record.
+        has_log: Whether the log of a job still exists: then it is read again, as today's plan says.
     """
 
     def __init__(
@@ -148,10 +147,10 @@ class ReplayJournal(Journal):
                 self._queues.setdefault(queue, deque()).append(key)
 
     def find(self, site: CallSite, call: Call) -> KnownCall | None:
-        """The recorded result of a call; None if the call is to be made.
+        """The recorded result of a call; None if the call must be made.
 
         Raises:
-            Diverged: The record has another call there.
+            Diverged: The record has a different call there.
             RecordEnds: The record ends in it.
             NotRecorded: The record does not have its result.
         """
@@ -167,7 +166,7 @@ class ReplayJournal(Journal):
                 call, done=True, result=self._journal.result(recorded.at), replayed=True
             )
         ending = recorded.ending
-        # A timeout of the step cut the call off; a process that was killed left the same trace.
+        # A timeout of the step interrupted the call; a killed process left the same trace.
         cut = "cut" in ending and self._comparison.continues_after(key)
         if cut or "fault" in ending or "asks" in ending:
             return KnownCall(call, done=True, result=ending, replayed=True)
@@ -193,7 +192,7 @@ class ReplayJournal(Journal):
         return self._keys[site.key]
 
     def _check_given(self, site: CallSite, call: Call, was: Call) -> None:
-        """Compare what a model or a prompt is given; the arguments of tools are in events, too."""
+        """Compare the arguments of a model or a prompt; those of tools are in events, too."""
         if call.kind == "tool" or not was.digest or was.digest == call.digest or self._rules.loose:
             return
         message = f"the prompt `{call.name}` has other arguments"

@@ -1,4 +1,4 @@
-"""The outside of a replay, from its record: tools, models, users, batch jobs and sub-agents."""
+"""Everything outside of a replay, from its record: tools, models, users, jobs and sub-agents."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _not_recorded(what: str) -> NoReturn:
 
 
 class RecordedToolbox:
-    """The `Toolbox` of a run as it was offered; results of calls are in the journal."""
+    """The `Toolbox` of a run with the tools that it was offered; results are in the journal."""
 
     def __init__(self, offered: ToolSnapshot) -> None:
         self._offered = offered
@@ -104,7 +104,7 @@ class RecordedToolbox:
 
 
 class NoModel(BaseChatModel):
-    """The model that an agent is built around; it is never asked."""
+    """The model in an agent's constructor; it is never called."""
 
     @property
     def _llm_type(self) -> str:
@@ -156,14 +156,14 @@ class RecordedModels(Models):
         return [name] if self._one else super().chain(name)
 
     def check(self, name: str | None) -> None:
-        """A recorded model needs no key and no package."""
+        """Accept every name: a recorded model needs no key and no package."""
 
     def get(self, name: str | None) -> BaseChatModel:
         return NoModel()
 
 
 class RecordedUser:
-    """Gives the recorded answers to questions.
+    """Answers questions from the record.
 
     Args:
         events: Of the record.
@@ -197,10 +197,10 @@ def _asks(question: Data) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedPolicy(Policy):
-    """Asks for approval of the calls that the record has a question about, and of no others.
+    """Asks for approval only of the calls that the record has a question about.
 
-    The others were made, so that it no longer matters how they were approved (``--yes``, *always
-    in this run*).
+    All other calls were made, so it no longer matters how they were approved (``--yes``, *always in
+    this run*).
     """
 
     asked: frozenset[tuple[str, str]] = frozenset()
@@ -221,7 +221,7 @@ class RecordedPolicy(Policy):
 
 @dataclass(slots=True)
 class RecordedBindings(Bindings):
-    """Asks about the changes of tools that the record has a question about, and about no others."""
+    """Asks only about the changes of tools that the record has a question about."""
 
     asked: frozenset[tuple[Bound, str]] = frozenset()
 
@@ -271,8 +271,8 @@ class RecordedJobs:
     """The logs of the batch jobs of a record.
 
     Args:
-        folder: The jobs' directories in the record.
-        masker: Masks the logs as the run did: their files are as the jobs wrote them.
+        folder: The directory of the jobs' directories in the record.
+        masker: Masks the logs as the run did: the files are as the jobs wrote them.
         outside: Whether a log that the record lacks may be read in the job's own directory.
     """
 
@@ -311,17 +311,17 @@ class RecordedJobs:
 class RecordedAgents(Catalog):
     """A catalog of sub-agents, with stand-ins for those whose code a replay does not have.
 
-    A replay imports no code that only its recording names. A step that asked such a sub-agent has
-    its recorded outcome: the calls inside are counted, and not compared.
+    A replay imports no code that only its recording names. A step that called such a sub-agent gets
+    its recorded outcome: the calls inside are counted, but not compared.
 
     Args:
-        catalog: The sub-agents whose code is there.
-        events: Of the record.
+        catalog: The sub-agents whose code is available.
+        events: The record's events.
         tools: The tools that the run was offered; sub-agents of servers are among them.
-        comparison: That of the replay.
+        comparison: The comparison of the replay.
 
     Attributes:
-        missing: The names of those that have stand-ins.
+        missing: The names of the sub-agents that have stand-ins.
     """
 
     def __init__(
@@ -357,11 +357,11 @@ class RecordedAgents(Catalog):
 
 
 def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -> AgentAnswer:
-    """The answer of a sub-agent, from the recorded outcome of the step that asks it.
+    """The answer of a sub-agent, from the recorded outcome of its step.
 
     Raises:
         NotRecorded: The record does not have it.
-        NotDone, ToolError: The sub-agent raised it then.
+        NotDone, ToolError: The sub-agent raised it in the recorded run.
     """
     if context.agents_path:
         _unknown(name, context, "another sub-agent asked it")

@@ -1,8 +1,8 @@
 """Replaying a recorded run: the same graph again, with every answer from the record.
 
 No tool and no model is called, no server is started, and nothing is written. The events of the
-replay are compared with the record, and the first difference ends it. A side that is real gets only
-calls that the record has, with the recorded arguments.
+replay are compared with the record, and the first difference ends it. If one side is real, it gets
+only calls that the record has, with the recorded arguments.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from fractale.toolbox import Toolbox
 ENDED = ("success", "failed", "waiting")
 SECRET = "\ue000secret\ue000"  # noqa: S105 - the value of each secret input, so that it is masked
 OUT_OF_TIME = "the run has taken "
-"""Beginning of a time limit's message: at which step a run meets that limit is chance."""
+"""Beginning of a time limit's message: a run can reach that limit at any step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,8 @@ class Live:
     Args:
         tools, models: The real ones, instead of the recorded.
         secrets: The values of the plan's secret inputs.
-        loose: The answers of tools and models are not compared, only what follows from them: calls
-            with their arguments, outcomes, the path.
+        loose: Whether the answers of tools and models are ignored. Only their effects are then
+            compared: calls with their arguments, outcomes, the path.
     """
 
     tools: Toolbox | None = None
@@ -167,7 +167,7 @@ class _Replay:
             now=_lenient(outputs),
         )
         agents = RecordedAgents(self.catalog, self.events, self._offered_names(), comparison)
-        # A recording was masked with the secrets of the machine that wrote it.
+        # The machine that wrote a recording masked it with its own secrets.
         masker = Masker(() if self.recording.about else self._hidden())
         jobs = RecordedJobs(folder.jobs, masker, outside=self.recording.own)
         deps = self._dependencies(outputs, agents, jobs)
@@ -178,7 +178,7 @@ class _Replay:
         try:
             await session.drive(self.recording.head.get("inputs") or {})
         except (Diverged, RecordEnds) as end:
-            # The comparison has the difference. A cancelled replay has none.
+            # The comparison has the difference, unless the replay was cancelled.
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError from end
         return Replayed(
@@ -226,8 +226,8 @@ class _Replay:
     def _hidden(self) -> tuple[str, ...]:
         """Today's secrets that were secrets of the recorded run, as far as the record shows.
 
-        The log of a job is kept as it was written, and is read again. But a text that the record
-        shows was no secret of the run, and must not be one of its replay.
+        The log of a job is kept as the job wrote it, and is read again. But a text that the record
+        shows was not a secret of the run, so it must not be a secret of the replay.
         """
         shown = "\n".join(map(to_json, self.events))
         return tuple(text for text in self.settings.secrets if to_json(text)[1:-1] not in shown)
@@ -284,7 +284,7 @@ def _status(events: Sequence[Data]) -> tuple[str, bool]:
 
 
 def _lenient(store: Any) -> Any:
-    """Reads references; a reference whose value is gone stays as it is."""
+    """A function that reads references; a reference without a value stays as it is."""
 
     def get(value: Any) -> Any:
         try:

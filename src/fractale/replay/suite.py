@@ -34,7 +34,7 @@ class CheckedRecording:
 
     @property
     def verdict(self) -> CheckVerdict:
-        """``invalid`` if today's plan is, or if what it needs is not there."""
+        """``invalid`` if today's plan is invalid, or if something that it needs is missing."""
         if self.replayed is None:
             return "not-recorded" if isinstance(self.error, NotRecorded) else "invalid"
         return "equal" if self.replayed.equal else "diverged"
@@ -78,7 +78,7 @@ def _with_given(plan: Plan, given: Extensions) -> Plan:
 
 
 def left_out_note(recording: Recording, given: Recording) -> list[str]:
-    """A note about what a recording names and was not imported."""
+    """A note about the parts of a recording that were not imported."""
     there = [f"-r {path}" for path in given.head.get("registries") or ()]
     there += [f"-a {path}" for path in given.head.get("agents") or ()]
     options = [each for each in recording.left_out if each not in there]
@@ -99,8 +99,8 @@ async def check_recording(
     """Replay one recording against the plan's file as it is now.
 
     Args:
-        extensions: What is imported. By default, for a run of the user's own: what it was
-            started with.
+        extensions: The registries and agents to import. By default, for the user's own run, those
+            that it was started with.
     """
     name, given = name or str(path), extensions or Extensions()
     notes, left_out = list[str](), list[str]()
@@ -133,7 +133,7 @@ async def check_folder(
         extensions: See `check_recording`.
 
     Raises:
-        UsageError: There is no such directory.
+        UsageError: The directory does not exist.
     """
     for path in find_recordings(root):
         name = str(path.relative_to(root)) if path != root else path.name

@@ -1,8 +1,8 @@
-"""The trace of a run: what of its events a replay has to repeat.
+"""The trace of a run: the parts of its events that a replay must repeat.
 
-A run that was killed, stopped or interrupted by a question has events of several processes, and
-each process repeats what it goes through again. A trace has each attempt, call and answer once, as
-if one process had made the whole run.
+A run that was killed, stopped or interrupted by a question has events of several processes. Each
+process repeats the events of the steps that it runs again. A trace has each attempt, call and
+answer once, as if one process had made the whole run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fractale.plan.paths import around
 
 Data: TypeAlias = Mapping[str, Any]
 AttemptPath: TypeAlias = tuple[tuple[str, str], ...]
-"""An attempt of a step inside the attempts around it: the path of each step, and which attempt."""
+"""An attempt of a step in the attempts around it: the path of each step, and its number."""
 
 COUNTED: Mapping[str, tuple[str, ...]] = {
     "run_started": ("parent",),
@@ -43,14 +43,14 @@ COUNTED: Mapping[str, tuple[str, ...]] = {
     "answered": ("question", "answer"),
     "run_finished": ("status", "error", "outputs", "waiting"),
 }
-"""Event → its fields that are compared: no times, no ids, no titles or descriptions of the plan."""
+"""Event → its compared fields: no times or IDs, and no titles or descriptions of the plan."""
 
 REFERENCES = {"inputs_ref": "inputs", "outputs_ref": "outputs"}
 CALL_STARTS = ("tool_started", "model_started")
 CALL_ENDS = ("tool_finished", "model_finished")
 ATTEMPT_ENDS = ("step_finished", "item_finished")
 ONCE = ("step_started", "item_started", *ATTEMPT_ENDS)
-"""Events of which an attempt has one."""
+"""Events that an attempt has at most once."""
 REPEATED = ("warning", "table", "answered")
 """Events that a step emits again when it is run again from its beginning with an answer."""
 
@@ -65,7 +65,7 @@ JOB_SUBMIT = "job_submit"
 
 @dataclass(slots=True, kw_only=True)
 class TraceEvent:
-    """What is compared of one event.
+    """The compared parts of one event.
 
     Args:
         step: The path of its step; empty for the whole run.
@@ -73,7 +73,7 @@ class TraceEvent:
         refs: Inputs and outputs: values, or references to stored ones.
         key: The key of its call in the journal of its run.
         order: Its position in the trace.
-        end: Of the start of a call: its end, until the replay has the same.
+        end: For the start of a call: its end, until the replay has the same.
     """
 
     kind: str
@@ -96,7 +96,7 @@ class TraceReader:
     """Reads the events of a run, in their order, into a trace.
 
     Args:
-        elicitations: Whether answers to questions that servers asked during a call count.
+        elicitations: Whether to include answers to questions that servers asked during a call.
 
     Attributes:
         reentered: Attempts that several processes took part in; each reported its own usage.
@@ -150,7 +150,7 @@ class TraceReader:
             self.resumed = self.resumed or bool(event.get("resumed"))
             return self._process > 1
         if kind == "warning":
-            return not event.get("step")  # given before the first step
+            return not event.get("step")  # before the first step
         if kind == "answered":
             asked = cast("Data", event.get("question") or {}).get("kind")
             # A replay cannot see whether a server changed a tool in the meantime.

@@ -1,7 +1,7 @@
-"""Settings: what a person set, where, and where each value came from.
+"""The user's settings, and where each value came from.
 
 Nothing else in fractale reads the environment. A value comes from, in this order: the command
-line, the environment, the project's ``.fractale/config.yaml`` (in the working folder or the
+line, the environment, the project's ``.fractale/config.yaml`` (in the working directory or the
 nearest one above it), the user's ``~/.config/fractale/config.yaml``, the default.
 
 A settings file looks like this; every key may be left out::
@@ -9,10 +9,10 @@ A settings file looks like this; every key may be left out::
     provider: openai              # gemini, openai or local
     model: openai:gpt-4.1-mini    # provider:name, for any that LangChain's init_chat_model knows
     local_model: ~/models/a.gguf  # the file that the provider `local` loads
-    fallback_models: [openai:gpt-4.1-nano]  # tried in turn where a step's model is out of reach
+    fallback_models: [openai:gpt-4.1-nano]  # tried in turn if a step's model is out of reach
     max_attempts: 100
     local_cores: 4                # how many cores local batch jobs may use at a time
-    store: postgresql://user@host/runs  # where checkpoints are kept, if not in the state folder
+    store: postgresql://user@host/runs  # where checkpoints are kept, if not in the state directory
     servers:
       site: {url: "https://mcp.site.example/mcp", token_env: SITE_TOKEN}
       flux: {command: flux-mcp, env: {FLUX_URI: "local:///run/flux/local"}, env_from: [FLUX_KEY]}
@@ -22,9 +22,9 @@ A settings file looks like this; every key may be left out::
       allow: ["hpc.filesystem_*"]
       deny: ["*.k8s_delete*", {tool: "*.shell", arguments: {command: "*rm *"}}]
 
-The project's file acts only if the user trusts it (`fractale.settings.trust`): until then only what
-narrows is taken of it. `servers` and `prices` of the two files are put together by name, the
-project's over the user's; the lists of `policy` are added to each other.
+The project's file acts only if the user trusts it (`fractale.settings.trust`). Until then, only its
+settings that narrow apply. `servers` and `prices` of the two files are merged by name, and the
+project's entries override the user's. The lists of `policy` are added to each other.
 """
 
 from fractale.settings.environment import (

@@ -1,4 +1,4 @@
-"""What may be called, as the settings say it."""
+"""The policy in the settings: which calls are allowed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fractale.plan.model import Expression
 
 @dataclass(frozen=True, slots=True)
 class ToolRule:
-    """One entry of a policy's list: which calls it speaks of.
+    """One entry of a policy's list: the calls that it applies to.
 
     Args:
         tool: A glob of the bare or the ``server.tool`` name.
-        arguments: Argument → glob of its text (of its JSON, where it is not text). All of them
-            must be given and match.
-        origin: The file that it stands in.
-        when: An expression of the plan language over `arguments`, `inputs` (those that the
-            person gave the run), `tool` and `server`; None: always.
+        arguments: Argument → glob of its text (of its JSON, if it is not text). All of them must be
+            given and match.
+        origin: The file that has it.
+        when: An expression of the plan language over `arguments`, `inputs` (those that the user
+            gave the run), `tool` and `server`; None: always.
     """
 
     tool: str
@@ -29,7 +29,7 @@ class ToolRule:
     when: Expression | None = None
 
     def __str__(self) -> str:
-        """The entry as a person would say it."""
+        """The entry as the user would say it."""
         words = self.tool
         if self.arguments:
             words += f" where {', '.join(f'{k} is {v}' for k, v in self.arguments.items())}"
@@ -37,18 +37,18 @@ class ToolRule:
 
 
 PolicyList: TypeAlias = "tuple[str | ToolRule, ...]"
-"""Globs of tool names, or rules that look at arguments, too."""
+"""Globs of tool names, or rules about arguments, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcesSettings:
-    """What the person says of where values come from, over what servers say: globs of tools.
+    """The user's statements about sources, which override those of servers: globs of tools.
 
     Args:
-        trusted: What these tools answer counts as written by the person.
-        untrusted: Strangers can write what these tools answer.
-        public: What these tools answer may be seen by anybody.
-        private: What these tools answer is for the person only.
+        trusted: Answers of these tools count as written by the user.
+        untrusted: Strangers can write the answers of these tools.
+        public: The answers of these tools are not private.
+        private: The answers of these tools are for the user only.
     """
 
     trusted: tuple[str, ...] = ()
@@ -62,11 +62,11 @@ YesCovers = Literal["trusted", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
-    """Calls that a model may make freely, or after asking, and those that nobody may make.
+    """Calls that a model may make freely, calls that need approval, and forbidden calls.
 
     Args:
         sources: Where values come from.
-        yes_covers: Whether ``--yes`` also agrees to calls with untrusted arguments: ``all``.
+        yes_covers: Whether ``--yes`` also approves calls with untrusted arguments: ``all``.
     """
 
     allow: PolicyList = ()
@@ -85,7 +85,7 @@ def read_policy(entry: Any, origin: str) -> PolicySettings:
     """The `policy` of a settings file.
 
     Raises:
-        SettingsError: It is not of that form.
+        SettingsError: It does not have the form of a policy.
     """
     if not isinstance(entry, dict) or not set(cast("dict[str, Any]", entry)) <= {*POLICY_KEYS}:
         raise SettingsError(f"{origin}: policy must be a mapping with {_listed(POLICY_KEYS)}")
@@ -167,11 +167,11 @@ def _condition(source: Any, where: str) -> Expression | None:
 
 
 WHEN_NAMES = ("arguments", "inputs", "tool", "server")
-"""What the `when` of a rule can name."""
+"""The names that the `when` of a rule can use."""
 
 
 def added(first: PolicySettings, more: PolicySettings) -> PolicySettings:
-    """The rules of both: a later file adds to what an earlier one says."""
+    """The rules of both files: a later file adds to an earlier one."""
     lists: dict[str, Any] = {
         key: (*getattr(first, key), *getattr(more, key)) for key in POLICY_LISTS
     }

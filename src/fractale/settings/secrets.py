@@ -1,4 +1,4 @@
-"""What is secret, in variables, URLs, arguments and headers: by its name, or by how it looks."""
+"""Which variables, URLs, arguments and headers are secrets: by their names or their form."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STORE_SCHEMES = ("postgresql://", "postgres://")
 STORE_VARIABLE = "FRACTALE_STORE"
 
 SHORTEST = 6
-"""A shorter value is masked only if its owner says that it is a secret, as of a secret input.
+"""A shorter value is masked only if its owner says that it is a secret, as in a secret input.
 
-It is too likely to be a word that says something else, too (`PASSWORD=test`).
+It is too likely to be an ordinary word, too (`PASSWORD=test`).
 """
 
 
@@ -35,25 +35,25 @@ _KNOWN_TOKENS = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
 )
 _HEADER = re.compile(r"(?:[\w-]+=|-[A-Za-z](?=[A-Z]))?\s*([\w.-]+)\s*:(?!//)\s*(\S.*)", re.DOTALL)
-"""`Name: value`, alone or as an option has it: `--header=Name: value`, `-HName: value`."""
+"""`Name: value`, alone or in an option: `--header=Name: value`, `-HName: value`."""
 _HEADER_IN_JSON = re.compile(r'"([\w.-]+)"\s*:\s*"((?:[^"\\]|\\.)+)"')
 _SCHEMED = re.compile(r"\b(?:Bearer|Basic)\s+([^\s\"',;]+)", re.IGNORECASE)
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 
 
 def is_secret_variable(name: str, value: str) -> bool:
-    """Whether an environment variable is a secret, by its name or by what its value looks like."""
+    """Whether an environment variable is a secret, by its name or by the form of its value."""
     return name.startswith(INPUT_VARIABLE) or is_secret(name) or has_secret(value)
 
 
 def has_secret(value: str) -> bool:
-    """Whether a value has a secret in it whatever its name is; also one too short to be masked."""
+    """Whether a value has a secret in it, whatever its name; also one too short to be masked."""
     urls = (match[0] for match in _URL_IN_TEXT.finditer(value))
     return bool(secrets_within(value)) or any(store_password(url) for url in urls)
 
 
 def secrets_of_variable(name: str, value: str) -> set[str]:
-    """The texts that must not be shown of a variable, an option, a header or a field."""
+    """The secret texts of a variable, an option, a header or a field."""
     found = secrets_within(value)
     if name.startswith(INPUT_VARIABLE):
         return {value, *found} - {""}
@@ -63,10 +63,10 @@ def secrets_of_variable(name: str, value: str) -> set[str]:
 
 
 def secrets_within(value: str) -> set[str]:
-    """The texts in a value that are secrets whatever its name is.
+    """The texts in a value that are secrets whatever its name.
 
     These are passwords in URLs, private keys and certificates in PEM, and tokens of a form that a
-    service gives to its own.
+    service uses only for its own.
     """
     found = {match[0] for match in _PEM.finditer(value)}
     found |= {match[0] for match in _KNOWN_TOKENS.finditer(value)}
@@ -76,7 +76,7 @@ def secrets_within(value: str) -> set[str]:
 
 
 def secrets_of_url(url: str) -> set[str]:
-    """The texts that must not be shown of a server's URL: userinfo, query, tokens in its path."""
+    """The secret texts of a server's URL: userinfo, query, tokens in its path."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -93,7 +93,7 @@ def secrets_of_url(url: str) -> set[str]:
 
 
 def secrets_of_arguments(arguments: Sequence[str]) -> set[str]:
-    """The texts that must not be shown of a command's arguments; see `shown_arguments`."""
+    """The secret texts of a command's arguments; see `shown_arguments`."""
     found: set[str] = set()
     before = ""
     for argument in arguments:
@@ -124,7 +124,7 @@ def _named(argument: str) -> tuple[str, str, str]:
 
 
 def _headers(argument: str) -> Iterator[tuple[str, int, int]]:
-    """The headers in an argument that are secrets: the name, and where the value is."""
+    """The secret headers in an argument: the name, and where the value is."""
     if (header := _HEADER.match(argument)) and is_secret(header[1]):
         yield header[1], *header.span(2)
         return
@@ -141,21 +141,21 @@ def _is_url(text: str) -> bool:
 
 
 def looks_random(text: str) -> bool:
-    """Whether a text looks like a token: no word, number, path, URL or name of a machine."""
+    """Whether a text looks like a token: not a word, number, path, URL or machine name."""
     if len(text) < 8 or "://" in text or re.search(r"\s", text) or text[:1] in "/~.":
         return False
     return any(_is_random(part) for part in re.split(r"[^A-Za-z0-9]+", text))
 
 
 def _is_random(part: str) -> bool:
-    """A word, a number, or one with the other behind it (`node01`, `64GB`) is not."""
+    """Whether it is not a word, a number, or a word and a number (`node01`, `64GB`)."""
     if len(part) < 4 or re.fullmatch(r"[A-Za-z]*\d{0,4}|\d{1,10}[A-Za-z]{0,3}", part):
         return len(part) >= 24
     return True
 
 
 def _is_specific(value: str) -> bool:
-    """Whether a value with a secret's name is one: no number or ordinary word that is short."""
+    """Whether the value of a secret's name is a secret: not a number or a short, ordinary word."""
     if len(value) >= SHORT:
         return value.lower() not in _ORDINARY_VALUES
     if len(value) < SHORTEST or value.lower() in _ORDINARY_VALUES:
@@ -164,7 +164,7 @@ def _is_specific(value: str) -> bool:
 
 
 def _without_scheme(value: str) -> str:
-    """Of ``Bearer abc``, what follows the first word."""
+    """The text after the first word, as in ``Bearer abc``."""
     scheme, _, rest = value.strip().partition(" ")
     return rest.strip() if scheme.isalpha() and " " not in rest.strip() else ""
 
@@ -179,7 +179,7 @@ def _secrets_of_userinfo(url: str) -> set[str]:
 
 
 def shown_url(url: str) -> str:
-    """A URL for people to read: without a password, and without the values of its query."""
+    """A URL to display: without a password, and without the values of its query."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -192,10 +192,10 @@ def shown_url(url: str) -> str:
 
 
 def shown_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments for people to read: without what looks like a secret.
+    """A command's arguments to display: without texts that look like secrets.
 
-    That is what follows an option, or a name and ``=`` or ``:``, that `is_secret`; and in URLs
-    what `shown_url` hides.
+    Hidden are the text after an option, or after a name and ``=`` or ``:``, for which `is_secret`
+    is true; and in URLs, the parts that `shown_url` hides.
     """
     shown: list[str] = []
     follows_secret = False
@@ -215,7 +215,7 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _without(argument: str) -> str:
-    """An argument without its headers, and what is secret whatever its name is."""
+    """An argument without its headers, and without texts that are secrets whatever their name."""
     spans = sorted({(start, end) for _, start, end in _headers(argument)}, reverse=True)
     for start, end in spans:
         argument = argument[:start] + MASK + argument[end:]
@@ -225,17 +225,17 @@ def _without(argument: str) -> str:
 
 
 def store_password(store: str | None) -> str | None:
-    """The password in the URL of a store, as it stands there; None where there is none.
+    """The password in the URL of a store, as written in the URL; None if it has none.
 
-    It ends at the last ``@`` that can be it, so that also a password that should have been
-    escaped is found as a whole.
+    It ends at the last ``@`` that can end it. So a password that should have been escaped is found
+    completely, too.
     """
     parts = _URL_PASSWORD.search(store or "")
     return next((part for part in parts.groups() if part), None) if parts else None
 
 
 def without_password(store: str | None) -> str | None:
-    """The URL of a store for people to read."""
+    """The URL of a store to display."""
     password = store_password(store)
     return store.replace(password, MASK) if store and password else store
 
@@ -244,7 +244,7 @@ _URL_PASSWORD = re.compile(r"://[^:/?#@]*:(.+)@|[?&]password=([^&]+)")
 
 
 def with_password(secrets: tuple[str, ...], store: str | None) -> tuple[str, ...]:
-    """The secrets with the password of a store's URL, as it is written and as it is meant."""
+    """The secrets, and the password of a store's URL, both as written and unescaped."""
     written = store_password(store) or ""
     return tuple(
         sorted({*secrets, *(each for each in _both_forms(written) if len(each) >= SHORTEST)})

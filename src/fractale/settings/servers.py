@@ -28,7 +28,7 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """How a header names an environment variable."""
 
 STARTED_BY = "FRACTALE_STARTED_BY"
-"""The variable that marks the processes of a started server; batch jobs don't get it."""
+"""The variable that marks the processes of a started server; batch jobs do not get it."""
 
 Transport = Literal["stdio", "http", "sse"]
 
@@ -39,8 +39,8 @@ class ServerSettings:
 
     Args:
         transport: ``stdio`` starts `command`; ``http`` is streamable HTTP; ``sse`` the older one.
-        env: All that the started server gets; see `fractale.settings.environment`.
-        withheld: Names of the variables that are set here and that it does not get.
+        env: The whole environment of the started server; see `fractale.settings.environment`.
+        withheld: Names of the variables that are set in this process but that it does not get.
         secrets: Texts of this entry that must not be shown or stored.
         token: Sent as ``Authorization: Bearer``.
         verify: Whether the server's TLS certificate is checked.
@@ -48,9 +48,9 @@ class ServerSettings:
         timeout: Seconds that one call may take; None waits as long as the call needs.
         handshake: Seconds that the server has for its first answer; None: the usual time.
         confine: Whether the started program is confined (`fractale.confine`).
-        writable: With that, folders that it may write beside the project's.
-        network: With that, whether it may open sockets.
-        project: The project's folder, which it may write.
+        writable: If confined, directories that it may write besides the project's.
+        network: If confined, whether it may open sockets.
+        project: The project's directory, which it may write.
     """
 
     name: str
@@ -76,7 +76,7 @@ class ServerSettings:
 
     @property
     def address(self) -> str:
-        """The URL, or the command line, for people to read: nothing secret is in it."""
+        """The URL, or the command line, to display: without secrets."""
         if self.url:
             return shown_url(self.url)
         return " ".join([self.command or "", *shown_arguments(self.args)])
@@ -103,7 +103,7 @@ SERVER_KEYS = (
 )
 
 CONFINE_KEYS = ("confine", "writable", "network")
-"""Of a server of a project, the person's own settings have the last word on these."""
+"""For a project's server, the user's own settings decide about these."""
 
 
 def parse_server(
@@ -118,9 +118,9 @@ def parse_server(
     """One entry of `servers`.
 
     Args:
-        project: The project's folder, which a confined server may write.
-        of_project: Whether the project's settings name it: then it is confined unless the
-            person's own settings say otherwise.
+        project: The project's directory, which a confined server may write.
+        of_project: Whether the project's settings name it: then it is confined unless the user's
+            own settings say otherwise.
 
     Raises:
         SettingsError: Unknown key, neither `url` nor `command`, or a wrong type.
@@ -187,12 +187,12 @@ def parse_server(
 def bounded_servers(
     own: Mapping[str, Any], named: Mapping[str, Any], *, of_project: bool
 ) -> dict[str, Any]:
-    """A file's servers, those of a project with what the person says of their confinement.
+    """A file's servers; those of a project have the user's settings of their confinement.
 
-    A project cannot lift its own: `confine: false` there counts as not said.
+    A project cannot lift its own confinement: `confine: false` in its file is ignored.
 
     Args:
-        own: The servers of the person's own settings.
+        own: The servers of the user's own settings.
         of_project: Whether the file is the project's.
     """
     if not of_project:
@@ -215,11 +215,12 @@ def parse_servers(
     origins: Mapping[str, Path],
     project_file: Path,
 ) -> dict[str, ServerSettings]:
-    """The servers of all files; without those of which only the confinement is said.
+    """The servers of all files, without entries that set only a confinement.
 
     Args:
         origins: The file that each is from.
-        project_file: The project's settings: its servers are confined, unless it is said otherwise.
+        project_file: The project's settings: its servers are confined unless the user says
+            otherwise.
 
     Raises:
         SettingsError: One of them is wrong.
@@ -276,7 +277,7 @@ def _folders(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]
 def _secrets_of_table(table: Mapping[str, str]) -> set[str]:
     """The secrets in variables or headers that a server is given.
 
-    Where the name does not say whether one is secret, how the value looks decides.
+    If the name does not show whether the value is secret, the form of the value decides.
     """
     found: set[str] = set()
     for name, value in table.items():
@@ -302,7 +303,7 @@ def _names(server: str, value: Any, origin: str) -> tuple[str, ...]:
     """The names and globs of `env_from`.
 
     Raises:
-        SettingsError: It is something else.
+        SettingsError: The value has another form.
     """
     names = [value] if isinstance(value, str) else value or []
     if isinstance(names, list):
@@ -316,7 +317,7 @@ def _names(server: str, value: Any, origin: str) -> tuple[str, ...]:
 
 
 def _seconds(name: str, key: str, data: Mapping[str, Any], origin: str) -> float | None:
-    """A time in seconds, from a number or a duration such as ``90s``; None where there is none.
+    """A time in seconds, from a number or a duration such as ``90s``; None if it is not set.
 
     Raises:
         SettingsError: It is neither.
@@ -364,7 +365,7 @@ def _texts(table: Any) -> dict[str, str]:
 def add_default_server(
     values: dict[str, Any], origins: dict[str, str], env: Mapping[str, str]
 ) -> None:
-    """Add the server that FRACTALE_MCP_PORT or FRACTALE_MCP_TOKEN speaks of, as 0.1.0 did."""
+    """Add the server that FRACTALE_MCP_PORT or FRACTALE_MCP_TOKEN describes, as 0.1.0 did."""
     port, token = env.get("FRACTALE_MCP_PORT"), env.get("FRACTALE_MCP_TOKEN")
     if not port and not token:
         return

@@ -1,7 +1,8 @@
-"""What the user agreed to: files that may start programs and send data, by their content.
+"""The trust store: files that the user agreed to, by their content.
 
-The store is ``~/.config/fractale/trust.json``. An entry is for one file (its real path) with one
-content (a SHA-256), so a changed, moved or copied file must be agreed to again.
+These files may start programs and send data. The store is ``~/.config/fractale/trust.json``. An
+entry is for one file (its real path) with one content (a SHA-256), so a changed, moved or copied
+file must be agreed to again.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from fractale.errors import SettingsError
 from fractale.private import fault_of, locked, make_folder, open_private, write_private
 
 TrustKind: TypeAlias = Literal["project", "plan", "registry", "run"]
-"""What an entry is about: a project's settings file, a plan, a registry file, a run's record."""
+"""The kind of an entry: a project's settings file, a plan, a registry file, a run's record."""
 
 MAX_STORE: Final = 64 * 2**20
-"""Bytes that the store may have."""
+"""The maximum size of the store, in bytes."""
 
 
 def digest_of(content: bytes) -> str:
@@ -38,7 +39,7 @@ class TrustEntry:
         path: Absolute, without symbolic links.
         digest: SHA-256 of its content.
         at: When the user agreed, as UTC time such as ``2026-01-31T12:00:00Z``.
-        shown: What the user was shown then, without secrets, to tell later what changed.
+        shown: The text that the user was shown, without secrets. It allows reporting changes later.
     """
 
     kind: TrustKind
@@ -52,10 +53,10 @@ class TrustStore:
     """The files that one user agreed to.
 
     Args:
-        path: Of the store's file. It is made with the first entry (0600, its directory 0700).
+        path: The store's file. It is made with the first entry (0600, its directory 0700).
 
-    Every method raises `SettingsError` if the file is damaged, or another user owns it or may
-    write to it.
+    Every method raises `SettingsError` if the file is damaged, or another user owns it or may write
+    to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +64,7 @@ class TrustStore:
 
     @property
     def path(self) -> Path:
-        """Of the store's file."""
+        """The store's file."""
         return self._path
 
     def holds(self, kind: TrustKind, path: Path | str, digest: str) -> bool:
@@ -80,10 +81,10 @@ class TrustStore:
         return self._read().get((kind, os.path.realpath(path)))
 
     def add(self, kind: TrustKind, path: Path | str, digest: str, *, shown: str = "") -> None:
-        """Keep that the user agreed to a file with this content, in place of an earlier one.
+        """Record that the user agreed to a file with this content, replacing an earlier entry.
 
         Args:
-            shown: What the user was shown, without secrets.
+            shown: The text that the user was shown, without secrets.
 
         Raises:
             SettingsError: The store cannot be written.
@@ -98,7 +99,7 @@ class TrustStore:
         self._change(with_it)
 
     def remove(self, path: Path | str) -> int:
-        """Forget all entries of a file, and of the files below it if it is a directory.
+        """Remove all entries of a file, and of the files below it if it is a directory.
 
         Returns:
             How many there were.

@@ -1,7 +1,8 @@
-"""Settings of a project that the user has not trusted: what may be taken, and what waits.
+"""Settings of a project that the user has not trusted: which ones apply, and which ones wait.
 
-What narrows is taken: calls that are denied or asked about, and lower limits. Everything else
-starts a program, sends data or a key, allows calls, or moves files, and waits for the user.
+A setting that only narrows applies: calls that are denied or need approval, and lower limits. Every
+other setting starts a program, sends data or a key, allows calls, or moves files. It waits for the
+user.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from fractale.plan.escape import escape
 from fractale.settings.secrets import is_secret, shown_arguments, shown_url, without_password
 
 MAX_SHOWN: Final = 4000
-"""Characters of a value that are shown: a whole command, since its end may be what matters."""
+"""Characters of a value that are shown: a whole command, since its end may be important."""
 
 UNSHOWN: Final = "only comments, layout, or values that are hidden here"
-"""What changed in a file whose description is as before."""
+"""The line shown if a file changed but its description did not."""
 
 NARROWING_POLICY: Final = ("deny", "ask")
-"""Lists of `policy` that can only take from what models may call."""
+"""Lists of `policy` that can only reduce the calls that models may make."""
 
 NARROWING_SOURCES: Final = ("untrusted", "private")
-"""Lists of `policy.sources` that can only make more calls ask."""
+"""Lists of `policy.sources` that can only make more calls need approval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Waiting:
 
     Args:
         key: Such as ``servers.site``.
-        value: For people: without secrets and control characters.
+        value: To display: without secrets and control characters.
         effect: What it would do, as a verb phrase.
     """
 
@@ -55,8 +56,8 @@ class UntrustedProject(SettingsError):
     Args:
         path: The settings file.
         waiting: The settings that wait.
-        changed: What changed since the user trusted the file, as lines of a diff; None if the
-            user never did.
+        changed: The changes since the user trusted the file, as lines of a diff; None if the user
+            never did.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class UntrustedProject(SettingsError):
 def untrusted_lines(
     path: Path, waiting: Sequence[Waiting], changed: Sequence[str] | None
 ) -> list[str]:
-    """What waits, and what changed since the user trusted the file, in lines for people."""
+    """The waiting settings, and the changes since the user trusted the file, as lines."""
     since = "has changed since you trusted it" if changed is not None else "is not trusted yet"
     lines = [f"the project's settings file {since}", escape(str(path))]
     lines += [f"  {each}" for each in waiting]
@@ -87,10 +88,10 @@ def untrusted_lines(
 def split(
     table: Mapping[str, Any], limits: Mapping[str, int]
 ) -> tuple[dict[str, Any], tuple[Waiting, ...]]:
-    """What may be taken of a project's settings without trust, and what waits.
+    """Split a project's settings into those that apply without trust and those that wait.
 
     Args:
-        limits: The limits that are in force without the project: the project may lower them.
+        limits: The limits without the project, which the project may lower.
     """
     taken: dict[str, Any] = {}
     waiting: list[Waiting] = []
@@ -120,7 +121,7 @@ def _split_policy(rules: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def described(key: str, value: Any) -> Iterator[Waiting]:
-    """A setting for people, in parts, with what each part does."""
+    """A setting to display, in parts, with the effect of each part."""
     if key in ("servers", "prices", "policy") and isinstance(value, dict):
         for name, entry in cast("dict[str, Any]", value).items():
             if key == "servers":
@@ -135,13 +136,13 @@ def described(key: str, value: Any) -> Iterator[Waiting]:
 
 
 def changes(before: str, after: str) -> list[str]:
-    """What changed between two descriptions, as lines of a unified diff without its head."""
+    """The changes between two descriptions, as lines of a unified diff without its header."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=1)
     return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
 
 def description(table: Mapping[str, Any]) -> str:
-    """All settings of a file for people, one line each, to tell later what changed."""
+    """All settings of a file to display, one per line, so that changes can be reported later."""
     return "\n".join(str(each) for key, value in table.items() for each in described(key, value))
 
 

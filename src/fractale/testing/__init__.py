@@ -1,11 +1,11 @@
-"""What you need to test plans of your own: stand-ins that are told what to answer.
+"""Stand-ins for tests of your own plans, with answers that you choose.
 
-- `FakeToolServer` (`tools`) stands in for the tool servers of a run,
-- `ToolServer` (`tool_server`) serves it over real HTTP, with the faults of real servers,
-- `ScriptedModel` (`scripted_model`) is a chat model in this process,
+- `FakeToolServer` (`tools`) replaces the tool servers of a run.
+- `ToolServer` (`tool_server`) serves it over real HTTP, with the errors of real servers.
+- `ScriptedModel` (`scripted_model`) is a chat model in this process.
 - `ModelServer` (`model_server`) is a model's server: the same scripts over real HTTP, with every
-  fault that a real one shows. Both models take `Reply` (`replies`),
-- `QUIRKS` (`quirks`) are what real servers do beside the protocol that they speak.
+  error that a real one shows. Both models accept `Reply` (`replies`).
+- `QUIRKS` (`quirks`) are the deviations of real servers from their protocol.
 """
 
 from __future__ import annotations

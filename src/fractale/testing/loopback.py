@@ -1,4 +1,4 @@
-"""An HTTP server of a test's own: on a free port of the loopback interface, quiet, in a thread."""
+"""An HTTP server for a test: on a free port of the loopback interface, quiet, in a thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LoopbackServer(ThreadingHTTPServer, Generic[OwnerT]):
     """Serves until it is closed.
 
     Args:
-        owner: What its handlers ask for answers.
+        owner: The object that its handlers get answers from.
     """
 
     daemon_threads = True
@@ -24,7 +24,7 @@ class LoopbackServer(ThreadingHTTPServer, Generic[OwnerT]):
     def __init__(self, owner: OwnerT, handler: type[LoopbackHandler]) -> None:
         self.owner = owner
         super().__init__(("127.0.0.1", 0), handler)
-        # A connection may be gone again when it is to be accepted: that must not be waited for.
+        # A connection may be closed before it is accepted: the server must not wait for it.
         self.socket.settimeout(1.0)
 
     @property
@@ -33,7 +33,7 @@ class LoopbackServer(ThreadingHTTPServer, Generic[OwnerT]):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def start(self) -> Self:
-        """Serve in a thread of its own."""
+        """Serve in a separate thread."""
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -43,7 +43,7 @@ class LoopbackServer(ThreadingHTTPServer, Generic[OwnerT]):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay quiet: a client that hangs up early is part of the game."""
+        """Print nothing: clients that disconnect early are expected."""
 
 
 class LoopbackHandler(BaseHTTPRequestHandler):
@@ -61,13 +61,13 @@ class LoopbackHandler(BaseHTTPRequestHandler):
     def send_json(
         self, status: int, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send a whole answer; None is one without a body."""
+        """Send a whole answer; None has no body."""
         self.send_content(status, b"" if body is None else json.dumps(body).encode(), headers)
 
     def send_content(
         self, status: int, content: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send a whole answer of bytes that are said to be JSON."""
+        """Send a whole answer of bytes with the content type of JSON."""
         self.send_response(status)
         if content:
             self.send_header("Content-Type", "application/json")

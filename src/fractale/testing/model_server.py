@@ -37,11 +37,11 @@ OPENAI_PATH = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One request as it came.
+    """One request as it arrived.
 
     Args:
         model: The model's name in the request.
-        streaming: Whether the answer is to come piece by piece.
+        streaming: Whether the answer should come piece by piece.
         body: The request's JSON.
         key: The key that was sent with it.
     """
@@ -57,13 +57,13 @@ class ModelServer:
     """A scripted server of models on a free port of the loopback interface.
 
     Args:
-        script: Replies in their order (text for a plain answer), or a function that makes one
-            from a `ModelRequest`. When the replies are used up, it answers 500 and says so.
-        quirks: What it does to every reply: names of `fractale.testing.quirks`.
+        script: Replies in their order (text for a plain answer), or a function that makes one from
+            a `ModelRequest`. After the last reply, it answers 500 with a message that says so.
+        quirks: The changes that it makes to every reply: names of `fractale.testing.quirks`.
         strict: Whether it refuses tools that OpenAI refuses.
 
     Attributes:
-        requests: Every request in the order in which they came.
+        requests: Every request in the order of arrival.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ModelServer:
         return self.url
 
     def start(self) -> Self:
-        """Listen, in a thread of its own."""
+        """Listen, in a separate thread."""
         self._stopping.clear()
         self._http = LoopbackServer(self, _Handler).start()
         return self
@@ -123,7 +123,7 @@ class ModelServer:
         self.stop()
 
     def reply_to(self, request: ModelRequest) -> Reply:
-        """Keep the request and take the script's next reply, once its delay is over."""
+        """Record the request and return the script's next reply, after its delay."""
         self.requests.append(request)
         tools = request.body.get("tools") if self._strict else None
         if tools and (refusal := refusal_of_tools(tools)):

@@ -1,4 +1,4 @@
-"""Replies in the words of OpenAI's chat completions and of Gemini's `generateContent`."""
+"""Replies in the formats of OpenAI's chat completions and of Gemini's `generateContent`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 class ModelProtocol(Protocol):
-    """How one kind of server words its answers."""
+    """The format of one kind of server."""
 
     def answer(self, reply: Reply, request: Mapping[str, Any], model: str) -> Json:
         """A whole answer."""
@@ -24,7 +24,7 @@ class ModelProtocol(Protocol):
         ...
 
     def error(self, reply: Reply) -> tuple[Any, dict[str, str]]:
-        """The body and the headers of a fault."""
+        """The body and the headers of an error."""
         ...
 
 
@@ -142,7 +142,7 @@ class GeminiProtocol:
         ]
 
     def error(self, reply: Reply) -> tuple[Any, dict[str, str]]:
-        """Gemini's error body, which tells the time to wait in its details."""
+        """Gemini's error body, which has the time to wait in its details."""
         details: list[Json] = []
         if reply.retry_after is not None:
             kind = "type.googleapis.com/google.rpc.RetryInfo"

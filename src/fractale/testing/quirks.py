@@ -21,19 +21,19 @@ from fractale.testing.replies import Reply, arguments_as_text
 Json = dict[str, Any]
 
 THOUGHT = 'Perhaps {"nodes": 99}, or {"success": true, "reason": "fine"}? No.'
-"""What a model thinks: JSON that is not its answer."""
+"""A model's thoughts: JSON that is not its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quirk:
-    """One thing that a server does.
+    """One deviation of a server.
 
     Args:
-        about: What it does, and which servers do it.
-        reply: Changes what is said.
+        about: The deviation, and the servers that have it.
+        reply: Changes the reply's text.
         answer: Changes a whole ``chat.completion``.
         events: Changes the ``chat.completion.chunk`` events of a stream.
-        error: Changes the body of a fault.
+        error: Changes the body of an error.
         one_body: Whether a request for a stream is answered by one body.
     """
 
@@ -46,7 +46,7 @@ class Quirk:
 
     @property
     def is_of_text(self) -> bool:
-        """Whether it changes what is said, and no more."""
+        """Whether it changes the reply's text only."""
         return self.reply is not None
 
 
@@ -54,7 +54,7 @@ def quirks_of(names: Iterable[str]) -> list[Quirk]:
     """The quirks of some names.
 
     Raises:
-        ValueError: There is no quirk of a name.
+        ValueError: A name is not the name of a quirk.
     """
     unknown = [name for name in names if name not in QUIRKS]
     if unknown:
@@ -63,7 +63,7 @@ def quirks_of(names: Iterable[str]) -> list[Quirk]:
 
 
 def with_quirks_of_text(reply: Reply) -> Reply:
-    """The reply as the quirks of its text make it."""
+    """The reply after the quirks of its text."""
     for quirk in quirks_of(reply.quirks):
         if quirk.reply is not None:
             reply = quirk.reply(reply)
@@ -74,7 +74,7 @@ def with_quirks_of_text(reply: Reply) -> Reply:
 
 
 def _before_text(before: str, after: str = "") -> Callable[[Reply], Reply]:
-    """Only replies with a text have thoughts: a fault has none."""
+    """A function that adds thoughts; a reply without a text, such as an error, has none."""
 
     def change(reply: Reply) -> Reply:
         if reply.status != 200:
@@ -93,7 +93,7 @@ def _cut_arguments(reply: Reply) -> Reply:
     if not name:
         return reply
     text = arguments_as_text(arguments)
-    cut = text[: max(1, len(text) - 4)]  # within the last value, where there is one
+    cut = text[: max(1, len(text) - 4)]  # within the last value, if there is one
     return replace(reply, tool_calls=[*others, (name, cut)])
 
 
@@ -235,7 +235,7 @@ def _with_name(call: Json, piece: Json) -> Json:
 
 
 def _usage_in_each(events: list[Json]) -> list[Json]:
-    """What was used so far, in each event: all of the input, the output as it grows."""
+    """The usage so far, in each event: all input tokens, and the output tokens so far."""
     total: Any = next((e["usage"] for e in reversed(events) if e.get("usage")), None)
     if total is None:
         return events
@@ -370,7 +370,7 @@ MOST_TOOLS = 128
 
 
 def refusal_of_tools(tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why OpenAI refuses a request with these tools, in its words; None if it does not."""
+    """Why OpenAI refuses a request with these tools, with its own message; None if it does not."""
     if len(tools) > MOST_TOOLS:
         return f"Invalid 'tools': array too long. Expected at most 128, got {len(tools)}."
     names = [str(tool["function"]["name"]) for tool in tools]

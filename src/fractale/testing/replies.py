@@ -1,4 +1,4 @@
-"""What a scripted model is told to answer."""
+"""The answers of a scripted model."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ RequestT = TypeVar("RequestT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer, or one fault.
+    """One answer, or one error.
 
     Args:
-        text: What the model says; of a fault, the server's message.
-        data: JSON to say in place of the text.
-        tool_calls: ``(name, arguments)`` of each tool that the model calls; arguments that are
-            text are sent as they are (OpenAI only).
-        status: HTTP status; anything but 200 is a fault.
-        retry_after: Seconds that a fault asks to wait.
-        headers: More headers of a fault.
+        text: The model's text; for an error, the server's message.
+        data: JSON instead of the text.
+        tool_calls: ``(name, arguments)`` of each tool that the model calls; arguments that are text
+            are sent as they are (OpenAI only).
+        status: HTTP status; anything but 200 is an error.
+        retry_after: Seconds that an error asks to wait.
+        headers: More headers of an error.
         delay: Seconds before the first byte.
         truncate: Cut the connection in the middle of the answer.
         malformed: Send broken JSON.
-        empty: Say nothing.
-        finish: Why the answer ended: ``stop``, ``length``, ``content_filter``; empty: unsaid.
-            ``blocked``: Gemini answers nothing, because of what it was asked.
+        empty: Send an empty answer.
+        finish: Why the answer ended: ``stop``, ``length``, ``content_filter``; empty: not sent.
+            ``blocked``: Gemini answers nothing, because of the request's content.
         input_tokens: Counted by words if None.
         output_tokens: Counted by words if None.
-        quirks: What the server does to it: names of `fractale.testing.quirks`.
+        quirks: The server's changes to it: names of `fractale.testing.quirks`.
     """
 
     text: str = ""
@@ -58,26 +58,26 @@ class Reply:
 
     @property
     def pieces(self) -> list[str]:
-        """The text word by word, as a stream brings it."""
+        """The text word by word, as a stream delivers it."""
         words = self.said.split(" ")
         return [*(f"{word} " for word in words[:-1]), words[-1]] if self.said else []
 
     def tokens(self, asked: str) -> tuple[int, int]:
-        """Input and output tokens of this answer to what was asked."""
+        """Input and output tokens of this answer to a request."""
         inputs = len(asked.split()) if self.input_tokens is None else self.input_tokens
         outputs = len(self.said.split()) if self.output_tokens is None else self.output_tokens
         return inputs, outputs
 
 
 class ScriptEnded(Exception):
-    """A scripted model was asked more often than it has replies."""
+    """A scripted model was called more often than it has replies."""
 
 
 class Script(Generic[RequestT]):
     """Replies in their order, or a function that makes each from the request.
 
     Args:
-        replies: `Reply`, or text for an answer of just that.
+        replies: `Reply`, or text for an answer of only that text.
     """
 
     def __init__(self, replies: Iterable[Reply | str] | Callable[[RequestT], Reply | str]) -> None:
@@ -90,7 +90,7 @@ class Script(Generic[RequestT]):
         """The reply to a request.
 
         Raises:
-            ScriptEnded: There is none left.
+            ScriptEnded: No reply is left.
         """
         with self._lock:
             if self._make is not None:

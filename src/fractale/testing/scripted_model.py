@@ -1,4 +1,4 @@
-"""A chat model in this process that says what it is told to say."""
+"""A chat model in this process that answers from a script."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fractale.testing.replies import Reply, Script, ScriptEnded, arguments_as_te
 
 
 class ScriptedFault(ModelAPIError):
-    """An HTTP fault, as a provider's client would raise it."""
+    """An HTTP error, as a provider's client would raise it."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.text or f"HTTP {reply.status}")
@@ -48,13 +48,13 @@ class ScriptedModel(BaseChatModel):
 
     Args:
         script: Replies in their order (text for a plain answer), or a function that makes one
-            from the list of messages. When they are used up, a ModelError says so.
-        structured_output: Whether it takes a JSON Schema with the request.
-        image_inputs: Whether it takes images.
+            from the list of messages. After the last one, it raises a ModelError.
+        structured_output: Whether it accepts a JSON Schema with the request.
+        image_inputs: Whether it accepts images.
 
     Attributes:
         requests: The messages of every request in the order in which they came.
-        options: What was bound to each request: `tools`, `response_format` and the like.
+        options: The options of each request: `tools`, `response_format` and the like.
     """
 
     model_name: str = "scripted"
@@ -81,7 +81,7 @@ class ScriptedModel(BaseChatModel):
 
     @property
     def options(self) -> list[dict[str, Any]]:
-        """What was bound to each request."""
+        """The options that were bound to each request."""
         return self._options
 
     @property
@@ -91,7 +91,7 @@ class ScriptedModel(BaseChatModel):
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The same model; what it may call is kept in `options`."""
+        """The same model; the tools that it may call are in `options`."""
         described = [convert_to_openai_tool(tool) for tool in tools]
         chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
         return self.bind(tools=described, **chosen, **kwargs)
@@ -188,7 +188,7 @@ def _result(reply: Reply, messages: list[BaseMessage]) -> ChatResult:
     called: list[Any] = []
     broken: list[Any] = []
     for number, (name, args) in enumerate(reply.tool_calls):
-        if isinstance(args, str):  # sent as it is, whole or not
+        if isinstance(args, str):  # sent as it is, complete or not
             broken.append(invalid_tool_call(name=name, args=args, id=f"call_{number}"))
         else:
             called.append(tool_call(name=name, args=dict(args), id=f"call_{number}"))

@@ -1,6 +1,6 @@
-"""A fake tool server over real HTTP, with the faults that real servers show.
+"""A fake tool server over real HTTP, with the errors that real servers show.
 
-It serves what a `FakeToolServer` is told to answer, over MCP's streamable HTTP::
+It serves the answers of a `FakeToolServer`, over MCP's streamable HTTP::
 
     tools = FakeToolServer()
     tools.answer("state", {"state": "RUNNING"})
@@ -9,7 +9,7 @@ It serves what a `FakeToolServer` is told to answer, over MCP's streamable HTTP:
         settings = replace(Settings(), servers={"site": server.settings("site")})
         ...
 
-A server over standard input and output that starts and never answers needs no stand-in:
+To test a server over standard input and output that never answers, use this program:
 ``command: sleep, args: ["600"]``.
 """
 
@@ -47,11 +47,11 @@ class ToolServer:
     """Serves a `FakeToolServer` on a free port of the loopback interface.
 
     Args:
-        tools: What it has and answers.
+        tools: Its tools and answers.
 
     Attributes:
         sessions: How many sessions were opened.
-        client: What the last client said of itself: ``{name, version}``.
+        client: The last client's description of itself: ``{name, version}``.
     """
 
     def __init__(self, tools: FakeToolServer) -> None:
@@ -67,7 +67,7 @@ class ToolServer:
 
     @property
     def hangs(self) -> bool:
-        """Whether requests are left without an answer, until this is false again."""
+        """Whether requests get no answer, until this is false again."""
         return not self._going_on.is_set()
 
     @hangs.setter
@@ -80,9 +80,9 @@ class ToolServer:
         """Refuse every request from now on.
 
         Args:
-            status: HTTP's.
-            message: Of a JSON-RPC error in the body; None: the body is empty.
-            code: Of that error.
+            status: The HTTP status.
+            message: The message of a JSON-RPC error in the body; None: the body is empty.
+            code: The code of that error.
         """
         self._refusal = _Refusal(status, message, code)
 
@@ -131,7 +131,7 @@ class ToolServer:
             self._http = None
 
     def refusal_of(self, method: str, session: str | None) -> _Refusal | None:
-        """How a request is refused; None: it is answered. Waits if the server hangs."""
+        """How a request is refused; None if it is answered. Waits if the server hangs."""
         self._going_on.wait()
         if self._refusal or method == "initialize":
             return self._refusal
@@ -150,11 +150,11 @@ class _Handler(LoopbackHandler):
     server: LoopbackServer[ToolServer]  # pyright: ignore[reportIncompatibleVariableOverride] - always ours
 
     def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
-        """There is no stream of notifications."""
+        """Refuse: the server has no stream of notifications."""
         self.send_json(405)
 
     def do_DELETE(self) -> None:  # noqa: N802 - the name that http.server calls
-        """A session ends."""
+        """End a session."""
         self.send_json(200)
 
     def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls

@@ -54,14 +54,14 @@ Answer = Callable[[Mapping[str, Any]], Any]
 
 
 class FakeCall(NamedTuple):
-    """One call that was made: the tool's bare name and the arguments as they came."""
+    """One call: the tool's bare name and the arguments as they arrived."""
 
     name: str
     arguments: Mapping[str, Any]
 
 
 CLOSED: Final[Mapping[str, Any]] = {"openWorldHint": False}
-"""What a fake tool says of itself unless it is told otherwise."""
+"""A fake tool's annotations by default."""
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class _Fake:
 
 
 class _Ended(BaseException):  # a tool's own `except Exception` does not keep a call alive
-    """Answering a question raised `error`: it ends the call that asked."""
+    """Answering a question raised `error`, which ends the call that asked."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ class _Ended(BaseException):  # a tool's own `except Exception` does not keep a 
 
 
 class FakeToolServer:
-    """A `fractale.toolbox.Toolbox` that is told what to answer and records what it was asked.
+    """A `fractale.toolbox.Toolbox` with prepared answers, which records its calls.
 
     Args:
         name: The server's name, before the dot of qualified names.
 
     Attributes:
-        calls: Every tool call in the order made, also those that failed.
+        calls: Every tool call in the order made, including failed ones.
     """
 
     def __init__(self, name: str = "fake") -> None:
@@ -124,9 +124,9 @@ class FakeToolServer:
         """Make a function a tool; its signature and docstring describe it. Also a decorator.
 
         Args:
-            function: May be async. What it raises becomes an answer with ``isError``; a
+            function: May be async. An exception from it becomes an answer with ``isError``; a
                 fractale error is raised as it is. It may return a `ToolResult`.
-            name: The tool's name, if not the function's.
+            name: The tool's name, if it is not the function's.
             read_only: Whether the tool says that it changes nothing.
             annotations: More of MCP's hints.
 
@@ -136,7 +136,7 @@ class FakeToolServer:
 
         def register(found: Callable[..., Any]) -> Callable[..., Any]:
             own = name or found.__name__
-            # pydantic makes a schema of a function too, which the stub does not say.
+            # pydantic also makes a schema of a function, but its stub does not say so.
             adapter = TypeAdapter(cast("type[Any]", found))
             self.describe(
                 own,
@@ -161,7 +161,7 @@ class FakeToolServer:
         output_schema: Mapping[str, Any] | None = None,
         annotations: Mapping[str, Any] | None = None,
     ) -> FakeToolServer:
-        """Say how the server describes a tool; without it, a tool takes anything.
+        """Set how the server describes a tool; without it, a tool accepts any arguments.
 
         Args:
             annotations: MCP's hints; a fake tool is of a closed world unless they say otherwise.
@@ -186,7 +186,7 @@ class FakeToolServer:
     def parts(
         self, name: str, *parts: Mapping[str, Any], structured: Any = None, is_error: bool = False
     ) -> FakeToolServer:
-        """Add an answer of MCP's content parts in their JSON form; of none, an empty answer.
+        """Add an answer of MCP's content parts in their JSON form; without parts, an empty answer.
 
         For example ``{"type": "image", "data": base64, "mimeType": "image/png"}``: text, image,
         audio, resource_link and resource (an embedded one, with `text` or `blob`).
@@ -221,7 +221,7 @@ class FakeToolServer:
 
         Args:
             name: The prompt's name.
-            messages: Its messages; text is a user's. ``{argument}`` stands for an argument.
+            messages: Its messages; text is a user's. ``{argument}`` is replaced by an argument.
             arguments: ``{name, description, required}`` for each.
         """
         made = [
@@ -247,15 +247,15 @@ class FakeToolServer:
     async def elicit(
         self, message: str, schema: Mapping[str, Any] | None = None
     ) -> Mapping[str, Any]:
-        """Ask the person who runs the plan, from inside a tool: MCP's elicitation.
+        """Ask the user who runs the plan, from inside a tool: MCP's elicitation.
 
         Args:
-            message: What is asked.
-            schema: JSON Schema of the object to know; without it, ``{value: text}``.
+            message: The question.
+            schema: JSON Schema of the object to ask for; without it, ``{value: text}``.
 
         Returns:
             ``{action: accept, content: {...}}``, or another `action` without content; ``decline``
-            where nobody answers this call's questions.
+            if no user answers this call's questions.
         """
         handler = self._on_elicit.get()
         if handler is None:
@@ -287,14 +287,14 @@ class FakeToolServer:
         return [ResourceInfo(uri=uri, server=self.name) for uri in sorted(self._resources)]
 
     async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
-        """This one, which is always there."""
+        """This server, which is always connected."""
         return [ServerStatus(name=self.name, connected=True, transport="fake")]
 
     async def find_tool(self, name: str) -> ToolInfo:
         """The tool of that bare or qualified name.
 
         Raises:
-            ToolError: There is none.
+            ToolError: Unknown tool.
         """
         return self._find("tool", name, self._tools).info
 
@@ -307,13 +307,13 @@ class FakeToolServer:
         on_elicit: OnElicit | None = None,
         definition: str | None = None,
     ) -> ToolResult:
-        """Record the call and give the tool's next answer.
+        """Record the call and return the tool's next answer.
 
         Raises:
-            ToolError: There is no such tool, it has another definition than the one given, or the
-                answer is an error of fractale's own.
+            ToolError: The tool is unknown, its definition is not the given one, or the answer is a
+                fractale error.
             TransportError: The answer is a loss.
-            Exception: What `on_elicit` raised, as it is.
+            Exception: An exception from `on_elicit`, unchanged.
         """
         fake = self._find("tool", name, self._tools)
         if definition not in (None, fake.info.definition):
@@ -341,7 +341,7 @@ class FakeToolServer:
         """Render a prompt.
 
         Raises:
-            ToolError: There is none, or a required argument is missing.
+            ToolError: The prompt is unknown, or a required argument is missing.
         """
         info, messages = self._find("prompt", name, self._prompts)
         for argument in info.arguments:
@@ -350,10 +350,10 @@ class FakeToolServer:
         return [PromptMessage(role=m.role, text=_fill(m.text, arguments)) for m in messages]
 
     async def read_resource(self, uri: str) -> ToolResult:
-        """What a resource contains.
+        """The contents of a resource.
 
         Raises:
-            ToolError: There is none.
+            ToolError: The resource is unknown.
         """
         return _answer_of(self._find("resource", uri, self._resources))
 
@@ -366,7 +366,7 @@ class FakeToolServer:
 
 
 def _result(value: Any, *, text: str | None = None, is_error: bool = False) -> ToolResult:
-    """An answer as a server would send it: a mapping as it is, other JSON under ``result``."""
+    """An answer as a server would send it: a mapping unchanged, other JSON under ``result``."""
     structured: Any = cast("Any", value) if isinstance(value, Mapping) else {"result": value}
     if value is None or isinstance(value, str):
         structured = None
