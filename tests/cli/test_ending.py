@@ -157,9 +157,8 @@ def test_what_holds_up_the_loop_is_left_behind_after_a_while(held):
 def test_a_pattern_that_takes_forever_ends_the_step(held):
     (held.folder / "held_tools.py").write_text(LOG)
     (held.folder / "tools.yaml").write_text("tools: [{path: held_tools.change}]\n")
-    schema = (
-        "output_schema: {type: object, properties: {log: {type: string, pattern: '^(?=a)(a|aa)+$'}}}"
-    )
+    log = "{type: string, pattern: '^(?=a)(a|aa)+$'}"
+    schema = f"output_schema: {{type: object, properties: {{log: {log}}}}}"
     step = f"name: s, tool: change, inputs: {{what: it}}, {schema}"
     last = ended(held.run(f"name: p\nsteps: [{{{step}}}]\n"), 1)
     assert last["decided"]["by"] == "schema"
