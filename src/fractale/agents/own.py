@@ -149,8 +149,8 @@ def load_installed(entry_point: EntryPoint) -> Subagent:
     try:
         found: Any = import_entry(RegistryEntry(kind="agent", path=path))
     except PlanError as error:
-        told = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
-        raise PlanError(told) from error
+        problems = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
+        raise PlanError(problems) from error
     if isinstance(found, Subagent):
         return replace(found, name=entry_point.name)
     message = (

@@ -65,8 +65,8 @@ def find_validator(tools: Sequence[ToolInfo], target: str) -> ToolInfo | None:
 
 def _rank(tool: ToolInfo, target: str) -> int:
     """How well a tool fits; 0 if it does not fit."""
-    told = f"{tool.name} {tool.description.strip().partition(chr(10))[0]}"
-    fits = VALIDATES.search(told) and A_SCRIPT.search(told) and not SOMETHING_ELSE.search(tool.name)
+    text = f"{tool.name} {tool.description.strip().partition(chr(10))[0]}"
+    fits = VALIDATES.search(text) and A_SCRIPT.search(text) and not SOMETHING_ELSE.search(tool.name)
     named = _managers_in(tool.name)
     meant = named or _managers_in(tool.description)
     if not fits or (meant and target not in meant) or arguments_for(tool, "", "", target) is None:

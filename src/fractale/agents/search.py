@@ -373,13 +373,13 @@ def _study_of(
     for trial in trials:
         good = succeeded(trial)
         # TPE ignores failed trials. It treats pruned trials as the worst and avoids them.
-        told = optuna.trial.create_trial(
+        added = optuna.trial.create_trial(
             state=states.COMPLETE if good else states.PRUNED,
             value=trial["value"] if good else None,
             params=typed(parameters, trial["params"]),
             distributions=distributions,
         )
-        study.add_trial(told)
+        study.add_trial(added)
     return study
 
 

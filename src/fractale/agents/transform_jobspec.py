@@ -405,8 +405,8 @@ class Translation:
         if not original.scheduler:
             return found
         mentions = [*self.no_analogue, *comments_of(translated)]
-        told = [loss for loss in self._losses(original) if not loss.grave]
-        differences = compare(original, translated, mentions, told)
+        known = [loss for loss in self._losses(original) if not loss.grave]
+        differences = compare(original, translated, mentions, known)
         return [*found, *(str(each) for each in differences if not each.minor)]
 
     def _losses(self, original: Script) -> Sequence[Loss]:
