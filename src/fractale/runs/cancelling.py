@@ -3,8 +3,8 @@
 The jobs of one step can end alone: the run sees their end and continues by its plan.
 
 All jobs of a run end with the run. If the run has a process, fractale first asks the process to
-stop, so that it does not treat the end of a job as a failure and submits no other job. Each such
-job is marked, and a resume submits it again.
+stop. Otherwise the process would treat the end of a job as a failure, or submit other jobs. Each
+such job is marked, and a resume submits it again.
 """
 
 from __future__ import annotations

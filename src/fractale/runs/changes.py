@@ -273,11 +273,11 @@ def _ahead(
     inside = [attempt for attempt in history.attempts if attempt.parent is around]
     names = {step.name for step in plan.steps}
     under_way = inside[-1] if inside and inside[-1].outcome is None else None
-    stands = next((name for name in _due(history, around) if name in names), None)
+    due = next((name for name in _due(history, around) if name in names), None)
     flow = Flow(plan)
     for step in plan.steps:
         path = f"{prefix}{step.name}"
-        if stands in (None, step.name) or flow.can_precede(stands, step.name):
+        if due in (None, step.name) or flow.can_precede(due, step.name):
             yield path, step
             attempt = under_way if under_way and under_way.name == step.name else None
             yield from _inside(history, step, attempt, path)
@@ -291,9 +291,8 @@ def _inside(
     plan = step.plan or (parse_plan(draft, f"draft of {path}") if draft else None)
     if plan is None:
         return
-    if (
-        attempt is None or step.foreach
-    ):  # all of its steps may still run, or those of many items at once
+    # All of its steps may still run, or those of many items at once.
+    if attempt is None or step.foreach:
         yield from ((f"{path}/{inner.name}", inner) for inner in plan.walk())
     else:
         yield from _ahead(history, plan, attempt, f"{path}/")

@@ -385,8 +385,8 @@ def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
     Neither the whole home directory nor the root directory counts as a project.
     """
     here = Path.cwd()
-    folders = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
-    return (*sorted(folders), *([folder.path] if folder else []))
+    directories = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
+    return (*sorted(directories), *([folder.path] if folder else []))
 
 
 def _not_kept(path: str, text: str) -> None:

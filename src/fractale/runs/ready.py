@@ -63,9 +63,9 @@ def look(settings: Settings) -> Looked:
     Raises:
         StoreError: The index of runs cannot be used.
     """
-    folders = RunRecords(settings.state_dir)
+    records = RunRecords(settings.state_dir)
     rows = list_runs(settings.state_dir, RunFilter(status=("waiting", "stopped")))
-    waited = {row.id: waited_for(folders.find(row.id)) for row in reversed(rows)}
+    waited = {row.id: waited_for(records.find(row.id)) for row in reversed(rows)}
     jobs = {run: each for run, each in waited.items() if each}
     return asyncio.run(_look(jobs, settings)) if jobs else Looked((), {})
 

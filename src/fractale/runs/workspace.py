@@ -297,8 +297,8 @@ def kept_store(settings: Settings) -> str:
 
 def _where_now(path: Path, head: Mapping[str, Any]) -> Path:
     """The present path of a run's file. If its directory was moved, relative to the new place."""
-    folder = head.get("folder")
-    if folder and not path.exists():
-        moved = Path.cwd() / os.path.relpath(path, folder)
+    directory = head.get("folder")
+    if directory and not path.exists():
+        moved = Path.cwd() / os.path.relpath(path, directory)
         return moved if moved.exists() else path
     return path
