@@ -1,6 +1,6 @@
-"""The built-in sub-agents, and what all sub-agents share.
+"""The built-in sub-agents, and the parts that all sub-agents share.
 
-- `subagent`: what an agent is, and the context through which it works.
+- `subagent`: an agent, and the context through which it works.
 - `catalog`, `own`: the agents of a run by name: fractale's, the user's, those of packages.
 - `loop`, `loop_tools`: a model with tools, on LangChain's `create_agent`.
 - `conversation`: whether a conversation shows that the work was not done.

@@ -1,8 +1,8 @@
 """The generalist: investigates with tools, asks the user if it must, and answers.
 
-`ask` is what a plan asks. `ask_or_plan` is what ``fractale prompt`` asks: it can ask fractale's
-experts as well, and it calls `plan_steps` if a task needs several steps. A rule of its step ends it
-there, and the next step is planned with what it found out.
+Plans ask `ask`. ``fractale prompt`` asks `ask_or_plan`, which can also ask fractale's experts. If a
+task needs several steps, it calls `plan_steps`. A rule of its step then ends it, and the next step
+is planned with its findings.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ async def _asked_once(
 
     Raises:
         NotDone: The answer says that the task was not done.
-        ModelError: It contains no JSON; the error's `text` is the answer, if there is one.
+        ModelError: The answer contains no JSON. The error's `text` is the answer, if there is one.
     """
     try:
         answer = await ctx.ask_model(messages, schema, correct=False)
@@ -100,7 +100,7 @@ async def _asked_once(
 async def _answer_at_once(
     ctx: AgentContext, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
 ) -> AgentAnswer:
-    """The answer of a model without tools; if it does not fit the schema, it goes back once."""
+    """The answer of a model without tools. It may correct an answer that does not fit, once."""
     if schema is not None:
         try:
             text, _ = await _asked_once(messages, ctx, schema)
@@ -122,7 +122,7 @@ def _system_prompt() -> str:
 
 
 def _asked(request: AgentRequest) -> list[BaseMessage]:
-    """The instruction and the inputs as one message; no message if both are empty."""
+    """The instruction and the inputs as one message. No message if both are empty."""
     given = {k: v for k, v in request.inputs.items() if k not in INSTRUCTION_INPUTS}
     error = given.pop("error", None)
     parts = [request.instruction, "\n".join(f"{k}: {as_text(v)}" for k, v in given.items())]
@@ -133,7 +133,7 @@ def _asked(request: AgentRequest) -> list[BaseMessage]:
 
 
 def as_text(value: Any) -> str:
-    """Text as it is; anything else as JSON."""
+    """Text unchanged; anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -195,7 +195,7 @@ def _hand_over() -> LoopTool:
 
 
 def _experts(ctx: AgentContext, others: Iterable[str]) -> list[LoopTool]:
-    """One tool for all of fractale's sub-agents: a tool each would cost more on every turn."""
+    """One tool for all of fractale's sub-agents: separate tools would cost more on every turn."""
     left = [n for n in BUILT_IN if n not in (*NO_EXPERTS, *others)]
     experts = {agent.name: agent for agent in Catalog().matching(lambda name: name in left)}
     if not experts:
@@ -237,7 +237,7 @@ def _experts(ctx: AgentContext, others: Iterable[str]) -> list[LoopTool]:
 
 
 def _line(agent: Subagent) -> str:
-    """An expert with its required inputs; a wrong call is answered with the whole schema."""
+    """An expert with its required inputs. The reply to a wrong call has the whole schema."""
     needs = ", ".join(map(str, agent.input_schema.get("required") or ()))
     return f"{agent.name}({needs}): {agent.description}"
 

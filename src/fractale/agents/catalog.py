@@ -69,7 +69,7 @@ class Catalog:
         """The sub-agent of that name; None if the name is unknown.
 
         Raises:
-            PlanError: It belongs to a package, and cannot be loaded.
+            PlanError: The sub-agent belongs to a package, and cannot be loaded.
         """
         if name in self._own:
             return self._own[name]
@@ -83,7 +83,7 @@ class Catalog:
         return self._loaded.get(name)
 
     def is_own(self, name: str) -> bool:
-        """Whether it is one of the user's own."""
+        """Whether the name is one of the user's own agents."""
         return name in self._own
 
     def names(self) -> list[str]:
@@ -91,10 +91,10 @@ class Catalog:
         return list(dict.fromkeys([*self._own, *BUILT_IN, *self._installed]))
 
     def matching(self, wanted: Callable[[str], bool]) -> list[Subagent]:
-        """The sub-agents whose names are wanted; imports only them.
+        """The sub-agents whose names are wanted. Imports only these.
 
         Raises:
-            PlanError: One belongs to a package, and cannot be loaded.
+            PlanError: A sub-agent belongs to a package, and cannot be loaded.
         """
         found = [self.find(name) for name in self.names() if wanted(name)]
         return [agent for agent in found if agent is not None]

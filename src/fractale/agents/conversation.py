@@ -1,4 +1,4 @@
-"""What the conversation of an agent shows: the model says *not done*, or its last change failed."""
+"""Evidence in an agent's conversation: the model reports *not done*, or its last change failed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WORDS = re.compile(
 NO_REASON = "it gave no reason"
 
 CHANGES: Final = "fractale.changes"
-"""In a tool message's `additional_kwargs`: whether the call was to change something.
+"""In a tool message's `additional_kwargs`: whether the call was meant to change something.
 
 Absent for calls that only serve the agent: questions, prompts, the rest of a long answer.
 """
@@ -39,7 +39,7 @@ MOST_REASON = 1000
 
 
 def reported(messages: Sequence[BaseMessage]) -> str | None:
-    """The reason that the model's last turn gave `not_done`; None if it did not call it."""
+    """The reason that the model's last turn gave to `not_done`; None if it did not call it."""
     for message in reversed(messages):
         if not isinstance(message, ToolMessage):
             return None
@@ -49,7 +49,7 @@ def reported(messages: Sequence[BaseMessage]) -> str | None:
 
 
 def check_done(text: str, messages: Sequence[BaseMessage] = ()) -> str:
-    """The same answer, if it does not say that the task was not done.
+    """Return the answer, unless it says that the task was not done.
 
     Args:
         messages: The conversation that the answer ends.
@@ -69,10 +69,10 @@ FAILED_CHANGE: Final = (
 
 
 def failed_change(messages: Sequence[BaseMessage]) -> str | None:
-    """The last call that was to change something, if it failed and no later call worked.
+    """The last call that was meant to change something, if it failed and no later call worked.
 
-    The calls of one turn do not know of each other. So a call that only reads is later than
-    another call only if it is in a later turn.
+    The calls of one turn do not know of each other. So a call that only reads is later than another
+    call only if it is in a later turn.
 
     Returns:
         The tool and its answer; None if the calls show no failure.
@@ -95,7 +95,7 @@ def failed_change(messages: Sequence[BaseMessage]) -> str | None:
 
 
 def _fault(message: ToolMessage) -> str | None:
-    """Why a call failed, by its answer's `isError` or by the evidence in it; None if it did not."""
+    """Why a call failed, from its answer's `isError` or other evidence; None if it did not."""
     if message.status == "error":
         return message.text
     answer = ToolResult(text=message.text, structured=message.artifact)
@@ -103,9 +103,9 @@ def _fault(message: ToolMessage) -> str | None:
 
 
 def notices_of_calls(messages: Sequence[BaseMessage]) -> tuple[Notice, ...]:
-    """The notices in the last answer of each tool: a success must not hide them.
+    """The notices in the last answer of each tool. A success must not hide them.
 
-    Only the last answer counts: a repeated call is to repair what the first answer reported.
+    Only the last answer counts: a repeated call should repair the problem of the first answer.
     """
     last = {
         message.name: message

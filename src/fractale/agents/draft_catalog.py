@@ -1,9 +1,11 @@
-"""What a drafted plan may use: as text and as a JSON Schema for the planner, and to check a draft.
+"""The contents that a drafted plan may have: as text and JSON Schema for the planner, and to check.
 
-The schema is the plan language, narrowed to the catalog. It declares a step once, in ``$defs``: the
-planner reads the arguments of each tool in the text beside it, and a draft is checked against the
-tools' own schemas. Two schemas have the arguments themselves: that of a small model, which fills in
-whatever it is shown, and that of the one step that asks an expert.
+The schema is the plan language, narrowed to the catalog. It declares a step once, in ``$defs``. The
+planner reads the arguments of each tool in the text beside the schema. A draft is checked against
+the tools' own schemas.
+
+Two schemas have the arguments themselves: the schema for a small model, which fills in everything
+that it sees, and the schema of the one step that asks an expert.
 """
 
 from __future__ import annotations
@@ -30,27 +32,27 @@ Schema = Mapping[str, Any]
 MAX_STEPS = 50
 
 KEYS = ("description", "steps", "outputs", "limits")
-"""Top-level keys of a draft; its name and its inputs are those of the step that it is for."""
+"""Top-level keys of a draft. Its name and its inputs are those of the step that it is for."""
 
 NOT_AS_INPUT: Final = ("instruction", "error")
-"""Arguments that the engine gives: the step's `instruction`, and why the last attempt failed."""
+"""Arguments that the engine passes: the step's `instruction`, and the last attempt's error."""
 
 FEW_TOOLS = 8
 """Up to this number of tools, the schema for a small model has the arguments of each."""
 
 MAX_DESCRIPTION = 200
-"""Characters of a description in the text."""
+"""The most characters of a description in the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftCatalog:
-    """What a draft may use.
+    """The tools, agents, prompts and inputs that a draft may use.
 
     Args:
-        inputs: Names of the step's inputs; the draft reads them as `inputs.NAME`.
-        expert: Kind and name of the one agent or prompt that the draft must ask; None: free choice.
+        inputs: Names of the step's inputs. The draft reads them as `inputs.NAME`.
+        expert: Kind and name of the one agent or prompt that the draft must ask; None: any.
         may_nest: Whether a drafted step may be a `plan` step.
-        plain: Whether the model is small; then a draft is a sequence of plain calls.
+        plain: Whether the model is small. If so, a draft is a sequence of plain calls.
     """
 
     tools: Sequence[ToolInfo] = ()
@@ -92,7 +94,7 @@ class DraftCatalog:
         return not served or "instruction" in self.expert_takes.get("properties", {})
 
     def as_text(self) -> str:
-        """The catalog for the planner; for an expert, only tools and inputs."""
+        """The catalog for the planner. For an expert, only tools and inputs."""
         whole = not self.expert
         blocks = [
             ("Tools", [_line(tool) for tool in self.tools]),
@@ -119,15 +121,15 @@ class DraftCatalog:
         return draft_schema(self)
 
     def read(self, name: str, data: Any, known: str = "") -> tuple[Plan, str]:
-        """Check a draft; returns it as a plan, and as YAML.
+        """Check a draft. Returns it as a plan, and as YAML.
 
         Args:
             name: Of the step that the draft is for.
             data: The draft as JSON, with the keys `KEYS`.
-            known: What the planner found out, for the steps that need it.
+            known: The planner's findings, for the steps that need them.
 
         Raises:
-            PlanError: The draft is not valid; it lists all faults.
+            PlanError: The draft is not valid. The error lists all faults.
         """
         if not isinstance(data, Mapping):
             raise PlanError([Problem("not-a-draft", "a draft is a mapping with `steps`")])
@@ -203,7 +205,7 @@ class DraftCatalog:
 
 
 def _value_problems(step: Step, known: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
-    """Inputs that the step's tool or agent would refuse; templates have no value yet."""
+    """Inputs that the step's tool or agent would refuse. Templates have no value yet."""
     target = step.target or ""
     if step.kind not in ("tool", "agent") or target not in known:
         return
@@ -214,9 +216,9 @@ def _value_problems(step: Step, known: Mapping[str, Mapping[str, Any]]) -> Itera
 
 
 def hand_on(draft: Mapping[str, Any]) -> dict[str, Any]:
-    """A draft that hands what the planner found out to its generalists: they need not look again.
+    """A draft that passes the planner's findings to its generalists, so that they need not search.
 
-    Steps that read it already stay as they are. The user sees the change in the review.
+    Steps that read the findings already do not change. The user sees the change in the review.
     """
     steps: Any = draft.get("steps")
     if not isinstance(steps, list):
@@ -404,9 +406,9 @@ def _plain_step(kind: str, names: Sequence[str], inputs: Schema) -> dict[str, An
 
 
 def _arguments(schema: Schema, *, templates: bool) -> dict[str, Any]:
-    """Arguments as a step writes them.
+    """Arguments in the form that a step writes.
 
-    Local references are inlined: inside the schema of the draft they would lead elsewhere.
+    Local references are inlined: inside the schema of the draft they would have other targets.
 
     Args:
         templates: Whether each argument may be a template.
@@ -435,7 +437,7 @@ def _or_template(schema: Any) -> Any:
 
 
 def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:
-    """A schema without references and descriptions; a recursive reference accepts anything."""
+    """A schema without references and descriptions. A recursive reference accepts anything."""
     if isinstance(schema, list):
         return [_inlined(each, root, within) for each in schema]  # pyright: ignore[reportUnknownVariableType] - JSON Schema
     if not isinstance(schema, Mapping):

@@ -1,7 +1,7 @@
 """The loop of a model with tools: LangChain's `create_agent` around an `AgentContext`.
 
 Each model turn and each tool call is a checkpoint of the run, so a resume continues inside the
-loop. The context decides what may be called, counts the cost and emits the events.
+loop. The context decides which calls are allowed, counts the cost and emits the events.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
 MAX_TURNS = 50
-"""Model turns of one attempt; an agent that needs more counts as one that never ends."""
+"""The most model turns of one attempt. An agent that needs more counts as endless."""
 
 SUMMARIZE_ABOVE = 100_000
-"""Tokens of a conversation; above it a summary replaces the older part."""
+"""The most tokens of a conversation. Above it, a summary replaces the older part."""
 
 MAX_NAMED = 10
-"""Tools that a warning names."""
+"""The most tools that a warning names."""
 
 
 async def work(
@@ -69,10 +69,10 @@ async def work(
 
     Args:
         messages: The conversation so far, the instruction last.
-        tools: What the model can call.
+        tools: The tools that the model can call.
         system: The system prompt.
         config: The node's, so that turns are checkpoints of the run.
-        max_turns: Model turns, those of earlier processes included.
+        max_turns: The most model turns, including those of earlier processes.
 
     Returns:
         The whole conversation.
@@ -119,7 +119,7 @@ def answer_of(messages: Sequence[BaseMessage]) -> str:
     """The answer that ends the conversation.
 
     Raises:
-        NotDone: It says that the task was not done.
+        NotDone: The answer says that the task was not done.
         ModelError: The conversation ends without an answer, or with an empty one.
     """
     last = messages[-1]
@@ -131,9 +131,9 @@ def answer_of(messages: Sequence[BaseMessage]) -> str:
 class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
     """Makes the model turns and the tool calls of the agent through its context.
 
-    LangChain's handlers are not called: `create_agent` gets declarations of tools only, and the
-    middleware runs the `LoopTool` behind a declaration. Thus one place gives every tool message
-    its status, its artifact and its `CHANGES`, those of unknown tools included.
+    LangChain's handlers are not called. `create_agent` gets only declarations of tools, and the
+    middleware runs the `LoopTool` of a declaration. So one place sets the status, the artifact and
+    the `CHANGES` of every tool message, including those of unknown tools.
     """
 
     def __init__(self, ctx: AgentContext, declared: Sequence[DeclaredTool]) -> None:
@@ -174,11 +174,11 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
         request: ToolCallRequest,
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
-        """Make one tool call; the model sees a failure."""
+        """Make one tool call. The model sees a failure."""
         call = request.tool_call
         tool = self._tools.get(call["name"])
         if tool is None:
-            message = await handler(request)  # LangChain tells the model which tools exist
+            message = await handler(request)  # LangChain's reply lists the tools that exist
             if isinstance(message, ToolMessage):  # it may have been meant to change something
                 message.additional_kwargs[CHANGES] = True
             return message
@@ -192,7 +192,7 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
             name=call["name"],
             tool_call_id=call["id"],
             status="error" if result.fault else "success",
-            # Rules see the answer itself, not the words for its fault.
+            # Rules see the answer itself, not the text about its fault.
             artifact=outputs_of(result) if result.fault else result.structured,
             additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
         )
@@ -218,7 +218,7 @@ def _summarizing(ctx: AgentContext) -> SummarizationMiddleware:
 # -- tools as a model's provider accepts them: renamed, adapted, or left out ----------------------
 
 Warn = Callable[[str, str], None]
-"""Gets a code and a message."""
+"""Receives a code and a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,7 @@ class DeclaredTool:
 
     @property
     def name(self) -> str:
-        """The name that the model calls it by."""
+        """The name by which the model calls the tool."""
         return self.declaration.name
 
 
@@ -244,7 +244,7 @@ def declare(
     """Tools as the model sees them, at most `max_tools`.
 
     Args:
-        warn: Gets each tool that is left out, with its server.
+        warn: Receives each tool that is left out, with its server.
     """
     unlike = list(_qualified(tools))
     names = wire_names(tool.name for tool in unlike)
@@ -261,7 +261,7 @@ def declare(
 
 
 def _qualified(tools: Sequence[LoopTool]) -> Iterator[LoopTool]:
-    """The tools under distinct names: a server's tool does not hide a tool of fractale."""
+    """The tools under distinct names, so that a server's tool does not hide a tool of fractale."""
     own = {tool.name for tool in tools if not tool.server}
     for tool in tools:
         shared = tool.server and tool.name in own
@@ -273,7 +273,7 @@ def _declaration(tool: LoopTool, name: str) -> StructuredTool:
     words = str(schema.pop("description", ""))
     described = [tool.description] if words in tool.description else [tool.description, words]
     made = StructuredTool(name=name, description="\n".join(described), args_schema=schema)
-    convert_to_openai_tool(made)  # raises now what would fail each request later
+    convert_to_openai_tool(made)  # raises an error that would otherwise fail each request
     return made
 
 

@@ -1,4 +1,4 @@
-"""What the model of an agent can call: the run's tools, and what fractale adds to them.
+"""The tools that the model of an agent can call: the run's tools, and those that fractale adds.
 
 fractale adds questions to the user, prompts, resources, other sub-agents, `not_done`, and
 `read_result` for the rest of a long answer.
@@ -29,22 +29,22 @@ from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo, ToolResult
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 MAX_LIST_CHARS = 2000
-"""Of a list of prompts or resources in a tool's description."""
+"""The most characters of a list of prompts or resources in a tool's description."""
 
 MAX_SHOWN_CHARS = 24_000
-"""Of an answer; of a longer one, the model sees only the first and last `HEAD` and `TAIL`."""
+"""The most characters of an answer. Of a longer one, the model sees `HEAD` and `TAIL` only."""
 
 HEAD, TAIL = 10_000, 10_000
 
 MAX_READ_CHARS = 8_000
-"""Of a kept answer, in one `read_result`."""
+"""The most characters of a kept answer that one `read_result` returns."""
 
 MAX_MATCHES = 60
 AROUND_MATCH = 120
 SEARCH_SECONDS = 2.0
 
 MAX_IMAGE_CHARS = 5_000_000
-"""Of an image that a model is shown, in base64."""
+"""The most characters of an image for a model, in base64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class LoopTool:
     """Something that the model can call.
 
     Args:
-        name: Its own name; the model may be shown another one (`fractale.agents.loop.declare`).
+        name: Its own name. The model may see another name (`fractale.agents.loop.declare`).
         schema: JSON Schema of the arguments.
         call: Does the work. The model sees a CallError; any other error ends the loop.
         server: The server that has the tool; empty for a tool of fractale itself.
@@ -84,7 +84,7 @@ def server_tool(tool: ToolInfo, ctx: AgentContext) -> LoopTool:
 
 
 async def extra_tools(ctx: AgentContext) -> list[LoopTool]:
-    """What the agent may call beside tools: sub-agents, prompts, resources and the user."""
+    """The agent's abilities beside tools: sub-agents, prompts, resources and the user."""
     tools = [_agent(agent, ctx) for agent in await ctx.agents()]
     if GET_PROMPT in ctx.offers and (prompts := await ctx.prompts()):
         tools.append(_prompts(prompts, ctx))
@@ -223,7 +223,7 @@ _KEPT = re.compile(r'kept as result "([0-9a-f]{8})"')
 async def content_for_model(result: ToolResult, ctx: AgentContext) -> Any:
     """The content of the tool message: text, and images as blocks if the model sees images.
 
-    A long text is kept whole for `read_result`; the message has its two ends.
+    A long text is stored whole for `read_result`. The message has its two ends.
     """
     text = _shortened(shown_text(result), ctx)
     profile: Mapping[str, Any] = ctx.chat_model().profile or {}
@@ -254,7 +254,7 @@ def _key(name: str) -> str:
 
 
 def has_kept_result(messages: Sequence[BaseMessage]) -> bool:
-    """Whether an answer in a conversation was shortened, so that `read_result` is of use."""
+    """Whether an answer in a conversation was shortened, so that `read_result` is useful."""
     return any(isinstance(m, ToolMessage) and _KEPT.search(m.text) for m in messages)
 
 
@@ -301,7 +301,7 @@ def _read_result(arguments: Mapping[str, Any], ctx: AgentContext) -> ToolResult:
 
 
 def _matches(pattern: str, text: str) -> str:
-    """The lines with a match, each with the offset of the match; of a long line, a part."""
+    """The lines with a match, each with the offset of the match. Of a long line, a part."""
     lines, last_end, found = list[str](), -1, 0
     try:
         for start, end in spans_of(f"(?im){pattern}", text, SEARCH_SECONDS):

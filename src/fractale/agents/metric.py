@@ -1,4 +1,4 @@
-"""The metric in a tool's answer: where it is, and whether the answer is a success."""
+"""The metric in a tool's answer: its location, and whether the answer is a success."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fractale.text import clip
 from fractale.toolbox import ToolResult
 
 MAX_REASON = 500
-"""Characters of a failure's reason that are kept."""
+"""The most characters of a failure's reason that are kept."""
 
 MAX_SHOWN_KEYS = 12
 
@@ -47,12 +47,12 @@ METRIC_SCHEMA: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSource:
-    """Where a metric is: `path`, `regex` or `agent` is set.
+    """The location of a metric: one of `path`, `regex` and `agent` is set.
 
     Args:
-        path: Keys in the outputs, joined by dots; a number is an index of a list.
-        regex: An expression with one group; its last match in the text counts.
-        agent: The sub-agent that reads it in the text.
+        path: Keys in the outputs, joined by dots. A number is an index of a list.
+        regex: An expression with one group. Its last match in the text counts.
+        agent: The sub-agent that reads the metric in the text.
         inputs: Further inputs of the sub-agent.
     """
 
@@ -63,7 +63,7 @@ class MetricSource:
 
     @property
     def name(self) -> str:
-        """Its name for users."""
+        """The metric's name for users."""
         return str(self.inputs.get("metric_name") or self.path or self.regex)
 
 
@@ -81,7 +81,7 @@ async def value_of(metric: MetricSource, result: ToolResult) -> float:
     """The value by path or expression.
 
     Raises:
-        ValueError: It is missing, or not a finite number.
+        ValueError: The value is missing, or not a finite number.
     """
     if metric.path:
         return number(_at(_data_of(result), metric.path))
@@ -94,7 +94,7 @@ async def value_of(metric: MetricSource, result: ToolResult) -> float:
 
 
 def number(value: Any) -> float:
-    """A value as a finite number; the text of a number counts.
+    """A value as a finite number. The text of a number counts.
 
     Raises:
         ValueError: It is not a finite number.
@@ -122,7 +122,7 @@ def failure_in(result: ToolResult) -> str | None:
 
 
 def text_of(result: ToolResult) -> str:
-    """All texts in an answer's data, joined; the answer's own text if the data has none."""
+    """All texts in an answer's data, joined. The answer's own text if the data has none."""
     data = _data_of(result)
     return "\n".join(_texts(data)) or result.text
 
@@ -186,7 +186,7 @@ def _short(value: Any) -> str:
 
 
 def find_named(name: str, known: Mapping[str, Any], kind: str) -> Any:
-    """The one of that name.
+    """The value under that name.
 
     Raises:
         ToolError: The name is unknown.

@@ -1,7 +1,11 @@
 """Tunes a job for a figure of merit: proposes settings, runs them, measures, decides.
 
-The agent is a graph: propose, decide (a model takes the algorithm's proposal, makes one of its own,
-or ends the search), run one trial with the tool, measure.
+The agent is a graph with these nodes:
+
+- propose: the algorithm proposes settings.
+- decide: a model accepts them, replaces them with its own proposal, or ends the search.
+- run: the tool runs one trial.
+- measure: an agent reads the metric, if the tool's answer does not have it.
 """
 
 from __future__ import annotations
@@ -66,13 +70,13 @@ MAX_TRIALS = 500
 DEFAULT_FAILURES = 3
 
 MAX_SHOWN_TRIALS = 50
-"""That the model and the user see: the best trial, and the last ones."""
+"""The most trials that the model and the user see: the best trial, and the last ones."""
 
 MAX_SHOWN_ERROR = 300
-"""Characters of a trial's error that the model sees."""
+"""The most characters of a trial's error that the model sees."""
 
 MAX_SHOWN_CALL = 4000
-"""Characters of the tool's arguments that the model sees."""
+"""The most characters of the tool's arguments that the model sees."""
 
 NODES_PER_TRIAL = 4
 
@@ -99,16 +103,16 @@ async def run(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
     return _answer(task, cast("SearchState", after))
 
 
-# -- what is asked ------------------------------------------------------------------------------
+# -- the task -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningTask:
-    """What is tuned, and how.
+    """A tuning task: the tool, the parameters, and the search.
 
     Args:
         arguments: The fixed arguments of the tool, with placeholders for the parameters.
-        parameters: The space of the search, read.
+        parameters: The space of the search, parsed.
         with_model: Whether a model decides about each proposal.
     """
 
@@ -154,10 +158,10 @@ async def _read_task(ctx: AgentContext, request: AgentRequest) -> TuningTask:
 
 
 def _check_call(task: TuningTask) -> None:
-    """Check that the first trial can call the tool, before anything is asked or run.
+    """Check that the first trial can call the tool, before the user is asked or a trial is run.
 
     Raises:
-        ToolError: It cannot.
+        ToolError: The tool cannot be called.
     """
     search = task.search
     first = (
@@ -174,7 +178,7 @@ def _check_call(task: TuningTask) -> None:
 
 
 def _goal(goal: str, instruction: str) -> str:
-    """Both, without repeating one: a plan's `goal` is also its step's instruction."""
+    """Both texts, without a repetition: a plan's `goal` is also its step's instruction."""
     return "\n".join(dict.fromkeys(part for part in (goal, instruction) if part))
 
 
@@ -205,7 +209,7 @@ def _start(
 
 
 def _with_model(ctx: AgentContext, decide: str | None) -> bool:
-    """Whether a model decides: as `decide` says; without it, if the step has a model."""
+    """Whether a model decides: by `decide`, or by default if the step has a model."""
     if decide is not None:
         return decide == MODEL
     try:
@@ -219,7 +223,7 @@ def _with_model(ctx: AgentContext, decide: str | None) -> bool:
 
 
 class SearchState(TypedDict, total=False):
-    """The agent's state; another agent has yet to read `log`, of a trial that took `seconds`."""
+    """The agent's state. An agent must still read `log`, of a trial that took `seconds`."""
 
     trials: list[Trial]
     next: Proposal | None
@@ -271,14 +275,14 @@ async def _decide(state: SearchState, runtime: Runtime[TuningTask]) -> SearchSta
     try:
         answer = await task.ctx.ask_model(_messages(task, trials, offer), _decision_schema(task))
     except ModelError as error:
-        # The search needs no model: it continues with the algorithm's proposal.
+        # The search does not need a model: it continues with the algorithm's proposal.
         return SearchState(next={**offer, "why": f"the model gave no usable answer: {error}"})
     said = cast("dict[str, Any]", answer.data) if isinstance(answer.data, dict) else {}
     return _decided(task, offer, said)
 
 
 def _decided(task: TuningTask, offer: Proposal, said: Mapping[str, Any]) -> SearchState:
-    """The model's decision; the algorithm's proposal if the decision is not usable."""
+    """The model's decision, or the algorithm's proposal if the decision is not usable."""
     why = str(said.get("why") or "")[:MAX_SHOWN_ERROR]
     if said.get("stop") is True:
         return SearchState(next=None, stopped_by=MODEL, why=why)
@@ -298,7 +302,7 @@ def _next(state: SearchState) -> Proposal:
 
 
 async def _run(state: SearchState, runtime: Runtime[TuningTask]) -> SearchState:
-    """Run one trial, and nothing else: the node starts again if the user has to agree first."""
+    """Run one trial, and nothing else: if the user must approve it first, the node starts again."""
     task, params = runtime.context, _next(state)["params"]
     earlier = [trial["params"] for trial in state.get("trials", [])]
     arguments = call_of_trial(task.arguments, params, earlier)
@@ -323,7 +327,7 @@ async def _run(state: SearchState, runtime: Runtime[TuningTask]) -> SearchState:
 
 
 def _seconds(took: float | None, started: float) -> float:
-    """How long a trial took, by the run's record: a resume does not repeat the call."""
+    """The duration of a trial from the run's record, since a resume does not repeat the call."""
     return time.monotonic() - started if took is None else took
 
 
@@ -337,7 +341,7 @@ async def _measure(state: SearchState, runtime: Runtime[TuningTask]) -> SearchSt
         answer = await task.ctx.call_agent(agent, AgentRequest(inputs=inputs))
         outcome = answer.error or _value_in(answer.outputs)
     except (PolicyError, ModelUnavailable):
-        raise  # the plan or a server is at fault, and not the settings that were tried
+        raise  # caused by the plan or a server, not by the settings of the trial
     except (CallError, ValueError) as error:
         outcome = f"`{task.metric.name}` was not read: {error}"
     return _tried(task, state, outcome, seconds)
@@ -366,7 +370,7 @@ def _tried(
     return SearchState(trials=table, next=None, log=None)
 
 
-# -- what comes of it ---------------------------------------------------------------------------
+# -- the result ---------------------------------------------------------------------------------
 
 
 def _answer(task: TuningTask, after: SearchState) -> AgentAnswer:
@@ -418,7 +422,7 @@ HOW = (
     "a text `{{{0}}}` in `arguments` stands for the parameter `{0}`, and `{{trial}}` for the "
     "trial's number; a parameter written nowhere becomes an argument of its own name"
 )
-"""How to write a parameter into the arguments; a format string for the name of one."""
+"""How to write a parameter into the arguments; a format string for a parameter's name."""
 
 
 def call_of_trial(
@@ -426,8 +430,8 @@ def call_of_trial(
 ) -> dict[str, Any]:
     """The tool's arguments in the next trial.
 
-    A job's key that an earlier trial used is changed: with the same key, the tool would return
-    that trial's job as a second measurement.
+    If an earlier trial used a job's key, the key is changed: with the same key, the tool would
+    return that trial's job as a second measurement.
 
     Args:
         earlier: The params of the trials so far.
@@ -444,11 +448,11 @@ def arguments_for(
 ) -> dict[str, Any]:
     """The tool's arguments with the parameters filled in.
 
-    A text ``{name}`` becomes the parameter with its type; in a longer text it becomes text. A
-    parameter without a placeholder becomes an argument of its own name.
+    A text ``{name}`` becomes the parameter with its type. Inside a longer text it becomes text. A
+    parameter without a placeholder becomes an argument with the same name.
 
     Args:
-        trial: The trial's number, for ``{trial}``; None leaves ``{trial}`` as it is.
+        trial: The trial's number, for ``{trial}``. None keeps ``{trial}``.
     """
     known = {**({} if trial is None else {TRIAL: trial}), **params}
     place = re.compile(f"{{({'|'.join(re.escape(name) for name in known)})}}")
@@ -473,11 +477,11 @@ def arguments_for(
     return {**filled, **{name: value for name, value in params.items() if name not in placed}}
 
 
-# -- what the model is asked --------------------------------------------------------------------
+# -- the request to the model -------------------------------------------------------------------
 
 
 def _decision_schema(task: TuningTask) -> dict[str, Any]:
-    """JSON Schema of the model's decision; its own settings must be in the space."""
+    """JSON Schema of the model's decision. Its own settings must be in the space."""
     return {
         "type": "object",
         "properties": {
@@ -498,7 +502,7 @@ def _decision_schema(task: TuningTask) -> dict[str, Any]:
 
 
 def _messages(task: TuningTask, trials: Sequence[Trial], offer: Proposal) -> list[BaseMessage]:
-    """What the model is asked before a trial; the system prompt is `optimize.md`."""
+    """The request to the model before a trial. The system prompt is `optimize.md`."""
     prompt = resources.files(__package__ or "").joinpath("optimize.md")
     about = task.tool.description.strip().partition("\n")[0]
     best = best_of(trials, task.search.rules.direction)
@@ -549,7 +553,7 @@ def _json(value: Any) -> str:
 
 
 def _shown(trials: Sequence[Trial], direction: Direction) -> list[Trial]:
-    """All trials; of more than `MAX_SHOWN_TRIALS`, the best and the last ones."""
+    """All trials. If there are more than `MAX_SHOWN_TRIALS`, the best and the last ones."""
     last = list(trials[-MAX_SHOWN_TRIALS:])
     best = best_of(trials, direction)
     return last if best is None or best in last else [best, *last[1:]]

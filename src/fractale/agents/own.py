@@ -1,12 +1,14 @@
 """Sub-agents that users write: named by dotted path, listed in a registry, or in a package.
 
 Importing a module runs it. So a dotted path is imported only if the user named it: on the command
-line, or in a registry file that they named. A plan may come from a stranger: its `agents:` only
-choose among registered ones.
+line, or in a registry file that they named. A plan may come from a stranger, so its `agents:` can
+only choose among registered agents.
 
-A path names a `fractale.agents.subagent.Subagent`, which works inside the run with its model,
-budget and checkpoints; or a class as in fractale 0.1.0, which is served as a tool
-(`fractale.registry`).
+A path names one of these:
+
+- a `fractale.agents.subagent.Subagent`, which works inside the run with its model, budget and
+  checkpoints,
+- a class as in fractale 0.1.0, which is served as a tool (`fractale.registry`).
 """
 
 from __future__ import annotations
@@ -27,19 +29,18 @@ from fractale.registry.imports import successor_of
 def split_agents(registries: Sequence[Registry]) -> tuple[list[Subagent], list[Registry]]:
     """Separate the sub-agents in registries from the entries that are served as tools.
 
-    Imports what the registries name. An agent of fractale 0.1.0 is replaced by the built-in one
-    that does its work. An entry that cannot be imported stays in its registry, to be reported with
-    the registry's other faults.
+    It imports the modules that the registries name. A built-in agent replaces an agent of fractale
+    0.1.0 with the same work. An entry that cannot be imported stays in its registry, which reports
+    it with its other faults.
 
     Args:
         registries: From `load_registry` and `local_entries`.
 
     Returns:
-        The sub-agents under the names that their entries give them, and the registries without
-        them.
+        The sub-agents under the names of their entries, and the registries without them.
 
     Raises:
-        PlanError: Two sub-agents have one name.
+        PlanError: Two sub-agents have the same name.
     """
     found = [
         (entry, agent)
@@ -61,12 +62,12 @@ def with_named(
     """The registries, with the sub-agents that the command line and a plan name. Imports nothing.
 
     Args:
-        agents: Dotted paths from the command line; any module may be named.
+        agents: Dotted paths from the command line. They may name any module.
         plan: Its `agents` must be registered: built in, an installed package's entry point in the
             group ``fractale.agents``, listed in one of the registries, or named in `agents`.
 
     Raises:
-        PlanError: The plan names sub-agents that are not registered; it lists all of them.
+        PlanError: The plan names sub-agents that are not registered. The error lists all of them.
     """
     found = [*registries, *([local_entries(agents)] if agents else [])]
     refs = plan.agents if plan else ()
@@ -80,7 +81,7 @@ def with_named(
 
 
 def _path_of(ref: AgentRef) -> str:
-    """The path of a sub-agent; for an agent of 0.1.0, that of its built-in successor."""
+    """The path of a sub-agent. For an agent of 0.1.0, the path of its built-in successor."""
     instead = successor_of(ref.path)
     return ".".join(BUILT_IN[instead]) if instead else ref.path
 
@@ -120,7 +121,7 @@ def _agent_of(entry: RegistryEntry) -> Subagent | None:
 
 
 def _by_name(found: Sequence[tuple[RegistryEntry, Subagent]]) -> list[Subagent]:
-    """The sub-agents without duplicates; a path may be named twice."""
+    """The sub-agents without duplicates, since a path may be named twice."""
     first: dict[str, tuple[RegistryEntry, Subagent]] = {}
     problems: list[Problem] = []
     for entry, agent in found:
@@ -148,8 +149,8 @@ def load_installed(entry_point: EntryPoint) -> Subagent:
     try:
         found: Any = import_entry(RegistryEntry(kind="agent", path=path))
     except PlanError as error:
-        told = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
-        raise PlanError(told) from error
+        problems = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
+        raise PlanError(problems) from error
     if isinstance(found, Subagent):
         return replace(found, name=entry_point.name)
     message = (

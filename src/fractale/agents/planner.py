@@ -1,9 +1,9 @@
 """The planner: explores, asks the user, and drafts the steps of a plan.
 
-Drafting is one graph, explore → draft → review → run, and each node is a checkpoint. A draft is
-checked in the node that asks for it; a draft that is not valid goes back to the model with its
-problems. The agent `planner` stops at a valid draft. A `plan` step (`fractale.graph.kinds.plan`)
-adds the nodes `review` and `run`.
+Drafting is one graph, explore → draft → review → run, and each node is a checkpoint. The node that
+asks for a draft also checks it. A draft that is not valid goes back to the model with its problems.
+The agent `planner` stops at a valid draft. A `plan` step (`fractale.graph.kinds.plan`) adds the
+nodes `review` and `run`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from fractale.plan.source import read_source
 from fractale.policy import reads_only
 
 MAX_DRAFTS = 5
-"""Drafts that may be invalid in a row, if the step has no `max_attempts`."""
+"""The most invalid drafts in a row, if the step has no `max_attempts`."""
 
 MAX_EXPLORING = 20
-"""Model turns of exploring before the first draft."""
+"""The most model turns of exploring before the first draft."""
 
 MAX_INPUT_CHARS = 2000
-"""Of the value of an input that the planner is shown."""
+"""The most characters of an input's value that the planner sees."""
 
 _FENCED: Final = re.compile(r"```(?:ya?ml)?[ \t]*\n(.*?)\n```", re.DOTALL)
 
@@ -54,19 +54,19 @@ _FENCED: Final = re.compile(r"```(?:ya?ml)?[ \t]*\n(.*?)\n```", re.DOTALL)
 
 
 class DraftState(TypedDict, total=False):
-    """The state of the graph; `review` and `run` write the keys from `shown` on.
+    """The state of the graph. `review` and `run` write the keys from `shown` on.
 
     Keys:
         messages: The planner's conversation.
-        known: What the planner found out before the first draft.
+        known: The planner's findings before the first draft.
         tries: Drafts since the last feedback of the user.
         said: The last valid draft in the model's words.
-        text: The same draft as YAML: it is shown, kept and run.
-        sources: What the planner had read when it wrote the draft, as labels.
-        error: Why it failed; empty if it did not.
+        text: The same draft as YAML, which is shown, stored and run.
+        sources: The sources that the planner had read when it wrote the draft, as labels.
+        error: Why the planner failed; empty if it did not.
         code: The error's code.
         shown: The draft that the user saw before.
-        note: What is wrong with the user's own edit.
+        note: The error in the user's own edit.
         rounds: How many times the user was asked.
         accepted: Whether the user accepted the draft.
         outputs: Outputs of the run, as a reference.
@@ -89,7 +89,7 @@ class DraftState(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """What the attempt before left: what it found out, the draft that ran, why it failed."""
+    """The results of the attempt before: its findings, the draft that ran, and its error."""
 
     known: str = ""
     draft: str = ""
@@ -103,8 +103,8 @@ class Planner:
     Args:
         name: Of the step that the draft is for.
         goal: The instruction.
-        inputs: What the draft can read.
-        max_drafts: Drafts that may be invalid in a row.
+        inputs: The inputs that the draft can read.
+        max_drafts: The most invalid drafts in a row.
     """
 
     ctx: AgentContext
@@ -116,11 +116,11 @@ class Planner:
     max_drafts: int = MAX_DRAFTS
 
     def sources(self) -> list[dict[str, Any]]:
-        """What the planner has read so far, as labels."""
+        """The sources that the planner has read so far, as labels."""
         return []
 
     def warn_invalid(self, message: str) -> None:
-        """Called for each draft that is not valid."""
+        """Warn of a draft that is not valid."""
 
 
 def drafting_graph(
@@ -150,7 +150,7 @@ def drafting_graph(
 async def _explore(
     state: DraftState, runtime: Runtime[Planner], config: RunnableConfig
 ) -> DraftState:
-    """Find out what the steps need, if the attempt before or the input `known` does not say it."""
+    """Find the facts that the steps need, unless the attempt before or `known` has them."""
     planner = runtime.context
     task, earlier = task_messages(planner.goal, planner.inputs, planner.catalog), planner.earlier
     known = earlier.known
@@ -205,7 +205,7 @@ async def _one_draft(
     except PlanError as error:
         return said, "", [str(problem) for problem in error.problems]
     except ModelError as error:
-        if error.retryable or error.usage is None:  # it is out of reach, or refuses the request
+        if error.retryable or error.usage is None:  # out of reach, or it refuses the request
             raise
         return error.text, "", [str(error)]
     return said, text, []
@@ -222,7 +222,7 @@ async def _ask(planner: Planner, messages: Sequence[BaseMessage]) -> tuple[str, 
             raise
         return error.text, data
     data: Any = answer.data
-    if not _is_plan(data):  # a YAML text can hold pieces that are JSON
+    if not _is_plan(data):  # a YAML text can contain pieces that are JSON
         data = plan_in(answer.text) or data
     return answer.text, data
 
@@ -243,7 +243,7 @@ def _is_plan(data: Any) -> bool:
     return isinstance(data, Mapping) and "steps" in data
 
 
-# -- what the planner is told --------------------------------------------------------------------
+# -- the planner's messages ----------------------------------------------------------------------
 
 
 def task_messages(goal: str, inputs: Mapping[str, Any], catalog: DraftCatalog) -> list[BaseMessage]:
@@ -276,7 +276,7 @@ async def explore(
     """Explore with tools that only read, and ask the user.
 
     Returns:
-        What was found out, in words; empty if the model called nothing.
+        The findings as text; empty if the model called nothing.
 
     Raises:
         ModelError: The model failed.
@@ -306,7 +306,7 @@ async def explore(
 
 
 def _failure(earlier: Earlier) -> list[BaseMessage]:
-    """What failed in the attempt before."""
+    """The failure of the attempt before."""
     if not earlier.error:
         return []
     if not earlier.draft:

@@ -1,7 +1,7 @@
 """Finds a metric in a log: asks a model for a regular expression, checks it, and asks the user.
 
-An expression that the user agreed to is remembered with the shape of the log. A log has the same
-shape if its lines are of the same kinds, whatever the numbers in them.
+fractale remembers an expression that the user accepted, with the shape of the log. Logs have the
+same shape if their lines are of the same kinds, apart from the numbers in them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from fractale.questions import question
 DEFAULT_TRIES = 5
 
 MAX_SHOWN_LOG = 12_000
-"""Characters of the log that the model is shown."""
+"""The most characters of the log that the model sees."""
 
 MIN_LIKENESS = 0.5
-"""`likeness` from which on two logs have the same shape."""
+"""The least `likeness` of two logs with the same shape."""
 
 MAX_NOTES = 20
-"""Expressions that are remembered for one metric."""
+"""The most expressions that are remembered for one metric."""
 
 YES, NO = "yes", "no"
 REFUSED = "a person says that this is not the metric"
@@ -51,7 +51,7 @@ ANSWER: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParseTask:
-    """What to find. The log is not part of the state, so it stays out of the checkpoints."""
+    """The metric to find. The log is not part of the state, so it stays out of the checkpoints."""
 
     ctx: AgentContext
     metric: str
@@ -62,14 +62,14 @@ class ParseTask:
 
 
 class Try(TypedDict):
-    """One proposal of the model, and why it was refused."""
+    """One proposal of the model, and the reason for its refusal."""
 
     regex: str
     fault: str
 
 
 class Match(TypedDict):
-    """What a regular expression found; `method` is its origin: ``model`` or ``remembered``."""
+    """A match of a regular expression. `method` is its origin: ``model`` or ``remembered``."""
 
     regex: str
     value: str
@@ -79,14 +79,14 @@ class Match(TypedDict):
 
 
 class Note(TypedDict):
-    """An expression that the user agreed to, and the shape of its log."""
+    """An expression that the user accepted, and the shape of its log."""
 
     regex: str
     shape: list[str]
 
 
 class Parsing(TypedDict, total=False):
-    """The agent's state: the user has yet to agree to `match` until it is `done`."""
+    """The agent's state. Until it is `done`, the user must still accept `match`."""
 
     tries: list[Try]
     match: Match | None
@@ -131,7 +131,7 @@ def _task(ctx: AgentContext, request: AgentRequest) -> ParseTask:
 
 
 def _as_text(log: Any) -> str:
-    """A log as one text; some tools give it as a list of lines."""
+    """A log as one text. Some tools return it as a list of lines."""
     if not isinstance(log, list):
         return str(log)
     lines = [str(line).removesuffix("\n") for line in cast("list[Any]", log)]
@@ -158,7 +158,7 @@ def _gave_up(task: ParseTask, tries: Sequence[Try]) -> AgentAnswer:
 
 
 def _graph() -> Any:
-    """Recall a known expression; else propose until one matches and the user agrees."""
+    """Recall a known expression, or else propose until one matches and the user accepts it."""
     builder: Any = StateGraph(Parsing, context_schema=ParseTask)
     builder.add_node("recall", _recall)
     builder.add_node("propose", _propose)
@@ -179,7 +179,7 @@ def _next(state: Parsing, runtime: Runtime[ParseTask]) -> str:
 
 
 async def _recall(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
-    """Reuse an expression that the user agreed to for a log of this shape, if it matches."""
+    """Reuse an expression that the user accepted for a log of this shape, if it matches."""
     del state
     task = runtime.context
     for pattern in _known(task):
@@ -212,7 +212,7 @@ async def _propose(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
 
 
 async def _confirm(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
-    """Ask the user whether the value is right; an answer other than yes or no is feedback."""
+    """Ask the user whether the value is right. An answer other than yes or no is feedback."""
     task, match = runtime.context, state.get("match")
     assert match is not None  # noqa: S101 - the edge to this node looked
     asked = question(task.ctx.path, _asked(task, match), (YES, NO), default=YES)
@@ -225,7 +225,7 @@ async def _confirm(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
     return Parsing(tries=[*earlier, Try(regex=last["regex"], fault=fault)], match=None)
 
 
-# -- what the model and the person are asked ----------------------------------------------------
+# -- the requests to the model and the user -----------------------------------------------------
 
 
 def _messages(task: ParseTask, tries: Sequence[Try]) -> list[BaseMessage]:
@@ -261,13 +261,13 @@ def _asked(task: ParseTask, match: Match) -> str:
 
 
 def _pattern_in(data: Any) -> str:
-    """The model's expression; empty if its answer has none."""
+    """The model's expression. Empty if its answer has none."""
     given: Any = cast("dict[str, Any]", data).get("regex") if isinstance(data, dict) else None
     return given if isinstance(given, str) else ""
 
 
 async def _search(pattern: str, log: str) -> Found | str:
-    """What the pattern finds, or why it finds no usable value."""
+    """The match of the pattern, or why its value is not usable."""
     try:
         return await asyncio.to_thread(find_value, pattern, log)
     except ValueError as error:
@@ -284,7 +284,7 @@ def _match(pattern: str, found: Found, method: str) -> Match:
     )
 
 
-# -- what is remembered -------------------------------------------------------------------------
+# -- the memory ---------------------------------------------------------------------------------
 
 
 def _remember(task: ParseTask, pattern: str) -> None:
@@ -314,10 +314,10 @@ def _key(task: ParseTask) -> str:
 # -- the shape of a log -----------------------------------------------------------------------
 
 MAX_KINDS = 64
-"""Of lines in a shape."""
+"""The most kinds of lines in a shape."""
 
 MAX_LOG = 200_000
-"""Characters of a log that its shape is made from."""
+"""The most characters of a log that determine its shape."""
 
 MAX_LINE = 500
 

@@ -1,4 +1,4 @@
-"""Tools that validate batch scripts: which one fits, how to call it, and its verdict."""
+"""Tools that validate batch scripts: the choice of a tool, its call, and its verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A_SCRIPT = re.compile(r"job ?spec|(batch|job|submission)[ _-]script|batch", re.I
 SOMETHING_ELSE = re.compile(
     r"persona|prompt|expert|submit|cancel|delete|run|launch|execute|create", re.IGNORECASE
 )
-"""In a tool's name: it does something else than validate a script."""
+"""Parts of a tool's name that show that it does not validate scripts."""
 
 FAULTS = ("errors", "error")
 VERDICTS = ("valid", "is_valid", "success", "ok", "passed")
@@ -48,7 +48,7 @@ class Verdict:
     """A validator's verdict.
 
     Args:
-        valid: None if the answer says neither.
+        valid: None if the answer does not say.
         reason: In the validator's words.
     """
 
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def find_validator(tools: Sequence[ToolInfo], target: str) -> ToolInfo | None:
-    """The tool that fits best to validate a script of a manager; None if none fits."""
+    """The tool that fits best to validate a manager's script; None if no tool fits."""
     fitting = [(rank, tool) for tool in tools if (rank := _rank(tool, target)) > 0]
     fitting.sort(key=lambda pair: (-pair[0], pair[1].name))
     return fitting[0][1] if fitting else None
@@ -65,8 +65,8 @@ def find_validator(tools: Sequence[ToolInfo], target: str) -> ToolInfo | None:
 
 def _rank(tool: ToolInfo, target: str) -> int:
     """How well a tool fits; 0 if it does not fit."""
-    told = f"{tool.name} {tool.description.strip().partition(chr(10))[0]}"
-    fits = VALIDATES.search(told) and A_SCRIPT.search(told) and not SOMETHING_ELSE.search(tool.name)
+    text = f"{tool.name} {tool.description.strip().partition(chr(10))[0]}"
+    fits = VALIDATES.search(text) and A_SCRIPT.search(text) and not SOMETHING_ELSE.search(tool.name)
     named = _managers_in(tool.name)
     meant = named or _managers_in(tool.description)
     if not fits or (meant and target not in meant) or arguments_for(tool, "", "", target) is None:
@@ -90,8 +90,8 @@ def _managers_in(text: str) -> set[str]:
 def arguments_for(tool: ToolInfo, script: str, original: str, target: str) -> dict[str, Any] | None:
     """The arguments to validate a script; None if the tool needs other arguments.
 
-    The original is passed only if the tool requires it: tools that compare both scripts refuse
-    each launcher that had to change.
+    The original is passed only if the tool requires it: tools that compare both scripts refuse each
+    launcher that had to change.
     """
     properties: Mapping[str, Any] = tool.input_schema.get("properties", {})
     required = set(tool.input_schema.get("required", ()))

@@ -1,9 +1,9 @@
-"""The search for good settings of a job: what to try next, given what was tried.
+"""The search for good settings of a job: proposes the next trial from the trials so far.
 
-`Search.propose` is the one core, of the agent `optimize` and of the tool `next_trial`. The table of
-trials is all the memory of a search: Optuna's algorithms are asked through the pure function
-`propose`. So the same table and seed give the same proposal in any process, and a resumed search
-continues as if it had never stopped.
+`Search.propose` is the core of the agent `optimize` and of the tool `next_trial`. The table of
+trials is the only memory of a search, and the pure function `propose` asks Optuna's algorithms. So
+the same table and seed give the same proposal in any process, and a resumed search continues as if
+it had never stopped.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 EXTRA = "optimize"
 
 USER = "person"
-"""`source` of a trial that the user asked for; the word is part of the table's format."""
+"""`source` of a trial that the user asked for. The word is part of the table's format."""
 
 STARTUP_TRIALS = 5
-"""Random trials before TPE models anything. Optuna's own ten are a whole budget of jobs."""
+"""Random trials before TPE models anything. Optuna's default of ten is a whole budget of jobs."""
 
 MAX_POINTS = 10_000
-"""Points of a grid."""
+"""The most points of a grid."""
 
 MAX_ASKS = 20
-"""How often an algorithm is asked for a point that was not tried: each trial may take an hour."""
+"""The most requests to an algorithm for a new point. Each trial may take an hour."""
 
 MAX_SEED = 2**32
-"""Where Optuna's seeds end."""
+"""The upper end of Optuna's seeds."""
 
 
 class Trial(TypedDict):
-    """One line of the table; `source` is an algorithm, ``model`` or `USER`."""
+    """One line of the table. `source` is an algorithm, ``model`` or `USER`."""
 
     number: int
     params: dict[str, Any]
@@ -56,7 +56,7 @@ class Trial(TypedDict):
 
 
 class Proposal(TypedDict):
-    """What to try next."""
+    """The settings of the next trial."""
 
     params: dict[str, Any]
     source: str
@@ -68,12 +68,12 @@ AnyTrial = TypeVar("AnyTrial", bound=Mapping[str, Any])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRules:
-    """When a search is over.
+    """The conditions that end a search.
 
     Args:
-        max_trials: The budget; failed trials count.
+        max_trials: The budget. Failed trials count.
         patience: Trials without an improvement; None: no limit.
-        target: A value that is good enough; None: no value is.
+        target: A value that is good enough; None: without a target.
         max_failures: Failures in a row.
     """
 
@@ -84,7 +84,7 @@ class StopRules:
     max_failures: int
 
     def reason(self, trials: Sequence[Trial]) -> str | None:
-        """Why the search is over: target, failures, budget or patience; None if it is not."""
+        """Why the search is over: target, failures, budget or patience; None if it is not over."""
         best = best_of(trials, self.direction)
         if best and self._reaches(best["value"]):
             return "target"
@@ -104,7 +104,7 @@ class StopRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """A search: where, how, and when it is over.
+    """A search: its space, its algorithm, and its end.
 
     Args:
         space: As `read_space` expects it.
@@ -118,7 +118,7 @@ class Search:
     start: Sequence[Mapping[str, Any]] = ()
 
     def propose(self, trials: Sequence[Trial]) -> Proposal | str:
-        """What to try after these trials, or the reason why the search is over.
+        """The next trial after these trials, or the reason why the search is over.
 
         Raises:
             ToolError: As `propose`.
@@ -142,7 +142,7 @@ def next_line(
     """The table's line for the trial that has just ended.
 
     Args:
-        outcome: Its value, or why it failed.
+        outcome: Its value, or its error.
     """
     failed = isinstance(outcome, str)
     return Trial(
@@ -172,7 +172,7 @@ def succeeded(trial: Mapping[str, Any]) -> bool:
 
 
 def failures_in_a_row(trials: Sequence[Trial]) -> int:
-    """How many of the last trials failed since one succeeded."""
+    """The number of failed trials since the last success."""
     good = [trial["number"] for trial in trials if succeeded(trial)]
     return len(trials) - (good[-1] if good else 0)
 
@@ -187,15 +187,15 @@ def propose(
     seed: int = 0,
     direction: Direction = "minimize",
 ) -> dict[str, Any] | None:
-    """What an algorithm would try next: the same for the same arguments.
+    """An algorithm's next point. The same arguments always give the same point.
 
     Args:
         space: As `read_space` expects it.
         trials: In order: ``{params: {...}, value: number}``. A trial without a value, or with
             ``ok: false``, has failed.
         algorithm: ``tpe``, ``cma-es``, ``grid`` or ``random``.
-        seed: Another seed, another search.
-        direction: Whether the value is to ``minimize`` or to ``maximize``.
+        seed: Another seed gives another search.
+        direction: Whether to ``minimize`` or to ``maximize`` the value.
 
     Returns:
         A value for each parameter; None if every point was tried.
@@ -225,10 +225,10 @@ def propose(
 
 
 def load_optuna() -> Any:
-    """Import Optuna and what its algorithms need.
+    """Import Optuna and the packages that its algorithms need.
 
     Raises:
-        DependencyMissing: It is not installed.
+        DependencyMissing: Optuna is not installed.
     """
     try:
         import cmaes  # noqa: F401  # Optuna imports it only once CMA-ES is asked  # pyright: ignore[reportUnusedImport]
@@ -241,7 +241,7 @@ def load_optuna() -> Any:
     return cast("Any", optuna)
 
 
-# -- what is asked ------------------------------------------------------------------------------
+# -- the arguments ------------------------------------------------------------------------------
 
 
 def _check(
@@ -268,7 +268,7 @@ def check_fit(parameters: Mapping[str, Parameter], algorithm: str) -> None:
     """Check that an algorithm can search a space.
 
     Raises:
-        ToolError: It cannot; the hint names an algorithm that can.
+        ToolError: The algorithm cannot. The hint names an algorithm that can.
     """
     if algorithm == "grid":
         _check_grid(parameters)
@@ -347,7 +347,7 @@ def _asked(study: Any, optuna: Any, parameters: Mapping[str, Parameter]) -> dict
 
 
 def _seed_for(seed: int, number: int) -> int:
-    """The seed of one trial: each proposal has a new sampler, which remembers nothing."""
+    """The seed of one trial. Each proposal has a new sampler without a memory."""
     return (seed * 1_000_003 + number) % MAX_SEED
 
 
@@ -372,14 +372,14 @@ def _study_of(
     states = optuna.trial.TrialState
     for trial in trials:
         good = succeeded(trial)
-        # TPE ignores failed trials, but takes pruned ones for the worst and avoids them.
-        told = optuna.trial.create_trial(
+        # TPE ignores failed trials. It treats pruned trials as the worst and avoids them.
+        added = optuna.trial.create_trial(
             state=states.COMPLETE if good else states.PRUNED,
             value=trial["value"] if good else None,
             params=typed(parameters, trial["params"]),
             distributions=distributions,
         )
-        study.add_trial(told)
+        study.add_trial(added)
     return study
 
 
@@ -392,7 +392,7 @@ def _replayed(
 ) -> Any:
     """A study that replays all trials, for CMA-ES, whose state depends on their order.
 
-    Its distribution also moves by trials that it did not propose.
+    Trials that it did not propose also move its distribution.
     """
     rest = optuna.samplers.RandomSampler(seed=_seed_for(seed, len(trials)))
     sampler = optuna.samplers.CmaEsSampler(
@@ -411,7 +411,7 @@ def _replayed(
 
 
 def _grid_study(optuna: Any, parameters: Mapping[str, Parameter], seed: int) -> Any:
-    """A study that walks through the shuffled grid from its start."""
+    """A study that goes through the shuffled grid from its start."""
     axes = {name: parameter.grid() for name, parameter in parameters.items()}
     return optuna.create_study(sampler=optuna.samplers.GridSampler(axes, seed=seed))
 
@@ -427,7 +427,7 @@ def _untried(
     tried: Sequence[Mapping[str, Any]],
     asks: int,
 ) -> dict[str, Any] | None:
-    """The study's first point that was not tried; None if all of `asks` were."""
+    """The study's first new point; None if all of `asks` points were tried."""
     for _ in range(asks):
         point = _asked(study, optuna, parameters)
         if point not in tried:

@@ -1,9 +1,9 @@
-"""What a tool, a prompt or a sub-agent expects and returns.
+"""Arguments and results of tools, prompts and sub-agents: shown on one line, and checked.
 
 `signature` writes a call on one line, for models and users:
 ``submit(script*: string, nodes: integer, mode: "a"|"b") -> job_id: string, log: string``. A star
 marks a required argument; the outputs follow the arrow. `faults_of_call` and `faults_of_given`
-check arguments before anything is asked or run.
+check arguments before the user is asked or a call is made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fractale.toolbox import PromptInfo
 Schema = Mapping[str, Any]
 
 MAX_CHARS: Final = 1500
-"""Of the arguments or the outputs in one line."""
+"""The most characters of the arguments or the outputs in one line."""
 
 _MAX_CHOICES: Final = 8
 _MAX_DEPTH: Final = 2
@@ -32,7 +32,7 @@ def signature(name: str, takes: Schema, gives: Schema | None, without: Iterable[
 
     Args:
         takes: JSON Schema of the arguments.
-        gives: JSON Schema of the outputs; None if it is not known.
+        gives: JSON Schema of the outputs; None if it is unknown.
         without: Arguments to leave out.
     """
     arguments = fields(takes, without)
@@ -41,13 +41,13 @@ def signature(name: str, takes: Schema, gives: Schema | None, without: Iterable[
 
 
 def prompt_signature(prompt: PromptInfo) -> str:
-    """A prompt on one line; its arguments are texts."""
+    """A prompt on one line. Its arguments are texts."""
     names = [f"{a['name']}{'*' if a.get('required') else ''}" for a in prompt.arguments]
     return f"{prompt.name}({', '.join(names)})"
 
 
 def outputs_of_schema(schema: Schema) -> str:
-    """The keys of an answer with their types; empty if the schema names none."""
+    """The keys of an answer with their types. Empty if the schema names none."""
     inner = _table(schema.get("properties"))
     if schema.get(WRAPPED) and list(inner) == ["result"]:
         kind = type_in_words(inner["result"], schema)
@@ -82,7 +82,7 @@ def _description(schema: Any) -> str:
 
 
 def _open_object(schema: Any) -> str:
-    """The description of an object without properties, whose type says too little."""
+    """The description of an object without properties, since its type says too little."""
     said = _table(schema)
     if said.get("type") != "object" or said.get("properties") or not said.get("description"):
         return ""
@@ -116,9 +116,9 @@ def type_in_words(schema: Any, root: Schema, depth: int = 0) -> str:
 
 
 def resolved(schema: Any, root: Schema) -> Schema:
-    """The schema that a local ``$ref`` refers to; a schema without ``$ref`` is returned as it is.
+    """The schema that a local ``$ref`` refers to. A schema without ``$ref`` is returned unchanged.
 
-    A reference that leads nowhere gives an empty schema.
+    For a reference without a target, the result is an empty schema.
     """
     said = _table(schema)
     target = said.get("$ref")
@@ -140,12 +140,12 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def faults_of_given(schema: Schema, given: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the arguments given so far; others may follow.
+    """The errors in the arguments given so far. Others may follow.
 
     Args:
         schema: JSON Schema of all arguments.
-        given: The arguments that are known. Text in place of a number is not a fault: the caller
-            can still convert it.
+        given: The known arguments. Text instead of a number is not an error: the caller can still
+            convert it.
     """
     properties: Schema = schema.get("properties") or {}
     open_schema = {
@@ -157,10 +157,10 @@ def faults_of_given(schema: Schema, given: Mapping[str, Any]) -> list[str]:
 
 
 def faults_of_call(schema: Schema, arguments: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the arguments of a whole call."""
+    """The errors in the arguments of a whole call."""
     closed = dict(schema)
     if schema.get("properties") and "patternProperties" not in schema:
-        # Servers that are made from functions refuse arguments that they do not name.
+        # Servers that are made from functions refuse arguments that their functions do not have.
         closed.setdefault("additionalProperties", False)
     return _faults(closed, arguments)
 
@@ -169,4 +169,4 @@ def _faults(schema: Schema, value: Mapping[str, Any]) -> list[str]:
     try:
         return [str(each) for each in misfits(schema, value, texts="any")]
     except UnusableSchema:
-        return []  # only the server can tell
+        return []  # only the server can decide

@@ -1,4 +1,4 @@
-"""Parameter spaces as JSON: read, checked, and whether a point is in a space."""
+"""Parameter spaces as JSON: parses and checks them, and checks the points of a space."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MAX_INTEGER = 2**53
 """Larger integers lose digits in JSON and Optuna."""
 
 TOLERANCE = 1e-8
-"""How far a value may be off a step, as a share of the step; the same as Optuna's."""
+"""The largest deviation of a value from a step, as a share of the step; the same as Optuna's."""
 
 MAX_SHOWN_CHOICES = 20
 
 MAX_VALUES = 10_000
-"""Values of one parameter on a grid."""
+"""The most values of one parameter on a grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Parameter:
 
     Args:
         low: The smallest number.
-        high: The largest number; it is on a step.
+        high: The largest number, which is on a step.
         log: Whether to draw numbers evenly by their logarithms.
         step: Distance of two numbers; None for a float without steps, and with `log`.
         choices: The values of a categorical parameter.
@@ -62,10 +62,10 @@ class Parameter:
         return round((self.high - self.low) / step) + 1
 
     def grid(self) -> list[Any]:
-        """Its values on a grid: all of them; of an integer with `log`, powers of two.
+        """Its values on a grid: all values, or powers of two for an integer with `log`.
 
         Raises:
-            ValueError: There are infinitely many, or too many.
+            ValueError: The values are infinitely many, or too many.
         """
         if self.type == "categorical":
             return list(self.choices)
@@ -92,7 +92,7 @@ class Parameter:
 
 
 def _doublings(low: int, high: int) -> list[int]:
-    """1, 2, 4, … as users choose nodes and ranks; the last is always `high`."""
+    """1, 2, 4, … as users choose nodes and ranks. The last is always `high`."""
     values = [low]
     while values[-1] * 2 < high:
         values.append(values[-1] * 2)
@@ -110,7 +110,7 @@ def read_space(space: Any) -> dict[str, Parameter]:
             ``{type: categorical, choices: [...]}``; with ``choices`` the type may be left out.
 
     Raises:
-        ToolError: It is not valid; the message lists all faults.
+        ToolError: The space is not valid. The message lists all faults.
     """
     if not isinstance(space, Mapping) or not space:
         raise ToolError("`space` is a mapping of at least one parameter", hint=EXAMPLE)
@@ -191,7 +191,7 @@ def _parameter(given: Mapping[str, Any]) -> Parameter:
         step = None if log else step or 1
     low, high = given["low"], given["high"]
     if step is not None:
-        # Optuna moves `high` down to the last step, too, but warns each time.
+        # Optuna also moves `high` down to the last step, but warns each time.
         steps = math.floor((high - low) / step + TOLERANCE)
         high = Parameter(type=kind, low=low, step=step).at(steps)
     return Parameter(type=kind, low=low, high=high, log=log, step=step, description=about)
@@ -209,7 +209,7 @@ def _is_integer(value: Any) -> TypeGuard[int]:
 
 
 def faults_of(parameters: Mapping[str, Parameter], params: Any) -> list[str]:
-    """Why a point is not in the space; empty if it is."""
+    """Why a point is not in the space. Empty if it is."""
     if not isinstance(params, Mapping):
         return ["`params` is a mapping of the parameters"]
     point = cast("Mapping[str, Any]", params)

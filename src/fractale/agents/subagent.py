@@ -1,8 +1,8 @@
-"""What a sub-agent is (`Subagent`), and what it may do (`AgentContext`).
+"""The interface of sub-agents: the agent (`Subagent`) and its context (`AgentContext`).
 
-The step that runs an agent provides its context. The context decides what may be called, counts the
-cost, emits the events, and asks the user. So an agent has no key, no session and no settings, and
-an agent that another agent asks can do no more than the other.
+The step that runs an agent provides its context. The context decides which calls are allowed,
+counts the cost, emits the events, and asks the user. So an agent has no key, no session and no
+settings. An agent that another agent asks can do no more than the other agent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AgentRequest:
 
     Args:
         inputs: Its arguments, by its `input_schema`.
-        instruction: What to do, in words.
+        instruction: The task, as text.
         messages: A conversation to continue; empty for a new one.
         schema: JSON Schema that the answer must fit; None: any answer.
         config: The node's, so that the nodes of the agent's graph are checkpoints of the run.
@@ -48,8 +48,8 @@ class AgentAnswer:
     Args:
         outputs: JSON; a mapping if the agent has an `output_schema`.
         text: The same for readers.
-        messages: The whole conversation, to be continued later.
-        error: Why it failed; None if it did not.
+        messages: The whole conversation, for later requests.
+        error: Why the agent failed; None if it did not.
     """
 
     outputs: Any
@@ -59,15 +59,15 @@ class AgentAnswer:
 
 
 class AgentContext(Protocol):
-    """What a sub-agent may do, decided by the step that runs it."""
+    """The abilities of a sub-agent. The step that runs the agent decides them."""
 
     @property
     def path(self) -> str:
-        """The step's path in the run; an agent asked by another has ``step/agent``."""
+        """The step's path in the run. An agent that another agent asks has ``step/agent``."""
         ...
 
     async def tools(self) -> list[ToolInfo]:
-        """The tools that this agent may call; other agents are not among them."""
+        """The tools that this agent may call, without other agents."""
         ...
 
     async def agents(self) -> list[Subagent | ToolInfo]:
@@ -88,10 +88,10 @@ class AgentContext(Protocol):
         ...
 
     async def call_agent(self, agent: Subagent | ToolInfo, request: AgentRequest) -> AgentAnswer:
-        """Ask another sub-agent, within this one's tools, budget and depth.
+        """Ask another sub-agent, within this agent's tools, budget and depth.
 
         Raises:
-            CallError: It failed, or may not be asked. The model should see the error.
+            CallError: The sub-agent failed, or may not be asked. The model should see the error.
         """
         ...
 
@@ -100,11 +100,11 @@ class AgentContext(Protocol):
         ...
 
     async def read_resource(self, uri: str) -> ToolResult:
-        """Read a resource; recorded as a call.
+        """Read a resource. The run records this as a call.
 
         Raises:
             ToolError: The resource does not exist, or its server failed.
-            PolicyError: The settings or the user refuse it.
+            PolicyError: The settings or the user refuse the call.
         """
         ...
 
@@ -122,15 +122,15 @@ class AgentContext(Protocol):
         ...
 
     def chat_model(self) -> BaseChatModel:
-        """The step's model, to look at its profile; calls go through `call_model`."""
+        """The step's model, to read its profile. Calls go through `call_model`."""
         ...
 
     async def call_model(
         self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
     ) -> AIMessage:
-        """Make one model turn, counted and reported; its text is streamed.
+        """Make one model turn, counted and reported. Its text is streamed.
 
-        The model is the step's; if that is out of reach, the next of the settings'
+        The model is the step's. If that model is out of reach, it is the next of the settings'
         `fallback_models`.
 
         Raises:
@@ -149,7 +149,7 @@ class AgentContext(Protocol):
         """Ask the step's model one question. With a schema, its answer is JSON.
 
         Args:
-            correct: Whether an answer that does not fit the schema goes back once.
+            correct: Whether the model may correct an answer that does not fit the schema, once.
 
         Raises:
             LimitReached: A limit of the run is used up.
@@ -159,14 +159,14 @@ class AgentContext(Protocol):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What the agent may do beside calling tools: of `fractale.plan.kinds.EXTRA_TOOLS`."""
+        """The agent's abilities beside calling tools: of `fractale.plan.kinds.EXTRA_TOOLS`."""
         ...
 
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The user's answer to a question of `fractale.questions`.
 
         This is LangGraph's interrupt: the run can end here, and the node runs again from its start
-        with the answer. So ask at the start of a node of its own.
+        with the answer. So ask at the start of a separate node.
         """
         ...
 
@@ -175,19 +175,19 @@ class AgentContext(Protocol):
         ...
 
     def remember(self, key: str, value: Any) -> None:
-        """Keep a JSON value for the rest of the run; a resumed run has it, too."""
+        """Keep a JSON value for the rest of the run. A resumed run has it, too."""
         ...
 
     def on_text(self, text: str) -> None:
-        """Take a piece of the model's text as it comes."""
+        """Report a piece of the model's text when it arrives."""
         ...
 
     def show(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show the user a table, such as the trials so far; it is an event of the run."""
+        """Show the user a table, such as the trials so far. It is an event of the run."""
         ...
 
     def warn(self, code: str, message: str) -> None:
-        """Report a problem with which the run can continue; it is an event of the run."""
+        """Report a problem that does not stop the run. It is an event of the run."""
         ...
 
     def decided(self, messages: Sequence[BaseMessage]) -> bool:
@@ -204,11 +204,11 @@ class Subagent:
 
     Args:
         name: For a plan's `agent:`.
-        description: What it is for, for users and models.
+        description: Its purpose, for users and models.
         input_schema: JSON Schema of its arguments.
         output_schema: JSON Schema of its outputs.
-        tools: Globs of the tools that it may call at most; None: no limit of its own.
-        run: Does the work. All that costs something belongs in nodes of LangGraph graphs that get
+        tools: Globs of the most tools that it may call; None: without its own limit.
+        run: Does the work. Expensive work belongs in nodes of LangGraph graphs that get
             `request.config`, so that a resume continues inside the agent.
     """
 

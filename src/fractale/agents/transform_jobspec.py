@@ -1,8 +1,9 @@
 """Translates a batch script between workload managers, and checks every translation.
 
-The agent is a graph: choose a validator; then translate, check and validate until no fault is
-left. `check` compares the script with the original by their own lines. No validator does that: a
-script without a single directive is valid for most, and directives of another manager are comments.
+The agent is a graph: it chooses a validator. Then it translates, checks and validates until no
+fault is left. `check` compares the script with the original by their own lines. Validators do not
+do that: for most of them, a script without any directive is valid, and directives of another
+manager are comments.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from fractale.toolbox import ToolInfo
 DEFAULT_TRIES = 4
 
 DIRECTIVES = "directives"
-"""`validated_by` of a script that no tool validated: only its own lines were checked."""
+"""`validated_by` of a script that no tool validated. Only its own lines were checked."""
 
 FENCE = re.compile(r"\A\s*```[^\n]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
@@ -62,9 +63,9 @@ async def run(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
     """Translate the script.
 
     Raises:
-        ToolError: The validator is not there.
-        TransportError: The validator's server was lost.
-        PolicyError: The validator that was asked for may not be called.
+        ToolError: The validator was not found.
+        TransportError: The connection to the validator's server was lost.
+        PolicyError: The requested validator may not be called.
         ModelUnavailable: The model is busy or out of reach.
         LimitReached: A limit of the run is used up.
     """
@@ -119,12 +120,12 @@ def _answer(task: ScriptTask, after: Translating) -> AgentAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptTask:
-    """What to translate.
+    """The script to translate, its managers and its validator.
 
     Args:
         source: The manager that the script is for; empty if it has no directives.
         validator: The validator that the user named; empty if none.
-        error: What failed before, outside this agent.
+        error: The earlier error, from outside this agent.
     """
 
     ctx: AgentContext
@@ -140,7 +141,7 @@ class ScriptTask:
 class Translating(TypedDict, total=False):
     """The agent's state.
 
-    A translation is finished if it has no `faults` and `validated_by` says who found none.
+    A translation is finished if it has no `faults` and `validated_by` names the check that passed.
     """
 
     tries: int
@@ -214,10 +215,10 @@ async def _choose(state: Translating, runtime: Runtime[ScriptTask]) -> Translati
 
 
 async def _validator(task: ScriptTask, name: str) -> ToolInfo | None:
-    """The validator of that name; without a name, the one that fits best, or None.
+    """The validator of that name. Without a name, the one that fits best, or None.
 
     Raises:
-        ToolError: No tool has the name, or the tool takes no script.
+        ToolError: No tool has the name, or the tool does not accept a script.
     """
     tools = await task.ctx.tools()
     if not name:
@@ -287,7 +288,7 @@ async def _validate(state: Translating, runtime: Runtime[ScriptTask]) -> Transla
 
 
 def _without_validator(task: ScriptTask, state: Translating, why: str) -> Translating:
-    """Check only the script's own lines: the tool that was found is of no use."""
+    """Check only the script's own lines, since the tool that was found is not usable."""
     if task.target not in NAMES:
         raise ToolError(f"there is no way to check a script for {task.target}: {why}")
     faults = _translation_of(task, state).faults(strict=True)
@@ -299,7 +300,7 @@ def _without_validator(task: ScriptTask, state: Translating, why: str) -> Transl
     )
 
 
-# -- what the model is asked --------------------------------------------------------------------
+# -- the request to the model -------------------------------------------------------------------
 
 
 def _messages(task: ScriptTask, state: Translating) -> list[BaseMessage]:
@@ -335,7 +336,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "workdir": "/w",
     "exclusive": True,
 }
-"""What jobs ask for most often, by the fields of a `Request`."""
+"""The most frequent requests of jobs, by the fields of a `Request`."""
 
 
 def _options(target: str) -> str:
@@ -373,9 +374,9 @@ class Translation:
     """A script and its translation.
 
     Args:
-        source: The manager of the original, as `scheduler_named` gives it; empty if it has none.
+        source: The manager of the original, from `scheduler_named`; empty if it has none.
         target: The manager of the translation.
-        no_analogue: What the target cannot express, in the words of the translator.
+        no_analogue: The features that the target cannot express, in the translator's words.
     """
 
     original: str
@@ -385,11 +386,11 @@ class Translation:
     no_analogue: Sequence[str] = ()
 
     def faults(self, *, strict: bool) -> list[str]:
-        """What shows that the translation is missing or wrong; empty if nothing does.
+        """The evidence that the translation is missing or wrong. Empty if it is right.
 
         Args:
-            strict: Whether options that the target does not know count, too. A validator finds
-                them better.
+            strict: Whether options that the target does not know count, too. A validator finds them
+                better.
         """
         original, translated = self._original(), self._translated()
         found = [*leftovers(original, translated), *compare_commands(original, translated).errors]
@@ -404,12 +405,12 @@ class Translation:
         if not original.scheduler:
             return found
         mentions = [*self.no_analogue, *comments_of(translated)]
-        told = [loss for loss in self._losses(original) if not loss.grave]
-        differences = compare(original, translated, mentions, told)
+        known = [loss for loss in self._losses(original) if not loss.grave]
+        differences = compare(original, translated, mentions, known)
         return [*found, *(str(each) for each in differences if not each.minor)]
 
     def _losses(self, original: Script) -> Sequence[Loss]:
-        """What the target cannot express, as far as fractale knows."""
+        """The features that the target cannot express, as far as fractale knows."""
         if not original.scheduler or self.target not in NAMES or self.source == self.target:
             return ()
         return translate(original, self.target).losses
@@ -425,7 +426,7 @@ class Translation:
         return read_script(self.script, self.target)
 
     def without_counterpart(self) -> list[str]:
-        """What the target cannot express, and `no_analogue` does not mention."""
+        """The features that the target cannot express, and that `no_analogue` does not mention."""
         return [
             f"{loss.text or loss.what}: {loss.why}"
             for loss in self._losses(self._original())

@@ -24,8 +24,8 @@ def rule_events(step: Step) -> list[str]:
 class Flow:
     """The steps of one plan and where they can lead.
 
-    A transition to a step that does not exist counts as one to the step that was probably meant, or
-    else to any step, so that one fault is reported once.
+    A transition to a step that does not exist counts as one to the nearest name, or else to any
+    step. So one fault is reported once.
 
     Args:
         plan: The plan.

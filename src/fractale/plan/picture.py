@@ -126,8 +126,8 @@ def packaged_fonts() -> list[Path]:
     found = find_spec("font_lato")
     if found is None or found.origin is None:
         return []
-    folder = Path(found.origin).parent / "files"
-    return [folder / f"Lato-{name}.ttf" for name in ("Regular", "Bold")]
+    directory = Path(found.origin).parent / "files"
+    return [directory / f"Lato-{name}.ttf" for name in ("Regular", "Bold")]
 
 
 def missing(package: str) -> DependencyMissing:

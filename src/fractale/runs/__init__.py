@@ -1,16 +1,22 @@
 """Starting, resuming and forking runs: the one service behind every way to use fractale.
 
-A reader's path: `Workspace.open` (`workspace`) opens what runs need. Its `Runs` (`service`) starts,
-resumes or forks one; a run is a LangGraph thread with the run's id. Before anything runs,
-`preflight` finds what would fail. A `RunDriver` (`driver`) then compiles the plan and invokes the
-graph until it ends, waits, or reaches a limit; `answering` answers what it asks, and a
-`RunReporter` (`reporter`) hears every event and makes the `RunResult` (`result`).
+To follow a run, read the modules in this order:
+
+1. `workspace`: `Workspace.open` opens the tools and agents that runs need.
+2. `service`: `Runs` starts, resumes or forks a run. A run is a LangGraph thread with the run's id.
+3. `preflight` finds errors before anything runs.
+4. `driver`: a `RunDriver` compiles the plan. It invokes the graph until the graph ends, waits, or
+   reaches a limit.
+5. `answering` answers the questions of the run.
+6. `reporter`: a `RunReporter` receives every event and makes the `RunResult` (`result`).
+
+The other modules:
 
 - `options`: how to run: listeners, the user to ask, limits, a checkpointer.
-- `changes`: what changed since a run began: its plan, its tools, its software.
-- `fork`: what a run knew before a step, and the record of the run that begins there.
+- `changes`: the changes since a run began: its plan, its tools, its software.
+- `fork`: the values of a run before a step, and the record of the run that begins there.
 - `one_step`: the plans of ``fractale agent`` and ``fractale prompt``.
-- `ready`: which runs can be resumed since their jobs have ended.
+- `ready`: the runs that can be resumed since their jobs have ended.
 - `cancelling`: ends the jobs of a run, and the run with them.
 """
 

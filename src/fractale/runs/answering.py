@@ -1,4 +1,4 @@
-"""Answers to what a run asks: given beforehand, by ``--yes``, or by the user."""
+"""Answers to the questions of a run: given beforehand, by ``--yes``, or by the user."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Answering:
     """Answers the questions of one run: given beforehand, by ``--yes``, or by the user.
 
     Args:
-        options: Who is there, and what was said beforehand.
+        options: The user to ask, and the answers given beforehand.
 
     Attributes:
         context: The run; set once it is known.
-        waiting: What the graph asked last.
-        asking: Whether the user is at a question that the graph waits for.
+        waiting: The latest questions of the graph.
+        asking: Whether the user is answering a question that the graph waits for.
     """
 
     def __init__(self, options: RunOptions) -> None:
@@ -46,7 +46,7 @@ class Answering:
         self.asking = False
 
     async def replies(self, interrupts: Sequence[Any], first: Answers) -> Any:
-        """Answers to what the graph waits for, as its next input; None if there is none.
+        """Answers to the questions of the graph, as its next input; None if there is none.
 
         Args:
             first: Answers that come before all others.
@@ -59,7 +59,7 @@ class Answering:
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
-                # A secret is only in `_elicited`: the server asks again, and gets it from there.
+                # A secret is only in `_elicited`. The server asks again, and gets it from there.
                 replies[key] = reply(question, without_secrets(question, answer))
         self.asking = False
         return Command(resume=replies) if replies else None
@@ -70,9 +70,9 @@ class Answering:
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
             self._of_changed
         ):
-            return self._of_changed[known]  # of the same change, that another step asked about
+            return self._of_changed[known]  # another step asked about the same change
         answer = first.find(question)
-        # A change cannot be agreed to beforehand: `accept` was meant for a drafted plan.
+        # A change cannot be accepted beforehand: `accept` was meant for a drafted plan.
         if answer is MISSING and question.get("kind") != "tool_changed":
             answer = options.answers.find(question)
         if answer is MISSING and options.yes:
@@ -82,10 +82,10 @@ class Answering:
         return self._take(question, answer, by)
 
     async def ask(self, question: Mapping[str, Any]) -> Any:
-        """The user's answer; MISSING without a user to ask, or if they give none.
+        """The user's answer; MISSING without a user, or if the user gives none.
 
         Raises:
-            AnswerError: The question does not accept the answer; it stays open.
+            AnswerError: The question does not accept the answer. The question stays open.
         """
         self.context.emit("waiting", step=question.get("step"), question=dict(question))
         if self._options.person is None:
@@ -108,7 +108,7 @@ class Answering:
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
-        """What outlives the question: calls that are allowed for good, a server's answer.
+        """Keep the parts of an answer that outlast the question: approvals, a server's answer.
 
         A secret was not recorded: after a kill the server asks for it again.
         """
@@ -122,7 +122,7 @@ class Answering:
             self._elicited[identity(question)] = answer
 
     async def ask_now(self, question: Mapping[str, Any]) -> Any:
-        """The answer to what a server asks in the middle of a call; None if there is none."""
+        """The answer to a server's question in the middle of a call; None if there is none."""
         asked = self.context.mask(dict(question))
         if (known := identity(asked)) in self._elicited:
             return self._elicited[known]
@@ -131,7 +131,7 @@ class Answering:
 
 
 def _changed(question: Mapping[str, Any]) -> str:
-    """Identifies a change of tools, whichever step asks about it."""
+    """Identifies a change of tools. The identity is the same for every step that asks about it."""
     return identity({**question, "step": ""})
 
 
@@ -141,6 +141,6 @@ def in_order(interrupts: Sequence[Any]) -> list[Any]:
 
 
 def step_order(waiting: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """What sorts what a run waits for by its steps, items of a foreach by their number."""
+    """The sort key of waiting steps: by their steps, and items of a foreach by their number."""
     parts = re.split(r"(\d+)", str(waiting.get("step")))
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

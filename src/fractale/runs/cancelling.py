@@ -1,9 +1,10 @@
 """Ending the batch jobs of a run, and the run with them.
 
-The jobs of one step end alone: the run sees their end and continues by its plan. All jobs of a run
-end with the run: its process, if there is one, is asked to stop first, so that it does not take
-the end of a job for a failure and submits no other one. Each such job is marked, and a resume
-submits it again.
+The jobs of one step can end alone: the run sees their end and continues by its plan.
+
+All jobs of a run end with the run. If the run has a process, fractale first asks the process to
+stop. Otherwise the process would treat the end of a job as a failure, or submit other jobs. Each
+such job is marked, and a resume submits it again.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
 
 LOOK_SECONDS: Final = 1.0
-"""Between two looks of a run's process for a request to stop."""
+"""Seconds between two checks of a run's process for a request to stop."""
 
 LEFT: Final = ("waiting", "stopped")
 """Statuses of a run whose jobs keep running without it."""
 
 STOP_SECONDS: Final = 30.0
-"""How long the process of a run has to stop before its jobs are ended."""
+"""Seconds that the process of a run has to stop before its jobs are ended."""
 
 MOST_AT_ONCE: Final = 16
 
@@ -45,12 +46,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSeen:
-    """A job of a run, and how it is.
+    """A job of a run, and its status.
 
     Args:
         handle: None if it is not known to have been submitted.
         status: None if it is unknown; `trouble` says why.
-        trouble: Why the job cannot be looked at, or could not be cancelled.
+        trouble: Why the status cannot be read, or the job could not be cancelled.
     """
 
     job: RunJob
@@ -60,7 +61,7 @@ class JobSeen:
 
     @property
     def in_progress(self) -> bool:
-        """Whether it waits or runs, or may do so."""
+        """Whether the job waits or runs, or may do so."""
         if self.status is None:
             return bool(self.trouble)
         return not self.status.over or self.status.state == "unknown"
@@ -83,10 +84,10 @@ class JobSeen:
 
 
 class Canceller:
-    """Looks at the jobs of one run, and ends them.
+    """Reads the status of one run's jobs, and ends the jobs.
 
     Args:
-        folder: The run's. Only jobs whose folders are in it are ever touched.
+        folder: The run's. Only jobs whose directories are in it are ever changed.
     """
 
     def __init__(self, folder: RunRecord, settings: Settings) -> None:
@@ -94,14 +95,14 @@ class Canceller:
         self._jobs = RunJobs.of(folder.jobs.absolute(), settings)
 
     async def look(self, jobs: Sequence[RunJob]) -> list[JobSeen]:
-        """How some jobs of the run are, in the same order."""
+        """The status of some jobs of the run, in the same order."""
         return await _each(self._look, jobs)
 
     async def cancel(self, seen: Sequence[JobSeen], *, with_run: bool) -> list[JobSeen]:
-        """Ask for the end of jobs, and look some seconds later how they are.
+        """Cancel jobs, and read their status some seconds later.
 
         Args:
-            with_run: Whether they end because the run is to stop: a resume submits them again.
+            with_run: Whether the jobs end because the run is to stop: a resume submits them again.
         """
 
         async def one(each: JobSeen) -> JobSeen:
@@ -150,10 +151,10 @@ async def _each(call: Callable[[T], Awaitable[JobSeen]], values: Sequence[T]) ->
 
 
 async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
-    """Ask the process that has a run to stop; returns whether none has it any more.
+    """Ask the process of a run to stop. Returns whether the run has no process any more.
 
     Args:
-        seconds: How long it is waited for. A process that is in the middle of a call stops later.
+        seconds: The most seconds to wait. A process in the middle of a call stops later.
 
     Raises:
         StoreError: The request cannot be written.
@@ -173,19 +174,19 @@ async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
 
 
 def record_stopped(folder: RunRecord) -> None:
-    """Have the record of a run say that it waits for no job any more: they were cancelled.
+    """Record that a run does not wait for jobs any more, since they were cancelled.
 
-    It changes nothing if the run ended, or if a process has it, which records its own end.
+    It changes nothing if the run ended, or if the run has a process, which records its own end.
 
     Raises:
-        StoreError: The record cannot be read, or written.
+        StoreError: The record cannot be read or written.
     """
     from fractale.record.history_reader import read_history
 
     try:
         with RunLock(folder):
             history = read_history(folder)
-            history.alive = False  # it is we who have the lock
+            history.alive = False  # this process has the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
                 return
             data: dict[str, Any] = {
@@ -214,9 +215,9 @@ def record_stopped(folder: RunRecord) -> None:
 
 @contextlib.asynccontextmanager
 async def stop_requests(folder: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
-    """Within the block, a request of `stop_run` calls `stop`, once.
+    """Call `stop` once if `stop_run` requests it within the block.
 
-    A request that an earlier process of the run left behind is deleted.
+    A request that is left from an earlier process of the run is deleted.
     """
     path = folder.stop_request
     with contextlib.suppress(OSError):

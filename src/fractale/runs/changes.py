@@ -1,8 +1,8 @@
-"""What changed since a run began: its plan, its tools, its software.
+"""Changes since a run began: its plan, its tools, its software.
 
-A run is resumed only with a plan that means what it did, and with tools that are described as they
-were, if a step that may still run names them. Other versions of the software are only reported. A
-fork runs the changed plan from a step on; `fork_step` says which one.
+A run is resumed only if its plan has the same meaning. The tools must also have the same
+descriptions, if a step that may still run names them. Other versions of the software are only
+reported. A fork runs the changed plan from a step on; `fork_step` finds this step.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from fractale.store.run_record import RunRecord
 from fractale.toolbox import ToolInfo
 
 MOST_CHANGES = 6
-"""Changes that one message names."""
+"""The most changes that one message names."""
 
 What = Literal["step", "input", "output", "plan"]
 How = Literal["new", "gone", "changed"]
 
 UNSEEN = ("name", "description", "transitions", "parallel", "plan")
-"""Keys of a step that are compared in another form, or that nothing in a run depends on."""
+"""Keys of a step that are compared in another form, or that do not affect a run."""
 TABLES = ("inputs", "transitions")
-"""Keys of a step of which each entry counts for itself."""
+"""Keys of a step whose entries are compared one by one."""
 WHOLE = ("name", "agents", "servers", "limits")
-"""What of a plan belongs to none of its steps."""
+"""Keys of a plan that do not belong to any step."""
 
 
 # -- the plan -------------------------------------------------------------------------------------
 
 
 def plan_today(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
-    """The plan of a run as its file says now; where the file is gone, as it was kept.
+    """The plan of a run from its present file, or from the record if the file is gone.
 
     Raises:
-        PlanError: It cannot be read.
+        PlanError: The plan cannot be read.
     """
     file, kept = Path(str(head.get("file") or "")), folder.plan
     return load_plan(kept if kept.is_file() and not file.is_file() else file)
 
 
 def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
-    """The plan that a run is resumed with: today's, which must mean what it did.
+    """The plan that a run is resumed with: the present plan, whose meaning must not have changed.
 
     Raises:
-        PlanError: It cannot be read.
-        UsageError: It has changed since, with what did, and where a fork would take that up.
+        PlanError: The plan cannot be read.
+        UsageError: The plan has changed. The error lists the changes, and the step for a fork.
     """
     plan = plan_today(folder, head)
     if plan_hash(plan) == head.get("plan_hash"):
@@ -90,10 +90,10 @@ def _ways_to_continue(folder: RunRecord, plan: Plan, changes: Sequence[PlanChang
 
 
 def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | None:
-    """The step of a plan at which a fork of a run uses what changed.
+    """The step of a plan at which a fork of a run uses the changes.
 
-    That is the first step that the run entered and that changed, or the first after a step that
-    was removed. If the run entered none of them, it is the step that is due. None without one.
+    It is the first step that the run entered and that changed, or the first after a step that was
+    removed. If the run entered no such step, it is the step that is due. None without one.
     """
     names, due = {step.name for step in plan.steps}, set(changed)
     gone = False
@@ -105,7 +105,7 @@ def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | 
 
 
 def _due(history: RunHistory, around: RecordedAttempt | None = None) -> Iterator[str]:
-    """The names of the step that a run, or the plan inside an attempt, has to do next."""
+    """The names of the next steps of a run, or of the plan inside an attempt."""
     inside = [attempt for attempt in history.attempts if attempt.parent is around]
     if inside:
         last = inside[-1]
@@ -121,11 +121,11 @@ def _due(history: RunHistory, around: RecordedAttempt | None = None) -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class PlanChange:
-    """One thing in a plan that is not as it was.
+    """One change in a plan.
 
     Args:
         name: The step's path, the input, the output, or a key of the plan.
-        parts: What of a step or an input changed, such as ``inputs.time`` or ``rules``.
+        parts: The changed parts of a step or an input, such as ``inputs.time`` or ``rules``.
     """
 
     what: What
@@ -141,10 +141,10 @@ class PlanChange:
 
 
 def plan_changes(before: Plan, now: Plan) -> list[PlanChange]:
-    """What of a plan is not as it was: its steps in their order, then the rest of it.
+    """The changes of a plan: its steps in their order, then the rest of the plan.
 
-    Layout, comments, and descriptions that no model reads are no changes, nor is the path of an
-    included plan that means the same.
+    Layout, comments, and descriptions that no model reads do not count. Neither does the path of an
+    included plan with the same meaning.
     """
     return [
         *_compare("step", dict(_steps(before)), dict(_steps(now))),
@@ -155,12 +155,12 @@ def plan_changes(before: Plan, now: Plan) -> list[PlanChange]:
 
 
 def changed_steps(changes: Sequence[PlanChange]) -> set[str]:
-    """The names of the plan's own steps in which, or inside of which, something changed."""
+    """The names of the plan's own steps that changed, or that contain a changed step."""
     return {change.name.partition("/")[0] for change in changes if change.what == "step"}
 
 
 def _compare(what: What, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[PlanChange]:
-    """What is new or changed in the order of now, then what is gone."""
+    """The new and changed parts in their present order, then the removed parts."""
     for name, value in now.items():
         if name not in before:
             yield PlanChange(what, name, "new")
@@ -182,7 +182,7 @@ def _parts(before: Any, now: Any) -> Iterator[str]:
 
 
 def _steps(plan: Plan, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path → what a step means, with the steps of blocks and of included plans."""
+    """Path → the meaning of a step, with the steps of blocks and of included plans."""
     for step in plan.steps:
         path = f"{prefix}{step.name}"
         yield path, {**_meaning(step), "transitions": _leads(plan, step)}
@@ -199,7 +199,7 @@ def _inner_steps(step: Step, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _meaning(step: Step) -> dict[str, Any]:
     data = {key: value for key, value in step_data(step).items() if key not in UNSEEN}
-    # The first rule that holds decides, and a sweep goes through its axes in their order.
+    # The first true rule decides, and a sweep goes through its axes in their order.
     data["rules"] = [[rule.event, rule.expression.source] for rule in step.rules]
     if isinstance(data.get("foreach"), dict):
         data["foreach"] = list(data["foreach"].items())
@@ -240,13 +240,13 @@ def _whole(before: Plan, now: Plan) -> Iterator[PlanChange]:
 def changed_tools(
     history: RunHistory, plan: Plan, tools: Sequence[ToolInfo]
 ) -> list[tuple[str, str]]:
-    """Step and tool, for each tool with another schema that a step still to be done names.
+    """Step and tool, for each tool whose schema changed, if a step that may still run names it.
 
     Args:
-        tools: As the run would have them now. One that is not there is none that changed.
+        tools: The run's present tools. A missing tool does not count as changed.
     """
     if history.status in ("success", "failed"):
-        return []  # nothing is still to be done
+        return []  # no step may still run
     then, now = history.tools, tool_hashes(tools)
     changed = {name for name, digest in now.items() if then.get(name, digest) != digest}
     if not changed:
@@ -261,7 +261,7 @@ def changed_tools(
 
 
 def _named_tools(step: Step) -> tuple[str, ...]:
-    """The tools that a step names itself; what a glob finds, its model sees as it is now."""
+    """The tools that a step itself names. A model sees the present matches of a glob."""
     own = (step.target,) if step.kind == "tool" and step.target else ()
     return (*own, *(step.tools or ()))
 
@@ -269,15 +269,15 @@ def _named_tools(step: Step) -> tuple[str, ...]:
 def _ahead(
     history: RunHistory, plan: Plan, around: RecordedAttempt | None, prefix: str
 ) -> Iterator[tuple[str, Step]]:
-    """The steps of a plan that a run may still do something in, with their paths."""
+    """The steps of a plan that may still run, with their paths."""
     inside = [attempt for attempt in history.attempts if attempt.parent is around]
     names = {step.name for step in plan.steps}
     under_way = inside[-1] if inside and inside[-1].outcome is None else None
-    stands = next((name for name in _due(history, around) if name in names), None)
+    due = next((name for name in _due(history, around) if name in names), None)
     flow = Flow(plan)
     for step in plan.steps:
         path = f"{prefix}{step.name}"
-        if stands in (None, step.name) or flow.can_precede(stands, step.name):
+        if due in (None, step.name) or flow.can_precede(due, step.name):
             yield path, step
             attempt = under_way if under_way and under_way.name == step.name else None
             yield from _inside(history, step, attempt, path)
@@ -291,19 +291,18 @@ def _inside(
     plan = step.plan or (parse_plan(draft, f"draft of {path}") if draft else None)
     if plan is None:
         return
-    if (
-        attempt is None or step.foreach
-    ):  # all of its steps are ahead, or those of many items at once
+    # All of its steps may still run, or those of many items at once.
+    if attempt is None or step.foreach:
         yield from ((f"{path}/{inner.name}", inner) for inner in plan.walk())
     else:
         yield from _ahead(history, plan, attempt, f"{path}/")
 
 
 def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolInfo]) -> None:
-    """See that the tools are those that the run was begun with.
+    """Check that the tools have the same schemas as at the start of the run.
 
     Raises:
-        UsageError: One has another schema, and a step that is still to be done names it.
+        UsageError: A tool has another schema, and a step that may still run names the tool.
     """
     found = changed_tools(history, plan, tools)
     if not found:
@@ -321,7 +320,7 @@ def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolIn
 
 
 def version_notice(head: Mapping[str, Any]) -> str | None:
-    """The warning about a run that is resumed with other software than it began with."""
+    """The warning about a run that is resumed with other software than at its start."""
     then: Mapping[str, str] = head.get("versions") or {}
     other = [
         f"{name} {then[name]} → {number}"
@@ -334,7 +333,7 @@ def version_notice(head: Mapping[str, Any]) -> str | None:
 
 
 def _counts(name: str, version: str) -> str:
-    """The part of a version in which a difference may be felt."""
+    """The part of a version in which a difference may matter."""
     if name == "fractale":
         return version
     parts = version.split(".")

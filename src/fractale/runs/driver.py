@@ -58,8 +58,8 @@ class RunDriver:
     """One process's work on one run: from an input to a `RunResult`.
 
     Attributes:
-        notices: Code and words of what to warn of before anything runs.
-        parent: What run and step the run was forked from, where it was.
+        notices: Code and text of the warnings before anything runs.
+        parent: For a fork, the run and the step that it comes from.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RunDriver:
         self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _hear(self, event: Event) -> None:
-        """Report an event. What a user agreed to is in the audit log before it is acted upon."""
+        """Report an event. The audit log has a user's approval before the call is made."""
         self._audit.listen(event)
         self._reporter.hear(event)
 
@@ -117,7 +117,7 @@ class RunDriver:
         """Continue from the last checkpoint.
 
         Args:
-            inputs: What the run was started with, values or references.
+            inputs: The inputs at the start of the run, values or references.
         """
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
@@ -134,8 +134,8 @@ class RunDriver:
                     used += used_in(event)
             spent = spent_by(snapshot.values.get("spent"), used)
             self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
-            # One that ended, but whose checkpoint was not written any more, is among the tasks and
-            # not in `next`.
+            # A task that ended before its checkpoint was written is among the tasks, but not in
+            # `next`.
             if not snapshot.tasks:
                 return await self._finished(snapshot.values)
             asked = [i for i in snapshot.interrupts if not is_job(i.value)]
@@ -147,7 +147,7 @@ class RunDriver:
         """A run without a checkpoint may start anew only if it has done nothing.
 
         Raises:
-            StoreError: It has: its checkpoints were lost.
+            StoreError: The run has done something: its checkpoints were lost.
         """
         folder = self._folder
         if folder and (folder.journal.exists() or self._reporter.steps):
@@ -157,7 +157,7 @@ class RunDriver:
             )
 
     def _remember(self, event: Mapping[str, Any]) -> None:
-        """Take over from the record what earlier processes of the run knew."""
+        """Restore from the record the state of earlier processes of the run."""
         if event["event"] == "step_finished":
             self._reporter.step_finished(event)
         elif event["event"] == "job_state":
@@ -169,10 +169,10 @@ class RunDriver:
         """Have the run begin at a step in the middle of its plan.
 
         Args:
-            parent: What run and step it was forked from.
+            parent: The run and the step that it was forked from.
         """
         self.context.entry, self.parent = point, parent
-        # Its ledger has a first line now: what that run's jobs had used.
+        # Its ledger has a first line now: the usage of that run's jobs.
         self.context.meter = Meter(limits_of(self._plan, self._options), ledger=self._ledger)
 
     async def drive(self, inputs: Mapping[str, Any]) -> RunResult:
@@ -189,10 +189,10 @@ class RunDriver:
             return await self._drive(graph, config, self._first_state(inputs))
 
     async def _check_new(self, graph: Any, config: dict[str, Any]) -> None:
-        """See that an id that the user chose is free: another state directory may have it.
+        """Check that an id that the user chose is free. Another state directory may have it.
 
         Raises:
-            UsageError: So it is.
+            UsageError: Another state directory has it.
         """
         if (await graph.aget_state(config)).values:
             if self._folder:
@@ -248,7 +248,7 @@ class RunDriver:
 
         Args:
             given: The first input of the graph.
-            asked: What the graph waits for; answers to it are the first input.
+            asked: The questions that the graph waits for. Their answers are the first input.
         """
         try:
             return await self._run(graph, config, given, asked)
@@ -263,12 +263,12 @@ class RunDriver:
         except asyncio.CancelledError:
             self._interrupted()
             raise
-        except AnswerError:  # the user's, to correct
+        except AnswerError:  # the user must correct it
             self._reporter.ended("waiting", waiting=self._answering.waiting)
             raise
-        except NotRecorded:  # of a replay, which says so itself
+        except NotRecorded:  # of a replay, which reports it itself
             raise
-        except StoreError as error:  # the run is sound: it can be resumed when there is room
+        except StoreError as error:  # the run is sound: resume it when the disk has space
             return self._reporter.ended("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
             return self._reporter.ended("failed", error=str(error), hint=error.hint)
@@ -295,16 +295,16 @@ class RunDriver:
                 return await self._finished(values)
 
     def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the graph is to run again before the user is asked.
+        """Whether the graph must run again before the user is asked.
 
-        By now there may be evidence of a job of which nothing was known.
+        A job whose outcome was unknown may have evidence by now.
         """
         replies = self._options.replies
         unknown = any(each.get("kind") == "job_unknown" for each in questions)
         return unknown and all(replies.find(each) is MISSING for each in questions)
 
     def _interrupted(self) -> None:
-        """Report that the process is being ended; a question that the user was at stays open."""
+        """Report that the process is ending. The user's present question stays open."""
         if self._answering.asking and self._answering.waiting:
             self._reporter.ended("waiting", waiting=self._answering.waiting)
         else:
@@ -322,7 +322,7 @@ class RunDriver:
         return sorted(self.context.jobs_waited_for.values(), key=step_order)
 
     async def _next_input(self, values: Mapping[str, Any]) -> Any:
-        """What to invoke the graph with next, after an answer; None at an end."""
+        """The next input of the graph, after an answer; None at an end."""
         if interrupts := values.get("__interrupt__"):
             self.context.asked.clear()
             questions = [i for i in interrupts if not is_job(i.value)]
@@ -332,7 +332,7 @@ class RunDriver:
         return None
 
     async def _ask_after_failure(self, values: Mapping[str, Any]) -> Any:
-        """A failure that has no transition of its own: retry, skip or quit."""
+        """Ask about a failure without its own transition: retry, skip or quit."""
         step = self._plan.step(str(values["last"]))
         record = values["steps"][step.name]
         if FAILURE in step.transitions or record.get("event") != FAILURE:
@@ -367,7 +367,7 @@ class RunDriver:
 async def checkpoints(
     settings: Settings, options: RunOptions
 ) -> AsyncGenerator[BaseCheckpointSaver[Any]]:
-    """The saver of the options, or the one of the state folder."""
+    """The saver of the options, or the saver of the state directory."""
     if options.checkpointer is not None:
         yield options.checkpointer
     elif not options.keep:
@@ -380,15 +380,15 @@ async def checkpoints(
 
 
 def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
-    """What a model may read unasked: the project's files, and what the run keeps of its own.
+    """The directories that a model may read unasked: the project's, and the run's own.
 
-    Neither the home as a whole nor the root is a project.
+    Neither the whole home directory nor the root directory counts as a project.
     """
     here = Path.cwd()
-    folders = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
-    return (*sorted(folders), *([folder.path] if folder else []))
+    directories = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
+    return (*sorted(directories), *([folder.path] if folder else []))
 
 
 def _not_kept(path: str, text: str) -> None:
-    """Drop a draft: the run is not recorded."""
+    """Drop a draft, since the run is not recorded."""
     del path, text

@@ -1,14 +1,14 @@
-"""Forks: a new run that begins at a step of another run, with what that run knew there.
+"""Forks: a new run that begins at a step of another run, with the values that the run had there.
 
 A fork does not continue the checkpoints of the run that it comes from. `find_origin` reads the
-*values* of one of them: what was known just before a step was entered (`ForkPoint`). The fork's own
-thread starts with these values at the step. So the other run is only read, and the plan may have
+*values* of one checkpoint: those just before a step was entered (`ForkPoint`). The fork's own
+thread starts with these values at the step. So the other run is only read. The plan may have
 changed since, as long as it has the step. `take_over` links the outputs that the values refer to
-into the fork's own record, so that the fork outlives the other run.
+into the fork's own record, so that the fork does not need the other run any more.
 
-If a step lies inside another one, LangGraph keeps the inner graph under a namespace of its own: the
-names of the nodes around it, each with its task. The checkpoint of an inner graph says which
-checkpoint of each graph around it belongs to it.
+If a step is inside another step, LangGraph stores the inner graph under a separate namespace: the
+names of the nodes around it, each with its task. The checkpoint of an inner graph names the
+checkpoint of each graph around it.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ RUN_DRAFT = "run"
 """The node of a planned step that runs its draft."""
 DRAFT_PARTS = ("text", "said", "shown", "tries", "rounds", "accepted", "sources")
 SENT = "__pregel_tasks"
-"""LangGraph's channel of what is sent to nodes without an edge."""
+"""LangGraph's channel for inputs that are sent to nodes without an edge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkChanges:
-    """What is another way in a fork.
+    """The values that a fork changes.
 
     Args:
-        inputs: Of the plan, values or texts; the others are those of the run that is forked.
-        outputs: Step → key → value, in place of what the step gave; a dot in a key leads deeper.
+        inputs: Of the plan, values or texts. The other inputs are those of the run that is forked.
+        outputs: Step → key → value, instead of the step's output. A dot in a key leads deeper.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -64,13 +64,13 @@ class ForkChanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkOrigin:
-    """Where a fork leaves the run that it comes from.
+    """The place at which a fork leaves the run that it comes from.
 
     Args:
         path: Of the step.
-        number: Which attempt of the step in that run, from 1, as `fractale show` counts.
-        point: What was known there.
-        at: When the run got there, in Unix time; None: at its end.
+        number: The number of the step's attempt in that run, from 1, as `fractale show` counts.
+        point: The values there.
+        at: The time when the run reached the place, in Unix time; None: at its end.
     """
 
     path: str
@@ -79,18 +79,18 @@ class ForkOrigin:
     at: float | None = None
 
     def parent(self, run: str) -> dict[str, Any]:
-        """What the record of a fork says of the run that it comes from."""
+        """The run that the fork comes from, as the fork's record stores it."""
         return {"run": run, "step": self.path, "attempt": self.number}
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """One of the graphs that lie within each other around a step.
+    """One of the nested graphs around a step.
 
     Args:
-        node: The node of it that leads on to the step.
-        step: The step of a plan that this node is part of the way to.
-        attempt: Which attempt of that step; None: any.
+        node: Its node that leads to the step.
+        step: The step of a plan whose path contains this node.
+        attempt: The number of that step's attempt; None: any.
         draft: Whether it is the graph of a planned step, not of a plan.
     """
 
@@ -108,8 +108,7 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
         at: The step's name or path, with the attempt's number if it is not the last: ``run#2``.
 
     Raises:
-        UsageError: The run did not come to the step, or not so often; or it is none that a run
-            can be entered at.
+        UsageError: The run did not reach the step, or not that often. Or a fork cannot begin at it.
         StoreError: The run's plan or its checkpoints are gone.
     """
     path, _, number = at.partition("#")
@@ -125,7 +124,7 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
     found = [c async for c in _candidates(saver, history.run, graphs)]
     if not found:
         raise _no_checkpoint(history, path) if attempt else did_not_come(history, path)
-    # A skipped attempt is not counted: the ones after it have the same number.
+    # A skipped attempt is not counted: the attempts after it have the same number.
     alike = [v for v in attempts if attempt and _place(v) == _place(attempt)]
     behind = len(alike) - alike.index(attempt) if attempt else 1
     chosen = found[-min(behind, len(found))]
@@ -175,7 +174,7 @@ def _check_parents(attempt: RecordedAttempt) -> None:
 
 
 def did_not_come(history: RunHistory, path: str) -> UsageError:
-    """What to say where a run did not come to a step."""
+    """The error if a run did not reach a step."""
     run, parent = history.run, history.head.get("parent")
     plan = plan_of(history.folder, history.head)
     if parent and plan and path.partition("/")[0] in {step.name for step in plan.walk()}:
@@ -224,7 +223,7 @@ def _graphs(history: RunHistory, attempt: RecordedAttempt | None, path: str) -> 
 
 
 def _along(plan: Plan | None, wanted: Sequence[tuple[str, int | None]]) -> Iterator[_Graph]:
-    """The graphs that lead from a plan to a step inside of it; a draft is never a long plan."""
+    """The graphs that lead from a plan to a step inside it. A draft is never a long plan."""
     (name, attempt), *inside = wanted
     for node in way_to(plan, name) if plan else [name]:
         yield _Graph(node, name, attempt)
@@ -266,7 +265,7 @@ def _names(checkpoint: CheckpointTuple) -> list[str]:
 
 
 def _about_to_enter(checkpoint: CheckpointTuple, node: str) -> bool:
-    """Whether the node runs next: by an edge, by a jump, or because it was sent something."""
+    """Whether the node runs next: by an edge, by a jump, or because an input was sent to it."""
     channels = checkpoint.checkpoint["channel_values"]
     edge = f"branch:to:{node}"
     jumps = [channel for _, channel, _ in checkpoint.pending_writes or ()]
@@ -277,7 +276,7 @@ def _about_to_enter(checkpoint: CheckpointTuple, node: str) -> bool:
 async def _around(
     saver: BaseCheckpointSaver[Any], run: str, checkpoint: CheckpointTuple
 ) -> list[dict[str, Any]]:
-    """The values of the graphs around that of a checkpoint, when it was made."""
+    """The values of the graphs around a checkpoint's graph, when the checkpoint was made."""
     above = cast("Mapping[str, str]", checkpoint.metadata.get("parents") or {})
     found: list[dict[str, Any]] = []
     for space in sorted(above, key=len):
@@ -303,15 +302,15 @@ def _is_attempt(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -
     )
 
 
-# -- what was known -----------------------------------------------------------------------------
+# -- the values -----------------------------------------------------------------------------------
 
 
 def _point(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> ForkPoint:
-    """What was known in each of the plans, from the values of their graphs."""
+    """The point in each of the plans, from the values of their graphs."""
     graph, known = graphs[0], values[0]
     records: dict[str, Record] = dict(known.get("steps", {}))
     last, at = known.get("last"), 1
-    while graph.node != graph.step:  # a segment knows what came after the graph around it
+    while graph.node != graph.step:  # a segment has newer values than the graph around it
         graph, known = graphs[at], values[at]
         records |= known.get("steps", {})
         last, at = known.get("last", last), at + 1
@@ -338,16 +337,16 @@ def _inherited(record: Record) -> Record:
 
 
 def inherited_inputs(history: RunHistory, plan: Plan) -> dict[str, Any]:
-    """The inputs of a run that a plan still has, in full; secret ones are kept nowhere."""
+    """The inputs of a run that a plan still has, in full. Secret inputs are not stored anywhere."""
     store = FileOutputs(history.folder.outputs)
     return {name: store.get(value) for name, value in history.inputs.items() if name in plan.inputs}
 
 
 def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
-    """See that a plan has the steps at which it is to be entered.
+    """Check that a plan has the steps at which it is to be entered.
 
     Raises:
-        UsageError: It has no such step, or what is inside of it is another thing.
+        UsageError: The plan has no such step, or the step's inside differs.
     """
     step = next((step for step in plan.steps if step.name == point.step), None)
     if step is None:
@@ -371,11 +370,11 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
 def take_over(
     history: RunHistory, child: RunRecord, point: ForkPoint, at: float | None = None
 ) -> None:
-    """Give a fork what its state refers to, the drafts of the steps before, and their jobs' cost.
+    """Give a fork the outputs of its state, the drafts of the steps before, and their jobs' cost.
 
     Args:
-        history: Of the run that is forked; its files are only read.
-        at: When that run came to the place where the fork begins, in Unix time; None: at its end.
+        history: Of the run that is forked. Its files are only read.
+        at: When that run reached the place where the fork begins, in Unix time; None: at its end.
 
     Raises:
         StoreError: An output is gone, or can't be linked or copied.
@@ -400,7 +399,7 @@ def _drafts_of(point: ForkPoint, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
-    """Link every output that some data refers to, and those that these refer to in turn."""
+    """Link every output that some data refers to, and the outputs that these refer to in turn."""
     theirs, ours = FileOutputs(parent.outputs), FileOutputs(child.outputs)
     wanted, known = references_in([data]), set[str]()
     while wanted:
@@ -419,7 +418,7 @@ def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """One file in two folders: it never changes, so it need not be there twice."""
+    """Link one file into a second directory. It never changes, so it need not be copied."""
     make_folder(target.parent)
     try:
         os.link(source, target)
@@ -427,17 +426,17 @@ def _link(source: Path, target: Path) -> None:
         return
     except FileNotFoundError:
         raise
-    except OSError:  # a file system without links, or too many of them
+    except OSError:  # a file system without links, or with too many of them
         copy_private(source, target)
 
 
 def with_outputs(
     point: ForkPoint, store: OutputStore, outputs: Mapping[str, Mapping[str, Any]]
 ) -> ForkPoint:
-    """The same place with some outputs of steps before it replaced, in full.
+    """The same place with some outputs of earlier steps replaced, in full.
 
     Args:
-        store: Of the run that is forked; it is only read.
+        store: Of the run that is forked. It is only read.
 
     Raises:
         InputError: No such step has run there.
@@ -468,7 +467,7 @@ def by_reference(point: ForkPoint, store: OutputStore) -> ForkPoint:
 
 
 def _put(into: Any, keys: list[str], value: Any, path: str) -> Any:
-    """A JSON value with one place in it changed; texts become the type of what was there."""
+    """A JSON value with one place changed. A text becomes the type of the previous value."""
     if not keys:
         return _typed(into, value)
     key, *rest = keys
@@ -492,11 +491,11 @@ def _typed(before: Any, value: Any) -> Any:
         return value
 
 
-# -- how it begins, kept for a fork that is killed before its first checkpoint --------------------
+# -- the beginning, kept for a fork that is killed before its first checkpoint --------------------
 
 
 def write_point(folder: RunRecord, point: ForkPoint) -> None:
-    """Keep how a fork begins beside its record.
+    """Store the beginning of a fork beside its record.
 
     Raises:
         StoreError: It can't be written.
@@ -509,7 +508,7 @@ def write_point(folder: RunRecord, point: ForkPoint) -> None:
 
 
 def read_point(folder: RunRecord) -> ForkPoint | None:
-    """How a run begins that was forked; None: at its plan's first step.
+    """The beginning of a forked run; None: at its plan's first step.
 
     Raises:
         StoreError: The file is damaged.
@@ -529,10 +528,10 @@ def read_point(folder: RunRecord) -> ForkPoint | None:
 def new_outputs(
     point: ForkPoint, store: OutputStore, outputs: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Which outputs are set that their steps did not give: their names may be mistyped.
+    """The replaced outputs that their steps did not have: their names may be mistyped.
 
     Args:
-        point: As the run that is forked came to it.
+        point: The place in the run that is forked.
         store: Of that run.
     """
     found: list[str] = []
@@ -549,7 +548,7 @@ def new_outputs(
 def notices(
     history: RunHistory, plan: Plan, point: ForkPoint, inputs: Mapping[str, Any]
 ) -> list[str]:
-    """What a user may expect to be run again in a fork, and is not.
+    """The work that a user may expect to run again in a fork, but that does not.
 
     Args:
         plan: Of the fork.
@@ -574,14 +573,14 @@ def notices(
 
 
 def _kept_steps(plan: Plan, point: ForkPoint) -> list[str]:
-    """The steps that have run and that the fork does not come to again."""
+    """The steps that have run and that the fork does not reach again."""
     flow = Flow(plan)
     names = [step.name for step in plan.steps if step.name in point.records]
     return [n for n in names if n != point.step and not flow.can_precede(point.step, n)]
 
 
 def _inputs_read(plan: Plan, name: str) -> set[str]:
-    """The inputs that a step's templates and rules name; all of them where that can't be known."""
+    """The inputs that a step's templates and rules name. If that is unknown, all of them."""
     step = plan.step(name)
     found: set[str] = set()
     for placed in (Placed(step, ""), *(Placed(inner, "") for inner in step.steps)):

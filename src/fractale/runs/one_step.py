@@ -1,10 +1,10 @@
 """The plans that ``fractale agent`` and ``fractale prompt`` run.
 
-An expert is asked by a step that the planner drafts, which fills in what the expert takes. The
-generalist goes to work at once; a second step is planned only if it hands over.
+The planner drafts a step that asks an expert and fills in the expert's arguments. The generalist
+starts its work at once. A second step is planned only if it hands over.
 
-Such a plan contains no word that the user typed but its title: the words are an input of it, so
-that nothing in them is taken for a template.
+The title of such a plan is the only place with the user's words. Elsewhere the words are an input
+of the plan, so that no part of them is read as a template.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ASK_OR_PLAN = "ask_or_plan"
 """The generalist that can hand over to the planner."""
 
 PLAN = "plan"
-"""The step, and the event that leads to it, of what is handed over."""
+"""The step for a task that is handed over, and the event that leads to the step."""
 
 WORDS = "instruction"
-"""The plan's input that holds what the user typed."""
+"""The plan's input with the text that the user typed."""
 
 TITLE_LENGTH = 80
 
@@ -47,9 +47,10 @@ class Expert:
 
     Args:
         input_schema: JSON Schema of its inputs.
-        output_schema: JSON Schema of what it gives, where it says.
-        words_as: The argument that an instruction is given as; None: it takes one beside its
-            arguments; empty: it takes none.
+        output_schema: JSON Schema of its outputs, if it is known.
+        words_as: The argument for an instruction. None: the expert accepts one beside its
+            arguments;
+            empty: it does not accept any.
     """
 
     kind: Literal["agent", "prompt"]
@@ -64,8 +65,8 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
     """The sub-agent of that name: fractale's, the user's own, or a server's.
 
     Raises:
-        UsageError: There is none.
-        PlanError: A package offers it, and it can't be loaded.
+        UsageError: The name is unknown.
+        PlanError: A package offers the sub-agent, and it can't be loaded.
     """
     if found := find_in_catalog(name, catalog):
         return found
@@ -85,10 +86,10 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
 
 
 def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
-    """The sub-agent of that name, if no server is needed for it.
+    """The sub-agent of that name, if it does not need a server.
 
     Raises:
-        PlanError: A package offers it, and it can't be loaded.
+        PlanError: A package offers the sub-agent, and it can't be loaded.
     """
     name = GENERALIST if name in GENERAL_AGENTS else name
     agent = catalog.find(name)
@@ -141,19 +142,19 @@ def _names_of(prompt: PromptInfo) -> tuple[str, ...]:
 def one_step_plan(
     expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool, small: bool = False
 ) -> dict[str, Any]:
-    """The plan of asking an expert, as the data of its file.
+    """The plan that asks an expert, as the data of its file.
 
     Args:
-        words: The instruction as it was typed; may be empty.
-        inputs: What else the expert is given.
-        direct: Whether to ask it at once; else the planner looks around first, and drafts the
-            step that asks it. The generalist is asked at once in any case; without `direct` it
-            may hand over to the planner. An expert that is given all that it needs, and no
-            words, leaves nothing to plan.
-        small: Whether the model can't call tools: then all that it can do is to plan.
+        words: The instruction as the user typed it; may be empty.
+        inputs: The expert's other inputs.
+        direct: Whether to ask the expert at once. Otherwise the planner explores first, and drafts
+            the step that asks the expert. The generalist is always asked at once; without `direct`
+            it may hand over to the planner. If an expert gets all its inputs and no words, no
+            planning is needed.
+        small: Whether the model can't call tools. Such a model can only plan.
 
     Raises:
-        UsageError: The expert takes no instruction, or it is given twice.
+        UsageError: The expert does not accept an instruction, or gets it twice.
     """
     _check_words(expert, words, inputs)
     _check_inputs(expert, inputs)
@@ -174,7 +175,7 @@ def one_step_plan(
 
 
 def _is_complete(expert: Expert, words: str, inputs: Mapping[str, Any]) -> bool:
-    """Whether an expert is given all that it needs, and no words that could say more."""
+    """Whether an expert gets all its required inputs, and no words that could say more."""
     needed = set(expert.input_schema.get("required") or ()) - {"error"}
     return expert.name != GENERALIST and not words and needed <= set(inputs)
 
@@ -190,10 +191,10 @@ def _steps(
 
 
 def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
-    """Refuse inputs that the expert can't take, before a model is asked."""
+    """Refuse inputs that the expert does not accept, before a model is asked."""
     from fractale.agents.signatures import faults_of_given
 
-    # On the command line all values are text; the plan will convert them in the same way.
+    # On the command line all values are text. The plan will convert them in the same way.
     values = {n: convert(InputSpec(name=n, type=_type(expert, n)), v)[0] for n, v in inputs.items()}
     if faults := faults_of_given(expert.input_schema, values):
         raise UsageError(
@@ -224,7 +225,7 @@ def _properties(expert: Expert) -> dict[str, Any]:
 
 
 def _input_names(expert: Expert, inputs: Mapping[str, Any], *, direct: bool) -> list[str]:
-    """The plan's inputs: those that are given, and those that the expert can't do without."""
+    """The plan's inputs: those that are given, and those that the expert requires."""
     needed: list[str] = list(expert.input_schema.get("required", [])) if direct else []
     own = {WORDS, expert.words_as}
     return list(dict.fromkeys([*(name for name in needed if name not in own), *inputs]))
@@ -242,7 +243,7 @@ def _input(expert: Expert, name: str) -> dict[str, Any]:
 
 
 def _type(expert: Expert, name: str) -> str | None:
-    """The type of an input of the plan, where the expert's schema names a single one."""
+    """The type of an input of the plan, if the expert's schema names a single one."""
     given: Any = _properties(expert).get(name)
     kind: Any = cast("dict[str, Any]", given).get("type") if isinstance(given, dict) else None
     return kind if isinstance(kind, str) and kind in TYPES else None
@@ -260,7 +261,7 @@ def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[
 
 
 def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A step for the planner; its input `agent` or `prompt` says whom the draft is to ask."""
+    """A step for the planner. Its input `agent` or `prompt` names the expert for the draft."""
     if expert.kind in inputs:
         raise UsageError(f"-i {expert.kind}=… can't be given here", hint="use --direct")
     instruction = f"Ask {expert.name}, with the inputs as they are, and find out the others."
@@ -278,7 +279,7 @@ def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict
 def _steps_that_hand_over(
     expert: Expert, words: str, inputs: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The generalist's step, and the one that is planned if it hands over."""
+    """The generalist's step, and the step that is planned if it hands over."""
     if reserved := {"agent", KNOWN} & {*inputs}:
         raise UsageError(f"-i {min(reserved)}=… can't be given here", hint="use --direct")
     first = _direct_step(expert, words, inputs)
@@ -305,7 +306,7 @@ def _outputs(step: str, expert: Expert | None, *, planned: bool) -> dict[str, st
         return {name: f"{{{{ steps.{step}.outputs.{name} | default(none) }}}}" for name in names}
     answer = _answer_of(step)
     if planned:
-        # A plan that says what it returns may well call it so, too.
+        # A plan that declares its outputs may also use this name.
         drafted = f"(steps.{PLAN}.outputs.answer | default{_answer_of(PLAN)})"
         answer = f"{drafted} if steps.{PLAN} is defined else {answer}"
     return {"answer": f"{{{{ {answer} }}}}"}
@@ -333,10 +334,10 @@ def _title(expert: Expert, words: str) -> str:
 
 
 def keep_plan(data: Mapping[str, Any], state_dir: Path) -> Path:
-    """Write a plan into the state folder, where a resume finds it; returns where.
+    """Write a plan into the state directory, where a resume finds it. Returns its path.
 
     Raises:
-        StoreError: It cannot be written.
+        StoreError: The plan cannot be written.
     """
     import yaml
 

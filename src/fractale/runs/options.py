@@ -1,4 +1,4 @@
-"""How to run, apart from what to run."""
+"""The options of a run, separate from its plan."""
 
 from __future__ import annotations
 
@@ -29,32 +29,33 @@ class Person(Protocol):
         """The answer to a question of the run, of the kinds in `fractale.questions`.
 
         Returns:
-            An answer in any form that `fractale.questions.read_answer` reads, or one that it
-            has read, as `Checked`. `MISSING` if there is no answer: then the run ends waiting.
+            An answer in any form that `fractale.questions.read_answer` reads, or an answer that it
+            has read, as `Checked`. `MISSING` without an answer: the run then ends and waits.
         """
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class RunOptions:
-    """How to run, apart from what to run.
+    """The options of a run, separate from its plan.
 
     Args:
         listeners: Receive every event.
-        person: Answers questions; None: the run ends waiting, or fails, where it would ask.
-        answers: Answers given beforehand; they come before the user's.
-        replies: Answers to what a run waits for when it is resumed, and to nothing later.
-        yes: Questions get their default answers; approvals and reviews are agreed to.
-        trusted: Whether an option trusts all that the run comes with; the audit log says so.
+        person: Answers questions. None: the run ends waiting, or fails, if it would ask.
+        answers: Answers given beforehand. They precede the user's.
+        replies: Answers only to the questions that a run waits for when it is resumed.
+        yes: Questions get their default answers. Approvals and reviews are accepted.
+        trusted: Whether an option trusts everything that comes with the run. The audit log records
+            this.
         limits: Replace the plan's limits of the same name.
-        control: Lets another task or a signal handler ask the run to stop at a step's boundary.
-        checkpointer: LangGraph's saver to use in place of the state folder's.
-        keep: Whether the run is recorded in the state folder.
-        detach: Whether the run ends, waiting, where it would wait for a job.
-        run_id: The id of a new run; None: one is drawn.
-        masker: Learns the secrets of the run; other output about the run is masked with it.
-        invoke: Runs the graph in place of its ``ainvoke``, such as to see its stream, too.
-        clock: What waits for jobs are measured by.
+        control: Lets another task or a signal handler stop the run at a step's boundary.
+        checkpointer: LangGraph's saver to use instead of the state directory's.
+        keep: Whether the run is recorded in the state directory.
+        detach: Whether the run ends, waiting, when it would wait for a job.
+        run_id: The id of a new run; None: a random one.
+        masker: Receives the secrets of the run. It also masks other output about the run.
+        invoke: Runs the graph instead of its ``ainvoke``, such as to see its stream, too.
+        clock: Measures the waits for jobs.
     """
 
     listeners: Sequence[Listener] = ()

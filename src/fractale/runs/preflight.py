@@ -1,4 +1,4 @@
-"""What can be known to fail before anything is run."""
+"""Finds errors that can be known before anything is run."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from fractale.toolbox import Toolbox
 async def preflight(
     plan: Plan, toolbox: Toolbox, models: Models, agents: Catalog, bindings: Bindings
 ) -> None:
-    """Find what would fail before anything is run; bind the names of tools in the plan.
+    """Find errors before anything is run, and bind the names of tools in the plan.
 
     Raises:
-        PlanError: The plan is invalid, or names tools or prompts that are not there, or a tool
-            that another server may have, too, which did not answer.
+        PlanError: The plan is invalid, or names tools or prompts that were not found. Or another
+            server, which did not answer, may also have a tool of that name.
         SettingsError: A model that the plan needs cannot be used.
     """
     found = await check_online(plan, toolbox, agents, only_needed=True, bindings=bindings)
     if not all(server.connected for server in await toolbox.servers(())):
-        # What is missing may be on a server that is not connected: its step reports that.
+        # A missing tool may be on a server that is not connected. Its step reports that.
         found = [p for p in found if p.missing is None]
     unclear = await bind_names(plan, toolbox, agents, bindings)
     problems = in_order([*check_plan(plan), *found, *unclear])
@@ -53,7 +53,7 @@ async def preflight(
 async def bind_names(
     plan: Plan, toolbox: Toolbox, agents: Catalog, bindings: Bindings
 ) -> list[Problem]:
-    """Bind the tools that steps of the plan name; gives the names that may mean several.
+    """Bind the tools that steps of the plan name. Returns the names that may be ambiguous.
 
     A name that is not found now is bound when its step is entered.
     """
@@ -77,11 +77,11 @@ async def check_online(
     only_needed: bool = False,
     bindings: Bindings | None = None,
 ) -> list[Problem]:
-    """What is wrong with the plan's tools, prompts and arguments, by the servers' schemas.
+    """The errors in the plan's tools, prompts and arguments, by the servers' schemas.
 
     Args:
-        only_needed: Wait for no server that the plan does not need.
-        bindings: What names mean already.
+        only_needed: Whether to wait only for servers that the plan needs.
+        bindings: The names that are bound already.
     """
     of_tools = await names_needed(plan, toolbox, agents.names()) if only_needed else None
     of_prompts = prompts_of(plan, agents.names()) if only_needed else None
@@ -95,7 +95,7 @@ async def check_online(
         if bound.qualified_name in tools:
             tools[name] = tools[bound.qualified_name]
     prompts = {p.name: {"arguments": list(p.arguments)} for p in await toolbox.prompts(of_prompts)}
-    # The inputs of a sub-agent are known by its import: only those that a step asks are.
+    # The inputs of a sub-agent are known by its import. Only those that a step asks are imported.
     asked = _asked_by(plan)
     own: dict[str, dict[str, Any]] = {name: {} for name in agents.names()}
     own |= {
@@ -106,12 +106,12 @@ async def check_online(
 
 
 async def check_local(plan: Plan, settings: Settings, extensions: Extensions) -> list[Problem]:
-    """As `check_online`, by what is served inside this process: no server is asked.
+    """As `check_online`, by the tools that this process serves. No server is asked.
 
-    What no registry has is an error only if there is no server that may have it.
+    If no registry has a name, that is an error only if no server can have it.
 
     Raises:
-        PlanError: A registry file is wrong, with every problem.
+        PlanError: A registry file is wrong. The error has every problem.
     """
     try:
         others = bool(servers_of(settings, plan))
@@ -130,7 +130,7 @@ def _perhaps_elsewhere(problem: Problem) -> Problem:
 
 
 def _asked_by(plan: Plan) -> set[str]:
-    """The sub-agents that steps name, those of included plans, too."""
+    """The sub-agents that steps name, including those of included plans."""
     names = {step.target for step in plan.walk() if step.kind == "agent" and step.target}
     return names.union(*(_asked_by(step.plan) for step in plan.walk() if step.plan))
 
@@ -141,13 +141,13 @@ _QUESTION_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def check_answers(answers: Mapping[str, Any], plan: Plan) -> None:
-    """See that each answer is for a step of the plan, before anything runs.
+    """Check that each answer is for a step of the plan, before anything runs.
 
-    Steps that are drafted while the plan runs are not known yet; where there can be some, any
-    name is taken.
+    Steps that are drafted while the plan runs are not known yet. If a plan can have such steps, any
+    name is accepted.
 
     Raises:
-        AnswerError: There is no such step, or there are several of that name.
+        AnswerError: The plan has no such step, or several steps of that name.
     """
     paths = list(_paths(plan))
     names = [path.rpartition("/")[2] for path in paths]
@@ -181,7 +181,7 @@ def _paths(plan: Plan, prefix: str = "") -> Iterator[str]:
 
 
 def _drafts(plan: Plan) -> bool:
-    """Whether the manager may draft steps in this plan."""
+    """Whether the planner may draft steps in this plan."""
     inside = [step.plan for step in plan.walk() if step.plan is not None]
     drafted = any(step.kind == "plan" and step.plan is None for step in plan.walk())
     return drafted or any(_drafts(each) for each in inside)

@@ -1,4 +1,4 @@
-"""Which of the runs that wait for batch jobs can be resumed."""
+"""The runs that wait for batch jobs and can be resumed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
 
 TELLING = ("run_finished", "job_state", "step_finished", "item_finished")
-"""The events that say what waits and what has ended."""
+"""The events that show which jobs a run waits for, and which steps have ended."""
 
 MOST_AT_ONCE = 16
-"""Jobs that a scheduler is asked about at the same time."""
+"""The most jobs that a scheduler is asked for at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ReadyRun:
     """A run that can be resumed.
 
     Args:
-        why: What is ready, in words: ``job 4711 completed``.
+        why: The reason, as text: ``job 4711 completed``.
     """
 
     run: str
@@ -41,11 +41,11 @@ class ReadyRun:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What was found among the runs that wait for jobs.
+    """The runs that wait for jobs.
 
     Args:
         ready: Those that can be resumed.
-        waiting: Runs whose jobs are all in progress → how many jobs those are.
+        waiting: Runs whose jobs are all in progress → the number of these jobs.
     """
 
     ready: Sequence[ReadyRun]
@@ -55,17 +55,17 @@ class Looked:
 def look(settings: Settings) -> Looked:
     """Find the runs that wait for a job and can be resumed.
 
-    Each scheduler is asked once about all of them, and not at all if any process asked it within
-    `poll_seconds`: then its last answer counts.
+    Each scheduler is asked once for all of them. If any process asked it within `poll_seconds`, its
+    last answer counts, and it is not asked again.
 
     Runs that were stopped or killed while they waited count, too.
 
     Raises:
         StoreError: The index of runs cannot be used.
     """
-    folders = RunRecords(settings.state_dir)
+    records = RunRecords(settings.state_dir)
     rows = list_runs(settings.state_dir, RunFilter(status=("waiting", "stopped")))
-    waited = {row.id: waited_for(folders.find(row.id)) for row in reversed(rows)}
+    waited = {row.id: waited_for(records.find(row.id)) for row in reversed(rows)}
     jobs = {run: each for run, each in waited.items() if each}
     return asyncio.run(_look(jobs, settings)) if jobs else Looked((), {})
 
@@ -96,7 +96,7 @@ async def _look(jobs: Mapping[str, Sequence[Mapping[str, Any]]], settings: Setti
 async def _why_ready(
     job: Mapping[str, Any], handle: JobHandle, jobs: RunJobs, slots: asyncio.Semaphore
 ) -> str | None:
-    """Why a run can be resumed for a job; None while it cannot."""
+    """Why a run can be resumed for a job; None if it cannot."""
     now = time.time()
     async with slots:
         status = await jobs(handle.scheduler).status(handle)
@@ -108,7 +108,7 @@ async def _why_ready(
 
 
 def _is_late(job: Mapping[str, Any], now: float) -> bool:
-    """Whether the step's time is up, as the run itself would decide."""
+    """Whether the step's time is up, by the same rule as in the run itself."""
     if job.get("timeout") and job.get("began"):
         return elapsed(SystemClock(), job["began"]) >= float(job["timeout"])
     return bool(job.get("deadline")) and now >= float(job["deadline"])
@@ -121,7 +121,7 @@ def _ended(status: JobStatus) -> str:
 
 
 def waited_for(folder: RunRecord) -> list[dict[str, Any]]:
-    """The jobs that a run waits for, as its record says."""
+    """The jobs that a run waits for, from its record."""
     found: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
     for event in folder.events_from_end(TELLING):
         kind, step = event["event"], str(event.get("step"))

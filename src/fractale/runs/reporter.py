@@ -1,7 +1,7 @@
-"""What a run reports: its events, what it used, and its result.
+"""The reports of a run: its events, its usage, and its result.
 
-`RunReporter` hears every event of one process's work on a run. It keeps the event in the run's
-record, passes it to the listeners, and makes the `RunResult` of what it heard. Secrets were masked
+`RunReporter` receives every event of one process's work on a run. It stores the event in the run's
+record, passes it to the listeners, and makes the `RunResult` from all events. Secrets were masked
 before an event gets here.
 """
 
@@ -27,24 +27,24 @@ from fractale.store.run_record import EventLog, RunRecord
 
 LONG_TEXT_LINES = 10
 MOST_JOBS = 3
-"""Failed jobs that the end of a run names."""
+"""The most failed jobs that the end of a run names."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a listener that writes to a full disk."""
 FOR_ALL = ("steps", "time", "tokens", "cost", "node_hours", "core_hours", "gpu_hours", "jobs")
-"""The limits that count for the whole run."""
+"""The limits of the whole run."""
 FOR_STEPS = ("attempts", "depth")
-"""How often a step may be entered, and how deep plans may nest."""
+"""The limits on the attempts of a step, and on the nesting of plans."""
 
 
 class RunReporter:
-    """Reports one run: keeps its events, passes them on, and makes its result of them.
+    """Reports one run: stores its events, passes them on, and makes its result from them.
 
     Args:
-        folder: The run's record; None: it has none.
+        folder: The run's record; None: without a record.
 
     Attributes:
         context: The run; set once it is known.
-        log: Where events are kept, while it is open.
+        log: The log of events, while it is open.
         steps: One entry for each time a step was entered, in that order.
         jobs: Its batch jobs, also of earlier processes of the run.
     """
@@ -67,7 +67,7 @@ class RunReporter:
         self.steps: list[dict[str, Any]] = []
         self.jobs = JobHistory()
 
-    # -- what happens ---------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------
 
     def hear(self, event: Event) -> None:
         """Keep an event and pass it on to the listeners."""
@@ -83,11 +83,11 @@ class RunReporter:
             except OSError as error:
                 if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
                     raise
-                # The output is closed, or its disk is full: stop where nothing is lost.
+                # The output is closed, or its disk is full: stop here, so that nothing is lost.
                 self._options.control.request_drain("its output was closed")
 
     def _write_down(self, log: EventLog, event: Event) -> None:
-        """Keep an event. Without room for it the run ends, and only its end is not kept."""
+        """Store an event. If the disk is full, the run ends, and only its end is not stored."""
         try:
             log(event)
         except StoreError:
@@ -95,7 +95,7 @@ class RunReporter:
                 raise
 
     def step_finished(self, data: Mapping[str, Any]) -> None:
-        """Take note of a step's end, now or in an earlier process of the run."""
+        """Record a step's end, now or in an earlier process of the run."""
         self.steps.append(
             {
                 "name": data["step"],
@@ -125,11 +125,11 @@ class RunReporter:
         parent: Mapping[str, Any] | None,
         notices: Sequence[tuple[str, str]],
     ) -> None:
-        """Report what is about to run.
+        """Report the start of the run.
 
         Args:
-            parent: What run and step it was forked from, where it was.
-            notices: Code and words of what to warn of before anything runs.
+            parent: For a fork, the run and the step that it comes from.
+            notices: Code and text of the warnings before anything runs.
         """
         plan, limits = self._plan, limits_of(self._plan, self._options)
         steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in plan.walk()]
@@ -193,7 +193,7 @@ class RunReporter:
         return result
 
     def _failed_jobs(self, step: str) -> dict[str, Any]:
-        """The latest jobs of the step that failed, if it had any that did."""
+        """The latest failed jobs of the step, if it had any."""
         jobs = self.jobs.failed_in(step)
         return {"jobs": jobs[:MOST_JOBS]} if jobs else {}
 
@@ -209,7 +209,7 @@ class RunReporter:
 
 
 def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those of a step that the step inside of it, which they come from, has too."""
+    """The notices without duplicates: a step repeats those of the steps inside it."""
 
     def is_reported_inside(notice: dict[str, Any]) -> bool:
         begin = f"{notice['step']}/"
@@ -224,11 +224,11 @@ def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [notice for notice in notices if not is_reported_inside(notice)]
 
 
-# -- limits, and what was used --------------------------------------------------------------------
+# -- limits and usage -----------------------------------------------------------------------------
 
 
 def limits_of(plan: Plan, options: RunOptions) -> Limits:
-    """The plan's limits with those of the options over them."""
+    """The plan's limits, replaced by those of the options."""
     return replace(plan.limits, **limits_set(options.limits, Limits.__slots__))
 
 
@@ -239,7 +239,7 @@ def limits_set(limits: Limits, names: Iterable[str]) -> dict[str, Any]:
 
 
 def used_in(event: Mapping[str, Any]) -> Usage:
-    """What a call of a model used, by its event; nothing if a recorded answer was used."""
+    """The usage of a model's call, from its event. Zero if a recorded answer was used."""
     if event.get("recorded"):
         return Usage()
     return Usage(
@@ -250,7 +250,7 @@ def used_in(event: Mapping[str, Any]) -> Usage:
 
 
 def spent_by(state: Spent | None, used: Usage) -> Spent:
-    """What a run has used: the total of its state, or more if a step was cut off in the middle."""
+    """The usage of a run: the total of its state, or more if a step was cut off in the middle."""
     known = state or Spent()
     return Spent(
         steps=known.get("steps", 0),
@@ -262,7 +262,7 @@ def spent_by(state: Spent | None, used: Usage) -> Spent:
 
 
 def usage_data(meter: Meter) -> dict[str, Any]:
-    """What a run has used, as its result has it; see `RunResult`."""
+    """The usage of a run in the form of its result; see `RunResult`."""
     total = meter.total
     used = {k: total.get(k, 0) for k in ("input_tokens", "output_tokens")}
     return {
@@ -275,7 +275,7 @@ def usage_data(meter: Meter) -> dict[str, Any]:
 
 
 def _jobs_data(meter: Meter) -> dict[str, Any]:
-    """What batch jobs have used and still have reserved; nothing of a run that had none."""
+    """The usage and the reservations of batch jobs. Empty for a run without jobs."""
     used, reserved = meter.jobs.used.as_dict(), meter.jobs.reserved.as_dict()
     data = {name: amount for name, amount in used.items() if amount or reserved["jobs"]}
     if reserved["jobs"]:

@@ -1,4 +1,4 @@
-"""How a run ended, or what it waits for, and the commands that make sense next."""
+"""How a run ended, or what it waits for, and the useful next commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_CODES: Mapping[Status, int] = {
 }
 
 MOST_ANSWERS = 5
-"""Questions that a command can still answer one by one."""
+"""The most questions that a command answers one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +35,13 @@ class RunResult:
 
     Args:
         steps: One entry for each time a step was entered, in that order.
-        decided: The last step and what decided its outcome: ``{step, by, reason}``.
+        decided: The last step and the evidence for its outcome: ``{step, by, reason}``.
         usage: ``{input_tokens, output_tokens, total_tokens, cost, seconds}``.
-        record: The folder of the run, where there is one.
+        record: The directory of the run, if it is recorded.
         waiting: The questions that the run waits for, and the jobs (`fractale.questions.is_job`).
-        output_files: Output → the file that holds it, for texts of many lines.
-        notices: What a success must not hide, of each step's latest attempt: ``{step, kind,
-            message}``, where `kind` is ``warning``, ``lost`` or ``failed``.
+        output_files: Output → its file, for texts of many lines.
+        notices: Notices that a success must not hide, of each step's latest attempt: ``{step, kind,
+            message}``. The `kind` is ``warning``, ``lost`` or ``failed``.
     """
 
     run: str
@@ -59,7 +59,7 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """What the command line returns for it."""
+        """The exit code of the command line."""
         return EXIT_CODES[self.status]
 
     @property
@@ -87,13 +87,13 @@ def finished_data(result: RunResult) -> dict[str, Any]:
 
 
 def next_commands(result: RunResult) -> list[str]:
-    """The commands that make sense now."""
+    """The commands that are useful now."""
     if result.record is None:
         return []
     resume = f"fractale resume {result.run}"
     asked = [each for each in result.waiting if not is_job(each)]
     if result.status == "waiting" and any(asks_secret(each) for each in asked):
-        return [resume]  # a secret is typed at the terminal
+        return [resume]  # the user types a secret at the terminal
     if result.status == "waiting" and asked:
         if len(asked) == 1:
             step = asked[0]["step"]
@@ -119,14 +119,14 @@ def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:
 
 
 def _jobs_go_on(result: RunResult) -> bool:
-    """Whether a job that was submitted keeps running, or waits, without the run."""
+    """Whether a submitted job keeps running, or waits, without the run."""
     return any(each.get("job") for each in result.waiting if is_job(each))
 
 
 def _epilogues(run: str, record: Path, waiting: list[dict[str, Any]]) -> list[str]:
     """The command that has the scheduler itself resume a run that waits for one job.
 
-    The elements of an array, and items that were submitted as one, are one job.
+    The elements of an array, and items that were submitted as one job, count as one.
     """
     jobs = {(str(each["scheduler"]), str(each["job"])) for each in waiting if each.get("job")}
     if len(jobs) != 1:
@@ -137,7 +137,7 @@ def _epilogues(run: str, record: Path, waiting: list[dict[str, Any]]) -> list[st
 
 
 def _resume_anywhere(run: str, record: Path) -> str:
-    """A line of the shell that resumes a run, whatever the working folder and the PATH are."""
+    """A shell command that resumes a run in any working directory and with any PATH."""
     here, state = Path.cwd(), record.absolute().parents[1]
     program = Path(sys.executable).with_name("fractale")
     words = [str(program)] if program.exists() else [sys.executable, "-m", "fractale.cli"]
@@ -148,18 +148,18 @@ def _resume_anywhere(run: str, record: Path) -> str:
 
 
 def _place(decided: Mapping[str, Any]) -> str:
-    """The step of the plan itself that a failed run ended at."""
+    """The step of the plan itself at which a failed run ended."""
     path = str(decided.get("gave_up") or decided["step"])
     return path.partition("/")[0].partition("[")[0]
 
 
 def _answer_options(waiting: list[dict[str, Any]]) -> str:
-    """The options that answer what a run waits for; of many questions, those of a file."""
+    """The options that answer the questions of a run. For many questions, those of a file."""
     if len(waiting) > MOST_ANSWERS:
         return "--answers FILE"
     steps = Counter(question["step"] for question in waiting)
     return " ".join(
-        # Several questions of one step are distinguished by the first digits of their ids.
+        # The first digits of their ids distinguish several questions of one step.
         _answer_option(
             question["step"] if steps[question["step"]] == 1 else question["id"][:SHORT_ID],
             example(question),

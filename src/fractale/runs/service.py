@@ -63,15 +63,15 @@ from fractale.toolbox import Toolbox
 
 
 class Runs:
-    """The runs of one state folder, with the outside things they use.
+    """The runs of one state directory, with the external services that they use.
 
     Args:
-        settings: Whose `state_dir` holds the runs.
+        settings: The settings, whose `state_dir` has the runs.
         toolbox: Open as long as the runs are in progress.
-        models: Built from the settings where not given.
-        policy: What a model may call.
-        agents: fractale's own sub-agents where not given.
-        head: What the record of each run keeps, such as the registries; see `Workspace`.
+        models: Built from the settings by default.
+        policy: The calls that a model may make.
+        agents: By default, fractale's own sub-agents.
+        head: Data for the record of each run, such as the registries; see `Workspace`.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Runs:
         Args:
             inputs: Values or texts of the plan's inputs, secret ones left out.
             secrets: The secret inputs.
-            head: What else the run's record keeps.
+            head: Further data for the run's record.
 
         Raises:
             InputError: An input is missing or wrong.
@@ -132,10 +132,10 @@ class Runs:
         bindings: Bindings,
         fill: Callable[[RunRecord, OutputStore], None] = lambda _folder, _store: None,
     ) -> tuple[RunDriver, dict[str, Any]]:
-        """A new run, ready to be driven, and its inputs as its state holds them.
+        """A new run, ready to be driven, and its inputs in the form that its state stores.
 
         Args:
-            fill: Puts into the run's folder what must be there before its head is.
+            fill: Writes files into the run's directory that must exist before its head.
         """
         changed = await self._pin(plan)
         folder = self._new_folder(options.run_id) if options.keep else None
@@ -169,7 +169,7 @@ class Runs:
         return driver, kept
 
     async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
-        """Pin what is seen first; warns of what changed since it was pinned."""
+        """Pin definitions at first sight. Warns of changes since a definition was pinned."""
         needed = await names_needed(plan, self._toolbox, self._agents.names())
         tools = await self._toolbox.tools(needed)
         listed = [s.name for s in await self._toolbox.servers(()) if s.listed]
@@ -179,7 +179,7 @@ class Runs:
         found = [("tool-changed", change_notice(change)) for change in changes]
         try:
             self._pins.save()
-        except StoreError as error:  # the run's own record has what it agrees to
+        except StoreError as error:  # the run's own record has the approved definitions
             found.append(("not-pinned", f"{error.message}: later runs will not see what changes"))
         return found
 
@@ -193,19 +193,19 @@ class Runs:
         changes: ForkChanges | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
-        """Start a new run with all that another run had before a step; it runs live from there.
+        """Start a new run with the state of another run before a step. It runs live from there.
 
-        The other run is only read; it may still be in progress.
+        The other run is only read. It may still be in progress.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
-            at: The step's name or path; ``STEP#2`` for its second attempt, else the last one.
-            plan: In place of that run's; None: as its file is today.
-            changes: Inputs and outputs that are to be others than in that run.
+            at: The step's name or path. ``STEP#2`` for its second attempt, else the last one.
+            plan: Replaces that run's plan; None: its present file.
+            changes: Inputs and outputs that differ from that run's.
             secrets: The secret inputs.
 
         Raises:
-            UsageError: There is no such run or step, or the plan does not have the step.
+            UsageError: The run or the step was not found, or the plan does not have the step.
             InputError: An input is missing or wrong.
             PlanError: The plan is invalid, or names tools that its servers do not have.
             StoreError: The run's checkpoints are gone, or the new run cannot be recorded.
@@ -219,7 +219,7 @@ class Runs:
             origin = await find_origin(saver, history, at)
         check_point(plan, origin.point)
         values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
-        # What was agreed to of the tools is for this run to say anew, by what is pinned.
+        # This run approves its tools anew, by the pinned definitions.
         names = self._bindings_of(history.folder, history.head, plan).data()["names"]
         bindings = Bindings(pins=self._pins)
         bindings.take({"names": names})
@@ -256,8 +256,8 @@ class Runs:
             run_id: The run's id; ``-1`` is the latest.
 
         Raises:
-            UsageError: There is no such run, or its plan or a tool that it still needs has changed
-                since.
+            UsageError: The run was not found, or its plan or a tool that it still needs has
+                changed.
         """
         options = options or RunOptions()
         folder = self._folders.find(run_id)
@@ -277,14 +277,14 @@ class Runs:
         return await driver.resume(head["inputs"])
 
     def _bindings_of(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
-        """What names mean in a run that was begun before."""
+        """The bound names of a run that began earlier."""
         bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(folder)])
         bindings.take(head.get("bindings") or bindings_of_old(folder, plan, self._agents.names()))
         bindings.attach(FileNotes(folder.bindings))
         return bindings
 
     async def _check_tools(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> None:
-        """See that the tools that are still needed take and give what they did."""
+        """Check that the tools that are still needed have the same schemas."""
         names = tools_of(plan, self._agents.names())
         tools = await self._toolbox.tools(names) if head.get("tools") else []
         now = tool_hashes(tools)
@@ -292,7 +292,7 @@ class Runs:
             refuse_changed_tools(read_history(folder), plan, tools)
 
     def head(self, run_id: str) -> dict[str, Any]:
-        """How a run was started: its plan's file, its inputs, its registries."""
+        """The start of a run: its plan's file, its inputs, its registries."""
         return self._folders.find(run_id).read_head()
 
     def _new_folder(self, run_id: str | None) -> RunRecord:
@@ -313,7 +313,7 @@ class Runs:
 
 
 def _kept_of(head: Mapping[str, Any]) -> dict[str, Any]:
-    """What a fork's record repeats of that of the run that it comes from."""
+    """The data that a fork's record repeats from the record of the other run."""
     return {name: head[name] for name in ("registries", "agents", "model", "store") if name in head}
 
 

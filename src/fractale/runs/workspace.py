@@ -1,14 +1,19 @@
-"""The one way to open what runs need, for the command line, Python, Studio and the doctor.
+"""Opens the parts that runs need, for the command line, Python, Studio and the doctor.
 
     async with Workspace.open(settings, plan, Extensions(registries=["tools.yaml"])) as workspace:
         result = await workspace.runs.start(plan, {"who": "world"})
 
-In order: `Extensions` are the registry files and sub-agents that the user names. `Workspace.open`
-reads and imports them, once; serves their tools in this process, beside the servers of the
-settings; and closes every server at the end of the block. Models, the policy and `Runs` are made at
-their first use, so that a command that only lists tools imports no engine.
+`Extensions` are the registry files and sub-agents that the user names. `Workspace.open` does this,
+in this order:
 
-`as_started` gives the settings and the extensions that a recorded run was started with.
+1. It reads and imports the extensions, once.
+2. It serves their tools in this process, beside the servers of the settings.
+3. It closes every server at the end of the block.
+
+Models, the policy and `Runs` are made at their first use, so that a command that only lists tools
+does not import the engine.
+
+`as_started` returns the settings and the extensions that a recorded run was started with.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ OnLog = Callable[[str, str, str], None]
 # Not `slots`: the files that were read are cached.
 @dataclass(frozen=True, kw_only=True)
 class Extensions:
-    """What the user adds to the servers of the settings. Only `load` imports any of it.
+    """The user's additions to the servers of the settings. Only `load` imports them.
 
     Args:
         registries: Registry or server files, or such files that were read already.
@@ -61,10 +66,10 @@ class Extensions:
 
     @cached_property
     def files(self) -> Sequence[Registry]:
-        """The registries, each file read once: a run uses what its user was shown.
+        """The registries. Each file is read once: a run uses the contents that its user saw.
 
         Raises:
-            PlanError: A file cannot be read, or is wrong; with every problem.
+            PlanError: A file cannot be read, or is wrong. The error has every problem.
         """
         from fractale.registry import Registry, load_registry
 
@@ -76,14 +81,14 @@ class Extensions:
         return [str(getattr(each, "file", each)) for each in self.registries]
 
     def load(self, plan: Plan | None = None) -> tuple[Catalog, list[Registry]]:
-        """Import what is named: the sub-agents, and the registries that are to be served.
+        """Import the sub-agents, and the registries that are to be served.
 
         Args:
             plan: Its `agents` are added. They must be registered.
 
         Raises:
-            PlanError: A registry file is wrong, two sub-agents have one name, or the plan names a
-                sub-agent that is not registered.
+            PlanError: A registry file is wrong, two sub-agents have the same name, or the plan
+                names a sub-agent that is not registered.
         """
         from fractale.agents.catalog import Catalog
         from fractale.agents.own import split_agents, with_named
@@ -96,12 +101,12 @@ class Workspace:
     """Everything that runs use, opened by `Workspace.open`.
 
     Args:
-        settings: As they count for the runs.
-        extensions: What `agents` and the local tools were loaded from.
+        settings: The effective settings of the runs.
+        extensions: The source of `agents` and the local tools.
         agents: The sub-agents that a run can ask.
         toolbox: The tools that a run can call; open as long as the workspace is.
-        model: Used for every step, in place of the model of the settings.
-        yes: Whether the user agrees beforehand to what the policy would ask about.
+        model: Used for every step, instead of the model of the settings.
+        yes: Whether the user approves beforehand all calls that the policy would ask about.
     """
 
     def __init__(
@@ -137,17 +142,17 @@ class Workspace:
         masker: Masker | None = None,
         timing: Timing | None = None,
     ) -> AsyncGenerator[Workspace]:
-        """Open what runs need, as long as the block lasts.
+        """Open the parts that runs need, for the duration of the block.
 
         Args:
             plan: Its `servers` narrow the settings' servers, its `agents` are added.
             tools: Python functions or LangChain tools, served inside this process; or a toolbox
-                in place of all servers, which its owner closes.
+                that replaces all servers, which its owner closes.
             model, yes: See `Workspace`.
-            on_log: Receives what servers log, with secrets masked.
-            on_warning: Receives what of a registry is left out; None: it is logged.
-            masker: The run's: it may learn more secrets while the tools are open.
-            timing: How long servers may take.
+            on_log: Receives the logs of servers, with secrets masked.
+            on_warning: Receives the parts of a registry that are left out; None: they are logged.
+            masker: The run's. It may receive more secrets while the tools are open.
+            timing: The time limits of servers.
 
         Raises:
             PlanError: A registry file is wrong, with every problem, or the plan names a sub-agent
@@ -180,21 +185,21 @@ class Workspace:
 
     @cached_property
     def models(self) -> Models:
-        """The models of the settings, or the one that was given."""
+        """The models of the settings, or the given one."""
         from fractale.models import Models
 
         return Models(self.settings, given=self._model)
 
     @cached_property
     def policy(self) -> Policy:
-        """What a model may call."""
+        """The calls that a model may make."""
         from fractale.policy import Policy
 
         return Policy(settings=self.settings.policy, yes=self._yes)
 
     @cached_property
     def runs(self) -> Runs:
-        """Starts, resumes and forks runs with what is open here."""
+        """Starts, resumes and forks runs with the parts that are open here."""
         from fractale.runs.service import Runs
 
         return Runs(
@@ -207,7 +212,7 @@ class Workspace:
         )
 
     def _head(self) -> dict[str, Any]:
-        """What the record of each run keeps, so that `as_started` can open the same again."""
+        """The data in each run's record from which `as_started` can open the same workspace."""
         model = {} if self._model is not None else {"model": self.settings.model_spec}
         return {
             "registries": [str(Path(path).absolute()) for path in self.extensions.paths],
@@ -224,7 +229,7 @@ def _masked(on_log: OnLog | None, masker: Masker) -> OnLog | None:
 
 
 def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
-    """The settings' servers that the plan needs; all of them if it does not say.
+    """The settings' servers that the plan needs. If the plan does not say, all of them.
 
     Raises:
         SettingsError: The plan names a server that the settings do not have.
@@ -247,9 +252,9 @@ def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
 def as_started(
     settings: Settings, head: Mapping[str, Any], given: Extensions | None = None
 ) -> tuple[Settings, Extensions]:
-    """The settings and extensions that a run was started with, as its record's head has them.
+    """The settings and extensions that a run was started with, from its record's head.
 
-    What the command line names counts in place of it: model, store, registries, sub-agents.
+    The command line replaces the recorded model, store, registries and sub-agents.
 
     Args:
         given: Of the command line.
@@ -286,14 +291,14 @@ def _with_recorded_store(settings: Settings, head: Mapping[str, Any]) -> Setting
 
 
 def kept_store(settings: Settings) -> str:
-    """Where checkpoints are kept, as the record of a run names it: without a password."""
+    """The location of checkpoints, as the record of a run names it: without a password."""
     return without_password(settings.store) or "sqlite"
 
 
 def _where_now(path: Path, head: Mapping[str, Any]) -> Path:
-    """A file that a run was given; if its directory was moved as a whole, relative to this one."""
-    folder = head.get("folder")
-    if folder and not path.exists():
-        moved = Path.cwd() / os.path.relpath(path, folder)
+    """The present path of a run's file. If its directory was moved, relative to the new place."""
+    directory = head.get("folder")
+    if directory and not path.exists():
+        moved = Path.cwd() / os.path.relpath(path, directory)
         return moved if moved.exists() else path
     return path

@@ -562,7 +562,7 @@ def _gather(node: StepNode, results: Mapping[int, dict[str, Any]], kept: str) ->
             outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]
         )
     notices = [Notice(kind="failed", message=words)] if failed else []
-    told = {
+    shown = {
         notice["message"]: notice for each in results.values() for notice in each.get("notices", ())
     }
-    return CallResult(outputs=outputs, matched=decision, notices=(*notices, *told.values()))
+    return CallResult(outputs=outputs, matched=decision, notices=(*notices, *shown.values()))

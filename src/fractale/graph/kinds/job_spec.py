@@ -47,11 +47,11 @@ def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, st
     scheduler = known.pop("scheduler", None)
     command = tuple(known.pop("command", ()))
     confine = _confine(attempt, known)
-    folder = attempt.context.folder / known.pop("folder", "")
+    directory = attempt.context.folder / known.pop("folder", "")
     name = str(arguments.get("name") or attempt.step.name)
     if "array" in known:
         known["array"] = Array.parse(known["array"])
-    spec = JobSpec(name=name, command=command, folder=Path(folder), confine=confine, **known)
+    spec = JobSpec(name=name, command=command, folder=Path(directory), confine=confine, **known)
     return spec, scheduler
 
 

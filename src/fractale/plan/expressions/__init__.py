@@ -86,11 +86,11 @@ def holds(
     Raises:
         TemplateError: The expression is not valid, or does not fit the data.
     """
-    tell = on_undefined or _ignore
+    report = on_undefined or _ignore
     tree = parse_expression(expression.source)
     if tree.node is None:
         _raise_syntax(tree.faults[0], expression)
-    evaluation = Evaluation(scope, Fuel(), tree.text, lambda missing: tell(missing.name))
+    evaluation = Evaluation(scope, Fuel(), tree.text, lambda missing: report(missing.name))
     try:
         return evaluation.truth(tree.node)
     except Fault as fault:
