@@ -436,7 +436,7 @@ class EventStream(httpx.AsyncByteStream):
             yield bytes(buffer) + b"\n\n"
 
     def _inspect(self, event: bytes) -> None:
-        """Record what an event means for the call.
+        """Read the meaning of an event for the call.
 
         Raises:
             TransportError: It has a message that is not JSON.

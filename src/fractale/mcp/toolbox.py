@@ -116,7 +116,7 @@ class McpToolbox:
             await closing  # cancelled again while closing: no server may keep running
             raise
 
-    # -- what there is --------------------------------------------------------------------------
+    # -- lists ----------------------------------------------------------------------------------
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool, sorted by server and name; see `fractale.toolbox` for `names`."""

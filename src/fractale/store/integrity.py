@@ -176,7 +176,7 @@ HEADS = (
         checkpoint_id TEXT NOT NULL,
         writes INTEGER NOT NULL,
         PRIMARY KEY (thread_id, checkpoint_ns)) WITHOUT ROWID""",
-    # Not ON CONFLICT: inside a trigger the outer statement's OR REPLACE would take its place.
+    # Not ON CONFLICT: inside a trigger, the outer statement's OR REPLACE would replace it.
     f"""CREATE TRIGGER checkpoint_kept AFTER INSERT ON checkpoints BEGIN
         DELETE FROM heads WHERE {_same_thread("new")} AND checkpoint_id <= new.checkpoint_id;
         INSERT INTO heads
@@ -218,7 +218,7 @@ REPAIR = (
 
 
 def head_of(found: CheckpointTuple | None) -> tuple[str, int] | None:
-    """What ``heads`` must have of a thread whose latest checkpoint was found."""
+    """The row that ``heads`` must have for a thread whose latest checkpoint was found."""
     if found is None:
         return None
     latest = _fields(found.config)["checkpoint_id"]
@@ -229,7 +229,7 @@ def head_of(found: CheckpointTuple | None) -> tuple[str, int] | None:
 
 HEADER, FRAME_HEADER = 32, 24
 LOOKS = 3
-"""Another process may be writing to the log meanwhile: what looks damaged is read again."""
+"""Another process may be writing to the log meanwhile: a log that looks damaged is read again."""
 
 
 def check_wal(database: Path) -> None:
