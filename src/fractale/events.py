@@ -37,7 +37,7 @@ job_state          step, job (the scheduler's id), scheduler, state (pending, ru
                    index (in the array, if it is part of one)
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
-                   failed, message}: what a success must not hide], outputs (short form),
+                   failed, message}: shown even on success], outputs (short form),
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
@@ -53,8 +53,8 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
-parallel block; events of calls that a sub-agent made for another have ``agent``, its path below
-the step's own. ``outcome`` is ``success``, ``failure`` or ``skipped``; ``event_name`` is the
+parallel block. Events of calls that a sub-agent made for another have ``agent``, its path below
+the step's own. ``outcome`` is ``success``, ``failure`` or ``skipped``. ``event_name`` is the
 event that chose the transition.
 """
 
