@@ -349,7 +349,7 @@ def _unfolded(text: str) -> str:
 
 
 def _meant(found: re.Match[str]) -> str:
-    """The character that an escape means."""
+    """The characters that an escape means."""
     escape = found[0]
     kind = escape[1]
     if escape[0] == "&":

@@ -251,7 +251,7 @@ class RunFiles(RunSaver):
 
     @asynccontextmanager
     async def _writing(self, thread_id: str) -> AsyncGenerator[SqliteSaver]:
-        """The run's own file, which is made if it is missing."""
+        """The run's own file; made if it is missing."""
         path = self._record(thread_id).checkpoints
         if path not in self._files and not path.exists():
             async with self._copying:

@@ -56,7 +56,7 @@ class FileSystem:
 
     @property
     def locks_everywhere(self) -> bool:
-        """Whether other machines see locks, as far as the mount says."""
+        """Whether other machines see locks, according to the mount's type and options."""
         return not self.options & LOCAL_LOCKS
 
 

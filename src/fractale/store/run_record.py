@@ -249,7 +249,7 @@ class RunRecords:
         """Make the directory of a new run, with an ID that no other run has.
 
         Args:
-            run_id: Its ID; None: one of `length` letters is drawn.
+            run_id: Its ID; None: a random one of `length` letters.
 
         Raises:
             StoreError: The directory cannot be made.
