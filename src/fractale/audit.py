@@ -82,7 +82,7 @@ class AuditLog:
         """Write one line.
 
         Args:
-            what: A word for it, such as ``answer`` or ``trust``.
+            what: The kind of line, such as ``answer`` or ``trust``.
             details: JSON values; long texts are cut.
 
         Raises:

@@ -1,8 +1,7 @@
 """Every error that fractale raises on purpose.
 
-Each has a stable ``code`` (for scripts and documentation), an ``exit_code`` (what the
-command line returns for it), a message that says what happened, and a ``hint`` that says what
-to do next.
+Each has a stable ``code`` (for scripts and documentation), an ``exit_code`` of the command
+line, a message that says what happened, and a ``hint`` about the next step.
 
 .. code-block:: text
 
@@ -27,7 +26,7 @@ to do next.
     ├── LimitReached            5    a limit of the run was reached; the run can be resumed
     ├── Stopped                 75   the run was stopped on request and can be resumed
     ├── StoreError              1    the run's record cannot be read or written
-    ├── NotRecorded             2    a run cannot be replayed: its record lacks what that needs
+    ├── NotRecorded             2    a run cannot be replayed: its record lacks something
     └── DependencyMissing       2    an optional package or program is not installed
 """
 
@@ -71,10 +70,10 @@ class Problem:
 
     Args:
         code: A stable word such as ``unknown-step``.
-        message: What was found and what would be right.
+        message: The problem, and the right form.
         position: Where in the file, if the problem has a place.
         path: Its place in the plan, such as ``steps[2].transitions.failure``.
-        length: How many characters from the position on are at fault (1 if unknown).
+        length: How many characters from the position on are wrong (1 if unknown).
         suggestion: The nearest valid word, if one is near.
         severity: ``error`` stops the plan, ``warning`` is reported and ignored.
         missing: The name of a tool, prompt or sub-agent that no server or file offers.
@@ -97,11 +96,11 @@ class Problem:
 
 
 class FractaleError(Exception):
-    """The root of the tree: what happened, where, and what to do next.
+    """The root of the tree, with a message, a place and a hint.
 
     Args:
-        message: What happened, in one sentence.
-        hint: What the reader can do about it.
+        message: One sentence.
+        hint: How the user can correct it.
         position: Where in a file, if the error has a place.
     """
 
@@ -162,7 +161,7 @@ class PlanError(FractaleError):
 
     Args:
         problems: Every problem found, in file order. At least one.
-        plan: What could be read anyway (a `fractale.plan.model.Plan`), so that the rest
+        plan: The readable part of the plan (a `fractale.plan.model.Plan`), so that the rest
             of it can be checked, too; None if too little could.
     """
 

@@ -1,4 +1,4 @@
-"""What happens in a run, as a stream that every display reads.
+"""The events of a run, as a stream that every display reads.
 
 An event is one flat, JSON-ready record. The terminal display, ``--json``, the record of a run
 and users' own code all get the same stream. Fields are only ever added; `VERSION` counts
@@ -34,10 +34,10 @@ job_state          step, job (the scheduler's id), scheduler, state (pending, ru
                    null), began {wall, boot, boot_id: the moment when it was submitted}: of a job
                    step, each time that something of it changed. Of an item of a foreach, or an
                    element of an array, also jobs {state: how many of the jobs are in it}, and
-                   index (in the array, where it is part of one)
+                   index (in the array, if it is part of one)
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
-                   failed, message}: what a success must not hide], outputs (short form),
+                   failed, message}: shown even on success], outputs (short form),
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
@@ -53,8 +53,8 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
-parallel block; events of calls that a sub-agent made for another have ``agent``, its path below
-the step's own. ``outcome`` is ``success``, ``failure`` or ``skipped``; ``event_name`` is the
+parallel block. Events of calls that a sub-agent made for another have ``agent``, its path below
+the step's own. ``outcome`` is ``success``, ``failure`` or ``skipped``. ``event_name`` is the
 event that chose the transition.
 """
 

@@ -45,7 +45,7 @@ _BEFORE, _AFTER = re.compile(r"[\w@/.:~\\-]"), re.compile(r"[\w@/\\-]|[.:]\w")
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Source:
-    """Where a value came from.
+    """The origin of a value.
 
     Args:
         name: ``server.tool``, a path, a URI, or the name of an input.

@@ -199,7 +199,7 @@ class _Needles:
                     self._beside.setdefault(text, beside)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where secrets are, in order and without overlaps."""
+        """The places of secrets, in order and without overlaps."""
         found: list[tuple[int, int]] = []
         plain = _unfolded(text)
         if needles := self._in(plain):
@@ -216,7 +216,7 @@ class _Needles:
         return [needle for needle in self._sorted if needle in text]
 
     def _places(self, needles: Iterable[str], views: list[_View]) -> Iterator[tuple[int, int]]:
-        """Where needles are in the first of the views; they are searched for in the last one."""
+        """The places of needles in the first of the views, searched for in the last one."""
         text = views[-1].text
         for needle in needles:
             before, after = self._beside[needle]
@@ -303,7 +303,7 @@ class _View:
         return cls(text, _FOLD, lambda _found: "")
 
     def place(self, start: int, end: int) -> tuple[int, int]:
-        """Where a part of the view came from."""
+        """The place in the text that a part of the view came from."""
         index = bisect_right(self._starts, start) - 1
         origin, _, is_same = self._origins[index]
         first = origin + start - self._starts[index] if is_same else origin
@@ -349,7 +349,7 @@ def _unfolded(text: str) -> str:
 
 
 def _meant(found: re.Match[str]) -> str:
-    """The character that an escape means."""
+    """The characters that an escape means."""
     escape = found[0]
     kind = escape[1]
     if escape[0] == "&":

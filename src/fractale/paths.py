@@ -247,7 +247,7 @@ def forbidden(path: str | os.PathLike[str], *, writing: bool = False) -> str | N
 
 
 def checked(path: str | os.PathLike[str], *, writing: bool = False) -> Path:
-    """Where a path really leads.
+    """The resolved form of a path, if tools may use it.
 
     Raises:
         PermissionError: It is `forbidden`.

@@ -95,12 +95,12 @@ def write_private(
 
     Args:
         content: Text is written as UTF-8.
-        sync: What is on the disk when this returns: nothing for certain, the content once the name
+        sync: Which parts are on the disk on return: none for certain, the content once the name
             is, or both.
-        errors: What to do with characters that UTF-8 lacks, as `str.encode`.
+        errors: How to treat characters that UTF-8 lacks, as in `str.encode`.
 
     Raises:
-        OSError: It cannot be written; what was there before is still there.
+        OSError: It cannot be written; the old file is unchanged.
         UnicodeEncodeError: UTF-8 lacks a character.
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", errors)

@@ -130,7 +130,7 @@ def misfits(
     formats: Any = None,
     work: Work | None = None,
 ) -> list[Misfit]:
-    """Where a value does not fit a schema.
+    """The places in which a value does not fit a schema.
 
     Args:
         trusted: Whether the schema is the user's own: then its patterns are matched, too.

@@ -42,7 +42,7 @@ def did_you_mean(
     Args:
         before: Put in front of the question.
         after: Put behind it.
-        otherwise: What is returned if no known name is similar.
+        otherwise: The result if no known name is similar.
     """
     near = nearest(name, known)
     return otherwise if near is None else f"{before}did you mean `{near}`?{after}"

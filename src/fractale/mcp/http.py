@@ -52,7 +52,7 @@ OLDEST_PROTOCOL = SUPPORTED_PROTOCOL_VERSIONS[0]
 MOST_ERROR_BYTES = 64 * 1024
 LONGEST_REASON = 500
 SIDE_SECONDS = 5.0
-"""For messages that no call waits for: notifications, and the end of a session."""
+"""Timeout in seconds of messages that no call waits for: notifications, end of a session."""
 
 
 @contextlib.asynccontextmanager
@@ -436,7 +436,7 @@ class EventStream(httpx.AsyncByteStream):
             yield bytes(buffer) + b"\n\n"
 
     def _inspect(self, event: bytes) -> None:
-        """Record what an event means for the call.
+        """Read the meaning of an event for the call.
 
         Raises:
             TransportError: It has a message that is not JSON.

@@ -1,7 +1,7 @@
 """One server for the life of a toolbox: its sessions, one after another, and its catalog.
 
-A `SessionManager` keeps one session and opens the next one when it is lost. A `Catalog` has what
-the server lists, over all sessions, until the server reports a change.
+A `SessionManager` keeps one session and opens the next one when it is lost. A `Catalog` has the
+server's lists, over all sessions, until the server reports a change.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class McpToolbox:
             await closing  # cancelled again while closing: no server may keep running
             raise
 
-    # -- what there is --------------------------------------------------------------------------
+    # -- lists ----------------------------------------------------------------------------------
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         """Every tool, sorted by server and name; see `fractale.toolbox` for `names`."""
@@ -289,15 +289,15 @@ class McpToolbox:
         if late:
             grace = max(0.0, self._grace_ends - time.monotonic())
             _, late = await asyncio.wait(late, timeout=grace)
-        told: set[asyncio.Task[None]] = set()
+        reported: set[asyncio.Task[None]] = set()
         while late:
             known = await self._bare_names(kind)
             if not any(self._is_needed(waiting[task], names, known) for task in late):
                 self._continue_without([waiting[task] for task in late])
                 return
-            for task in late - told:
+            for task in late - reported:
                 waiting[task].log("warning", _still_waiting(waiting[task], self._timing.grace))
-            told |= late
+            reported |= late
             _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
 
     def _continue_without(self, late: Iterable[SessionManager]) -> None:

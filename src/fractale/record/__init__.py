@@ -1,4 +1,4 @@
-"""What happened in a run, read from its directory without an engine.
+"""The history of a run, read from its directory without an engine.
 
 `history` is the model, and `history_reader` reads it from events. `jobs` has the batch jobs of a
 run; `plans` and `snapshot` have its plan, tools and versions. `diff`, `export`, `crate`,

@@ -119,7 +119,7 @@ class _Writer:
         self._crate.root_dataset["mentions"] = [run, *self._actions]
         self._records()
 
-    # -- who and what ---------------------------------------------------------------------------
+    # -- the user and the software --------------------------------------------------------------
 
     def _engine(self) -> None:
         version = self._history.versions.get("fractale")

@@ -90,7 +90,7 @@ class RunGraph:
     """The graph of a run.
 
     Args:
-        complete: Whether the plan was found; otherwise the graph has only what the run did.
+        complete: Whether the plan was found; otherwise the graph has only the steps that ran.
     """
 
     run: str

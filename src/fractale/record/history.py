@@ -1,4 +1,4 @@
-"""What happened in a run: every attempt of every step, with its calls, questions and decision.
+"""The history of a run: every attempt of every step, with its calls, questions and decision.
 
 A `RunHistory` is read from the run's directory alone: its head, its events, and the values that
 they refer to. LangGraph's checkpoints are not read. Large values stay references until `resolve`
@@ -311,7 +311,7 @@ class RunHistory:
 
     @property
     def models(self) -> list[str]:
-        """Every model that was asked, and the one that it was started with."""
+        """Every model that was called, and the model of the run's start."""
         started = [process.model for process in self.processes if process.model]
         asked = [model for attempt in self.attempts for model in attempt.models]
         return list(dict.fromkeys([*started, *asked]))
@@ -342,7 +342,7 @@ class RunHistory:
     def of_step(self, name: str) -> list[RecordedAttempt]:
         """The attempts of a step, by its path, else by its name.
 
-        The index of an item may be left out: ``each/inner`` gives those of all items.
+        The index of an item may be left out: ``each/inner`` returns those of all items.
         """
         whole = [attempt for attempt in self.attempts if attempt.path == name]
         if whole:
@@ -505,7 +505,7 @@ def attempt_data(
     """One attempt as JSON, its values in full.
 
     Args:
-        results: Of its calls, as `results_of` gives them; None to read them.
+        results: Of its calls, as `results_of` returns them; None to read them.
     """
     if results is None:
         results = results_of(history.folder, attempt.calls)

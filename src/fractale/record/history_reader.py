@@ -27,7 +27,7 @@ LOUD = ("warning", "error", "critical", "alert", "emergency")
 
 
 def read_history(folder: RunRecord) -> RunHistory:
-    """Read what happened in a run.
+    """Read the history of a run.
 
     Raises:
         StoreError: The record is missing or damaged.

@@ -1,7 +1,7 @@
 """Recordings: runs that can be replayed, in place or exported to be replayed elsewhere.
 
-A run's own directory is a recording. ``fractale export RUN --recording PATH`` copies what a replay
-needs into another directory, or into one file if the path ends in ``.zip``.
+A run's own directory is a recording. ``fractale export RUN --recording PATH`` copies the
+files that a replay needs into another directory, or into one file if the path ends in ``.zip``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Recording:
 
     @property
     def left_out(self) -> list[str]:
-        """The options that give a replay what the recording names and was not imported."""
+        """The options for a replay to use the registries and agents that were not imported."""
         if self.own:
             return []
         registries = [f"-r {path}" for path in self.head.get("registries") or ()]
@@ -206,7 +206,7 @@ def find_recordings(root: Path) -> list[Path]:
     """Every recording in a directory and below, by name; the directory itself if it is one.
 
     Raises:
-        UsageError: There is no such directory.
+        UsageError: The directory does not exist.
     """
     if root.is_file() or (root / "run.json").is_file():
         return [root]
@@ -218,14 +218,14 @@ def find_recordings(root: Path) -> list[Path]:
 def _below(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         if "run.json" in files:
-            names.clear()  # nothing in a run is a recording
+            names.clear()  # no directory inside a run is a recording
             yield Path(folder)
         else:
             yield from (Path(folder) / name for name in files if name.endswith(ZIP))
 
 
 def write_recording(folder: RunRecord, target: Path, secrets: Iterable[str]) -> None:
-    """Write what a replay needs of a run into a directory, or into one file.
+    """Write the files that a replay needs into a directory, or into one file.
 
     Args:
         secrets: Texts to mask in logs, drafts and plans; the rest of the record is masked already.

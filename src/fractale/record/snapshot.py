@@ -45,7 +45,7 @@ class ToolSnapshot:
 
 
 async def take_snapshot(toolbox: Toolbox, plan: Plan, agents: Collection[str] = ()) -> ToolSnapshot:
-    """What a toolbox offers to a plan.
+    """The tools, prompts and resources that a toolbox offers to a plan.
 
     Servers that the plan does not need are not started; resources are listed only if a model may
     see them.
@@ -106,7 +106,7 @@ def _share(target: Path, shared: Path) -> None:
 
 
 def read_snapshot(folder: RunRecord) -> ToolSnapshot:
-    """Read what a run was offered.
+    """Read the tools, prompts and resources that a run was offered.
 
     Raises:
         NotRecorded: It was not recorded, or is damaged.
@@ -135,7 +135,7 @@ def _prompt(data: dict[str, Any]) -> PromptInfo:
 
 
 def snapshot_of(folder: RunRecord) -> Snapshot:
-    """A lookup of tools as the run was offered them when it began."""
+    """A lookup of the tools that the run was offered when it began."""
 
     @cache
     def described() -> dict[Bound, Described]:

@@ -89,7 +89,7 @@ class Diverged(FractaleError):
 
 
 class RecordEnds(FractaleError):
-    """Ends the replay of an interrupted run where its record ends."""
+    """Ends the replay of an interrupted run at the end of its record."""
 
     code = "record-ends"
 
@@ -239,7 +239,7 @@ class Comparison:
         return min([*left, *ends], key=lambda event: event.order, default=None)
 
     def end(self, where: str) -> NoReturn:
-        """End the replay where the record ends.
+        """End the replay at the end of the record.
 
         Raises:
             RecordEnds: Always.
@@ -259,7 +259,7 @@ class Comparison:
         self._over = True
         raise Diverged(self.divergence)
 
-    # -- what differs ---------------------------------------------------------------------------
+    # -- differences ---------------------------------------------------------------------------
 
     def _differs(self, expected: TraceEvent, found: TraceEvent) -> list[str]:
         """The fields in which two events differ; ``kind`` if their kinds differ."""

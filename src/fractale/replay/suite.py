@@ -65,7 +65,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     try:
         return extensions.load(plan)[0], notes
     except PlanError as error:
-        # Their tools are not needed here, and what they import may not be installed.
+        # Their tools are not needed here, and their imports may not be installed.
         notes.append(f"the registries are left out: {error.problems[0]}")
         return Extensions(agents=agents).load(plan)[0], notes
 

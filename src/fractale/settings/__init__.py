@@ -18,7 +18,7 @@ A settings file looks like this; every key may be left out::
       flux: {command: flux-mcp, env: {FLUX_URI: "local:///run/flux/local"}, env_from: [FLUX_KEY]}
     prices:                       # US dollars per million tokens
       openai:gpt-4.1-mini: {input: 0.4, output: 1.6}
-    policy:                       # what may be called; globs of tool names, and of arguments
+    policy:                       # which calls are allowed; globs of tool names, and of arguments
       allow: ["hpc.filesystem_*"]
       deny: ["*.k8s_delete*", {tool: "*.shell", arguments: {command: "*rm *"}}]
 

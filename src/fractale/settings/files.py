@@ -60,7 +60,7 @@ class SettingsFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """The project's directory, and what the search for it found.
+    """The project's directory, and the results of the search for it.
 
     Args:
         folder: The nearest ``.fractale`` that counts, else one to be made in the working directory.

@@ -90,7 +90,7 @@ def load_settings(
         folder: The working directory to search from; the process's own if None.
         trust_project: Use the project's settings as if the user had trusted them, as
             FRACTALE_TRUST_PROJECT=1 does.
-        untrusted: What to do with settings of a project that would act and are not trusted:
+        untrusted: How to treat settings of a project that would act and are not trusted:
             ``refuse`` raises, ``narrow`` leaves them out and lists them in `Settings.waiting`.
             FRACTALE_TRUST_PROJECT=0 always leaves them out.
         check_state: Whether to raise if the state directory is not the user's own.
@@ -167,7 +167,7 @@ def waiting_of(file: SettingsFile, environment: Mapping[str, str]) -> tuple[Wait
 
 
 def changes_of(file: SettingsFile, environment: Mapping[str, str]) -> list[str] | None:
-    """What changed in a project's file since the user trusted it; None if the user never did.
+    """The changes in a project's file since the user trusted it; None if the user never did.
 
     Raises:
         SettingsError: The user's trust store cannot be used.

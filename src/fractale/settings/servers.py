@@ -103,7 +103,7 @@ SERVER_KEYS = (
 )
 
 CONFINE_KEYS = ("confine", "writable", "network")
-"""For a project's server, the user's own settings decide about these."""
+"""Keys that the user's own settings decide for a project's servers."""
 
 
 def parse_server(

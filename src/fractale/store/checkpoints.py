@@ -1,11 +1,11 @@
 """LangGraph's checkpoints of runs: one SQLite file per run, or a PostgreSQL server.
 
-The checkpoints of run ID are in ``runs/ID/checkpoints.sqlite``. The process that has the run's lock
-is the only one that writes there, so on a network file system, too, any number of runs can be in
-progress, and a damaged file costs one run.
+The checkpoints of run ID are in ``runs/ID/checkpoints.sqlite``. Only the process that has the run's
+lock writes there. So any number of runs can be in progress, on a network file system, too, and a
+damaged file affects one run only.
 
 Up to 0.2, one ``checkpoints.sqlite`` in the state directory had the checkpoints of all runs. It is
-still read. When such a run is resumed, its checkpoints are copied into a file of its own; the old
+still read. When such a run is resumed, its checkpoints are copied into the run's own file; the old
 ones stay until the run is pruned.
 """
 
@@ -45,10 +45,10 @@ from fractale.store.sqlite_saver import (
 )
 
 MOST_OPEN = 16
-"""Files that stay open at the same time, as far as they are not in use."""
+"""The number of files that stay open at the same time, not counting those in use."""
 
 REFERENCE = re.compile(rb"sha256:([0-9a-f]{64})")
-"""How a reference to an output looks in anything that is stored."""
+"""A reference to an output, as it appears in stored data."""
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ class RunSaver(BaseCheckpointSaver[str]):
         """Prepare to write checkpoints of a run, whose lock the caller has.
 
         Raises:
-            StoreError: They cannot be written, or what is there is damaged.
+            StoreError: They cannot be written, or the existing ones are damaged.
         """
 
     @abstractmethod
@@ -106,7 +106,7 @@ class RunSaver(BaseCheckpointSaver[str]):
 
     @abstractmethod
     async def reclaim(self) -> None:
-        """Return the space of what was deleted, if no other process needs the database."""
+        """Free the space of deleted checkpoints, if no other process needs the database."""
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class RunFiles(RunSaver):
         self._turn, self._copying = asyncio.Lock(), asyncio.Lock()
         self._closed = False
 
-    # -- what LangGraph asks for
+    # -- methods for LangGraph
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         async with self._reading(_thread(config)) as saver:
@@ -195,7 +195,7 @@ class RunFiles(RunSaver):
     def get_next_version(self, current: str | None, channel: None) -> str:
         return SqliteSaver.get_next_version(cast("Any", self), current, channel)
 
-    # -- what fractale asks for
+    # -- methods for fractale
 
     @asynccontextmanager
     async def holding(self, run_id: str) -> AsyncGenerator[None]:
@@ -251,7 +251,7 @@ class RunFiles(RunSaver):
 
     @asynccontextmanager
     async def _writing(self, thread_id: str) -> AsyncGenerator[SqliteSaver]:
-        """The run's own file, which is made if it is missing."""
+        """The run's own file; made if it is missing."""
         path = self._record(thread_id).checkpoints
         if path not in self._files and not path.exists():
             async with self._copying:
@@ -268,7 +268,7 @@ class RunFiles(RunSaver):
             return await shared.has(thread_id)
 
     async def _copy(self, thread_id: str, path: Path) -> None:
-        """Copy a run's checkpoints from the shared file into one of its own, completely or not."""
+        """Copy a run's checkpoints from the shared file into its own, completely or not at all."""
         system = file_system(path, self._mountinfo)
         with sqlite_errors(path), new_file(path, system) as part:
             async with self._using(self._shared) as shared:

@@ -17,7 +17,7 @@ NETWORK = re.compile(
     "|lustre|mfs|moosefs|ncpfs|nfs|ocfs|orangefs|panfs|pvfs|quobyte|smb|sshfs|vboxsf|virtiofs"
     "|vmhgfs|wekafs"
 )
-"""The beginnings of the types of file system whose files other machines may change."""
+"""Prefixes of the types of file system whose files other machines may change."""
 
 LOCAL_FUSE = re.compile(r"fuseblk|fuse\.(fuse-overlayfs|squashfuse|lxcfs|ext2|fuse2fs)")
 """FUSE file systems of this machine alone; any other FUSE file system may be remote."""
@@ -30,7 +30,7 @@ LOCAL_LOCKS = {
     "localflock",
     "noflock",
 }
-"""Mount options by which other machines do not see locks, or there are none."""
+"""Mount options that limit locks to this machine, or turn them off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class FileSystem:
 
     @property
     def locks_everywhere(self) -> bool:
-        """Whether other machines see locks, as far as the mount says."""
+        """Whether other machines see locks, according to the mount's type and options."""
         return not self.options & LOCAL_LOCKS
 
 
@@ -75,7 +75,7 @@ def file_system(path: Path, mountinfo: str | None = None) -> FileSystem:
     found = FileSystem("unknown")
     for line in mountinfo.splitlines():
         mounted = _mounted(line)
-        # Of two mounts on one place the later one is seen.
+        # Of two mounts at one place, the later one is visible.
         if (
             mounted
             and place.is_relative_to(mounted.mount)

@@ -173,7 +173,7 @@ CHANGES = (
         "ALTER TABLE runs ADD COLUMN jobs INTEGER NOT NULL DEFAULT 0",
     ),
 )
-"""From a new file to version 5. Rows are kept."""
+"""The changes from a new file to version 5. Rows are kept."""
 
 COLUMNS = tuple(field.name for field in fields(RunRow))
 PUT = (
@@ -229,7 +229,7 @@ class RunIndex:
         self._connection.close()
 
     def put(self, row: RunRow) -> None:
-        """Keep a run's row, in place of an earlier one."""
+        """Store a run's row, replacing an earlier one."""
         self.put_all([row])
 
     def put_all(self, rows: Iterable[RunRow]) -> None:

@@ -1,35 +1,37 @@
-"""How damage to a file of checkpoints is detected, in one place.
+"""Detection of damage to a file of checkpoints.
 
-**The threat** is the disk, not a person: a bit that changed, a file that was cut off, a frame of
-the write-ahead log that was damaged after a crash. (Code in a crafted checkpoint is refused by
-`fractale.store.serializer`; no checksum here has a key.) Read wrong, a checkpoint would make a run
+**The threat** is the disk, not an attacker: a bit that changed, a file that was cut off, a frame of
+the write-ahead log that was damaged after a crash. (`fractale.store.serializer` refuses code in a
+crafted checkpoint; no checksum here has a key.) If fractale read a damaged checkpoint, a run could
 skip a step, or repeat one that changes something outside.
 
-**What is detected**, and by what:
+**Detected damage**, and how it is detected:
 
 - *Values*: the serializer keeps each value with a checksum.
-- *Rows*: SQLite has no checksum over the keys of a row. A seal, a checksum over the row's keys,
-  is kept inside the value (`seal_checkpoint`, `seal_writes`), so a value found in another row is
-  refused.
+- *Rows*: SQLite has no checksum over the keys of a row. So a seal, a checksum over the row's keys,
+  is inside the value (`seal_checkpoint`, `seal_writes`). A value in another row is refused.
 - *Missing rows*: SQLite doesn't notice a key that changed so that a row isn't found. Triggers keep
   a table ``heads`` in the same transaction: the latest checkpoint of each thread and the number of
-  its pending writes. If it disagrees with what was found, and before older checkpoints are read,
-  SQLite checks the whole file.
+  its pending writes. SQLite checks the whole file if ``heads`` disagrees with the rows, and before
+  older checkpoints are read.
 - *The write-ahead log*: after a crash, SQLite reads it up to the first frame whose checksum is
   wrong and silently ignores the rest. `check_wal` refuses a log with complete transactions after
   such a frame.
 
-**What is not detected**: a damaged *last* frame of the log looks like a transaction that the crash
-cut. The run then resumes one checkpoint earlier, and the journal of calls, a file of its own,
-prevents that a recorded call is made again. Nor is a whole file that was replaced by an older
-copy of itself.
+**Not detected** is a damaged *last* frame of the log: it looks like a transaction that the crash
+cut. The run then resumes one checkpoint earlier, and the separate journal of calls prevents it from
+repeating a recorded call. A whole file that was replaced by an older copy is not detected either.
 
-**What it rests on in LangGraph** (1.2): the tables ``checkpoints`` and ``writes`` with their
-columns, ``WRITES_IDX_MAP`` and ``writes_sort_key`` for the order of writes,
-``get_checkpoint_metadata`` for what a checkpoint's metadata will be, and of its SQLite saver
-``conn``, ``lock`` and ``is_setup``. If an upgrade breaks it, this module can go: remove the calls
-of it in `fractale.store.sqlite_saver` (and `HEADS` from its tables); `unseal` must stay as long as
-there are sealed checkpoints to read.
+**LangGraph internals** (1.2) that this module needs:
+
+- the tables ``checkpoints`` and ``writes`` with their columns;
+- ``WRITES_IDX_MAP`` and ``writes_sort_key`` for the order of writes;
+- ``get_checkpoint_metadata`` for the future metadata of a checkpoint;
+- ``conn``, ``lock`` and ``is_setup`` of its SQLite saver.
+
+If an upgrade breaks it, this module can be removed: delete its calls in
+`fractale.store.sqlite_saver` (and `HEADS` from its tables). `unseal` must stay as long as there are
+sealed checkpoints to read.
 """
 
 # ruff: noqa: S608 - the queries are put together from constants of this module
@@ -176,7 +178,7 @@ HEADS = (
         checkpoint_id TEXT NOT NULL,
         writes INTEGER NOT NULL,
         PRIMARY KEY (thread_id, checkpoint_ns)) WITHOUT ROWID""",
-    # Not ON CONFLICT: inside a trigger the outer statement's OR REPLACE would take its place.
+    # Not ON CONFLICT: inside a trigger, the outer statement's OR REPLACE would replace it.
     f"""CREATE TRIGGER checkpoint_kept AFTER INSERT ON checkpoints BEGIN
         DELETE FROM heads WHERE {_same_thread("new")} AND checkpoint_id <= new.checkpoint_id;
         INSERT INTO heads
@@ -218,7 +220,7 @@ REPAIR = (
 
 
 def head_of(found: CheckpointTuple | None) -> tuple[str, int] | None:
-    """What ``heads`` must have of a thread whose latest checkpoint was found."""
+    """The row that ``heads`` must have for a thread whose latest checkpoint was found."""
     if found is None:
         return None
     latest = _fields(found.config)["checkpoint_id"]
@@ -229,7 +231,7 @@ def head_of(found: CheckpointTuple | None) -> tuple[str, int] | None:
 
 HEADER, FRAME_HEADER = 32, 24
 LOOKS = 3
-"""Another process may be writing to the log meanwhile: what looks damaged is read again."""
+"""Another process may be writing to the log meanwhile: a log that looks damaged is read again."""
 
 
 def check_wal(database: Path) -> None:

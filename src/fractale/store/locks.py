@@ -52,9 +52,9 @@ class FileLock:
 
     Args:
         path: Made if it is missing, readable by its owner only.
-        what: What is held, for the message.
-        hint: What to do if it is held.
-        error: What is raised if it is held.
+        what: The locked thing, for the message.
+        hint: The hint if it is held.
+        error: The type of the error if it is held.
         wait: Seconds to wait for it if it is held.
     """
 

@@ -107,7 +107,7 @@ def _unusable(url: str, error: Exception) -> StoreError:
 
 
 def _hint(state: str, words: str) -> str:
-    """What the user can do, by the server's SQLSTATE if the server sent one."""
+    """The hint for an error, by the server's SQLSTATE if the server sent one."""
     refused = any(word in words for word in ("authentication", "password", "role"))
     if state.startswith("28") or refused:
         return "check user and password in FRACTALE_STORE, or set PGPASSWORD or ~/.pgpass"

@@ -27,11 +27,11 @@ ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHARED_ID_LENGTH = 10
-"""Of runs whose checkpoints are on a server, which several state directories may share."""
+"""The length of the ID of runs with checkpoints on a server, which state directories may share."""
 RUNS = "runs"
 """The directory of the runs' directories, in the state directory."""
 UNRECORDED = ("model_text", "tool_progress")
-"""Kinds of event that only a display wants."""
+"""Kinds of events that only displays need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class RunRecord:
     head = RecordFile("run.json")  # how the run was started
     plan = RecordFile("plan.yaml")  # as it was then
     included_plans = RecordFile("plan")
-    offered = RecordFile("tools.json")  # which tools, prompts and resources servers offered
-    bindings = RecordFile("bindings.json")  # which tools names mean that were bound later
-    entry = RecordFile("entry.json")  # of a fork: where it begins, and with what
+    offered = RecordFile("tools.json")  # the tools, prompts and resources of servers
+    bindings = RecordFile("bindings.json")  # the tools of names that were bound later
+    entry = RecordFile("entry.json")  # of a fork: its fork point, and its inputs there
     events = RecordFile("events.jsonl")
     journal = RecordFile("journal.jsonl")  # of calls
     checkpoints = RecordFile("checkpoints.sqlite")
@@ -68,10 +68,10 @@ class RunRecord:
     drafts = RecordFile("drafts")  # accepted drafts: ``outer/inner.yaml`` per planned step
     notes = RecordFile("notes.json")  # of its agents
     jobs = RecordFile("jobs")  # a directory per batch job
-    job_ledger = RecordFile("jobs.jsonl")  # what batch jobs reserved and used of the budget
+    job_ledger = RecordFile("jobs.jsonl")  # the budget that batch jobs reserved and used
     lock = RecordFile("lock")
     stop_request = RecordFile("stop")
-    studio_orders = RecordFile("studio-orders.txt")  # what Studio asked for, once each
+    studio_orders = RecordFile("studio-orders.txt")  # Studio's orders, each once
 
     @property
     def state_dir(self) -> Path:
@@ -139,7 +139,7 @@ class RunRecord:
     # -- outputs and drafts
 
     def write_output(self, name: str, text: str) -> Path:
-        """Keep an output of the run as a text file of its own; returns where.
+        """Write an output of the run as a text file; returns its path.
 
         Raises:
             StoreError: It cannot be written.
@@ -249,7 +249,7 @@ class RunRecords:
         """Make the directory of a new run, with an ID that no other run has.
 
         Args:
-            run_id: Its ID; None: one of `length` letters is drawn.
+            run_id: Its ID; None: a random one of `length` letters.
 
         Raises:
             StoreError: The directory cannot be made.
@@ -286,7 +286,7 @@ class RunRecords:
         """The record of a run; ``-1`` is the latest.
 
         Raises:
-            UsageError: There is no such run.
+            UsageError: The run does not exist.
         """
         if run_id != "-1" and Path(run_id).name == run_id:
             path = self._root / run_id
@@ -319,9 +319,9 @@ class RunRecords:
             raise _no_folder(self._root) from error
 
     def ids(self) -> list[str]:
-        """The IDs of all runs, the latest first: by when its record was made.
+        """The IDs of all runs, by the time at which their records were made, the latest first.
 
-        The time of a directory says less: SQLite makes and removes files there, also to read.
+        The time of a directory is not reliable: SQLite makes and removes files there, also to read.
         """
         times = [(_made(self.at(name)), name) for name in self.names()]
         return [name for _, name in sorted(times, reverse=True)]
@@ -329,7 +329,7 @@ class RunRecords:
     def events_size(self, run_id: str) -> int:
         """The size of a run's events in bytes; 0 if there are none."""
         try:
-            # With thousands of runs, it takes longer to make a path than to look at the file.
+            # With thousands of runs, making a path is slower than reading the file's size.
             return os.stat(f"{self._root}/{run_id}/{RunRecord.events.name}").st_size  # noqa: PTH116
         except OSError:
             return 0
@@ -343,7 +343,7 @@ def _made(record: RunRecord) -> int:
 
 
 def _no_folder(path: Path) -> StoreError:
-    """The error for a path that should be a directory, and is or leads through a file."""
+    """The error for a path that should be a directory, but is a file or leads through one."""
     wrong = next((each for each in (path, *path.parents) if each.exists()), path)
     return StoreError(
         f"the state folder cannot be used: {wrong} is not a folder",

@@ -1,4 +1,4 @@
-"""What all SQLite files of fractale share: errors that say what to do, and versions of the layout.
+"""Common code of all SQLite files: errors with hints, and versions of the layout.
 
 SQLite keeps a number for its user in the file's header (``PRAGMA user_version``). A file has
 version n when the first n changes of its list were made to it; a new file has version 0.
@@ -35,11 +35,11 @@ HINTS: Mapping[int, str] = {
 def sqlite_errors(
     path: Path, what: str = "checkpoints", *, writing: bool = False
 ) -> Generator[None]:
-    """Turn what SQLite, or reading a value that it returned, raises into a `StoreError`.
+    """Turn errors of SQLite, or of reading a value that it returned, into a `StoreError`.
 
     Args:
-        what: What the file holds, for the message.
-        writing: An ill-typed value is the caller's, not a sign of a damaged file.
+        what: The file's content, for the message.
+        writing: Whether a value of a wrong type is the caller's error, not a sign of damage.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def sqlite_errors(
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         if writing:
             raise StoreError(f"a value cannot be kept in the {what}: {error}") from error
-        # A damaged row can hold anything in place of a text, a number or JSON.
+        # A damaged row can have anything instead of a text, a number or JSON.
         raise _store_error(path, damage(f"a row cannot be read ({error})"), what) from error
 
 

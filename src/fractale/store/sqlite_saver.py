@@ -48,11 +48,11 @@ from fractale.store.sqlite import damage, migrate, sqlite_errors
 LOCK_WAIT = 30.0
 """Seconds to wait for another process that is writing."""
 PAGE_BYTES = 1024
-"""Small, since most runs have few steps: a run of one step takes 17 KB, of forty 8 KB per step."""
+"""Pages are small, since most runs are short: one step takes 17 KB, and 40 take 8 KB per step."""
 TAILS = ("", "-wal", "-shm", "-journal")
 """The ends of the names of a database and of SQLite's files beside it."""
 SMALLEST = 512
-"""Bytes of a page of SQLite, at the least."""
+"""The smallest page size of SQLite, in bytes."""
 
 _LANGGRAPH = (
     """CREATE TABLE IF NOT EXISTS checkpoints (
@@ -76,10 +76,10 @@ _LANGGRAPH = (
         value BLOB,
         PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id, task_id, idx))""",
 )
-"""As LangGraph 1.2 makes them: its own saver can use the file, too."""
+"""The same tables as LangGraph 1.2 makes: its own saver can use the file, too."""
 
 CHANGES = ((*_LANGGRAPH, *HEADS),)
-"""From a new file, or one of fractale 0.2.0 or LangGraph, to version 1."""
+"""The changes from a new file, or one of fractale 0.2.0 or LangGraph, to version 1."""
 
 STORED = """SELECT checkpoint FROM checkpoints WHERE thread_id = ?
     UNION ALL SELECT value FROM writes WHERE thread_id = ?"""
@@ -100,7 +100,7 @@ COPY_THREAD = tuple(
     "WHERE thread_id = ?"
     for table, columns in _COLUMNS.items()
 )
-"""The triggers of the target keep its table ``heads``."""
+"""Statements that copy a thread; the target's triggers keep its table ``heads``."""
 
 
 class SqliteSaver(AsyncSqliteSaver):
@@ -127,7 +127,7 @@ class SqliteSaver(AsyncSqliteSaver):
             return unseal(found) if found else None
 
     async def _check_found(self, config: RunnableConfig, found: CheckpointTuple | None) -> None:
-        """Compare what was found with the table ``heads``."""
+        """Compare the found checkpoint with the table ``heads``."""
         fields = config.get("configurable", {})
         asked = get_checkpoint_id(config)
         thread = (str(fields["thread_id"]), str(fields.get("checkpoint_ns", "")))
@@ -201,7 +201,7 @@ class SqliteSaver(AsyncSqliteSaver):
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """LangGraph's general way, which reads through `aget_tuple` and so sees no seals."""
+        """LangGraph's general implementation, which uses `aget_tuple` and so sees no seals."""
         return await BaseCheckpointSaver[str].aget_delta_channel_history(
             self, config=config, channels=channels
         )
@@ -267,7 +267,7 @@ class SqliteSaver(AsyncSqliteSaver):
     async def close(self) -> None:
         """Close the file after the changes in progress.
 
-        Closed within a change, SQLite would hold its lock for as long as anything refers to it.
+        If SQLite is closed within a change, it keeps its lock for as long as anything refers to it.
         """
         try:
             async with self._turn:
@@ -329,7 +329,7 @@ def _prepare(
                 publish(part, path)
             return
         if (size := path.stat().st_size) < SMALLEST:
-            # SQLite would take it for a new one.
+            # SQLite would treat it as a new one.
             raise damage(f"the file is cut off after {size} bytes")
     check_wal(path)
     with sqlite_errors(path), closing(sqlite3.connect(path, timeout=wait)) as connection:
@@ -339,7 +339,7 @@ def _prepare(
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse what another user could have put there: SQLite follows symbolic links.
+    """Refuse files that another user could have put there: SQLite follows symbolic links.
 
     Raises:
         StoreError: The file or one beside it is a link, or is not the user's own.
@@ -354,9 +354,9 @@ def _check_owner(path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path, system: FileSystem) -> Generator[Path]:
-    """A file with empty tables under another name, until `publish` gives it its own.
+    """A file with empty tables under another name, until `publish` gives it its final name.
 
-    So a file is complete from the start under its own name, and only its content is synced.
+    So a file is complete when it appears under its final name, and only its content is synced.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
@@ -373,7 +373,7 @@ def new_file(path: Path, system: FileSystem) -> Generator[Path]:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Give a new file its own name; if another process was quicker, its file stays."""
+    """Give a new file its final name; if another process made that file first, its file stays."""
     descriptor = os.open(part, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -399,11 +399,11 @@ def _journal(system: FileSystem) -> str:
 
 
 def _pragmas(system: FileSystem) -> str:
-    """Every commit is on the disk when it returns; triggers also see rows that are replaced."""
+    """Every commit is on the disk when it returns; triggers also run for rows that are replaced."""
     shared = "PRAGMA recursive_triggers = ON; PRAGMA synchronous = FULL;"
     if not system.network:
         return shared
-    # With the file locked for good, SQLite needs no memory shared between machines.
+    # With the file locked permanently, SQLite needs no memory shared between machines.
     return f"PRAGMA locking_mode = EXCLUSIVE; {shared} PRAGMA synchronous = EXTRA;"
 
 

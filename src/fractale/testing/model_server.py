@@ -1,7 +1,7 @@
 """A model's server without a model, for tests: real HTTP on this machine, scripted answers.
 
 It speaks OpenAI's and Gemini's protocols, streaming, tools and structured output included, and
-every fault that a real server shows::
+every error that a real server shows::
 
     with ModelServer([Reply(status=429, retry_after=2), "Hello"]) as server:
         settings = Settings(
@@ -10,7 +10,7 @@ every fault that a real server shows::
         ...
     assert [request.body["messages"] for request in server.requests] == ...
 
-`ScriptedModel` (in `fractale.testing`) takes the same script without HTTP.
+`ScriptedModel` (in `fractale.testing`) accepts the same script without HTTP.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What real servers of models do beside OpenAI's protocol, by name.
+"""Deviations of real model servers from OpenAI's protocol, by name.
 
-A `Reply`, or a `ModelServer` for all of its replies, is given the names::
+Pass the names to a `Reply`, or to a `ModelServer` for all of its replies::
 
     ModelServer([Reply(tool_calls=[("remove", {"path": "/a"})], quirks=["cut-arguments"]), "Done"])
 

@@ -74,7 +74,7 @@ class ToolServer:
     def hangs(self, value: bool) -> None:
         (self._going_on.clear if value else self._going_on.set)()
 
-    # -- faults ---------------------------------------------------------------------------------
+    # -- errors ---------------------------------------------------------------------------------
 
     def refuse(self, status: int, message: str | None = None, code: int = BAD_REQUEST) -> None:
         """Refuse every request from now on.

@@ -1,6 +1,6 @@
 """A tool server without a server, for tests of plans.
 
-Give it functions or canned answers, run a plan with it, and look at what was called::
+Give it functions or canned answers, run a plan with it, and check its calls::
 
     tools = FakeToolServer()
     tools.answer("submit", {"job": 7}).answer("state", {"state": "RUNNING"}, {"state": "DONE"})
@@ -13,13 +13,13 @@ Give it functions or canned answers, run a plan with it, and look at what was ca
 
     @tools.tool
     async def release(job: int) -> str:
-        answer = await tools.elicit(f"Release job {job}?")     # asks whoever runs the plan
+        answer = await tools.elicit(f"Release job {job}?")     # asks the user of the run
         return answer["action"]
 
     ...
     assert [call.name for call in tools.calls] == ["submit", "state", "state"]
 
-Each tool gives its answers in the order in which they were set; the last one is given again.
+Each tool returns its answers in the order in which they were set, and then repeats the last one.
 """
 
 from __future__ import annotations
