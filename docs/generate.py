@@ -70,7 +70,7 @@ def architecture() -> str:
     settings = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
     contracts = settings["tool"]["importlinter"]["contracts"]
     layers = next(each["layers"] for each in contracts if each["type"] == "layers")
-    rows = [[name.strip().split(".")[1] for name in layer.split("|")] for layer in layers]
+    rows = [[name.strip() for name in layer.split("|")] for layer in layers]
     graph = grimp.build_graph("fractale", exclude_type_checking_imports=True)
     imports: dict[str, set[str]] = {name: set() for row in rows for name in row}
     for name in imports:

@@ -105,7 +105,7 @@ class Work:
         """
         import time
 
-        from fractale.plan.regexes import is_found, too_slow
+        from fractale.regexes import is_found, too_slow
 
         started, limit = time.monotonic(), self.seconds
         try:
@@ -213,7 +213,7 @@ def _fault_at(schema: Any, keyword: str, value: Any) -> str | None:
 
 
 def _pattern_fault(pattern: str) -> str | None:
-    from fractale.plan.regexes import check_syntax
+    from fractale.regexes import check_syntax
 
     try:
         check_syntax(pattern, LONGEST_PATTERN)

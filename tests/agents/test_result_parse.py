@@ -11,8 +11,8 @@ import pytest
 from fractale.agents.result_parse import RESULT_PARSE, likeness, shape_of
 from fractale.errors import ModelUnavailable
 from fractale.models import Models
-from fractale.plan.regexes import LONGEST_PATTERN, LONGEST_TEXT, ends_of, find_value
 from fractale.questions import Answers
+from fractale.regexes import LONGEST_PATTERN, LONGEST_TEXT, ends_of, find_value
 from fractale.runs import RunOptions, Runs
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply

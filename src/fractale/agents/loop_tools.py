@@ -21,9 +21,9 @@ from fractale.errors import ToolError
 from fractale.evidence import shown_text
 from fractale.mcp.images import images_of
 from fractale.plan.kinds import ASK_PERSON, GET_PROMPT, READ_RESOURCE
-from fractale.plan.regexes import spans_of
 from fractale.policy import reads_only
 from fractale.questions import question
+from fractale.regexes import spans_of
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo, ToolResult
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from fractale.errors import ToolError
 from fractale.evidence import exit_code_evidence, json_of_text
-from fractale.plan.regexes import find_value
+from fractale.regexes import find_value
 from fractale.text import clip
 from fractale.toolbox import ToolResult
 

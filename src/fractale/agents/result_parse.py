@@ -21,8 +21,8 @@ from langgraph.runtime import Runtime
 
 from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import ModelError, ModelUnavailable
-from fractale.plan.regexes import LONGEST_PATTERN, Found, ends_of, find_value
 from fractale.questions import question
+from fractale.regexes import LONGEST_PATTERN, Found, ends_of, find_value
 
 DEFAULT_TRIES = 5
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fractale.jobs.service import Jobs
 from fractale.plan.model import Metric
-from fractale.plan.regexes import LONGEST_TEXT, MOST_VALUES, NOTHING, values_of
+from fractale.regexes import LONGEST_TEXT, MOST_VALUES, NOTHING, values_of
 from fractale.schedulers.job import JobHandle
 
 _WHOLE = re.compile(r"[-+]?[0-9]+")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fractale.plain import readable
-from fractale.plan.regexes import spans_of
+from fractale.regexes import spans_of
 from fractale.schedulers.folder import JobFolder
 
 MOST: Final = 1024 * 1024

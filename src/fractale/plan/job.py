@@ -276,7 +276,7 @@ def _pattern(fields: Fields, key: str) -> str | None:
 
 def _pattern_of(fields: Fields, node: Node, path: str) -> str | None:
     # The import takes some milliseconds, and most plans have no job.
-    from fractale.plan.regexes import check_pattern
+    from fractale.regexes import check_pattern
 
     text = fields.reader.text(node, path, "`pattern`")
     if text is None:

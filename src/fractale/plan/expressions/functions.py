@@ -33,7 +33,7 @@ from fractale.plan.expressions.values import (
     to_text,
     whole,
 )
-from fractale.plan.regexes import linear
+from fractale.regexes import linear
 
 MOST_RANGE: Final = 100_000
 MOST_DIGITS: Final = 1000
