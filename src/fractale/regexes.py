@@ -113,7 +113,7 @@ def _reason(error: Exception) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class PatternMatch:
     """A value that a pattern found in a text.
 
     Args:
@@ -127,7 +127,7 @@ class Found:
     matches: int
 
 
-def find_value(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Found:
+def find_value(pattern: str, text: str, seconds: float = MOST_SECONDS) -> PatternMatch:
     """The value at the last match of a pattern: the last value in a log is that of its last run.
 
     Args:
@@ -150,7 +150,7 @@ def find_value(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Found:
     value = (last.group(group) or "").strip()
     if not value:
         raise ValueError(f"it matches, but its group is empty, in: {_line_of(searched, last)}")
-    return Found(value=value, line=_line_of(searched, last), matches=matches)
+    return PatternMatch(value=value, line=_line_of(searched, last), matches=matches)
 
 
 def values_of(pattern: str, text: str, seconds: float = MOST_SECONDS) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fractale.agents.script_validators import arguments_for, find_validator, verdict_of
-from fractale.agents.transform_jobspec import TRANSFORM_JOBSPEC, Translation, manager_of
+from fractale.agents.transform_jobspec import TRANSFORM_JOBSPEC, TranslationState, manager_of
 from fractale.errors import ModelUnavailable, PolicyError, ToolError, TransportError
 from fractale.schedulers.homes import scheduler_named
 from fractale.testing import FakeToolServer, ScriptedModel
@@ -433,7 +433,7 @@ async def test_in_a_plan_a_failed_translation_is_a_failure(run_plan):
 
 
 def faults(original: str, script: str, target: str, *said: str) -> list[str]:
-    pair = Translation(
+    pair = TranslationState(
         original=original,
         script=script,
         source=manager_of(original),
@@ -510,7 +510,7 @@ def test_a_model_may_not_drop_what_the_job_needs(option):
 def test_what_the_target_has_no_option_for_is_listed_without_the_model():
     original = SLURM.replace("-t 00", "--mem=4G --mail-user=a@b.org\n#SBATCH -t 00")
     assert faults(original, FLUX, "flux") == []
-    pair = Translation(original=original, script=FLUX, source="slurm", target="flux")
+    pair = TranslationState(original=original, script=FLUX, source="slurm", target="flux")
     memory, mail = pair.without_counterpart()
     assert memory.startswith("--mem=4G: ")
     assert mail.startswith("--mail-user=a@b.org: ")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fractale.jobs.arrays import Elements
-from fractale.jobs.polling import Answer
+from fractale.jobs.polling import PollAnswer
 from fractale.jobs.status import status_of
 from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.folder import JobFolder
@@ -30,20 +30,20 @@ def begin(path: Path, nodes: str = "") -> None:
 
 
 async def test_an_element_that_ends_during_the_question_says_nothing_of_the_others(folder):
-    async def ask(job: Submitted) -> Answer:
+    async def ask(job: Submitted) -> PollAnswer:
         own = folder.element(job.indices[0]).path
         begin(own)
         (own / "ended.0").touch()
-        return Answer(records=dict.fromkeys(job.indices, PENDING), at=time.time())
+        return PollAnswer(records=dict.fromkeys(job.indices, PENDING), at=time.time())
 
     found = await Elements(folder, "7", "Slurm", Array.parse("1-5")).look(ask)
     assert [status.state for status in found.values()] == ["completed", *["pending"] * 4]
 
 
 async def test_an_element_that_begins_during_the_question_does_not_begin_the_others(folder):
-    async def ask(job: Submitted) -> Answer:
+    async def ask(job: Submitted) -> PollAnswer:
         begin(folder.element(job.indices[0]).path)
-        return Answer(records=dict.fromkeys(job.indices, PENDING), at=time.time() - 1)
+        return PollAnswer(records=dict.fromkeys(job.indices, PENDING), at=time.time() - 1)
 
     found = await Elements(folder, "7", "Slurm", Array.parse("1-4")).look(ask)
     assert [status.state for status in found.values()] == ["running", *["pending"] * 3]
@@ -54,9 +54,9 @@ async def test_a_job_that_a_signal_ended_waits_for_a_scheduler_that_does_not_ans
     end = folder.path / "ended.143"
     end.touch()
 
-    async def ask(job: Submitted) -> Answer:
+    async def ask(job: Submitted) -> PollAnswer:
         del job
-        return Answer(trouble="its accounting does not answer", at=time.time())
+        return PollAnswer(trouble="its accounting does not answer", at=time.time())
 
     status = await status_of(folder, "7", "Slurm", ask)
     assert (status.state, status.over) == ("running", False)
@@ -72,9 +72,9 @@ async def test_a_job_that_a_signal_ended_waits_for_a_scheduler_that_does_not_ans
 async def test_all_nodes_are_told_while_it_runs(folder):
     begin(folder.path, nodes="n[1-2]")
 
-    async def ask(job: Submitted) -> Answer:
+    async def ask(job: Submitted) -> PollAnswer:
         del job
-        return Answer()
+        return PollAnswer()
 
     status = await status_of(folder, "7", "Slurm", ask)
     assert status.nodes == ("n1", "n2")

@@ -22,7 +22,7 @@ from langgraph.runtime import Runtime
 from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import ModelError, ModelUnavailable
 from fractale.questions import question
-from fractale.regexes import LONGEST_PATTERN, Found, ends_of, find_value
+from fractale.regexes import LONGEST_PATTERN, PatternMatch, ends_of, find_value
 
 DEFAULT_TRIES = 5
 
@@ -184,7 +184,7 @@ async def _recall(state: Parsing, runtime: Runtime[ParseTask]) -> Parsing:
     task = runtime.context
     for pattern in _known(task):
         found = await _search(pattern, task.log)
-        if isinstance(found, Found):
+        if isinstance(found, PatternMatch):
             return Parsing(match=_match(pattern, found, "remembered"), done=True)
     return Parsing()
 
@@ -266,7 +266,7 @@ def _pattern_in(data: Any) -> str:
     return given if isinstance(given, str) else ""
 
 
-async def _search(pattern: str, log: str) -> Found | str:
+async def _search(pattern: str, log: str) -> PatternMatch | str:
     """The match of the pattern, or why its value is not usable."""
     try:
         return await asyncio.to_thread(find_value, pattern, log)
@@ -274,7 +274,7 @@ async def _search(pattern: str, log: str) -> Found | str:
         return str(error)
 
 
-def _match(pattern: str, found: Found, method: str) -> Match:
+def _match(pattern: str, found: PatternMatch, method: str) -> Match:
     return Match(
         regex=pattern,
         value=found.value,

@@ -154,8 +154,8 @@ class Translating(TypedDict, total=False):
     warnings: list[str]
 
 
-def _translation_of(task: ScriptTask, state: Translating) -> Translation:
-    return Translation(
+def _translation_of(task: ScriptTask, state: Translating) -> TranslationState:
+    return TranslationState(
         original=task.script,
         script=state.get("jobspec", ""),
         source=task.source,
@@ -370,7 +370,7 @@ def _repair(state: Translating) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Translation:
+class TranslationState:
     """A script and its translation.
 
     Args:

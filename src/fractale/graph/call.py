@@ -49,7 +49,7 @@ from fractale.graph.errors_as_data import (
 )
 from fractale.graph.fork_point import ForkPoint
 from fractale.graph.interrupts import ask
-from fractale.graph.scope import Flow
+from fractale.graph.scope import LabelFlow
 from fractale.graph.state import PlanState, Record, Spent
 from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
@@ -169,7 +169,7 @@ class Attempt:
     usage: Usage = field(default_factory=Usage)
     calls: int = 0
     records: dict[str, Record] = field(default_factory=dict[str, Record])
-    flow: Flow = field(default_factory=Flow)
+    flow: LabelFlow = field(default_factory=LabelFlow)
     argument_sources: dict[str, Labels] = field(default_factory=dict[str, Labels])
     seen: Seen = field(default_factory=Seen)
     agreed: dict[Call, str] = field(default_factory=dict[Call, str])

@@ -130,7 +130,7 @@ _TEMPLATE: Final = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flow:
+class LabelFlow:
     """The labels of every name that the templates of a step can use.
 
     Args:
@@ -185,15 +185,15 @@ class Flow:
     def _of_inputs(self) -> Labels:
         return NO_LABELS.union(*map(self._of_input, {*self.inputs, *self.secrets}))
 
-    def for_items(self, foreach: ForEach) -> Flow:
+    def for_items(self, foreach: ForEach) -> LabelFlow:
         """The flow inside a foreach, where `item` has the labels of the values it runs over."""
         item = NO_LABELS.union(*map(self.of, foreach_expressions(foreach)))
         return replace(self, item=item)
 
 
-def flow_of(state: PlanState, secrets: Iterable[str], base: Labels) -> Flow:
+def flow_of(state: PlanState, secrets: Iterable[str], base: Labels) -> LabelFlow:
     """The flow into a step that is entered with a state."""
-    return Flow(
+    return LabelFlow(
         records=state.get("steps", {}),
         inputs=state.get("sources", {}),
         last=state.get("last"),

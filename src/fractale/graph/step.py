@@ -27,7 +27,7 @@ from fractale.graph.interrupts import asks
 from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
 from fractale.graph.resources import fill_inputs
 from fractale.graph.scope import (
-    Flow,
+    LabelFlow,
     Needs,
     build_scope,
     flow_of,
@@ -351,7 +351,7 @@ class AsItem:
             config=config,
             inside=inside,
             tries=tries,
-            flow=context.item_flow or Flow(base=context.drafted_from),
+            flow=context.item_flow or LabelFlow(base=context.drafted_from),
             scope={**context.item_scope, "item": item, "index": index},
         )
 

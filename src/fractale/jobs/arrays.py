@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from fractale.jobs.polling import Answer
+from fractale.jobs.polling import PollAnswer
 from fractale.jobs.status import Ask, JobEvidence, JobStatus, is_plain, judged
 from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.folder import JobFolder
@@ -91,7 +91,7 @@ class Elements:
     def _element(
         self,
         index: int,
-        answer: Answer,
+        answer: PollAnswer,
         waits: dict[JobRecord | None, JobStatus],
         *,
         begun: bool,

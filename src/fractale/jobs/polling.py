@@ -42,7 +42,7 @@ LOCK_PATIENCE: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class PollAnswer:
     """A scheduler's answer about a job.
 
     Args:
@@ -83,7 +83,7 @@ class Poller:
         self._known = _Known()
         self._read: tuple[int, int] | None = None
 
-    async def ask(self, job: Submitted, *, fresh: bool = False) -> Answer:
+    async def ask(self, job: Submitted, *, fresh: bool = False) -> PollAnswer:
         """Get the scheduler's answer about a job: a new answer, or the last one.
 
         Args:
@@ -114,15 +114,15 @@ class Poller:
                 self._want(key, job)
                 self._save()
 
-    async def _ask_now(self, job: Submitted) -> Answer:
+    async def _ask_now(self, job: Submitted) -> PollAnswer:
         now = time.time()
         try:
             records = (await self._adapter.records([job]))[0]
         except (SchedulerUnavailable, DependencyMissing) as error:
-            return Answer(trouble=error.message, at=now)
+            return PollAnswer(trouble=error.message, at=now)
         if isinstance(records, SchedulerUnavailable):  # it may answer about other jobs
-            return Answer(trouble=records.message, at=now)
-        return Answer(records=records, at=now)
+            return PollAnswer(trouble=records.message, at=now)
+        return PollAnswer(records=records, at=now)
 
     async def _question(self) -> None:
         """Ask about all jobs in the file, and store the answers."""
@@ -173,16 +173,16 @@ class Poller:
         names = map(_name, job.indices or (None,))
         return all(name in reported and reported[name]["state"] not in ACTIVE for name in names)
 
-    def _answer(self, key: str) -> Answer:
+    def _answer(self, key: str) -> PollAnswer:
         again, answer = self._known.asked + self._seconds, self._known.answers.get(key)
         if self._known.trouble:
-            return Answer(trouble=self._known.trouble, at=self._known.asked, again=again)
+            return PollAnswer(trouble=self._known.trouble, at=self._known.asked, again=again)
         if answer is None:
-            return Answer(again=again)
+            return PollAnswer(again=again)
         if answer.get("trouble"):
-            return Answer(trouble=str(answer["trouble"]), at=float(answer["at"]), again=again)
+            return PollAnswer(trouble=str(answer["trouble"]), at=float(answer["at"]), again=again)
         records = {_index(name): _record(record) for name, record in answer["records"].items()}
-        return Answer(records=records, at=float(answer["at"]), again=again)
+        return PollAnswer(records=records, at=float(answer["at"]), again=again)
 
     def _due(self) -> float:
         """Seconds until the scheduler may be asked again."""

@@ -27,7 +27,7 @@ from fractale.jobs.logs import (
     read_tail,
     search_log,
 )
-from fractale.jobs.polling import Answer, Poller
+from fractale.jobs.polling import PollAnswer, Poller
 from fractale.jobs.removal import remove
 from fractale.jobs.status import JobStatus, is_plain, status_of, with_notices
 from fractale.schedulers.adapter import JobRecord, Scheduler, Submitted
@@ -322,7 +322,7 @@ class Jobs:
     async def _status(self, handle: JobHandle, *, fresh: bool = False) -> JobStatus:
         folder, adapter = JobFolder(handle.job_dir), self._adapter(handle.scheduler)
 
-        async def ask(job: Submitted) -> Answer:
+        async def ask(job: Submitted) -> PollAnswer:
             return await self._poller(adapter).ask(job, fresh=fresh)
 
         found = self._elements_of(handle)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from fractale.durations import limit_text
 from fractale.jobs.logs import last_lines
-from fractale.jobs.polling import Answer
+from fractale.jobs.polling import PollAnswer
 from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.ends import MOST_LINES, EndNotice, notice_in, telling_line
 from fractale.schedulers.folder import Ended, JobFolder, Started
@@ -32,7 +32,7 @@ from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.positions import Positions
 from fractale.schedulers.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
 
-Ask = Callable[[Submitted], Awaitable[Answer]]
+Ask = Callable[[Submitted], Awaitable[PollAnswer]]
 """A function that asks the scheduler about a job (`fractale.jobs.polling`)."""
 
 REASON_SECONDS: Final = 86_400.0
@@ -124,7 +124,7 @@ async def status_of(folder: JobFolder, native_id: str, title: str, ask: Ask) -> 
     return judged(folder, title, answer, None)
 
 
-def judged(folder: JobFolder, title: str, answer: Answer, index: int | None) -> JobStatus:
+def judged(folder: JobFolder, title: str, answer: PollAnswer, index: int | None) -> JobStatus:
     """Judge a job or an element by its files and the scheduler's last answer.
 
     Args:
@@ -148,7 +148,7 @@ def judged(folder: JobFolder, title: str, answer: Answer, index: int | None) -> 
 
 
 def _not_asked(
-    folder: JobFolder, title: str, answer: Answer, started: Started | None, ended: Ended | None
+    folder: JobFolder, title: str, answer: PollAnswer, started: Started | None, ended: Ended | None
 ) -> JobStatus:
     """The status of a job that has changed since the last question to the scheduler."""
     submitted = (folder.intent() or {}).get("written")

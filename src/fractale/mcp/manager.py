@@ -1,7 +1,7 @@
 """One server for the life of a toolbox: its sessions, one after another, and its catalog.
 
-A `SessionManager` keeps one session and opens the next one when it is lost. A `Catalog` has the
-server's lists, over all sessions, until the server reports a change.
+A `SessionManager` keeps one session and opens the next one when it is lost. A `ServerCatalog` has
+the server's lists, over all sessions, until the server reports a change.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SessionManager:
         own = None if isinstance(server, EmbeddedServer) else server.handshake
         timing = replace(timing, handshake=own) if own else timing
         self.name = server.name
-        self.catalog = Catalog(server.name, timing.handshake)
+        self.catalog = ServerCatalog(server.name, timing.handshake)
         self.handshake = timing.handshake
         self._server = server
         self._timing = timing
@@ -334,7 +334,7 @@ class SessionManager:
             self._listeners.on_log(self.name, level, message)
 
 
-class Catalog:
+class ServerCatalog:
     """The lists of one server, over all of its sessions.
 
     Args:

@@ -144,7 +144,7 @@ def _draw_plan(plan: Plan) -> Drawing:
         key = _key(plan, arrow)
         if key not in boxes:
             boxes[key] = _end(arrow)
-    ways = [Way("start", f"step {plan.steps[0].name}", "")]
+    ways = [EdgePath("start", f"step {plan.steps[0].name}", "")]
     for source, leaving in going.items():
         ways += _ways(plan, source, leaving)
     return _lay_out(list(boxes.values()), ways)
@@ -156,7 +156,7 @@ def _key(plan: Plan, arrow: Arrow) -> str:
 
 
 @dataclass(slots=True)
-class Way:
+class EdgePath:
     """One arrow of the picture, for one or more events that lead to the same target."""
 
     source: str
@@ -165,12 +165,12 @@ class Way:
     failing: bool = False
 
 
-def _ways(plan: Plan, source: str, leaving: list[Arrow]) -> list[Way]:
+def _ways(plan: Plan, source: str, leaving: list[Arrow]) -> list[EdgePath]:
     found: dict[str, list[Arrow]] = {}
     for arrow in leaving:
         found.setdefault(_key(plan, arrow), []).append(arrow)
     return [
-        Way(
+        EdgePath(
             source,
             target,
             ", ".join(a.event for a in together) if len(leaving) > 1 else "",
@@ -209,7 +209,7 @@ def _beside(boxes: list[Box]) -> Drawing:
     return drawing
 
 
-def _lay_out(boxes: list[Box], ways: list[Way]) -> Drawing:
+def _lay_out(boxes: list[Box], ways: list[EdgePath]) -> Drawing:
     """Place the boxes, draw them, and draw the arrows between them."""
     order = {_place_key(box): i for i, box in enumerate(boxes)}
     # An arrow leads back if its target is above. The ends are below every step.
@@ -235,7 +235,7 @@ def _lay_out(boxes: list[Box], ways: list[Way]) -> Drawing:
 
 
 def _draw_backward(
-    drawing: Drawing, boxes: dict[str, Box], placed: Layout, ways: list[Way]
+    drawing: Drawing, boxes: dict[str, Box], placed: Layout, ways: list[EdgePath]
 ) -> None:
     """Draw the arrows that lead back, the shortest in the innermost lane."""
     corners = placed.corners
@@ -250,7 +250,7 @@ def _draw_backward(
         lane += 0.0 if again else LANE
 
 
-def _label_width(way: Way) -> float:
+def _label_width(way: EdgePath) -> float:
     return cells(way.label) * CHARACTER + 6 if way.label else 0.0
 
 
@@ -259,7 +259,7 @@ def _place_key(box: Box) -> str:
 
 
 def _back(
-    way: Way, boxes: dict[str, Box], corners: dict[str, Point], lane: float, spot: Point | None
+    way: EdgePath, boxes: dict[str, Box], corners: dict[str, Point], lane: float, spot: Point | None
 ) -> list[str]:
     """An arrow from a box's right side, up a lane, into the right side of another or the same box.
 
@@ -295,7 +295,7 @@ def _label_spot(points: list[Point]) -> Point:
     return (x0 + (x1 - x0) * 0.35 + 4, y0 + min((y1 - y0) * 0.45, 26.0))
 
 
-def _arrow(path: str, way: Way, spot: Point) -> list[str]:
+def _arrow(path: str, way: EdgePath, spot: Point) -> list[str]:
     style = "way failing" if way.failing else "way"
     drawn = [f'<path class="{style}" d="{path}" marker-end="url(#tip)"/>']
     if way.label:

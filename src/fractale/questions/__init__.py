@@ -39,7 +39,7 @@ from fractale.questions.answers import Answers, Checked, identity, read_reply, r
 from fractale.questions.kinds import (
     MISSING,
     Approval,
-    Elicitation,
+    ElicitationQuestion,
     InDoubt,
     JobUnknown,
     Question,
@@ -62,7 +62,7 @@ question = Question.ask
 approval = Approval.ask
 tool_changed = ToolChanged.ask
 review = Review.ask
-elicitation = Elicitation.ask
+elicitation = ElicitationQuestion.ask
 in_doubt = InDoubt.ask
 job_unknown = JobUnknown.ask
 

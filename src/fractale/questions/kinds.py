@@ -360,7 +360,7 @@ class Review(Kind):
         return "accept"
 
 
-class Elicitation(Kind):
+class ElicitationQuestion(Kind):
     """A question that a server asks during a call."""
 
     @staticmethod
@@ -534,7 +534,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "question": Question(),
     "approval": Approval(),
     "review": Review(),
-    "elicitation": Elicitation(),
+    "elicitation": ElicitationQuestion(),
     "in_doubt": InDoubt(),
     "job_unknown": JobUnknown(),
     "failure": Failure(),

@@ -48,7 +48,7 @@ UNKNOWN: Final = Unknown()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedCall:
+class PlanCall:
     """A tool call in a plan.
 
     Args:
@@ -118,9 +118,9 @@ def steps_of(plan: Plan, given: Values, prefix: str = "") -> Iterator[tuple[str,
             yield from steps_of(step.plan, inner, f"{prefix}{step.name}/")
 
 
-def calls_of(plan: Plan, given: Values) -> list[PlannedCall]:
+def calls_of(plan: Plan, given: Values) -> list[PlanCall]:
     """The tool calls in a plan, with their arguments."""
-    calls: list[PlannedCall] = []
+    calls: list[PlanCall] = []
     for name, step, inputs in steps_of(plan, given):
         if step.kind == "tool" and step.target:
             calls.append(_call(name, step.target, step.inputs, inputs))
@@ -131,11 +131,11 @@ def calls_of(plan: Plan, given: Values) -> list[PlannedCall]:
     return calls
 
 
-def _call(step: str, tool: str, arguments: Mapping[str, Any], inputs: Values) -> PlannedCall:
+def _call(step: str, tool: str, arguments: Mapping[str, Any], inputs: Values) -> PlanCall:
     known = {key: settled(value, inputs) for key, value in arguments.items()}
     if "script" in arguments:
         known["script"] = script_of(arguments["script"], inputs)
-    return PlannedCall(step=step, tool=tool, arguments=known)
+    return PlanCall(step=step, tool=tool, arguments=known)
 
 
 def jobs_of(plan: Plan, given: Values) -> list[PlannedJob]:
@@ -185,7 +185,7 @@ class NamedTargets:
 
     names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     free: list[str] = field(default_factory=list[str])
-    calls: list[PlannedCall] = field(default_factory=list[PlannedCall])
+    calls: list[PlanCall] = field(default_factory=list[PlanCall])
 
     def arguments(self, tools: Collection[str], name: str) -> list[Any]:
         """The values of one argument in calls of some tools; None if a call omits it."""

@@ -25,7 +25,7 @@ VERSION = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ProgramAnswer:
     """A program's answer.
 
     Args:
@@ -73,7 +73,7 @@ class Machine:
         except OSError:
             return ""
 
-    async def run(self, *words: str, slow: bool = False) -> Answer:
+    async def run(self, *words: str, slow: bool = False) -> ProgramAnswer:
         """Run a program without input in a new session; end it after the timeout.
 
         Args:
@@ -86,11 +86,11 @@ class Machine:
                 words, environment=environment, seconds=seconds, most_bytes=MOST_BYTES
             )
         except TimeoutError:
-            return Answer(problem=f"{_short(words)} did not answer within {seconds:g} s")
+            return ProgramAnswer(problem=f"{_short(words)} did not answer within {seconds:g} s")
         except (OSError, ValueError) as error:
-            return Answer(problem=f"{Path(words[0]).name} can't be started: {error}")
+            return ProgramAnswer(problem=f"{Path(words[0]).name} can't be started: {error}")
         problem = _problem(words, ran.code, ran.out, ran.err)
-        return Answer(out=ran.out, err=ran.err, problem=problem)
+        return ProgramAnswer(out=ran.out, err=ran.err, problem=problem)
 
     async def version(self, *words: str) -> str:
         """The version that a program prints; empty if it prints none."""

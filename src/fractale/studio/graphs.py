@@ -2,7 +2,7 @@
 
 The server asks for a graph at each use: to draw it, to read or change a thread, to run. A factory
 (`plan_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of its
-`Source`, and the drafts of a run. Only a run opens tools, servers and models
+`PlanSource`, and the drafts of a run. Only a run opens tools, servers and models
 (`fractale.studio.runs`).
 """
 
@@ -97,7 +97,9 @@ def prompt_graph(*, registries: Sequence[Path | str] = (), agents: Sequence[str]
     return _factory(Prompt(), registries, agents)
 
 
-def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[str]) -> Factory:
+def _factory(
+    source: PlanSource, registries: Sequence[Path | str], agents: Sequence[str]
+) -> Factory:
     paths = [str(Path(path).absolute()) for path in registries]
     own = Extensions(registries=paths, agents=agents)
 
@@ -108,7 +110,7 @@ def _factory(source: Source, registries: Sequence[Path | str], agents: Sequence[
     return graph
 
 
-def _build(source: Source, own: Extensions, config: dict[str, Any]) -> StudioGraph:
+def _build(source: PlanSource, own: Extensions, config: dict[str, Any]) -> StudioGraph:
     try:
         settings = server_settings()
         extensions = _with_options(settings, own)
@@ -147,7 +149,7 @@ class _Look:
     """
 
     settings: Settings
-    source: Source
+    source: PlanSource
     fields: Mapping[str, Any]
 
     def look(self) -> tuple[Plan, dict[str, str]]:
@@ -295,7 +297,7 @@ SHOWN: Mapping[str, Schema] = {
 }
 
 
-class Source(Protocol):
+class PlanSource(Protocol):
     """The origin of a new run's plan."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:

@@ -39,7 +39,7 @@ from fractale.studio.saver import KEPT_AS, RunThreads, one_line, read_head
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from fractale.studio.graphs import Source, StudioGraph
+    from fractale.studio.graphs import PlanSource, StudioGraph
 
 
 BREAKPOINTS = ("interrupt_before", "interrupt_after")
@@ -64,7 +64,7 @@ class RunPerformer:
         extensions: Extensions of new runs; a resumed run keeps its own.
     """
 
-    source: Source
+    source: PlanSource
     settings: Settings
     extensions: Extensions
 

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from fractale.testing.loopback import LoopbackHandler, LoopbackServer
 from fractale.testing.protocols import GeminiProtocol, ModelProtocol, OpenAIProtocol
 from fractale.testing.quirks import quirks_of, refusal_of_tools, with_quirks_of_text
-from fractale.testing.replies import Reply, Script, ScriptEnded
+from fractale.testing.replies import Reply, ReplyScript, ScriptEnded
 
 __all__ = ["ModelRequest", "ModelServer", "Reply"]
 
@@ -77,7 +77,7 @@ class ModelServer:
         self._quirks = tuple(quirks)
         self._strict = strict
         self.requests: list[ModelRequest] = []
-        self._script: Script[ModelRequest] = Script(script)
+        self._script: ReplyScript[ModelRequest] = ReplyScript(script)
         self._stopping = threading.Event()
         self._http: LoopbackServer[ModelServer] | None = None
 

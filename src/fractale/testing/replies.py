@@ -73,7 +73,7 @@ class ScriptEnded(Exception):
     """A scripted model was called more often than it has replies."""
 
 
-class Script(Generic[RequestT]):
+class ReplyScript(Generic[RequestT]):
     """Replies in their order, or a function that makes each from the request.
 
     Args:

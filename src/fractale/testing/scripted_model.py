@@ -26,7 +26,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from fractale.errors import ModelError
 from fractale.testing.quirks import with_quirks_of_text
-from fractale.testing.replies import Reply, Script, ScriptEnded, arguments_as_text
+from fractale.testing.replies import Reply, ReplyScript, ScriptEnded, arguments_as_text
 
 
 class ScriptedFault(ModelAPIError):
@@ -60,7 +60,7 @@ class ScriptedModel(BaseChatModel):
     model_name: str = "scripted"
     _requests: list[list[BaseMessage]] = PrivateAttr(default_factory=list[list[BaseMessage]])
     _options: list[dict[str, Any]] = PrivateAttr(default_factory=list[dict[str, Any]])
-    _script: Script[list[BaseMessage]] = PrivateAttr()
+    _script: ReplyScript[list[BaseMessage]] = PrivateAttr()
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ScriptedModel(BaseChatModel):
     ) -> None:
         profile: Any = {"structured_output": structured_output, "image_inputs": image_inputs}
         super().__init__(profile=profile, **fields)
-        self._script = Script(script)
+        self._script = ReplyScript(script)
 
     @property
     def requests(self) -> list[list[BaseMessage]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from fractale.paths import checked, holds_private, takes_paths
 from fractale.registry.calls import Progress
-from fractale.tools.processes import Ended, OnLine, run_program, teller
+from fractale.tools.processes import OnLine, ProcessEnd, run_program, teller
 
 Builder = Literal["docker", "podman", "buildah"]
 
@@ -160,7 +160,7 @@ async def _run(
     command: Sequence[str],
     told: OnLine,
     timeout: float | None,  # noqa: ASYNC109
-) -> Ended:
+) -> ProcessEnd:
     if tool.name == "buildah":
         return await _buildah_run(tool, image, command, told, timeout)
     words = [tool.path, "run", "--rm", "--entrypoint", command[0], image, *command[1:]]
@@ -173,7 +173,7 @@ async def _buildah_run(
     command: Sequence[str],
     told: OnLine,
     timeout: float | None,  # noqa: ASYNC109
-) -> Ended:
+) -> ProcessEnd:
     """Run a command with Buildah, which has no `run` for images: use a temporary container."""
     name = f"fractale-{uuid.uuid4().hex[:12]}"
     made = await run_program(
@@ -248,6 +248,6 @@ def _folder(context: str | None) -> Path | None:
     return directory
 
 
-def _is_confined(ended: Ended) -> bool:
+def _is_confined(ended: ProcessEnd) -> bool:
     """Whether the machine did not allow a container to start, by the end of the log."""
     return ended.returncode not in (0, None) and bool(CONFINED.search(ended.log[-1000:]))

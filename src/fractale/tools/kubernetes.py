@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 from fractale.registry.calls import Progress
-from fractale.tools.processes import Ended, run_program
+from fractale.tools.processes import ProcessEnd, run_program
 
 State: TypeAlias = Literal["completed", "failed", "active"]
 
@@ -41,7 +41,7 @@ class Kubectl:
     program: str
     namespace: str
 
-    async def ask(self, *words: str) -> Ended:
+    async def ask(self, *words: str) -> ProcessEnd:
         """Run kubectl."""
         scope = ["-n", self.namespace] if self.namespace else []
         request = f"--request-timeout={ASK_SECONDS}s"
@@ -143,7 +143,7 @@ async def _look(kubectl: Kubectl, name: str) -> JobObservation:
     return JobObservation(state=state, why=why, pods=pods)
 
 
-def _error(name: str, answer: Mapping[str, Any], logged: Ended) -> str:
+def _error(name: str, answer: Mapping[str, Any], logged: ProcessEnd) -> str:
     if answer["state"] == "completed":
         return f"the job {name} completed, but its log can't be read: {logged.log.strip()[-500:]}"
     how = "failed" if answer["state"] == "failed" else "has not ended yet"

@@ -31,7 +31,7 @@ GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class ProcessEnd:
     """The result of a program.
 
     Args:
@@ -88,7 +88,7 @@ async def run_program(
     timeout: float | None = None,  # noqa: ASYNC109 - it is an end like others, not an error
     on_line: OnLine | None = None,
     held: Collection[int] = (),
-) -> Ended:
+) -> ProcessEnd:
     """Run a program without input, in a new session.
 
     At the timeout, or if the call is cancelled, all processes of the session are ended.
@@ -122,7 +122,7 @@ async def run_program(
         code = None
     finally:
         await _end(process)
-    return Ended(returncode=code, log=kept.text, seconds=time.monotonic() - started)
+    return ProcessEnd(returncode=code, log=kept.text, seconds=time.monotonic() - started)
 
 
 class _Kept:

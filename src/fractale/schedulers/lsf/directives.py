@@ -87,7 +87,7 @@ _ABOUT: Final = {"w": "dependencies", "n": "tasks", "nnodes": "nodes", "gpu": "g
 _COMPOUND: Final = re.compile(r"\*\s*\{|\bspan\[")
 
 
-class Lsf:
+class LsfDialect:
     """IBM Spectrum LSF, Platform LSF and OpenLava."""
 
     name = "lsf"
@@ -116,7 +116,7 @@ class Lsf:
         return _Writer(request).written()
 
 
-DIALECT: Final = Lsf()
+DIALECT: Final = LsfDialect()
 
 
 class _Reader:

@@ -86,7 +86,7 @@ _FILE_MARKS: Final = (
 _MOST_OF_A_NAME: Final = 230
 
 
-class Pbs:
+class PbsDialect:
     """PBS Professional, OpenPBS and Torque."""
 
     name = "pbs"
@@ -115,7 +115,7 @@ class Pbs:
         return _Writer(request).written()
 
 
-DIALECT: Final = Pbs()
+DIALECT: Final = PbsDialect()
 
 
 class _Reader:

@@ -6,7 +6,7 @@ import json
 from typing import Any, cast
 
 from fractale.site.model import Finding, absent
-from fractale.site.programs import Answer, Machine, version_in
+from fractale.site.programs import Machine, ProgramAnswer, version_in
 
 
 async def docker(machine: Machine) -> Finding:
@@ -158,7 +158,7 @@ def _git_version(part: Any) -> str:
     return str(known.get("gitVersion", "")).removeprefix("v")
 
 
-def _object(ran: Answer) -> dict[str, Any]:
+def _object(ran: ProgramAnswer) -> dict[str, Any]:
     """The JSON object that a program printed; empty if it printed none."""
     try:
         found: Any = json.loads(ran.out)

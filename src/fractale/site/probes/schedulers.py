@@ -14,7 +14,7 @@ from fractale.schedulers.pbs import site as pbs_site
 from fractale.schedulers.slurm.site import ACCOUNTING, NODES, PARTITIONS, read_nodes, read_partition
 from fractale.settings import Settings
 from fractale.site.model import Finding, absent
-from fractale.site.programs import Answer, Machine, version_in
+from fractale.site.programs import Machine, ProgramAnswer, version_in
 
 
 def chosen_scheduler(settings: Settings) -> str:
@@ -133,7 +133,7 @@ async def pbs(machine: Machine) -> Finding:
     return Finding(**facts, evidence="qstat -Q answered", details=details)
 
 
-def _read(reader: Callable[[str], list[T]], ran: Answer) -> list[T]:
+def _read(reader: Callable[[str], list[T]], ran: ProgramAnswer) -> list[T]:
     """Parse a program's list; empty if its output has another form."""
     try:
         return reader(ran.out)
@@ -162,8 +162,8 @@ async def lsf(machine: Machine) -> Finding:
     if ran.problem:
         return Finding(**facts, state="broken", problem=f"no cluster answers: {ran.problem}")
     bqueues, lshosts = machine.which(lsf_site.QUEUES[0]), machine.which(lsf_site.HOSTS[0])
-    queues = await machine.run(bqueues, *lsf_site.QUEUES[1:]) if bqueues else Answer()
-    hosts = await machine.run(lshosts, *lsf_site.HOSTS[1:]) if lshosts else Answer()
+    queues = await machine.run(bqueues, *lsf_site.QUEUES[1:]) if bqueues else ProgramAnswer()
+    hosts = await machine.run(lshosts, *lsf_site.HOSTS[1:]) if lshosts else ProgramAnswer()
     details: dict[str, Any] = {
         "queues": [
             {"name": name, "state": state} for name, state in lsf_site.read_queues(queues.out)
