@@ -224,7 +224,7 @@ def test_what_sbatch_refuses_is_refused(tmp_path, slurm, old, new, why):
     ("old", "new", "why"),
     [
         ("echo hello", "if true; then echo hello", "syntax error: unexpected end of file"),
-        ("--time=00:00:30", "--time=00:10:00", "gives 0:01:00 at most: the job would never start"),
+        ("--time=00:00:30", "--time=00:10:00", "gives 00:01:00 at most: the job would never start"),
         ("#SBATCH", "#FLUX:", "it has no #SBATCH line: it is no script for slurm"),
     ],
 )

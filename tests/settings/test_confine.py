@@ -752,7 +752,7 @@ def test_the_keys_of_a_plan_are_read_checked_and_written_back() -> None:
     for keys, words in (
         ("network: true", "`network` says what a confined job may do; add `confine: true`"),
         ("confine: maybe", "`confine` must be `true` or `false`"),
-        ("confine: true\n      writable: [1]", "a folder of `writable` must be text"),
+        ("confine: true\n      writable: [1]", "a directory of `writable` must be text"),
         ("sandbox: true", "write `confine`"),
     ):
         with pytest.raises(PlanError) as caught:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from fractale.durations import limit_text
 from fractale.errors import SchedulerUnavailable
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
-from fractale.schedulers.slurm.times import read_time
+from fractale.schedulers.slurm.times import read_time, write_time
 from fractale.schedulers.validation import SchedulerVerdict
 
 PARTITIONS: Final = "%P|%l"
@@ -90,8 +89,6 @@ def _over_limit(script: Script, limits: Mapping[str, float | None]) -> tuple[str
     if None in given or not seconds or seconds <= most:
         return ()
     name = f"partition {','.join(queues)}" if queues != ("",) else "default partition"
-    asked = "no limit" if seconds == float("inf") else limit_text(seconds)
-    most_text = limit_text(most)
-    return (
-        f"it asks for {asked}, the {name} gives {most_text} at most: the job would never start",
-    )
+    asked = "no limit" if seconds == float("inf") else write_time(seconds)
+    given_at_most = f"the {name} gives {write_time(most)} at most"
+    return (f"it asks for {asked}, {given_at_most}: the job would never start",)
