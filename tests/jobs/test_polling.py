@@ -107,14 +107,14 @@ async def test_many_who_wait_ask_together_and_rarely(cluster):
     ]
     array = await several[0].submit(cluster.spec(gate, array=Array.parse("1-20")), key="a")
     waits = [asyncio.create_task(ended(*pair)) for pair in [*handles, (several[0], array)]]
-    await until(lambda: len(cluster.questions) >= 3)
+    # Slowly started waits may miss the first questions; then one is about all jobs.
+    await until(lambda: any(jobs == 25 for _, jobs in cluster.questions[1:]))
     (cluster.root / "open").touch()
     found = await asyncio.gather(*waits)
     assert {status.state for status in found} == {"completed"}
     asked = cluster.questions
     pauses = [later[0] - sooner[0] for sooner, later in itertools.pairwise(asked)]
     assert min(pauses) >= seconds - 0.05  # the file notes when it was asked, after it decided to
-    assert asked[1][1] == 25
 
 
 async def test_a_job_that_a_signal_ended_waits_for_the_reason(cluster):
