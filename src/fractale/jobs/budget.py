@@ -21,7 +21,8 @@ from typing import Any, Final, Protocol
 
 from fractale.errors import LimitReached, StoreError
 from fractale.private import open_private
-from fractale.schedulers.asked import asked_of, longest_run
+from fractale.schedulers.asked import asked_of
+from fractale.schedulers.homes import longest
 from fractale.schedulers.job import JobSpec
 from fractale.schedulers.request import Array, Request
 
@@ -111,8 +112,8 @@ class Size:
         request = asked_of(spec, scheduler)
         if not whole:
             request = replace(request, array=None)
-        longest = functools.partial(longest_run, scheduler)
-        return cls.of_request(request, longest, one_node=scheduler == "local")
+        limit_of = functools.partial(longest, scheduler)
+        return cls.of_request(request, limit_of, one_node=scheduler == "local")
 
     @classmethod
     def of_request(

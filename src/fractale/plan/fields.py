@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from fractale.durations import AMBIGUOUS, MOST_SECONDS, parse_duration
 from fractale.errors import Problem, ProblemList
-from fractale.plan.node import clip
-from fractale.text import nearest
+from fractale.text import clip, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -25,9 +25,9 @@ from fractale.plan.forms import (
     real,
     ref,
 )
-from fractale.plan.node import Node, clip
+from fractale.plan.node import Node
 from fractale.secret_names import INPUT_VARIABLE
-from fractale.text import did_you_mean
+from fractale.text import clip, did_you_mean
 
 if TYPE_CHECKING:
     from fractale.plan.model import Plan

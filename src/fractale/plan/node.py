@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from fractale.text import clip
+
 if TYPE_CHECKING:
     from fractale.errors import Position
 
@@ -132,9 +134,3 @@ def is_text(text: str) -> bool:
 def looks_octal(text: str) -> bool:
     """Whether a plain scalar is a decimal integer that looks octal, with a leading zero."""
     return _LEADING_ZERO.fullmatch(text) is not None
-
-
-def clip(text: str, limit: int = 40) -> str:
-    """Text for a message: one line of at most `limit` characters."""
-    line = " ".join(text[: 4 * limit].split())
-    return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[: limit - 1]}…"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import CALLABLE_PATTERN, Form, Inline, matching, ref
-from fractale.plan.node import clip
 from fractale.plan.values import Expression
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from fractale.plan.node import Node

@@ -20,7 +20,8 @@ from typing import Any, Final, NoReturn, cast
 import yaml
 
 from fractale.errors import PlanError, Position, Problem, ProblemList
-from fractale.plan.node import HugeIntegerError, Node, NotFiniteError, Scalar, clip, resolve
+from fractale.plan.node import HugeIntegerError, Node, NotFiniteError, Scalar, resolve
+from fractale.text import clip
 
 MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 40

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from fractale.errors import AnswerError
+from fractale.plan.paths import without_indexes
 from fractale.questions.kinds import MISSING, asks_secret, kind_of, read_answer, tool_of
 from fractale.text import one_line
 
@@ -66,7 +67,7 @@ class Answers:
             AnswerError: An answer does not fit any question, or fits questions of several steps.
         """
         for key in self._given:
-            steps = {strip_indexes(str(q["step"])) for q in questions if key in keys_of(q)}
+            steps = {without_indexes(str(q["step"])) for q in questions if key in keys_of(q)}
             if key != ANY_STEP and not steps:
                 waiting = ", ".join(dict.fromkeys(str(q["step"]) for q in questions)) or "nothing"
                 raise AnswerError(
@@ -99,15 +100,10 @@ def _not_secret(question: Mapping[str, Any], answer: Any) -> Any:
 def keys_of(question: Mapping[str, Any]) -> list[str]:
     """The keys under which an answer to a question can be given, the most exact first."""
     step = str(question.get("step") or "")
-    paths = [step, _last(step), strip_indexes(step), _last(strip_indexes(step)), ANY_STEP]
+    paths = [step, _last(step), without_indexes(step), _last(without_indexes(step)), ANY_STEP]
     id_ = str(question.get("id") or "")
     found = [id_, id_[:SHORT_ID], *paths]
     return [key for key in dict.fromkeys(found) if key]
-
-
-def strip_indexes(step: str) -> str:
-    """A step's path without the indexes of items: ``a/b`` for ``a[3]/b``."""
-    return _INDEX.sub("", step)
 
 
 def _last(step: str) -> str:

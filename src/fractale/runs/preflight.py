@@ -14,7 +14,8 @@ from fractale.models import Models
 from fractale.plan.check import check_against_tools, check_plan, in_order
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools, prompts_of
-from fractale.questions.answers import ANY_STEP, strip_indexes
+from fractale.plan.paths import without_indexes
+from fractale.questions.answers import ANY_STEP
 from fractale.record.snapshot import names_needed
 from fractale.runs.workspace import Extensions, Workspace, servers_of
 from fractale.settings import Settings
@@ -152,7 +153,7 @@ def check_answers(answers: Mapping[str, Any], plan: Plan) -> None:
     paths = list(_paths(plan))
     names = [path.rpartition("/")[2] for path in paths]
     for key in answers:
-        step = strip_indexes(key)
+        step = without_indexes(key)
         if key == ANY_STEP or step in paths or _QUESTION_ID.fullmatch(key):
             continue
         if names.count(step) > 1:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from fractale.errors import JobError
 from fractale.schedulers.dialects import read_script, schedulers_of
@@ -63,12 +62,6 @@ def array_of(spec: JobSpec, scheduler: str) -> Array | None:
             hint="submit one job per step",
         )
     return spec.array or script.request.array
-
-
-def longest_run(scheduler: str, seconds: float) -> float:
-    """The longest run time that a scheduler allows for a time limit, with its grace periods."""
-    times = importlib.import_module(f"fractale.schedulers.{scheduler}.times")
-    return cast("float", times.longest(seconds))
 
 
 def asked_of(spec: JobSpec, scheduler: str) -> Request:

@@ -32,8 +32,8 @@ from fractale.cli.render.text import (
     shorten_path,
     table,
 )
+from fractale.plan.paths import without_indexes
 from fractale.questions import is_job, tool_of
-from fractale.questions.answers import strip_indexes
 from fractale.questions.forms import properties_of
 from fractale.questions.kinds import expected
 
@@ -195,7 +195,7 @@ def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     ]
     groups: dict[str, list[dict[str, Any]]] = {}
     for job in filter(is_job, waiting):
-        groups.setdefault(strip_indexes(str(job.get("step") or "?")), []).append(job)
+        groups.setdefault(without_indexes(str(job.get("step") or "?")), []).append(job)
     for path, jobs in groups.items():
         if len(jobs) > MOST_ITEMS:
             listed.append((path, _jobs_text(jobs)))

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import click
 
+from fractale.durations import clock, in_words
 from fractale.plain import to_json
 from fractale.plan.escape import ELLIPSIS, cells, fit, fold, pad
 from fractale.plan.escape import escape as inert
@@ -202,24 +203,8 @@ def screen_width(stream: Any) -> int | None:
 
 
 def seconds(value: Any) -> str:
-    """A duration: ``0.1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    length = float(value or 0)
-    if length < 9.95:
-        return f"{length:.1f} s"
-    if length < 59.5:
-        return f"{length:.0f} s"
-    minutes, rest = divmod(round(length), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def clock(value: float) -> str:
-    """A running time: ``0:08``, ``12:30``, ``1:02:03``."""
-    minutes, rest = divmod(int(value), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d}"
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    """A duration of an event as text; a missing one counts as 0."""
+    return in_words(float(value or 0))
 
 
 def when(moment: float | None) -> str:
