@@ -243,7 +243,8 @@ def _is_mine(file: Path) -> bool:
 
 def _description(plan: Plan, settings: Settings) -> str:
     """The plan's effects as text, without inputs, to show later what has changed."""
-    from fractale.cli.dry_run import describe, text_lines
+    from fractale.cli.render.dry_run import text_lines
+    from fractale.runs.dry_run import describe
 
     return "\n".join(text_lines(plan, describe(plan, None, settings)))
 
@@ -251,7 +252,8 @@ def _description(plan: Plan, settings: Settings) -> str:
 def _shown_plan(
     plan: Plan, settings: Settings, inputs: Mapping[str, Any], extensions: Extensions
 ) -> list[str]:
-    from fractale.cli.dry_run import describe, shown_inputs, text_lines
+    from fractale.cli.render.dry_run import text_lines
+    from fractale.runs.dry_run import describe, shown_inputs
 
     found = describe(plan, shown_inputs(plan, inputs), settings, extensions)
     return ["", *text_lines(plan, found), ""]
