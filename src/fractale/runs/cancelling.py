@@ -22,6 +22,7 @@ from fractale.events import Event
 from fractale.jobs.status import JobStatus
 from fractale.private import write_private
 from fractale.record.jobs import RunJob, RunJobs
+from fractale.runs.result import resume_command
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
@@ -202,7 +203,7 @@ def record_stopped(folder: RunRecord) -> None:
                 "usage": history.usage,
                 "record": str(folder.path),
                 "waiting": [],
-                "next": [f"fractale resume {folder.run_id}"],
+                "next": [resume_command(folder.run_id)],
             }
             log = EventLog(folder)
             try:

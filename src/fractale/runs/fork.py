@@ -34,6 +34,7 @@ from fractale.private import copy_private, make_folder, write_private
 from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.changes import changed_steps, plan_changes
+from fractale.runs.result import fork_command
 from fractale.store.checkpoints import references_in
 from fractale.store.outputs import FileOutputs, OutputStore
 from fractale.store.run_record import RunRecord
@@ -179,7 +180,7 @@ def did_not_come(history: RunHistory, path: str) -> UsageError:
     plan = plan_of(history.folder, history.head)
     if parent and plan and path.partition("/")[0] in {step.name for step in plan.walk()}:
         there = history.folder.sibling(parent["run"]).path.is_dir()
-        way = f"fractale fork {parent['run']} --at {path}"
+        way = fork_command(parent["run"], path)
         gone = f"run {parent['run']} itself is gone: it was removed"
         return UsageError(
             f"run {run} was forked from {parent['run']} at `{parent['step']}`, and did not come "

@@ -248,12 +248,15 @@ class Runs:
         run_id: str,
         options: RunOptions | None = None,
         *,
+        plan: Plan | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
         """Resume a run that was stopped, waits, or reached a limit.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
+            plan: The result of `unchanged_plan`, if the caller needed it; None: it is read here.
+            secrets: The secret inputs.
 
         Raises:
             UsageError: The run was not found, or its plan or a tool that it still needs has
@@ -262,7 +265,7 @@ class Runs:
         options = options or RunOptions()
         folder = self._folders.find(run_id)
         head = folder.read_head()
-        plan = unchanged_plan(folder, head)
+        plan = plan or unchanged_plan(folder, head)
         await self._check_tools(folder, head, plan)
         dependencies = self._dependencies(FileOutputs(folder.outputs), folder)
         driver = RunDriver(

@@ -147,7 +147,9 @@ class _Cancel:
         if going:
             self._list(going, f"these jobs of run {run} would be cancelled", err=True)
         if holder:
-            click.echo(f"the run is in progress ({holder}): it would stop, resumable", err=True)
+            click.echo(
+                f"the run is in progress ({holder}); it would stop and could be resumed", err=True
+            )
         what = f"cancel {_jobs(len(going))}" if going else f"stop run {run}"
         click.echo(f"{what}? [y/N] ", nl=False, err=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
@@ -186,22 +188,23 @@ class _Cancel:
         click.echo(to_json({"run": run, "step": self._step, "jobs": jobs, "stopped": stopped}))
 
     def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
+        from fractale.runs.result import resume_command
         from fractale.store.locks import holder_of
 
         run, gone = self._folder.run_id, [each for each in ended if not each.trouble]
         _print_jobs(ended)
         if not stopped:
-            click.echo(f"run {run} is in the middle of a call; it stops after that")
+            click.echo(f"run {run} is in the middle of a call and stops after it")
         done = f"cancelled {_jobs(len(gone))} of run {run}" if ended else f"stopped run {run}"
         if ending := [each for each in gone if each.status and not each.status.over]:
             done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
         if self._step is None:
-            click.echo(f"next    fractale resume {run}    submits the cancelled jobs again")
+            click.echo(f"next    {resume_command(run)}    submits the cancelled jobs again")
         elif holder_of(self._folder):
             click.echo(f"the run continues by its plan; next    fractale show {run}")
         else:
-            click.echo(f"next    fractale resume {run}    continues by its plan")
+            click.echo(f"next    {resume_command(run)}    continues by its plan")
 
 
 def _jobs(number: int) -> str:

@@ -80,7 +80,7 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     secrets = secrets_of(plan, settings)
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
-        return await workspace.runs.resume(run_id, run_options, secrets=secrets)
+        return await workspace.runs.resume(run_id, run_options, plan=plan, secrets=secrets)
 
     return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)
 

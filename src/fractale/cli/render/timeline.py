@@ -32,6 +32,7 @@ from fractale.cli.render.text import (
     shorten_path,
     when,
 )
+from fractale.runs.result import resume_command
 
 if TYPE_CHECKING:
     from fractale.record.history import RecordedAttempt, RecordedCall, RecordedQuestion, RunHistory
@@ -111,7 +112,7 @@ def standing_lines(history: RunHistory) -> list[Line]:
     return [
         [("stopped", "warn"), (words, "")],
         row(f"  record  {inert(shorten_path(str(history.folder.path)))}"),
-        row(f"  next    fractale resume {history.run}"),
+        row(f"  next    {resume_command(history.run)}"),
     ]
 
 
