@@ -60,7 +60,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(state, capsys):
     [
         ([], "which runs to remove"),
         (["--older-than", "soon"], "`soon` is not a duration"),
-        (["--max-size", "much"], "not a size"),
+        (["--max-size", "much"], "not a valid size"),
     ],
 )
 def test_a_rule_that_says_nothing_is_an_error(state, capsys, words, says):

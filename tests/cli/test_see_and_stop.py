@@ -148,7 +148,7 @@ def test_cancelling_a_run_stops_it_and_a_resume_submits_its_job_again(place):
     assert "stopped" in said
     # It is neither waited for nor taken up by a cron job; a person resumes it.
     assert "stopped" in here.call("runs")[1]
-    assert "no run waits for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
     here.go()
     code, _, said = here.call("resume", here.run)
     assert code == 0, said
@@ -238,7 +238,7 @@ def test_a_job_that_is_over_is_told_so_and_left(place):
         (["logs", "-1", "melts"], "has no step `melts`", "steps with a job: melt"),
         (["logs", "-1", "melt", "--attempt", "2"], "no job of attempt 2", "fractale show"),
         (["logs", "-1", "melt", "--item", "2"], "no job of item 2", "fractale show"),
-        (["logs", "-1", "melt", "--element", "2"], "is not an array", "leave --element out"),
+        (["logs", "-1", "melt", "--element", "2"], "is not an array", "leave out --element"),
     ],
 )
 def test_what_is_not_there_is_an_error_with_a_way_on(place, words, says, hint):
@@ -482,7 +482,7 @@ def test_the_question_after_a_failure_shows_the_log(place):
     here = place(BAD)
     words = (sys.executable, "-m", "fractale.cli", "run", "plan.yaml")
     with Tmux(here.folder, *words, env=here.environment) as terminal:
-        terminal.wait_for("r retry it · s skip it and go on · q quit · l show its job's log")
+        terminal.wait_for("r retry · s skip and continue · q quit · l show its job's log")
         terminal.type("l")
         screen = terminal.wait_for("│ ERROR: Unknown pair style")
         assert "│ Last command: pair_style reax/c" in screen

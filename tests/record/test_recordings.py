@@ -407,7 +407,7 @@ def test_a_recording_is_written_where_nothing_is(desk):
     code, _, err = desk.call("export", "-1", "--recording", "full")
     assert (code, "is there already" in err) == (2, True)
     code, _, err = desk.call("replay", "-1", "--today", "--plan", "plans/p.yaml")
-    assert (code, "name two plans" in err) == (2, True)
+    assert (code, "exclude each other" in err) == (2, True)
     assert desk.call("export", "-1", "--recording", "r.zip")[0] == 0
     assert (desk.folder / "r.zip").stat().st_mode & 0o077 == 0
     with zipfile.ZipFile(desk.folder / "r.zip") as archive:

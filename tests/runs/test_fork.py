@@ -378,7 +378,7 @@ async def test_a_step_that_the_run_did_not_come_to_is_none_to_fork_at(bench):
     parent = await bench.start(THREE)
     with pytest.raises(UsageError, match="did not come to a step `report`") as told:
         await bench.fork(parent.run, "report")
-    assert told.value.hint == "it came to: read, run"
+    assert told.value.hint == "steps reached: read, run"
     with pytest.raises(UsageError) as told:
         await bench.fork(parent.run, "rnu")
     assert told.value.hint == "did you mean `run`?"
@@ -940,7 +940,7 @@ def test_a_fork_of_a_killed_run_that_is_killed_itself_goes_on(project):
 def test_what_cannot_be_set_is_wrong_use(project, pair):
     done = command(project, "fork", "-1", "--at", "run", "--set", pair)
     assert done.returncode == 2
-    assert "not a value that can be set" in done.stderr
+    assert "this value cannot be set" in done.stderr
 
 
 def test_a_run_that_is_not_there_is_told(project):

@@ -19,40 +19,52 @@ import click
 COMMANDS = {
     "run": ("fractale.cli.commands.run", "Run a plan."),
     "agent": ("fractale.cli.commands.agent", "Ask a sub-agent."),
-    "prompt": ("fractale.cli.commands.prompt", "Ask in words, or by a prompt of a server."),
+    "prompt": (
+        "fractale.cli.commands.prompt",
+        "Ask for a task in plain English, or use a server's prompt.",
+    ),
     "resume": (
         "fractale.cli.commands.resume",
-        "Go on with a run that stopped, waits, or reached a limit.",
+        "Resume a run that stopped, waits, or reached a limit.",
     ),
-    "cancel": ("fractale.cli.commands.cancel", "End the batch jobs of a run, and the run."),
-    "logs": ("fractale.cli.commands.logs", "Print the log of a step's batch job, as it grows."),
+    "cancel": ("fractale.cli.commands.cancel", "Cancel the batch jobs of a run, and stop the run."),
+    "logs": ("fractale.cli.commands.logs", "Print or follow the log of a batch job."),
     "fork": ("fractale.cli.commands.fork", "Start a new run from a step of another one."),
-    "replay": ("fractale.cli.commands.replay", "Run a recorded run again, from its record alone."),
-    "test": ("fractale.cli.commands.test", "Replay a folder of recordings against today's plans."),
-    "runs": ("fractale.cli.commands.runs", "List runs: how they ended, when, what they used."),
-    "show": ("fractale.cli.commands.show", "Show what happened in a run, or in one of its steps."),
+    "replay": ("fractale.cli.commands.replay", "Repeat a recorded run offline, from its record."),
+    "test": (
+        "fractale.cli.commands.test",
+        "Replay a directory of recordings against today's plans.",
+    ),
+    "runs": ("fractale.cli.commands.runs", "List runs: status, start, duration, resources used."),
+    "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
     "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
     "export": (
         "fractale.cli.commands.export",
-        "Write a run as a graph, as transitions, or as an RO-Crate.",
+        "Export a run as a graph, transitions, an RO-Crate or a recording.",
     ),
-    "freeze": ("fractale.cli.commands.freeze", "Write a run's plan with what its planner drafted."),
-    "validate": ("fractale.cli.commands.validate", "Check plans and report every error at once."),
-    "graph": ("fractale.cli.commands.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
-    "list": ("fractale.cli.commands.list", "Show tools, prompts, agents, models and servers."),
+    "freeze": (
+        "fractale.cli.commands.freeze",
+        "Write a run's plan with its accepted drafts as a new plan.",
+    ),
+    "validate": ("fractale.cli.commands.validate", "Check plans and report all errors at once."),
+    "graph": ("fractale.cli.commands.graph", "Draw a plan as text, Mermaid, SVG or PNG."),
+    "list": ("fractale.cli.commands.list", "List tools, prompts, agents, models and servers."),
     "doctor": (
         "fractale.cli.commands.doctor",
-        "Check that all that is needed is there, or how to get it.",
+        "Check requirements, and show how to install what is missing.",
     ),
-    "discover": ("fractale.cli.commands.discover", "Show what this machine and site have."),
+    "discover": (
+        "fractale.cli.commands.discover",
+        "Show the schedulers, hardware and software of this site.",
+    ),
     "serve": ("fractale.cli.commands.serve", "Serve a registry or server file over MCP."),
     "studio": ("fractale.cli.commands.studio", "Open plans and runs in LangGraph Studio."),
     "schema": ("fractale.cli.commands.schema", "Print the JSON Schema of the plan language."),
     "trust": (
         "fractale.cli.commands.trust",
-        "Trust a project's settings, or show what is trusted.",
+        "Trust a project's settings or a plan, or list what you trust.",
     ),
-    "config": ("fractale.cli.commands.config", "Show every setting and where it came from."),
+    "config": ("fractale.cli.commands.config", "Show every setting and its source."),
     "version": ("fractale.cli.commands.version", "Show the version."),
 }
 
@@ -118,20 +130,21 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
 )
-@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.version_option(package_name="fractale", message="%(version)s")
 @click.pass_context
-def cli(ctx: click.Context, *, debug: bool) -> None:
-    """Write a plan of tools, prompts and agents in YAML, and run it so that it lasts.
+def cli(ctx: click.Context) -> None:
+    """Run YAML plans of tools, prompts, agents and batch jobs as durable, resumable workflows.
 
     \b
-    A first run, without a key or a server:   make demo
-    What a plan will do, before it does it:   fractale run PLAN --dry-run
+    First run, without an API key:   make demo
+    Preview of a plan:               fractale run PLAN --dry-run
+    Continue the latest run:         fractale resume -1
     """
-    ctx.obj = {"debug": debug, "folder": _working_folder()}
+    ctx.obj = {"directory": _working_directory()}
 
 
-def _working_folder() -> str | None:
+def _working_directory() -> str | None:
     """The directory in which the command was started; None if it was removed."""
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than this command
@@ -227,17 +240,17 @@ def _exit_code(arguments: list[str]) -> int:
             raise
         from fractale.cli.render.problems import show_error
 
-        gone = isinstance(error, FileNotFoundError) and _working_folder() is None
-        return show_error(_folder_removed() if gone else error)
+        gone = isinstance(error, FileNotFoundError) and _working_directory() is None
+        return show_error(_directory_removed() if gone else error)
     return result if isinstance(result, int) else 0
 
 
-def _folder_removed() -> Exception:
+def _directory_removed() -> Exception:
     from fractale.errors import UsageError
 
     return UsageError(
-        "the folder that this command was started in was removed",
-        hint="change to a folder that is there, such as with `cd`, and try again",
+        "the working directory was removed",
+        hint="change to an existing directory with `cd`, and try again",
     )
 
 

@@ -131,9 +131,7 @@ class Ending:
         elif self._asked == 1 and self._run and not self._over:
             name = signal.Signals(number).name
             self._in_loop(self.at_boundary, name)
-            self._in_loop(
-                self.say, f"{name}: the run stops after this step; a second signal stops it at once"
-            )
+            self._in_loop(self.say, f"{name}: the run stops after this step; a second one: at once")
             return False
         self._asked = 2
         if self._work:

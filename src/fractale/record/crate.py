@@ -36,7 +36,7 @@ HOME = "https://github.com/converged-computing/fractale"
 ENGINE, LANGUAGE, RUN = "#fractale", "#plan-language", "#run"
 PLAN = "plan.yaml"
 TYPES = {"bool": "Boolean", "int": "Integer", "float": "Float", "str": "Text"}
-NO_LICENCE = "No licence was given: ask who made this crate before you use it."
+NO_LICENSE = "No license was given: ask who made this crate before you use it."
 STATUSES = {
     "success": "http://schema.org/CompletedActionStatus",
     "failure": "http://schema.org/FailedActionStatus",
@@ -56,12 +56,12 @@ This is the record of run `{run}` of that plan by [fractale]({home}), as a Workf
 """
 
 
-def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None) -> Path:
+def write_crate(history: RunHistory, folder: Path, *, license_name: str | None = None) -> Path:
     """Write a run as an RO-Crate.
 
     Args:
         folder: The directory, made if it does not exist.
-        licence: An SPDX name or a URL of a license; without one the crate says that it has none.
+        license_name: An SPDX name or a URL; without one the crate says that it has no license.
 
     Returns:
         The crate's metadata file.
@@ -87,7 +87,7 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", hint="choose another folder")
     crate = ROCrate(version="1.1")
-    _Writer(crate, history).write(plan, licence)
+    _Writer(crate, history).write(plan, license_name)
     try:
         crate.write(folder)
     except OSError as error:
@@ -105,9 +105,9 @@ class _Writer:
         self._actions: list[Any] = []
         self._controls: list[Any] = []
 
-    def write(self, plan: Path, licence: str | None) -> None:
+    def write(self, plan: Path, license_name: str | None) -> None:
         self._engine()
-        self._root(licence)
+        self._root(license_name)
         for attempt in self._history.attempts:
             if attempt.outcome in STATUSES:
                 self._attempt(attempt)
@@ -127,7 +127,7 @@ class _Writer:
         add(ENGINE, "SoftwareApplication", name="fractale", url=HOME, softwareVersion=version)
         add(LANGUAGE, "ComputerLanguage", name="fractale plan", url=HOME, version=version)
 
-    def _root(self, licence: str | None) -> None:
+    def _root(self, license_name: str | None) -> None:
         history, root = self._history, self._crate.root_dataset
         profiles = [
             self._entities.add(address, "CreativeWork", name=name, version=version)
@@ -136,7 +136,7 @@ class _Writer:
         root["conformsTo"] = profiles
         root["name"] = f"{history.head.get('plan')}, run {history.run}"
         root["description"] = f"A run of the plan: {history.title}"
-        root["license"] = self._entities.licence(licence)
+        root["license"] = self._entities.license(license_name)
         root["author"] = self._entities.person
         self._crate.metadata["conformsTo"] = [
             {"@id": "https://w3id.org/ro/crate/1.1"},
@@ -343,12 +343,14 @@ class _Entities:
         properties = {"name": about, "encodingFormat": encoding}
         return self._crate.add_file(StringIO(text), dest_path=name, properties=properties)
 
-    def licence(self, licence: str | None) -> Any:
+    def license(self, license_name: str | None) -> Any:
         """The entity of a license, by its SPDX name or URL; without one, a text that says so."""
-        if licence is None:
-            return NO_LICENCE
-        address = licence if "://" in licence else f"https://spdx.org/licenses/{licence}"
-        return self.add(address, "CreativeWork", name=licence)
+        if license_name is None:
+            return NO_LICENSE
+        address = (
+            license_name if "://" in license_name else f"https://spdx.org/licenses/{license_name}"
+        )
+        return self.add(address, "CreativeWork", name=license_name)
 
     def tool(self, attempt: RecordedAttempt) -> Any:
         """The tool, prompt or agent of a step; the engine itself, if the step has steps inside."""

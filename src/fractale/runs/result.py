@@ -112,10 +112,12 @@ def next_commands(result: RunResult) -> list[str]:
 
 
 def resume_command(run: str) -> str:
+    """The command that continues a run."""
     return f"fractale resume {run}"
 
 
 def fork_command(run: str, at: str) -> str:
+    """The command that starts a new run from a step of this one."""
     return f"fractale fork {run} --at {at}"
 
 

@@ -27,10 +27,10 @@ MOST_LINES = 20
 @click.command("cancel", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("step", required=False, shell_complete=complete_steps)
-@click.option("--yes", is_flag=True, help="Do not ask first.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--yes", is_flag=True, help="Cancel without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
-    """End the batch jobs of RUN and stop the run; with STEP, end only the jobs of that step.
+    """Cancel the batch jobs of RUN and stop the run; with STEP, only the jobs of that step.
 
     \b
     fractale cancel k7f3a              all its jobs; `fractale resume` submits them again
@@ -38,11 +38,11 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     fractale cancel k7f3a 'tune[3]'    the job of one item of a foreach, counted from 0;
                                        a job array only ends as a whole
 
-    It first shows what it will end, and asks. The run may be in progress, stopped, or left with
-    --detach. Without STEP its process stops, too, and the run can be resumed. With STEP the run
-    continues by its plan: a step fails if its job was cancelled.
+    fractale first lists the jobs that it will cancel, and asks. The run may be in progress,
+    stopped, or detached. Without STEP its process also stops, and you can resume the run. With STEP
+    the run continues by its plan: a step fails if its job was cancelled.
 
-    Exit codes: 0 the jobs were cancelled, or none was in progress; 1 one could not be cancelled,
+    Exit codes: 0 all jobs were cancelled, or none was in progress; 1 a job could not be cancelled,
     or you answered no; 2 wrong use.
     """
     from fractale.cli.consent import ask_about_run

@@ -14,10 +14,10 @@ from fractale.plain import to_json
 @click.command("diff", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("first", metavar="A", shell_complete=complete_runs)
 @click.argument("second", metavar="B", shell_complete=complete_runs)
-@click.option("--full", is_flag=True, help="Show long values whole, and steps that are the same.")
+@click.option("--full", is_flag=True, help="Show long values in full, and also equal steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def command(first: str, second: str, *, full: bool, as_json: bool) -> int:
-    """Compare the runs A and B: where they part, and what differs step by step.
+    """Compare the runs A and B: where their paths split, and the differences of each step.
 
     \b
     fractale diff k7f3a -1

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     "at",
     metavar="STEP",
     required=True,
-    help="Begin just before this step: its name or path, STEP#2 for its second attempt.",
+    help="Start before this step: its name or path, or STEP#2 for its second attempt.",
 )
 @click.option(
     "--set",
     "changed",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Another value: inputs.NAME, or steps.STEP.outputs.KEY of a step before. Repeatable.",
+    help="Change a value: inputs.NAME, or steps.STEP.outputs.KEY of an earlier step. Repeatable.",
 )
-@click.option("--plan", "plan_file", type=click.Path(), help="Another plan that has the step.")
+@click.option("--plan", "plan_file", type=click.Path(), help="Use another plan that has this step.")
 @options.tool_options
 @options.model_options
 @options.store_option
@@ -46,9 +46,9 @@ def command(
     *,
     given: options.CommandLine,
 ) -> int:
-    """Start a new run that has all that RUN had when it came to STEP; -1 is the latest run.
+    """Start a new run from the state of RUN before STEP; -1 is the latest run.
 
-    RUN itself stays as it is. Its plan may have changed since: the fork takes it as it is now.
+    RUN does not change. The fork uses the present file of the plan, unless you give --plan.
 
     \b
     fractale fork k7f3a --at run --set inputs.time=30m
@@ -106,7 +106,7 @@ def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
                 outputs.setdefault(step, {})[".".join(keys)] = value
             case _:
                 raise InputError(
-                    f"--set {pair}: not a value that can be set",
+                    f"--set {pair}: this value cannot be set",
                     hint="such as inputs.time=30m or steps.read.outputs.nodes=4",
                 )
     return ForkChanges(inputs=inputs, outputs=outputs)

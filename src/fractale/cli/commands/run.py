@@ -36,9 +36,9 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
     "--run-id",
     "new_id",
     metavar="ID",
-    help="Give the run this id, as scripts want it: job-$SLURM_JOB_ID.",
+    help="Use this id for the run instead of a random one, such as job-$SLURM_JOB_ID.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
+@click.option("--dry-run", is_flag=True, help="Show what the plan would do, without a connection.")
 @options.collected
 def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:
     """Run PLAN, a YAML file.

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 @click.command("test")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @options.tool_options
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @options.collected
 def command(folder: Path, *, given: options.CommandLine) -> int:
     """Replay every recording in DIR against today's plans and code; nothing is called.
 
-    A recording is a run's own folder, or what `fractale export RUN --recording FILE.zip` wrote.
-    Sub-agents of your own are imported if you give them with -r or -a. Exit code 0: all are equal;
-    1: not all are.
+    A recording is the directory of a run, or the output of `fractale export RUN --recording`. Name
+    your own sub-agents with -r or -a. Exit code 0: all recordings match; 1: otherwise.
 
     \b
     fractale export -1 --recording recordings/translate.zip
@@ -40,8 +39,8 @@ def command(folder: Path, *, given: options.CommandLine) -> int:
     paths = find_recordings(folder)
     if not paths:
         raise UsageError(
-            f"there is no recording in {folder}",
-            hint="write one: fractale export RUN --recording FILE.zip",
+            f"no recordings found in {folder}",
+            hint="create one: fractale export RUN --recording FILE.zip",
         )
     width = max(
         len(str(path.relative_to(folder) if path != folder else path.name)) for path in paths

@@ -123,7 +123,7 @@ def _what_failed(data: Mapping[str, Any]) -> str:
         return inert(f"{named} of `{job['step']}`{words}{took}", 400)
     if _step_failed(data):
         return f"step `{inert(str(decided.get('step')))}` failed"
-    return inert(str(data.get("error") or "the plan ended in failed"), 300)
+    return inert(str(data.get("error") or "the plan ended with `failed`"), 300)
 
 
 def _attempts_used(data: Mapping[str, Any], step: str) -> str:
