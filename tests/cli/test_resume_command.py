@@ -88,7 +88,7 @@ def test_a_run_whose_time_is_up_goes_on_and_ends_its_job(project, capsys):
     (project / "late.yaml").write_text(LATE)
     assert fractale(["run", "late.yaml", "--detach", "--quiet"]) == 4
     said, code = ready(capsys)
-    assert ("took more than the step's timeout" in said, code) == (True, 1), said
+    assert ("exceeded the timeout of its step" in said, code) == (True, 1), said
 
 
 def ready(capsys) -> tuple[str, int]:
@@ -98,7 +98,7 @@ def ready(capsys) -> tuple[str, int]:
         capsys.readouterr()
         code = fractale(["resume", "--ready"])
         said = capsys.readouterr().err
-        if not said.startswith("nothing is ready"):
+        if not said.startswith("no run is ready"):
             return said, code
         assert time.monotonic() < until, said
         time.sleep(0.1)

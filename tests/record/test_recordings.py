@@ -229,13 +229,13 @@ def test_of_what_a_recording_names_only_what_is_given_is_imported(desk, tmp_path
     for name in ("recordings/a.zip", "recordings/b"):
         code, out, err = desk.with_tools("replay", name)
         assert code == 0, out + err
-        assert "what the recording names was not imported" in out
+        assert "the code that the recording names was not imported" in out
         assert f"-r {desk.folder}/mine.yaml -a my_agents.TELL" in out
         assert "note: taken as recorded: what was done by `tell`" in out
         assert not imported.exists()
     code, out, _ = desk.with_tools("test", "recordings")
     assert code == 0
-    assert out.count("what the recording names was not imported") == 2
+    assert out.count("the code that the recording names was not imported") == 2
     assert not imported.exists()
     for given in (("-r", "mine.yaml"), ("-a", "my_agents.TELL")):
         code, out, err = desk.with_tools("replay", "recordings/a.zip", *given)
@@ -327,10 +327,10 @@ def test_a_plan_that_is_gone_is_the_one_that_was_recorded(desk):
     desk.plan.unlink()
     code, out, _ = desk.call("test", ".fractale")
     assert code == 0
-    assert "p.yaml is gone: the plan is the one that was recorded" in out
+    assert "p.yaml not found; the recorded plan was used" in out
     code, _, err = desk.call("replay", "-1", "--today")
     assert code == 2
-    assert "is gone" in err
+    assert "was not found" in err
 
 
 def test_a_plan_that_is_invalid_today_fails_its_recordings_only(desk):
@@ -356,7 +356,7 @@ def test_what_can_not_be_replayed_is_said_with_its_code(desk):
     (folder / "tools.json").unlink()
     code, _, err = desk.call("replay", run)
     assert code == 2
-    assert "does not say which tools" in err
+    assert "does not list the tools" in err
     code, out, _ = desk.call("test", ".fractale", "--json")
     told = json.loads(out)
     assert (code, told["counts"]) == (1, {"not-recorded": 1})
@@ -370,7 +370,7 @@ def test_files_that_are_no_recordings(desk):
     folder = desk.folder / "recordings"
     folder.mkdir()
     code, _, err = desk.call("test", "recordings")
-    assert (code, "no recording in" in err) == (2, True)
+    assert (code, "no recordings found in" in err) == (2, True)
     (folder / "broken.zip").write_bytes(b"PK\x03\x04 no zip")
     with zipfile.ZipFile(folder / "sly.zip", "w") as archive:
         archive.writestr("../../sly.txt", "out")
@@ -405,7 +405,7 @@ def test_a_recording_is_written_where_nothing_is(desk):
     (desk.folder / "full").mkdir()
     (desk.folder / "full" / "file").write_text("mine")
     code, _, err = desk.call("export", "-1", "--recording", "full")
-    assert (code, "is there already" in err) == (2, True)
+    assert (code, "already exists" in err) == (2, True)
     code, _, err = desk.call("replay", "-1", "--today", "--plan", "plans/p.yaml")
     assert (code, "exclude each other" in err) == (2, True)
     assert desk.call("export", "-1", "--recording", "r.zip")[0] == 0

@@ -275,7 +275,7 @@ async def test_an_output_inside_a_list_or_a_mapping_can_be_set(bench):
     await bench.fork(parent.run, "use", outputs=outputs)
     told = json.loads(bench.server.calls[-1].arguments["text"])
     assert told == [{"name": "7", "cores": 4}, {"name": "b", "cores": 16}]
-    with pytest.raises(InputError, match="is no mapping that has `9`"):
+    with pytest.raises(InputError, match="is not a mapping with the key `9`"):
         await bench.fork(parent.run, "use", outputs={"find": {"nodes.9.cores": "1"}})
 
 
@@ -305,7 +305,7 @@ async def test_the_last_visit_is_the_default(bench):
 @pytest.mark.parametrize("number", ["4", "0", "-1", "x"])
 async def test_a_visit_that_never_was_is_none_to_fork_at(bench, number):
     parent = await bench.start(LOOP)
-    with pytest.raises(UsageError, match="no such attempt") as told:
+    with pytest.raises(UsageError, match="attempt not found") as told:
         await bench.fork(parent.run, f"make#{number}")
     assert "entered 3 times" in str(told.value.hint)
 
@@ -376,7 +376,7 @@ async def test_a_visit_that_a_person_asked_for_is_a_place_to_fork_at(bench):
 
 async def test_a_step_that_the_run_did_not_come_to_is_none_to_fork_at(bench):
     parent = await bench.start(THREE)
-    with pytest.raises(UsageError, match="did not come to a step `report`") as told:
+    with pytest.raises(UsageError, match="did not reach step `report`") as told:
         await bench.fork(parent.run, "report")
     assert told.value.hint == "steps reached: read, run"
     with pytest.raises(UsageError) as told:
@@ -430,7 +430,7 @@ async def test_a_fork_is_forked_and_names_its_parent_for_what_came_before(bench)
     with pytest.raises(UsageError, match="did not come to `read` itself") as told:
         await bench.fork(fork.run, "read")
     assert f"fractale fork {parent.run} --at read" in str(told.value.hint)
-    with pytest.raises(UsageError, match="did not come to a step `nowhere`"):
+    with pytest.raises(UsageError, match="did not reach step `nowhere`"):
         await bench.fork(fork.run, "nowhere")
 
 
@@ -449,7 +449,7 @@ async def test_a_fork_outlives_its_parent(bench):
         await bench.fork(parent.run, "run")
     with pytest.raises(UsageError) as told:
         await bench.fork("fork", "read")
-    assert f"run {parent.run} itself is gone" in str(told.value.hint)
+    assert f"run {parent.run} was removed" in str(told.value.hint)
 
 
 async def test_a_run_without_its_checkpoints_is_told(bench):
@@ -474,7 +474,7 @@ async def test_an_output_of_the_parent_that_is_gone_is_told(bench):
     parent = await bench.start(THREE)
     for path in (parent.record / "outputs").rglob("*.json"):
         path.unlink()
-    with pytest.raises(StoreError, match="can't be taken over"):
+    with pytest.raises(StoreError, match="cannot be linked or copied"):
         await bench.fork(parent.run, "run")
 
 

@@ -112,7 +112,7 @@ class Place:
 
         def once() -> tuple[int, str, str] | None:
             code, out, err = self.call("resume", "--ready")
-            return None if "nothing is ready" in err else (code, out, err)
+            return None if "no run is ready" in err else (code, out, err)
 
         return self.until(once, "a run that is ready")
 
@@ -310,7 +310,7 @@ def test_unknown_needs_a_person_and_ready_leaves_it_to_one(place):
     code, _, out = here.call("resume", "-1", "--answer", "a=wait", "--detach")
     assert code == 4
     assert "waiting for job " in out
-    assert "nothing is ready" in here.call("resume", "--ready")[2], "its patience lasts"
+    assert "no run is ready" in here.call("resume", "--ready")[2], "its patience lasts"
     code, _, out = here.call("run", "plan.yaml")
     code, _, out = here.call("resume", "-1", "--answer", "a=success")
     assert code == 0

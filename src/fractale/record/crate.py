@@ -79,13 +79,13 @@ def write_crate(history: RunHistory, folder: Path, *, license_name: str | None =
     plan = plan_file(history.folder, history.head)
     if plan is None:
         raise UsageError(
-            f"the plan of run {history.run} has changed since, or is gone",
-            hint="a crate holds the plan that was run; put it back as it was",
+            f"the plan of run {history.run} has changed or was removed",
+            hint="a crate contains the plan that was run; restore the plan",
         )
     if not any(attempt.outcome in STATUSES for attempt in history.attempts):
-        raise UsageError(f"run {history.run} finished no step: there is nothing to describe")
+        raise UsageError(f"run {history.run} has no finished step to describe")
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", hint="choose another folder")
+        raise UsageError(f"{folder} is not empty", hint="choose another directory")
     crate = ROCrate(version="1.1")
     _Writer(crate, history).write(plan, license_name)
     try:
@@ -269,7 +269,7 @@ class _Writer:
         text = README.format(
             run=history.run, plan=history.head.get("plan"), title=history.title, home=HOME
         )
-        about = self._entities.file("README.md", text, "what is in this crate", "text/markdown")
+        about = self._entities.file("README.md", text, "contents of this crate", "text/markdown")
         about["about"] = {"@id": "./"}
 
     @staticmethod

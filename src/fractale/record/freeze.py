@@ -41,12 +41,12 @@ def freeze(folder: RunRecord, target: Path) -> list[Path]:
         StoreError: A file cannot be written.
     """
     if target.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{target} is not a plan file", hint="write -o NAME.yaml")
+        raise UsageError(f"{target} is not a name of a plan file", hint="use -o NAME.yaml")
     plan = plan_of(folder, folder.read_head())
     if plan is None:
         raise UsageError(
-            f"the plan of run {folder.run_id} has changed since, or is gone",
-            hint="put it back as it was, or freeze a newer run",
+            f"the plan of run {folder.run_id} has changed or was removed",
+            hint="restore the plan, or freeze a newer run",
         )
     files = _frozen(folder, plan, target.name)
     _check(files)
@@ -59,8 +59,8 @@ def _frozen(folder: RunRecord, plan: Plan, name: str) -> dict[Path, str]:
     text = dump_plan(freezer.plan(plan, "", Path(name)))
     if not freezer.planned:
         raise UsageError(
-            f"run {folder.run_id} has no step that was planned",
-            hint="only what a planner drafted can be frozen",
+            f"run {folder.run_id} has no planned step",
+            hint="only drafts of the planner can be frozen",
         )
     return {Path(name): text, **freezer.files}
 
@@ -75,8 +75,8 @@ def _accepted(folder: RunRecord) -> dict[str, set[str]]:
 
 def _check(files: Mapping[Path, str]) -> None:
     """Check the files before they are written to the target."""
-    with tempfile.TemporaryDirectory() as folder:
-        written = _write(files, Path(folder) / next(iter(files)).name)
+    with tempfile.TemporaryDirectory() as directory:
+        written = _write(files, Path(directory) / next(iter(files)).name)
         problems = [p for p in check_plan(load_plan(written[0])) if p.severity == "error"]
     if problems:  # an error in fractale: the plan and the drafts were valid
         raise UsageError(f"the frozen plan is not valid: {problems[0]}")
@@ -85,7 +85,7 @@ def _check(files: Mapping[Path, str]) -> None:
 def _write(files: Mapping[Path, str], target: Path) -> list[Path]:
     paths = [target.parent / path for path in files]
     if there := [path for path in paths if path.exists()]:
-        raise UsageError(f"{there[0]} is there already", hint="choose another -o FILE")
+        raise UsageError(f"{there[0]} already exists", hint="choose another file with -o FILE")
     try:
         for path, text in zip(paths, files.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +135,12 @@ class _Freezer:
         if not texts:
             raise UsageError(
                 f"step `{path}` has no accepted draft in this run",
-                hint="freeze a run that came through the step",
+                hint="freeze a run that completed the step",
             )
         if len(texts) > 1:
             raise UsageError(
-                f"step `{path}` was drafted in {len(texts)} ways, one for each item",
-                hint="only a draft that is the same for all items can be frozen",
+                f"step `{path}` has {len(texts)} different drafts, one per item",
+                hint="only a draft that is equal for all items can be frozen",
             )
         draft = parse_plan(next(iter(texts)), f"draft of {path}")
         return narrow(draft, step.tools, step.approve)

@@ -278,9 +278,9 @@ def as_submitted(chosen: Sequence[RunJob], jobs: Sequence[RunJob]) -> list[RunJo
         steps = {each.step for each in chosen if each.key == job.key}
         if missing := [each.step for each in members[job.key] if each.step not in steps]:
             raise UsageError(
-                f"`{job.step}` is an element of a job array with `{missing[0]}` and others, and "
-                "an array ends as a whole",
-                hint=f"cancel all of it: name the step `{path}`",
+                f"`{job.step}` is part of a job array with `{missing[0]}` and others; only the "
+                "whole array can be cancelled",
+                hint=f"cancel the whole array: name the step `{path}`",
             )
         found[job.key] = replace(job, step=path, index=None)
     return list(found.values())

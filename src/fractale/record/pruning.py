@@ -64,7 +64,7 @@ class PruneRule:
         given = [v for v in (self.older_than, self.keep, self.max_bytes) if v is not None]
         if not given or min(given) < 0:
             raise UsageError(
-                "which runs to remove is said by an age, a number to keep, or a size, none below 0"
+                "choose the runs to remove by an age, a number to keep, or a size, each at least 0"
             )
 
 
@@ -219,10 +219,10 @@ class _Pruning:
         record = self.records.at(row.id)
         row = row_of(record) or row  # it may have been resumed since the index was written
         if row.status == "waiting" and not self.rule.force:
-            return f"waits for {row.waits_for or 'an answer'}"
+            return f"waiting for {row.waits_for or 'an answer'}"
         if self.report.dry_run:
             holder = holder_of(record)
-            return f"held by {holder}" if holder else await self._why_needed(record)
+            return f"in use by {holder}" if holder else await self._why_needed(record)
         try:
             with RunLock(record):
                 if why := await self._why_needed(record):

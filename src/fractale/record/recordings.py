@@ -137,8 +137,8 @@ class Recording:
         if plan is None:
             raise NotRecorded(
                 "no-plan",
-                f"the plan of run {self.folder.run_id} is kept nowhere, or can't be read",
-                hint="give the plan with --plan FILE",
+                f"the plan of run {self.folder.run_id} was not found, or cannot be read",
+                hint="name the plan with --plan FILE",
             )
         return plan
 
@@ -192,11 +192,15 @@ def _unpack(path: Path, folder: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
             if sum(info.file_size for info in infos) > MOST_BYTES:
-                raise NotRecorded("bad-recording", f"{path} is larger than a recording may be")
+                raise NotRecorded(
+                    "bad-recording", f"{path} is larger than the size limit of recordings"
+                )
             for info in infos:
                 parts = PurePosixPath(info.filename).parts
                 if ".." in parts or PurePosixPath(info.filename).is_absolute():
-                    raise NotRecorded("bad-recording", f"{path} has a file outside of itself")
+                    raise NotRecorded(
+                        "bad-recording", f"{path} contains a path outside of the recording"
+                    )
                 archive.extract(info, folder)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise NotRecorded("bad-recording", f"{path} is not a recording: {error}") from error
@@ -237,12 +241,12 @@ def write_recording(folder: RunRecord, target: Path, secrets: Iterable[str]) -> 
         StoreError: It can't be written.
     """
     if holder_of(folder) is not None:
-        raise UsageError(f"run {folder.run_id} is still running", hint="wait for its end")
+        raise UsageError(f"run {folder.run_id} is still running", hint="wait until it ends")
     if not folder.offered.is_file():
         raise NotRecorded(
             "no-tools",
-            f"the record of run {folder.run_id} does not say which tools it was offered",
-            hint="it was made by an older fractale; run the plan again",
+            f"the record of run {folder.run_id} does not list the tools that were available",
+            hint="an older version of fractale made it; run the plan again",
         )
     masker = Masker(secrets)
     about = {
@@ -309,7 +313,7 @@ def _write_folder(
     target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
 ) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already", hint="name a new directory, or FILE.zip")
+        raise UsageError(f"{target} already exists", hint="choose a new directory or FILE.zip")
     make_folder(target)
     for name, path in files.items():
         place = target / name

@@ -93,7 +93,7 @@ def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
             write_private(target, data, sync="none")
     except OSError as error:
         raise StoreError(
-            f"what the run is offered cannot be kept in {target}: {error}", hint=ROOM
+            f"the list of tools cannot be written to {target}: {error}", hint=ROOM
         ) from error
 
 
@@ -122,8 +122,8 @@ def read_snapshot(folder: RunRecord) -> ToolSnapshot:
     except FileNotFoundError:
         raise NotRecorded(
             "no-tools",
-            f"the record of run {folder.run_id} does not say which tools it was offered",
-            hint="it was made by an older fractale; run the plan again to have one that does",
+            f"the record of run {folder.run_id} does not list the tools that were available",
+            hint="an older version of fractale made it; run the plan again",
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise NotRecorded("no-tools", f"{path} cannot be read: {error}") from error
@@ -170,8 +170,8 @@ def change_notice(change: ToolChange) -> str:
     name = f"{change.server}.{change.tool}"
     return (
         f"server `{change.server}` changed `{change.tool}` since it was pinned "
-        f"({', '.join(change.parts)}): you are asked before it is used; to see and accept it now: "
-        f"fractale list --accept-changes {name}"
+        f"({', '.join(change.parts)}); fractale asks you before it is used. To accept the "
+        f"change now: fractale list --accept-changes {name}"
     )
 
 

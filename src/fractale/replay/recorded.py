@@ -215,7 +215,7 @@ class RecordedPolicy(Policy):
         # Older records have the name that the run used, without its server.
         names = (call.tool.qualified_name, call.tool.name, call.tool.own_name)
         if ruling.verdict == "ask" and not any((name, digest) in self.asked for name in names):
-            return Ruling("allow", "the run that is replayed did not ask")
+            return Ruling("allow", "the recorded run did not ask")
         return ruling
 
 
@@ -364,7 +364,7 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
         NotDone, ToolError: The sub-agent raised it in the recorded run.
     """
     if context.agents_path:
-        _unknown(name, context, "another sub-agent asked it")
+        _unknown(name, context, "another sub-agent called it")
     inner, end = comparison.accept_inside(context.path)
     attempt = context.attempt
     for event in inner:
@@ -379,7 +379,7 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
     if decided == "judge":
-        _unknown(name, context, "a model judged what it answered")
+        _unknown(name, context, "a model judged its answer")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
     if decided == "error" and data.get("code") not in ("agent", None):
@@ -402,5 +402,5 @@ def _unknown(name: str, context: StepAgentContext, why: str) -> NoReturn:
         "no-agent",
         f"the record does not say what the sub-agent `{name}` answered in step `{context.path}`: "
         f"{why}",
-        hint="look at its code, and give it: fractale replay RUN -r REGISTRY, or -a PATH",
+        hint="review its code, then add it: fractale replay RUN -r REGISTRY, or -a PATH",
     )

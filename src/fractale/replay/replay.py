@@ -152,7 +152,8 @@ class _Replay:
         journal = RecordedJournal(folder.journal)
         if journal.missing and any(event.get("key") for event in self.events):
             raise NotRecorded(
-                "no-journal", f"the journal of run {folder.run_id} is gone, and it made calls"
+                "no-journal",
+                f"the journal of run {folder.run_id} was not found, and the run made calls",
             )
         outputs = RecordedOutputs(folder.outputs)
         comparison = Comparison(
@@ -303,7 +304,7 @@ def _unasked(comparison: Comparison, question: Data) -> None:
     comparison.diverge(
         Divergence(
             what="question",
-            message=f"step `{question.get('step')}` asks what the record has no answer to",
+            message=f"step `{question.get('step')}` asks a question without a recorded answer",
             step=str(question.get("step") or ""),
             now=dict(question),
         )

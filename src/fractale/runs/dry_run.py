@@ -1,4 +1,4 @@
-"""What a run of a plan would do: everything that it would run, start, import and send.
+"""The effects of a run before it starts: everything it would run, start, import and send.
 
 Nothing is started, connected to or imported, except that the files of the user's registries are
 read.

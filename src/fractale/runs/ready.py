@@ -103,7 +103,7 @@ async def _why_ready(
     if status.over and not (status.state == "unknown" and now < float(job.get("patience") or 0)):
         return f"job {handle.title} {_ended(status)}"
     if _is_late(job, now):
-        return f"job {handle.title} took more than the step's timeout"
+        return f"job {handle.title} exceeded the timeout of its step"
     return None
 
 
@@ -116,7 +116,7 @@ def _is_late(job: Mapping[str, Any], now: float) -> bool:
 
 def _ended(status: JobStatus) -> str:
     if status.state == "unknown":
-        return "is nowhere to be found"
+        return "was not found"
     return status.state.replace("_", " ")
 
 

@@ -180,7 +180,9 @@ class Runs:
         try:
             self._pins.save()
         except StoreError as error:  # the run's own record has the approved definitions
-            found.append(("not-pinned", f"{error.message}: later runs will not see what changes"))
+            found.append(
+                ("not-pinned", f"{error.message}; later runs cannot detect changes of tools")
+            )
         return found
 
     async def fork(
@@ -212,7 +214,7 @@ class Runs:
         """
         options, changes = options or RunOptions(), changes or ForkChanges()
         if not options.keep:
-            raise UsageError("a fork is always recorded", hint="leave `keep` as it is")
+            raise UsageError("a fork must be recorded", hint="use `keep=True`")
         history = read_history(self._folders.find(run_id))
         plan = plan or plan_today(history.folder, history.head)
         async with checkpoints(self._settings, options) as saver:

@@ -162,7 +162,9 @@ def _read_config(folder: Path, descriptor: int) -> tuple[SettingsFile | None, st
     try:
         found = os.stat(CONFIG, dir_fd=descriptor, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
-            return None, _passed_over(path, "it is a symbolic link", f"replace {path} by a file")
+            return None, _passed_over(
+                path, "it is a symbolic link", f"replace {path} with a regular file"
+            )
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         file = os.open(CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
     except FileNotFoundError:
@@ -273,7 +275,7 @@ def check_state_folder(folder: Path, *, named: bool) -> None:
         raise SettingsError(
             f"the state directory cannot be used: {fault}",
             hint="set FRACTALE_STATE_DIR to a directory of your own, or work in another directory; "
-            f"if all in it is yours: chmod -R go-w {folder}",
+            f"if all files in it are yours: chmod -R go-w {folder}",
         )
 
 

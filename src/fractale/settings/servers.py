@@ -245,7 +245,7 @@ def _check_starts(name: str, data: Mapping[str, Any], origin: str, *, starts: bo
     for key in CONFINE_KEYS:
         if key in data:
             raise SettingsError(
-                f"server `{name}`: `{key}` is for servers that are started, and this one has a "
+                f"server `{name}`: `{key}` is only for servers with a `command`; this one has a "
                 f"URL ({origin})"
             )
 
@@ -271,7 +271,7 @@ def _folders(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]
     folders = [value] if isinstance(value, str) else value or []
     if isinstance(folders, list) and all(isinstance(f, str) for f in cast("list[Any]", folders)):
         return tuple(cast("list[str]", folders))
-    raise SettingsError(f"server `{name}`: `writable` must be a list of folders ({origin})")
+    raise SettingsError(f"server `{name}`: `writable` must be a list of directories ({origin})")
 
 
 def _secrets_of_table(table: Mapping[str, str]) -> set[str]:
@@ -311,7 +311,7 @@ def _names(server: str, value: Any, origin: str) -> tuple[str, ...]:
         if all(re.fullmatch(r"[A-Za-z_*?][A-Za-z0-9_*?]*", text) for text in texts):
             return tuple(texts)
     raise SettingsError(
-        f"server `{server}`: `env_from` must be a list of variables' names ({origin})",
+        f"server `{server}`: `env_from` must be a list of names of variables ({origin})",
         hint='such as `env_from: [SITE_TOKEN, "EB*"]`; a value itself belongs under `env`',
     )
 

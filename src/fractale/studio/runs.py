@@ -28,7 +28,7 @@ from fractale.private import open_private
 from fractale.questions import Answers, is_job
 from fractale.runs.changes import plan_today
 from fractale.runs.options import RunOptions
-from fractale.runs.result import RunResult
+from fractale.runs.result import RunResult, fork_command
 from fractale.runs.workspace import Extensions, Workspace, as_started, kept_store
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed, not_own
@@ -316,8 +316,8 @@ async def _check_resumable(graph: StudioGraph, order: Order, given: Mapping[str,
     state = await graph.aget_state({"configurable": {"thread_id": order.thread}})
     if given or (state.values and not state.tasks):
         raise UsageError(
-            f"run {order.run_id} has begun on this thread, and a run takes its input once",
-            hint="open a new thread for another run, or resume this one without an input",
+            f"run {order.run_id} has started on this thread, and cannot get another input",
+            hint="open a new thread for a new run, or resume this run without an input",
         )
 
 
@@ -330,8 +330,8 @@ async def _resumed(
     at = str(fields.get("checkpoint_id") or place)
     if fields.get("checkpoint_ns"):
         raise UsageError(
-            "a run can't begin again inside of a step here",
-            hint=f"fractale fork {order.run_id} --at STEP/INNER does that",
+            "a run cannot restart inside of a step here",
+            hint=f"use the command line: {fork_command(order.run_id, 'STEP/INNER')}",
         )
     if at == place:
         return replace(order, replies=_replies(given, state.interrupts))
@@ -354,7 +354,7 @@ def _resumed_with(given: Any) -> Any:
     command = cast("Command[Any]", given)
     if command.update or command.goto:
         raise UsageError(
-            "a run takes answers, no updates and no jumps",
+            "a run accepts answers, but not updates or jumps",
             hint="edit the thread's state, or fork the run",
         )
     return command.resume
