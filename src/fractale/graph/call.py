@@ -47,10 +47,9 @@ from fractale.graph.errors_as_data import (
     failure_data,
     raise_recorded,
 )
-from fractale.graph.fork_point import ForkPoint
 from fractale.graph.interrupts import ask
 from fractale.graph.scope import LabelFlow
-from fractale.graph.state import PlanState, Record, Spent
+from fractale.graph.state import ForkPoint, PlanState, Record, Spent
 from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
 from fractale.plan.model import Step

@@ -23,10 +23,8 @@ from fractale.errors import (
 )
 from fractale.events import EventLog
 from fractale.graph.compile import compile_plan, node_of
-from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.fork_point import ForkPoint
-from fractale.graph.limits import Meter
-from fractale.graph.state import PlanState, initial_state
+from fractale.graph.context import Dependencies, Meter, RunContext
+from fractale.graph.state import ForkPoint, PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
 from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage

@@ -15,8 +15,7 @@ from typing import Any
 from fractale.audit import AuditLog
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog, Status
-from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.limits import Meter
+from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
