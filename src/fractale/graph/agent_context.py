@@ -16,10 +16,9 @@ from fractale.evidence import outputs_of
 from fractale.graph import model_call
 from fractale.graph.bindings import offered
 from fractale.graph.call import Attempt
-from fractale.graph.consent import agree
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import ask
-from fractale.graph.kinds.tool import call_tool
+from fractale.graph.kinds.tool import agree, call_tool
 from fractale.graph.outcome import matched
 from fractale.graph.resources import read_resource
 from fractale.labels import Source

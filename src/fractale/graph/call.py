@@ -3,7 +3,7 @@
 Every call goes through `once`: of a tool, a prompt, a model, a resource, a batch job. A `Codec` has
 the differences between these kinds. The order is always the same:
 
-1. Policy. The call may need the user's approval, see `fractale.graph.consent`. Policy comes first:
+1. Policy. The call may need the user's approval, see `fractale.graph.kinds.tool`. Policy comes first:
    the question can end the node, and a refused call must not use a call site.
 2. Limits. The run stops here if its time, tokens or cost are used up.
 3. Event ``…_started``.
@@ -47,10 +47,9 @@ from fractale.graph.errors_as_data import (
     failure_data,
     raise_recorded,
 )
-from fractale.graph.fork_point import ForkPoint
 from fractale.graph.interrupts import ask
 from fractale.graph.scope import LabelFlow
-from fractale.graph.state import PlanState, Record, Spent
+from fractale.graph.state import ForkPoint, PlanState, Record, Spent
 from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
 from fractale.plan.model import Step

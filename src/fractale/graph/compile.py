@@ -52,7 +52,7 @@ def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = Non
         plan: A plan without errors (`fractale.plan.check.check_plan`).
         dependencies: The outside world as the nodes will see it.
         start: The first step of a forked run; None: the plan's first. If it is set, the state must
-            name it, too (`fractale.graph.fork_point`).
+            name it, too (`fractale.graph.state`).
 
     Returns:
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with

@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from fractale.graph.call import Attempt
-from fractale.graph.consent import agree
-from fractale.graph.kinds.tool import call_tool, with_files
+from fractale.graph.kinds.tool import agree, call_tool, with_files
 from fractale.labels import Source
 from fractale.plan.kinds import READ_RESOURCE
 from fractale.plan.model import Value

@@ -33,9 +33,9 @@ from fractale.errors import (
 from fractale.evidence import Notice
 from fractale.graph import job_budget
 from fractale.graph.call import Attempt
-from fractale.graph.consent import is_allowed
 from fractale.graph.kinds.foreach import item_outputs
 from fractale.graph.kinds.job_spec import arguments_of, read_array, spec_of
+from fractale.graph.kinds.tool import is_allowed
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState
