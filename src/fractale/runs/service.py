@@ -57,8 +57,14 @@ from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
-from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
-from fractale.store.run_record import ID_LENGTH, SHARED_ID_LENGTH, RunRecord, RunRecords
+from fractale.store.outputs import FileOutputs, InlineOutputs, MemoryOutputs, OutputStore
+from fractale.store.run_record import (
+    ID_LENGTH,
+    SHARED_ID_LENGTH,
+    RunRecord,
+    RunRecords,
+    random_id,
+)
 from fractale.toolbox import Toolbox
 
 
@@ -139,8 +145,8 @@ class Runs:
         """
         changed = await self._pin(plan)
         folder = self._new_folder(options.run_id) if options.keep else None
-        run_id = folder.run_id if folder else options.run_id or "run"
-        store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
+        run_id = folder.run_id if folder else options.run_id or random_id()
+        store = FileOutputs(folder.outputs) if folder else _outputs_of_unrecorded(options)
         dependencies = self._dependencies(store, folder)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, folder, secrets)
         driver.context.bindings = bindings
@@ -315,6 +321,11 @@ class Runs:
             max_attempts=self._settings.max_attempts,
             jobs=RunJobs.of(jobs, self._settings),
         )
+
+
+def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:
+    """The outputs of a run without a record: as durable as its checkpoints are."""
+    return InlineOutputs() if options.checkpointer is not None else MemoryOutputs()
 
 
 def _kept_of(head: Mapping[str, Any]) -> dict[str, Any]:
