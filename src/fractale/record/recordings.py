@@ -174,6 +174,28 @@ def open_recording(
         yield _in_folder(Path(folder), path, name)
 
 
+def recording_path(run: str, settings: Settings) -> Path:
+    """The path of a run's record, or of a recording.
+
+    Args:
+        run: The id of a run, with ``-1`` for the latest, or a path.
+
+    Raises:
+        UsageError: It was not found.
+    """
+    folders = RunRecords(settings.state_dir)
+    path = Path(run)
+    if run not in folders.names():
+        if path.is_file() or (path / "run.json").is_file():
+            return path
+        if path.is_dir() or path.suffix == ".zip":
+            raise UsageError(
+                f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
+                hint="create one: fractale export RUN --recording FILE.zip",
+            )
+    return folders.find(run).path
+
+
 def _in_folder(folder: Path, source: Path, name: str) -> Recording:
     about: dict[str, Any] = {}
     try:

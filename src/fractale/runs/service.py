@@ -287,6 +287,33 @@ class Runs:
             driver.fork(point, head["parent"])
         return await driver.resume(head["inputs"])
 
+    async def resume_unrecorded(
+        self,
+        run_id: str,
+        plan: Plan,
+        options: RunOptions,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> RunResult:
+        """Resume a run that only its checkpointer knows.
+
+        Args:
+            run_id: The run's id, which is the id of its thread in the checkpointer of the options.
+            plan: The plan that the run was started with.
+            secrets: The secret inputs.
+
+        Raises:
+            UsageError: The run was not found, or its plan has changed.
+        """
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        changed = await self._pin(plan)
+        dependencies = self._dependencies(_outputs_of_unrecorded(options), None)
+        driver = RunDriver(self._settings, dependencies, plan, options, run_id, None, secrets or {})
+        driver.context.bindings = bindings
+        driver.notices += changed
+        return await driver.resume({})
+
     def _bindings_of(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """The bound names of a run that began earlier."""
         bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(folder)])

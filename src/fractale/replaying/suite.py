@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fractale.agents.catalog import Catalog
-from fractale.errors import FractaleError, NotRecorded, PlanError
+from fractale.errors import FractaleError, NotRecorded, PlanError, UsageError
+from fractale.models import Models
 from fractale.plan.model import Plan
 from fractale.record.recordings import Recording, find_recordings, open_recording
-from fractale.replay.replay import Replayed, replay
-from fractale.runs.workspace import Extensions
+from fractale.replaying.replay import Live, Replayed, replay
+from fractale.runs.workspace import Extensions, Workspace, with_recorded_model
 from fractale.settings import Settings
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+    from fractale.toolbox import Toolbox
+
+Side: TypeAlias = Literal["tools", "model"]
+"""The side of a replay that may be real."""
 
 CheckVerdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
 
@@ -75,6 +85,55 @@ def _with_given(plan: Plan, given: Extensions) -> Plan:
     listed = {entry.path for registry in given.files for entry in registry.entries}
     known = listed | {*given.agents}
     return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
+
+
+def plan_today_of(recording: Recording) -> Plan:
+    """The present plan of a recorded run.
+
+    Raises:
+        UsageError: Its file is gone.
+        PlanError: It is invalid.
+    """
+    plan = recording.plan_today()
+    if plan is None:
+        raise UsageError(
+            f"the plan {recording.head.get('file')} was not found", hint="name a plan with --plan"
+        )
+    return plan
+
+
+@asynccontextmanager
+async def open_live(
+    side: Side | None,
+    recording: Recording,
+    settings: Settings,
+    plan: Plan,
+    *,
+    loose: bool = False,
+    secrets: Mapping[str, str] | None = None,
+    tools: Toolbox | Sequence[Any] = (),
+    model: BaseChatModel | None = None,
+) -> AsyncGenerator[Live]:
+    """Open the side of a replay that is real, for the duration of the block.
+
+    Args:
+        side: None: both sides are recorded.
+        secrets: The values of the plan's secret inputs, for real tools.
+        tools, model: As for `Workspace.open`.
+    """
+    if side == "model":
+        models = Models(with_recorded_model(settings, recording.head), given=model)
+        yield Live(models=models, loose=loose)
+        return
+    if side != "tools":
+        yield Live(loose=loose)
+        return
+    extensions = Extensions(
+        registries=[recording.find(str(p)) or p for p in recording.head.get("registries") or ()],
+        agents=[str(path) for path in recording.head.get("agents") or ()],
+    )
+    async with Workspace.open(settings, plan, extensions, tools=tools) as opened:
+        yield Live(tools=opened.toolbox, secrets=secrets or {}, loose=loose)
 
 
 def left_out_note(recording: Recording, given: Recording) -> list[str]:
