@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.store.memory import InMemoryStore
 
 import fractale
 from fractale.errors import (
     AnswerError,
     InputError,
-    NotRecorded,
-    PlanError,
-    StoreError,
     UsageError,
 )
 from fractale.settings import Settings
-from fractale.testing import FakeToolServer, ScriptedModel
 
 LARGE = "x" * 50_000
 ASKS = """
