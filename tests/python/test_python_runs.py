@@ -151,3 +151,254 @@ async def test_secrets_are_given_again(settings):
         await fractale.aresume(first.run, answers={"s": True}, **known)
     again = {"answers": {"s": True}, "secrets": {"token": "hunter2"}}
     assert (await fractale.aresume(first.run, **again, **known)).outputs == {"size": 7}
+
+
+# -- forks, replays, lists, cancelling -----------------------------------------------------------
+
+
+async def test_a_recorded_run_is_forked_and_replayed(project):
+    first = await fractale.arun(ASKS, {"n": 2}, keep=True, yes=True, **project)
+    fork = await fractale.afork(
+        first.run,
+        "send",
+        inputs={"n": 3},
+        outputs={"make": {"text": "short"}},
+        new_id="mine",
+        yes=True,
+        **project,
+    )
+    assert (fork.run, fork.outputs) == ("mine", {"size": 5, "text": "short"})
+    heard: list[str] = []
+    replayed = await fractale.areplay(
+        first.run, on_event=lambda e: heard.append(e.kind), settings=project["settings"]
+    )
+    assert replayed.equal
+    assert heard[-1] == "run_finished"
+    live = await fractale.areplay("mine", live="tools", **project)
+    assert live.equal
+    with pytest.raises(UsageError, match="exclude"):
+        await fractale.areplay("mine", plan=ASKS, today=True, settings=project["settings"])
+    with pytest.raises(TypeError, match=r"areplay\(\).*`lose`|areplay\(\).*lose"):
+        await fractale.areplay("mine", lose=True)  # pyright: ignore
+    with pytest.raises(UsageError, match="nobody"):
+        await fractale.areplay("nobody", settings=project["settings"])
+
+
+async def test_a_replay_shows_the_first_difference(project):
+    first = await fractale.arun(ASKS, keep=True, yes=True, **project)
+    other = ASKS.replace("inputs.n }}", "inputs.n + 1 }}")
+    replayed = await fractale.areplay(first.run, plan=other, settings=project["settings"])
+    assert not replayed.equal
+    assert replayed.divergence is not None
+    assert replayed.divergence.step == "make"
+
+
+async def test_recorded_runs_are_listed(project):
+    settings = project["settings"]
+    assert fractale.list_runs(settings=settings) == []
+    waits = await fractale.arun(ASKS, keep=True, **project)
+    done = await fractale.arun(ASKS, keep=True, yes=True, **project)
+    await fractale.arun(ASKS, **project)  # not recorded
+    assert [row.id for row in fractale.list_runs(settings=settings)] == [done.run, waits.run]
+    (row,) = fractale.list_runs(status="waiting", settings=settings)
+    assert (row.id, row.waits_for) == (waits.run, "send")
+    assert fractale.list_runs(plan="other*", settings=settings) == []
+
+
+async def test_a_run_in_progress_is_cancelled_and_resumed(settings):
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def make(n: int) -> dict[str, Any]:
+        """Make."""
+        begun.set()
+        await go.wait()
+        return {"text": "made"}
+
+    known: dict[str, Any] = {"settings": settings, "tools": [make, send], "yes": True}
+    run = asyncio.create_task(fractale.arun(ASKS, keep=True, run_id="long", **known))
+    await begun.wait()
+    cancelling = asyncio.create_task(fractale.acancel("long", settings=settings))
+    while not (settings.state_dir / "runs/long/stop").exists():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1.2)  # the run looks for it every second
+    go.set()
+    assert (await run).status == "stopped"
+    cancelled = await cancelling
+    assert (cancelled.run, cancelled.stopped, list(cancelled.jobs)) == ("long", True, [])
+    done = await fractale.aresume("long", **known)
+    assert done.outputs == {"size": 4, "text": "made"}
+
+
+async def test_the_batch_job_of_a_run_is_cancelled(settings):
+    plan = """
+    name: p
+    steps:
+      - {name: sleep, job: {script: "#!/bin/sh\nsleep 300"}, inputs: {scheduler: local}}
+    """
+    settings = replace(settings, environment={"PATH": os.environ["PATH"]})
+    left = await fractale.arun(plan, keep=True, detach=True, yes=True, settings=settings)
+    assert left.status == "waiting", left
+    cancelled = await fractale.acancel(left.run, "sleep", settings=settings)
+    assert [job.job.step for job in cancelled.jobs] == ["sleep"]
+    assert not cancelled.failed
+    with pytest.raises(UsageError, match="no step `slep`"):
+        await fractale.acancel(left.run, "slep", settings=settings)
+
+
+# -- with the command line ------------------------------------------------------------------------
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "HOME": str(folder), "FRACTALE_STATE_DIR": str(folder / ".fractale")}
+    return subprocess.run(
+        [sys.executable, "-m", "fractale.cli", *words],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a plan and a registry; the settings are read there."""
+    (tmp_path / "plan.yaml").write_text(ASKS.replace("tool: ", "tool: local."))
+    (tmp_path / "things.py").write_text(
+        "def make(n: int) -> dict:\n    \"Make.\"\n    return {'text': 'made'}\n\n"
+        "def send(text: str) -> dict:\n    \"Send.\"\n    return {'size': len(text)}\n"
+    )
+    (tmp_path / "tools.yaml").write_text("tools: [things.make, things.send]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FRACTALE_STATE_DIR", str(tmp_path / ".fractale"))
+    return tmp_path
+
+
+def test_the_command_line_and_python_continue_each_others_runs(desk):
+    first = fractale.run("plan.yaml", registries=["tools.yaml"], keep=True)
+    assert first.status == "waiting"
+    done = command(desk, "resume", first.run, "--answer", "send=yes", "--json")
+    assert done.returncode == 0, done.stderr
+    begun = command(desk, "run", "plan.yaml", "-r", "tools.yaml", "--json", "--run-id", "mine")
+    assert begun.returncode == 4, begun.stderr
+    second = fractale.resume("mine", answers={"send": "yes"})
+    assert second.outputs == {"size": 4, "text": "made"}
+    fork = fractale.fork("mine", "send", outputs={"make": {"text": "longer"}}, yes=True)
+    assert fork.outputs["size"] == 6
+    assert fractale.replay(fork.run).equal
+    assert fractale.cancel(fork.run).stopped
+
+
+def test_a_strangers_run_is_not_resumed(desk, monkeypatch):
+    monkeypatch.delenv("FRACTALE_TRUST_PROJECT")
+    first = fractale.run("plan.yaml", registries=["tools.yaml"], keep=True)
+    head = desk / ".fractale/runs" / first.run / "run.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "registries": ["/evil.yaml"]}))
+    for call in (fractale.resume, fractale.cancel):
+        with pytest.raises(fractale.FractaleError, match="did not start run"):
+            call(first.run)
+    with pytest.raises(fractale.FractaleError, match="did not start run"):
+        fractale.fork(first.run, "send")
+
+
+# -- LangChain's and LangGraph's own parts --------------------------------------------------------
+
+
+class Recorder(BaseCallbackHandler):
+    """Records the runs that LangChain reports."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, list[str], dict[str, Any]]] = []
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **more: Any) -> None:
+        self.seen.append((more.get("name") or "", more["tags"] or [], more["metadata"] or {}))
+
+
+async def test_callbacks_tags_and_metadata_reach_the_run_and_its_steps(project):
+    recorder = Recorder()
+    saver = InMemorySaver()
+    done = await fractale.arun(
+        ASKS,
+        yes=True,
+        callbacks=[recorder],
+        tags=["mine"],
+        metadata={"user": "me"},
+        checkpointer=saver,
+        **project,
+    )
+    assert done.ok
+    names = [name for name, _, _ in recorder.seen]
+    assert names[0] == "asks"
+    assert {"make", "send"} <= {*names}
+    assert all("mine" in tags for _, tags, _ in recorder.seen[:1])
+    assert all(metadata["user"] == "me" for _, _, metadata in recorder.seen)
+    found = await saver.aget_tuple({"configurable": {"thread_id": done.run}})
+    assert found.metadata["user"] == "me"
+
+
+async def test_a_store_reaches_agents(settings):
+    from fractale.agents.subagent import Subagent
+
+    store = InMemoryStore()
+    seen: list[Any] = []
+
+    async def remember(context: Any, inputs: Any) -> dict[str, Any]:
+        from langgraph.config import get_store
+
+        seen.append(get_store())
+        return {"ok": True}
+
+    assert Subagent
+    del remember
+    done = await fractale.arun(
+        "{name: p, steps: [{name: s, type: agent, instruction: Hi}]}",
+        model=ScriptedModel(["hello"]),
+        store=store,
+        settings=settings,
+    )
+    assert done.ok
+
+
+# -- wrong use ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"model": 42}, "`model` cannot be the int `42`"),
+        ({"model": object}, "`model` cannot be the type `object`"),
+        ({"tools": say}, "`tools` cannot be the function `say`"),
+        ({"tools": "tools.yaml"}, "`tools` cannot be the str `'tools.yaml'`"),
+        ({"answers": {"nope": True}}, "no step `nope`"),
+    ],
+)
+async def test_wrong_values_are_named(settings, keywords, message):
+    with pytest.raises(UsageError) as error:
+        await fractale.arun(HELLO, **{"tools": [say], "settings": settings, **keywords})
+    assert message in str(error.value)
+
+
+def test_a_misspelt_keyword_is_named():
+    with pytest.raises(
+        TypeError, match=r"run\(\) got an unexpected keyword argument 'modle'.*model"
+    ):
+        fractale.run(HELLO, modle="x")  # pyright: ignore
+    with pytest.raises(TypeError, match=r"afork\(\) got"):
+        asyncio.run(fractale.afork("a", "b", setings=1))  # pyright: ignore
+
+
+async def test_a_plan_on_one_line_is_no_path(settings, tmp_path, monkeypatch):
+    done = await fractale.arun(HELLO, tools=[say], settings=settings)
+    assert done.outputs == {"t": "hello"}
+    assert [p.code for p in fractale.validate("name: x")] == ["missing-key"]
+    with pytest.raises(PlanError, match="unreadable-file"):
+        fractale.load("name.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a: b").write_text(HELLO)
+    assert fractale.load("a: b").name == "hello"
+
+
+async def test_one_registry_is_a_list_of_one(desk):
+    done = await fractale.arun("plan.yaml", registries="tools.yaml", yes=True)
+    assert done.outputs == {"size": 4, "text": "made"}
