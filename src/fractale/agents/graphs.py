@@ -163,9 +163,17 @@ def _input_schema(graph: Any) -> dict[str, Any]:
         schema = {"properties": {key: {} for key in _keys_of(_state_of(graph))}}
     properties: dict[str, Any] = dict(schema.get("properties") or {})
     properties.pop(MESSAGES, None)
-    properties = {"instruction": {"type": "string"}, **properties}
+    more = _keys_of(getattr(graph, "context_schema", None))
+    properties = {"instruction": {"type": "string"}, **{key: {} for key in more}, **properties}
     defs = {"$defs": schema["$defs"]} if "$ref" in json.dumps(properties) else {}
-    return {"type": "object", "properties": properties, **defs}
+    # Other inputs become a part of the message, if there is one.
+    takes_more = MESSAGES in (schema.get("properties") or ())
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": takes_more or not properties,
+        **defs,
+    }
 
 
 def _state_of(graph: Any) -> Any:

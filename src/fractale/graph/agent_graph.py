@@ -117,8 +117,12 @@ async def run_graph(
     calls = GraphCalls(attempt, agent, graph)
     own: Any = getattr(graph, "config", None) or {}
     most = own.get("recursion_limit", MOST_STEPS)
-    base = _with_store(config or get_config(), graph)
-    merged = merge_configs(base, {"callbacks": [calls], "recursion_limit": most, "run_name": agent})
+    # Merged before the store is set: LangChain merges the surrounding config in again.
+    merged = merge_configs(
+        config or get_config(),
+        {"callbacks": [calls], "recursion_limit": most, "run_name": agent},
+    )
+    merged = _with_store(merged, graph)
     more = {} if context is None else {"context": context}
     try:
         with _without_warnings():
@@ -378,21 +382,41 @@ class GraphCalls(BaseCallbackHandler):
         )
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
-        if not journal.is_begun(site, call):
+        with self._asking(site):
             self._agree(tool, arguments, agent)
-        self._check()
-        known = journal.find(site, call)
+            self._check()
+            known = journal.find(site, call)
+            if known is not None and not call.safe:
+                if known.done and call_id:
+                    text = str(known.result.get("text") or "")
+                    raise _refused(f"this call was made before, and answered: {text}")
+                if not known.done:
+                    self._ask_in_doubt(tool, arguments)
         told = self._told(agent, site, tool=tool.name)
         attempt.seen.contact(arguments)
-        if known is not None and not call.safe:
-            if known.done and call_id:
-                text = str(known.result.get("text") or "")
-                raise _refused(f"this call was made before, and answered: {text}")
-            if not known.done:
-                self._ask_in_doubt(tool, arguments)
         self._keep(lambda: journal.begin(site, call))
         attempt.emit("tool_started", **told, **self._agreed(call), arguments=arguments)
         self._open[run_id] = _OpenCall(told=told, site=site, call=call, tool=tool)
+
+    @contextmanager
+    def _asking(self, site: CallSite) -> Generator[None]:
+        """Ask the questions about a call in the same order each time its task runs.
+
+        LangGraph gives a task its answers in order. If the task runs again, an approval may not be
+        needed any more. Its answer must not become that of the tool's own `interrupt`. So the
+        questions that were asked are asked again first, and their answers are kept for them.
+        """
+        attempt, key = self._attempt, f"asked {site.key}"
+        notes, replies = attempt.context.notes, attempt.replies
+        asked: list[dict[str, Any]] = list(notes.get(key) or [])
+        answers = [(questions.identity(question), ask(attempt, question)) for question in asked]
+        replies.setdefault(attempt.journal.task, []).extend(answers)
+        try:
+            yield
+        except GraphInterrupt as interrupted:
+            new = [each.value for each in interrupted.args[0]]
+            notes.put(key, [*asked, *new])
+            raise
 
     def _agreed(self, call: Call) -> dict[str, Any]:
         agreed = self._attempt.agreed.pop(call, None)
