@@ -3,8 +3,8 @@
 Every call goes through `once`: of a tool, a prompt, a model, a resource, a batch job. A `Codec` has
 the differences between these kinds. The order is always the same:
 
-1. Policy. The call may need the user's approval, see `fractale.graph.kinds.tool`. Policy comes first:
-   the question can end the node, and a refused call must not use a call site.
+1. Policy. The call may need the user's approval, see `fractale.graph.kinds.tool`. Policy comes
+   first: the question can end the node, and a refused call must not use a call site.
 2. Limits. The run stops here if its time, tokens or cost are used up.
 3. Event ``…_started``.
 4. Journal. If an earlier process finished the call, its recorded result is returned. If an earlier
@@ -96,14 +96,19 @@ class CallJournal:
         """The running task of LangGraph."""
         return current_task()
 
-    def next_site(self, agent: str | None = None, *, prompt: bool = False) -> CallSite:
+    def next_site(
+        self, agent: str | None = None, *, prompt: bool = False, part: str = ""
+    ) -> CallSite:
         """The call site of the next call of the running task.
 
         Args:
             agent: The path of the sub-agent that makes it, if it is not the step's own.
             prompt: Whether the call is of a prompt. Prompts have separate numbers.
+            part: Calls with a part have separate numbers, too. So it does not matter in which
+                order the parallel calls of a task are made.
         """
-        task = f"{current_task()}|prompt" if prompt else current_task()
+        part = "prompt" if prompt else part
+        task = f"{current_task()}|{part}" if part else current_task()
         site = self._site(task, agent)
         self._numbers[task] = site.number
         self._sites.append(site)

@@ -340,14 +340,17 @@ class RecordedAgents(Catalog):
         self._comparison = comparison
 
     def find(self, name: str) -> Subagent | None:
-        if name not in self.missing:
-            return self._inner.find(name)
+        found = None if name in self.missing else self._inner.find(name)
+        if name not in self.missing and (found is None or not found.is_graph):
+            return found
 
         async def run(host: AgentContext, request: AgentRequest) -> AgentAnswer:
             del request
             return _as_recorded(name, cast("StepAgentContext", host), self._comparison)
 
-        return Subagent(name=name, description="recorded", run=run)
+        return replace(
+            found or Subagent(name=name, description="recorded", run=run), run=run, is_graph=False
+        )
 
     def is_own(self, name: str) -> bool:
         return self._inner.is_own(name)

@@ -88,6 +88,7 @@ def agree(
     agent: str | None = None,
     *,
     cost: str = "",
+    reviewed: bool = False,
 ) -> Mapping[str, Any]:
     """Check that a call may be made. The call may need the user's approval.
 
@@ -98,6 +99,8 @@ def agree(
     Args:
         agent: The path of the sub-agent that makes the call, if it is not the step's own.
         cost: The most that the call may use, as text for the user.
+        reviewed: Whether the agent itself asked the user about this call. That counts like
+            ``--yes``.
 
     Returns:
         The arguments, with the user's changes.
@@ -117,7 +120,8 @@ def agree(
         if ruling.agreed:
             attempt.agreed[_call_of(attempt, tool, arguments)] = ruling.why
         return arguments
-    if attempt.journal.is_begun(agent, _call_of(attempt, tool, arguments)):
+    begun = attempt.journal.is_begun(agent, _call_of(attempt, tool, arguments))
+    if begun or (reviewed and ruling.yes):
         return arguments
     if faults := _misfits_of(tool.input_schema, arguments):
         raise ToolError(
