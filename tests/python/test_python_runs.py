@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import MessagesState, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.store.memory import InMemoryStore
 
 import fractale
-from fractale.errors import (
-    AnswerError,
-    InputError,
-    UsageError,
-)
+from fractale.errors import AnswerError, InputError, PlanError, UsageError
 from fractale.settings import Settings
 
 LARGE = "x" * 50_000
@@ -218,7 +225,7 @@ async def test_a_run_in_progress_is_cancelled_and_resumed(settings):
     run = asyncio.create_task(fractale.arun(ASKS, keep=True, run_id="long", **known))
     await begun.wait()
     cancelling = asyncio.create_task(fractale.acancel("long", settings=settings))
-    while not (settings.state_dir / "runs/long/stop").exists():
+    while not (settings.state_dir / "runs/long/stop").exists():  # noqa: ASYNC110 - a file
         await asyncio.sleep(0.01)
     await asyncio.sleep(1.2)  # the run looks for it every second
     go.set()
@@ -233,7 +240,7 @@ async def test_the_batch_job_of_a_run_is_cancelled(settings):
     plan = """
     name: p
     steps:
-      - {name: sleep, job: {script: "#!/bin/sh\nsleep 300"}, inputs: {scheduler: local}}
+      - {name: sleep, job: {script: "#!/bin/sh\\nsleep 300", scheduler: local}}
     """
     settings = replace(settings, environment={"PATH": os.environ["PATH"]})
     left = await fractale.arun(plan, keep=True, detach=True, yes=True, settings=settings)
@@ -337,27 +344,25 @@ async def test_callbacks_tags_and_metadata_reach_the_run_and_its_steps(project):
     assert found.metadata["user"] == "me"
 
 
-async def test_a_store_reaches_agents(settings):
-    from fractale.agents.subagent import Subagent
+async def test_agents_are_objects_and_see_the_store(settings):
+    async def remember(state: MessagesState, runtime: Runtime) -> dict[str, Any]:
+        assert runtime.store is not None
+        await runtime.store.aput(("said",), "first", {"text": state["messages"][-1].content})
+        return {"messages": [AIMessage("I remember")]}
 
+    graph = StateGraph(MessagesState).add_node("remember", remember)
+    graph = graph.add_edge("__start__", "remember").compile()
     store = InMemoryStore()
-    seen: list[Any] = []
-
-    async def remember(context: Any, inputs: Any) -> dict[str, Any]:
-        from langgraph.config import get_store
-
-        seen.append(get_store())
-        return {"ok": True}
-
-    assert Subagent
-    del remember
-    done = await fractale.arun(
-        "{name: p, steps: [{name: s, type: agent, instruction: Hi}]}",
-        model=ScriptedModel(["hello"]),
-        store=store,
-        settings=settings,
-    )
-    assert done.ok
+    plan = "{name: p, steps: [{name: s, agent: memory, instruction: blue}]}"
+    for agents in ({"memory": graph}, [graph.with_config()]):
+        if isinstance(agents, list):
+            agents[0].name = "memory"
+        known: dict[str, Any] = {"agents": agents, "store": store, "settings": settings}
+        done = await fractale.arun(plan, keep=True, **known)
+        assert done.ok, done.error
+        assert (await fractale.areplay(done.run, agents=agents, settings=settings)).equal
+    item = await store.aget(("said",), "first")
+    assert "blue" in item.value["text"]
 
 
 # -- wrong use ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from fractale.replaying.suite import Side, agents_of, open_live, plan_today_of
 from fractale.runs.invocation import (
     Parts,
     check_keywords,
-    listed,
+    extensions_of,
     secrets_for,
     settings_and_model,
 )
@@ -61,9 +61,9 @@ async def replay_recorded(
         if plan is None:
             today = keywords.get("today", False)
             plan = plan_today_of(recording) if today else recording.plan_then()
-        registries = [str(path) for path in listed(keywords.get("registries"))]
-        named = recording.given(registries, listed(keywords.get("agents")))
-        catalog, _ = agents_of(named, plan)
+        given = extensions_of(keywords)
+        named = recording.given([str(path) for path in given.registries], given.agents)
+        catalog, _ = agents_of(named, plan, given.given)
         secrets = secrets_for(plan, keywords, settings) if side == "tools" else {}
         async with AsyncExitStack() as stack:
             listeners: list[Listener] = []

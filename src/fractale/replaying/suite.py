@@ -50,12 +50,15 @@ class CheckedRecording:
         return "equal" if self.replayed.equal else "diverged"
 
 
-def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
+def agents_of(
+    recording: Recording, plan: Plan, objects: Sequence[Any] | Mapping[str, Any] = ()
+) -> tuple[Catalog, list[str]]:
     """Load the sub-agents that a recorded run can ask, with today's code.
 
     Args:
         recording: With the registries and agents that the user gave (`Recording.given`); nothing
             else is imported.
+        objects: Further sub-agents, as objects.
 
     Returns:
         The sub-agents, and notes for the user.
@@ -69,7 +72,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     notes = [note for note, path in zip(notes, named, strict=True) if found[path] is None]
     registries = [path for path in found.values() if path is not None]
     agents = [str(path) for path in recording.head.get("agents") or ()]
-    extensions = Extensions(registries=registries, agents=agents)
+    extensions = Extensions(registries=registries, agents=agents, given=objects)
     if not recording.own:
         plan = _with_given(plan, extensions)
     try:
@@ -77,7 +80,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     except PlanError as error:
         # Their tools are not needed here, and their imports may not be installed.
         notes.append(f"the registries were not loaded: {error.problems[0]}")
-        return Extensions(agents=agents).load(plan)[0], notes
+        return Extensions(agents=agents, given=objects).load(plan)[0], notes
 
 
 def _with_given(plan: Plan, given: Extensions) -> Plan:

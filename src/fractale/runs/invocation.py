@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Agents: TypeAlias = Sequence[Any] | Mapping[str, Any]
+"""Sub-agents: dotted paths or objects, or name → object."""
+
 PlanSource: TypeAlias = str | Path | Plan
 """A plan: a path, YAML text, or a `Plan`."""
 
@@ -50,7 +53,8 @@ class Parts(TypedDict, total=False):
         tools: Python functions and LangChain tools, beside the settings' servers; or a toolbox that
             replaces these.
         registries: Registry or server files whose tools the plan may use.
-        agents: Sub-agents, by dotted path.
+        agents: Sub-agents: dotted paths, or objects (a `Subagent`, a LangGraph graph, a function
+            that makes one), or name → object.
         model: A LangChain chat model, or ``provider:name``.
         secrets: The plan's secret inputs; else ``FRACTALE_INPUT_NAME`` of the environment.
         on_event: Called with every event; a function, or an async function. If it raises, the run
@@ -60,7 +64,7 @@ class Parts(TypedDict, total=False):
 
     tools: Tools
     registries: Sequence[str | Path]
-    agents: Sequence[str]
+    agents: Agents
     model: BaseChatModel | str | None
     secrets: Mapping[str, str] | None
     on_event: OnEvent | None
@@ -110,9 +114,7 @@ class Invocation:
         check_keywords(function, keywords, RunKeywords)
         self._keywords = keywords
         self._settings, self._model = settings_and_model(keywords)
-        self._given = Extensions(
-            registries=listed(keywords.get("registries")), agents=listed(keywords.get("agents"))
-        )
+        self._given = extensions_of(keywords)
         self._send: Listener | None = None
 
     async def start(
@@ -289,6 +291,19 @@ def listed(value: Any) -> list[Any]:
     return [value] if isinstance(value, (str, Path)) else list(value or ())
 
 
+def extensions_of(keywords: Parts) -> Extensions:
+    """The registries and sub-agents of a call."""
+    agents = keywords.get("agents", ())
+    registries = listed(keywords.get("registries"))
+    if isinstance(agents, Mapping):
+        return Extensions(registries=registries, given=agents)
+    return Extensions(
+        registries=registries,
+        agents=[each for each in listed(agents) if isinstance(each, str)],
+        given=[each for each in listed(agents) if not isinstance(each, str)],
+    )
+
+
 def check_keywords(function: str, given: Mapping[str, Any], known: type[Any]) -> None:
     """Check the keywords of a call, as Python does for a function that names each.
 
@@ -343,8 +358,7 @@ def check_tools(tools: Any) -> None:
 
 def _shown(value: Any) -> str:
     """A value in a message."""
-    name = getattr(value, "__name__", None)
-    return f"the {type(value).__name__} `{name or value!r}`"
+    return f"the {type(value).__name__} `{getattr(value, '__name__', None) or repr(value)}`"
 
 
 def secrets_for(plan: Plan, keywords: Parts, settings: Settings) -> dict[str, str]:
@@ -382,7 +396,7 @@ def find_own(
             error.hint = f"{error.hint}; for a run without a record, give `plan` and `checkpointer`"
         raise
     head = folder.read_head()
-    by_hand = not settings.environment
+    by_hand = "state_dir" not in settings.origins
     if not by_hand and not is_agreed(folder.path, head, settings.environment):
         raise not_own(folder.run_id, settings.environment)
     return folder, head

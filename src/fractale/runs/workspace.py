@@ -260,7 +260,7 @@ def as_started(
     The command line replaces the recorded model, store, registries and sub-agents.
 
     Args:
-        given: Of the command line.
+        given: Of the command line, or of the caller. Its objects are not recorded.
 
     Raises:
         SettingsError: The run's checkpoints are on a server whose password is not known.
@@ -269,7 +269,9 @@ def as_started(
     given = given or Extensions()
     recorded = [_where_now(Path(path), head) for path in head.get("registries", ())]
     return settings, Extensions(
-        registries=given.registries or recorded, agents=given.agents or head.get("agents", ())
+        registries=given.registries or recorded,
+        agents=given.agents or head.get("agents", ()),
+        given=given.given,
     )
 
 
