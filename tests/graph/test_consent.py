@@ -123,13 +123,15 @@ async def test_a_bare_graph_answers_a_servers_question(tools):
     async def release(job: int) -> dict:
         return dict(await tools.elicit(f"Release job {job}?"))
 
-    plan = "name: p\nsteps: [{name: s, tool: release, inputs: {job: 4}}]\n"
+    plan = (
+        "name: p\noutputs: {said: '{{ steps.s.outputs }}'}\n"
+        "steps: [{name: s, tool: release, inputs: {job: 4}}]\n"
+    )
     invoke, first = await bare(tools, plan)
     assert first["__interrupt__"][0].value["message"] == "Release job 4?"
     after = await invoke(Command(resume="please"))
     assert after["status"] == "success"
-    outputs = after["steps"]["s"]["outputs"]
-    assert outputs == {"action": "accept", "content": {"value": "please"}}
+    assert after["outputs"]["said"] == {"action": "accept", "content": {"value": "please"}}
 
 
 # -- which question an answer belongs to -----------------------------------------------------------

@@ -105,6 +105,40 @@ class MemoryOutputs:
         del data, suffix
 
 
+JSON_KEY = "$json"
+
+
+def is_text_of_json(value: Any) -> bool:
+    """Whether a value has the form of a value that `StateOutputs` keeps as text."""
+    if not isinstance(value, dict):
+        return False
+    table = cast("dict[str, Any]", value)
+    return len(table) == 1 and isinstance(table.get(JSON_KEY), str)
+
+
+class StateOutputs:
+    """An `OutputStore` that keeps every value in the state itself: its home is the checkpointer.
+
+    So a run continues in any process that has its checkpoints. A value that some checkpointers
+    cannot keep is in the state as JSON text: ``{"$json": "…"}``.
+    """
+
+    def put(self, value: Any) -> Any:
+        """The value, in a form that fits into a checkpoint."""
+        data = encode(value)
+        return (
+            {JSON_KEY: data.decode()} if _UNCOMMON.search(data) or is_text_of_json(value) else value
+        )
+
+    def get(self, value: Any) -> Any:
+        """The value that `put` received."""
+        return json.loads(value[JSON_KEY]) if is_text_of_json(value) else value
+
+    def put_file(self, data: bytes, suffix: str) -> Path | None:
+        """Store nothing."""
+        del data, suffix
+
+
 class FileOutputs:
     """An `OutputStore` with one file per value, which only its owner can read.
 
