@@ -36,7 +36,7 @@ from fractale.policy import NO_LABELS, Grant, Labels, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
 from fractale.store.journal import Journal, MaskedJournal, NoJournal
 from fractale.store.notes import MaskedNotes, MemoryNotes, Notes
-from fractale.store.outputs import OutputStore, StateOutputs
+from fractale.store.outputs import InlineOutputs, OutputStore
 from fractale.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Dependencies:
 
     toolbox: Toolbox
     models: Models = field(default_factory=lambda: Models(Settings()))
-    outputs: OutputStore = field(default_factory=StateOutputs)
+    outputs: OutputStore = field(default_factory=InlineOutputs)
     policy: Policy = field(default_factory=Policy)
     agents: Catalog = field(default_factory=Catalog)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
