@@ -27,10 +27,21 @@ from fractale.graph.errors_as_data import Elicited
 from fractale.graph.interrupts import ask, identity_of
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
-from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
 from fractale.plain import to_json
-from fractale.policy import Chooser, PlannedCall, allowed_by, grant_of, may_repeat, reads_only
+from fractale.policy import (
+    NO_LABELS,
+    Chooser,
+    PlannedCall,
+    Source,
+    Taint,
+    allowed_by,
+    grant_of,
+    may_repeat,
+    reads_only,
+    shown,
+    source_of,
+)
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
@@ -143,11 +154,12 @@ def agree(
     answer = ask(attempt, question)
     if grant := grant_of(question, answer):
         context.grants.append(grant)
-    elif isinstance(answer, Mapping):
-        edited = cast("Mapping[str, Any]", answer)["arguments"]
-        return _unmask(edited, masked, arguments)
+    elif isinstance(answer, Mapping) and "arguments" in answer:
+        return _unmask(cast("Mapping[str, Any]", answer)["arguments"], masked, arguments)
     elif answer is not True:
-        raise PolicyError(f"a person refused the call of `{tool.name}`")
+        given = cast("Mapping[str, Any] | None", answer if isinstance(answer, Mapping) else None)
+        why = f": {given['refuse']}" if given and "refuse" in given else ""
+        raise PolicyError(f"a person refused the call of `{tool.name}`{why}")
     return arguments
 
 
