@@ -128,7 +128,7 @@ def _agent_of(entry: RegistryEntry) -> Subagent | None:
 
 
 def _as_agent(found: Any, entry: RegistryEntry) -> Subagent | None:
-    """An object as a sub-agent; None if it is none.
+    """An object as a sub-agent; None if it is not one.
 
     Raises:
         PlanError: It is a graph that cannot be compiled.
@@ -180,7 +180,7 @@ def as_agents(given: Sequence[Any] | Mapping[str, Any]) -> list[Subagent]:
             name → such an object.
 
     Raises:
-        PlanError: An object is none of these, or two sub-agents have the same name.
+        PlanError: An object is not one of these, or two sub-agents have the same name.
     """
     named = given.items() if isinstance(given, Mapping) else [("", each) for each in given]
     found: list[tuple[RegistryEntry, Subagent]] = []

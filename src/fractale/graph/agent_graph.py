@@ -182,11 +182,11 @@ class _OpenCall:
     """A call that was started and has not ended.
 
     Args:
-        told: The fields of all its events.
+        fields: Of all its events.
         stack: Ends the report of a model's text.
     """
 
-    told: dict[str, Any]
+    fields: dict[str, Any]
     site: CallSite
     call: Call
     started: float = field(default_factory=time.monotonic)
@@ -301,9 +301,9 @@ class GraphCalls(BaseCallbackHandler):
         site = attempt.journal.next_site(agent)
         call = Call(kind="model", name=spec, digest="", safe=True)
         self._keep(lambda: attempt.journal.run.begin(site, call))
-        told = self._told(agent, site, model=spec)
-        attempt.emit("model_started", **told)
-        opened = _OpenCall(told=told, site=site, call=call)
+        fields = self._fields(agent, site, model=spec)
+        attempt.emit("model_started", **fields)
+        opened = _OpenCall(fields=fields, site=site, call=call)
         opened.feed = opened.stack.enter_context(attempt.text_of_model())
         self._open[run_id] = opened
 
@@ -355,7 +355,7 @@ class GraphCalls(BaseCallbackHandler):
         attempt.context.meter.add(usage)
         attempt.emit(
             "model_finished",
-            **opened.told,
+            **opened.fields,
             seconds=opened.seconds,
             input_tokens=inputs,
             output_tokens=outputs,
@@ -392,11 +392,11 @@ class GraphCalls(BaseCallbackHandler):
                     raise _refused(f"this call was made before, and answered: {text}")
                 if not known.done:
                     self._ask_in_doubt(tool, arguments)
-        told = self._told(agent, site, tool=tool.name)
+        fields = self._fields(agent, site, tool=tool.name)
         attempt.seen.contact(arguments)
         self._keep(lambda: journal.begin(site, call))
-        attempt.emit("tool_started", **told, **self._agreed(call), arguments=arguments)
-        self._open[run_id] = _OpenCall(told=told, site=site, call=call, tool=tool)
+        attempt.emit("tool_started", **fields, **self._agreed(call), arguments=arguments)
+        self._open[run_id] = _OpenCall(fields=fields, site=site, call=call, tool=tool)
 
     @contextmanager
     def _asking(self, site: CallSite) -> Generator[None]:
@@ -494,7 +494,7 @@ class GraphCalls(BaseCallbackHandler):
             self._emit_tool(opened, text, is_error=False)
             return
         text = str(error) or type(error).__name__
-        if isinstance(error, Exception):  # if it was cancelled, nobody knows whether it was made
+        if isinstance(error, Exception):  # a cancelled call has an unknown outcome
             failure = failure_data(ToolError(text))
             self._keep(lambda: journal.finish(opened.site, opened.call, {**failure, "text": text}))
         self._end_tool(opened, text, is_error=True)
@@ -508,7 +508,7 @@ class GraphCalls(BaseCallbackHandler):
 
     def _emit_tool(self, opened: _OpenCall, text: str, *, is_error: bool) -> None:
         self._attempt.emit(
-            "tool_finished", **opened.told, seconds=opened.seconds, is_error=is_error, text=text
+            "tool_finished", **opened.fields, seconds=opened.seconds, is_error=is_error, text=text
         )
 
     def _info(self, serialized: Mapping[str, Any], metadata: Mapping[str, Any]) -> ToolInfo:
@@ -633,7 +633,7 @@ class GraphCalls(BaseCallbackHandler):
             self.stopped = error
             raise
 
-    def _told(self, agent: str, site: CallSite, **more: Any) -> dict[str, Any]:
+    def _fields(self, agent: str, site: CallSite, **more: Any) -> dict[str, Any]:
         """The fields of all events of a call."""
         self._attempt.calls += 1
         return {**more, "call": self._attempt.calls, "key": site.key, "agent": agent}
@@ -713,8 +713,9 @@ def _said(output: Any) -> tuple[str, bool]:
         return output.text, output.status == "error"
     if isinstance(output, Command):
         update: Any = cast("Command[Any]", output).update
-        values: Any = update if isinstance(update, Mapping) else {}
-        messages = cast("Sequence[Any]", values.get("messages") or ())
+        messages: Sequence[Any] = ()
+        if isinstance(update, Mapping):
+            messages = cast("Mapping[str, Any]", update).get("messages") or ()
         found = [message for message in messages if isinstance(message, ToolMessage)]
         return "\n".join(m.text for m in found), any(m.status == "error" for m in found)
     if isinstance(output, (list, tuple)):

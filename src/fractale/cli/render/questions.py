@@ -215,7 +215,7 @@ def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """What a LangGraph agent asks."""
+    """The question of a LangGraph agent."""
     agent = inert(str(question["agent"]))
     return [
         head("?", f"the agent {agent} asks", question, run),
@@ -224,7 +224,7 @@ def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def asked_lines(question: Mapping[str, Any]) -> list[str]:
-    """What a LangGraph agent asks: the calls to decide about, or the value of its interrupt."""
+    """The calls that a LangGraph agent asks about, or the value of its interrupt."""
     if is_breakpoint(question):
         return ["it stops here, at a breakpoint of its graph"]
     if calls := calls_in(question):
