@@ -323,7 +323,7 @@ def run(
     Raises:
         UsageError: Called inside a running event loop, such as a notebook's: use `arun` there.
     """
-    call = _call("run", keywords)
+    call = _call("run", keywords, waits=True)
     return _wait("run", lambda: call.start(load(plan), inputs, run_id=run_id, keep=keep))
 
 
@@ -342,7 +342,7 @@ def stream(
     Raises:
         UsageError: Called inside a running event loop: use `astream` there.
     """
-    call = _call("stream", keywords)
+    call = _call("stream", keywords, waits=True)
     begin = partial(call.start, load(plan), inputs, run_id=run_id, keep=keep)
     return _iterate("stream", lambda: call.streamed(begin))
 
@@ -355,7 +355,7 @@ def resume(
     **keywords: Unpack[RunKeywords],
 ) -> RunResult:
     """Continue a run and wait for its end: see `aresume`."""
-    call = _call("resume", keywords)
+    call = _call("resume", keywords, waits=True)
     return _wait("resume", lambda: call.resume(run_id, _load(plan), replies))
 
 
@@ -367,7 +367,7 @@ def stream_resume(
     **keywords: Unpack[RunKeywords],
 ) -> Generator[Event | RunResult]:
     """Continue a run, and yield its events and its `RunResult`: see `aresume` and `stream`."""
-    call = _call("stream_resume", keywords)
+    call = _call("stream_resume", keywords, waits=True)
     begin = partial(call.resume, run_id, _load(plan), replies)
     return _iterate("stream_resume", lambda: call.streamed(begin))
 
@@ -383,7 +383,7 @@ def fork(
     **keywords: Unpack[RunKeywords],
 ) -> RunResult:
     """Start a new run from a step of another, and wait for its end: see `afork`."""
-    call = _call("fork", keywords)
+    call = _call("fork", keywords, waits=True)
     begin = partial(call.fork, run_id, at, _load(plan), inputs, outputs, new_id=new_id)
     return _wait("fork", begin)
 
@@ -401,10 +401,10 @@ def cancel(run_id: str, step: str | None = None, *, settings: Settings | None = 
     return _wait("cancel", lambda: acancel(run_id, step, settings=settings))
 
 
-def _call(function: str, keywords: RunKeywords) -> Invocation:
+def _call(function: str, keywords: RunKeywords, *, waits: bool = False) -> Invocation:
     from fractale.runs.invocation import Invocation
 
-    return Invocation(function, keywords)
+    return Invocation(function, keywords, waits=waits)
 
 
 def _wait(function: str, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -375,6 +375,7 @@ async def test_agents_are_objects_and_see_the_store(settings):
         ({"model": object}, "`model` cannot be the type `object`"),
         ({"tools": say}, "`tools` cannot be the function `say`"),
         ({"tools": "tools.yaml"}, "`tools` cannot be the str `'tools.yaml'`"),
+        ({"checkpointer": "sqlite"}, "`checkpointer` cannot be the str `'sqlite'`"),
         ({"answers": {"nope": True}}, "no step `nope`"),
     ],
 )

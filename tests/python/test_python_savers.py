@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 import fractale
 import python_runs
+from fractale.errors import UsageError
 from fractale.testing import Reply, ScriptedModel
 from python_runs import ASKS, HUGE, LARGE, open_saver
 from servers.postgres import new_database
@@ -96,3 +98,41 @@ async def test_a_model_and_its_tools_are_not_asked_again(url, settings):
         )
     assert (done.outputs, asked) == ({"text": "made it"}, ["make"])
     assert len(model.requests) == 2
+
+
+# -- savers of code that is not async -------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sync_saver(request, tmp_path) -> Iterator[Any]:
+    if request.param == "sqlite":
+        from langgraph.checkpoint.sqlite import SqliteSaver
+
+        made: Any = SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.sqlite"))
+    else:
+        from langgraph.checkpoint.postgres import PostgresSaver
+
+        made = PostgresSaver.from_conn_string(new_database(request.getfixturevalue("postgres")))
+    with made as saver:
+        saver.setup()
+        yield saver
+
+
+def test_a_twin_takes_a_saver_that_is_not_async(sync_saver, settings):
+    known: dict[str, Any] = {
+        "tools": [python_runs.make, python_runs.send],
+        "checkpointer": sync_saver,
+        "settings": settings,
+    }
+    assert fractale.run(ASKS, run_id="a", **known).status == "waiting"
+    done = fractale.resume("a", plan=ASKS, answers={"send": True}, **known)
+    assert done.outputs["huge"] == HUGE
+    *_, last = fractale.stream(ASKS, yes=True, **known)
+    assert last.ok
+
+
+async def test_an_async_function_names_the_saver_that_it_needs(sync_saver, settings):
+    tools = [python_runs.make, python_runs.send]
+    with pytest.raises(UsageError, match="no async methods") as error:
+        await fractale.arun(ASKS, tools=tools, checkpointer=sync_saver, settings=settings)
+    assert f"Async{type(sync_saver).__name__}" in str(error.value.hint)

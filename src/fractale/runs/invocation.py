@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast
 
 from fractale.errors import InputError, UsageError
 from fractale.events import Event, Listener, logged_to
+from fractale.graph.sync_saver import LoopSaver
 from fractale.plan.inputs import read_secrets, secret_variable
 from fractale.plan.model import Limits, Plan
 from fractale.questions import Answers
@@ -23,6 +24,7 @@ from fractale.runs.result import RunResult
 from fractale.runs.workspace import Extensions, OnLog, Workspace, as_started
 from fractale.settings import Settings, load_settings
 from fractale.settings.own_runs import is_agreed, not_own
+from fractale.store.checkpoints import RunSaver
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.text import did_you_mean
 from fractale.toolbox import Toolbox
@@ -103,6 +105,7 @@ class Invocation:
     Args:
         function: Its name.
         keywords: As the caller gave them.
+        waits: Whether the caller is not async: its checkpointer may have sync methods only.
 
     Raises:
         TypeError: A keyword is unknown.
@@ -110,9 +113,10 @@ class Invocation:
         SettingsError: The settings cannot be read.
     """
 
-    def __init__(self, function: str, keywords: RunKeywords) -> None:
+    def __init__(self, function: str, keywords: RunKeywords, *, waits: bool = False) -> None:
         check_keywords(function, keywords, RunKeywords)
         self._keywords = keywords
+        self._saver = _checked_saver(keywords.get("checkpointer"), waits=waits)
         self._settings, self._model = settings_and_model(keywords)
         self._given = extensions_of(keywords)
         self._send: Listener | None = None
@@ -154,7 +158,7 @@ class Invocation:
         self, run_id: str, plan: Plan, replies: Mapping[str, Any] | None
     ) -> RunResult:
         """Continue a run that only its checkpointer knows."""
-        if self._keywords.get("checkpointer") is None:
+        if self._saver is None:
             raise UsageError(
                 f"run `{run_id}` cannot be found without its checkpointer",
                 hint="give `checkpointer`, too; a recorded run needs neither it nor a `plan`",
@@ -234,7 +238,7 @@ class Invocation:
             yes=keywords.get("yes", False),
             limits=keywords.get("limits") or Limits(),
             detach=keywords.get("detach", False),
-            checkpointer=keywords.get("checkpointer"),
+            checkpointer=self._saver,
             memory=keywords.get("store"),
             callbacks=keywords.get("callbacks"),
             tags=listed(keywords.get("tags")),
@@ -269,10 +273,43 @@ class Invocation:
                 on_log=_log_to(listeners) if listeners else None,
                 masker=options.masker,
             )
-            result = await begin(await stack.enter_async_context(opened))
+            workspace = await stack.enter_async_context(opened)
+            try:
+                result = await begin(workspace)
+            except NotImplementedError as error:
+                raise _only_sync(self._saver, error) from error
             if caller:
                 caller.result = result
         return result
+
+
+def _checked_saver(saver: Any, *, waits: bool) -> BaseCheckpointSaver[Any] | None:
+    """The checkpointer of a call, in a form that an event loop can use.
+
+    Raises:
+        UsageError: It is not a checkpointer.
+    """
+    if saver is None or isinstance(saver, RunSaver):
+        return saver
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    if not isinstance(saver, BaseCheckpointSaver):
+        raise UsageError(
+            f"`checkpointer` cannot be {_shown(saver)}",
+            hint="give an open LangGraph saver, such as `InMemorySaver()`",
+        )
+    made = cast("BaseCheckpointSaver[Any]", saver)
+    return LoopSaver(made) if waits else made
+
+
+def _only_sync(saver: Any, error: NotImplementedError) -> Exception:
+    """The error if a checkpointer has no async methods."""
+    if saver is None:
+        return error
+    return UsageError(
+        f"the checkpointer {type(saver).__name__} has no async methods",
+        hint=f"use `Async{type(saver).__name__}`, or the function without `a`, such as `run`",
+    )
 
 
 def _log_to(listeners: Sequence[Listener]) -> OnLog:
