@@ -247,7 +247,7 @@ class Meter:
     @property
     def limits_cost(self) -> bool:
         """Whether the run has a limit of cost."""
-        return self._limits.cost is not None
+        return self.limits.cost is not None
 
     def check(self) -> None:
         """Check the limits before a call.
