@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from fractale.graph.state import initial_state as initial_state
     from fractale.plan.model import Limits as Limits
     from fractale.plan.model import Plan as Plan
+    from fractale.replaying.invocation import ReplayKeywords as ReplayKeywords
+    from fractale.runs.invocation import RunKeywords as RunKeywords
     from fractale.runs.result import RunResult as RunResult
 
 __getattr__, __all__ = lazy(
@@ -87,6 +89,8 @@ __getattr__, __all__ = lazy(
         "fractale.graph.context": ("Dependencies", "RunContext"),
         "fractale.graph.state": ("initial_state",),
         "fractale.plan.model": ("Limits", "Plan"),
+        "fractale.replaying.invocation": ("ReplayKeywords",),
+        "fractale.runs.invocation": ("RunKeywords",),
         "fractale.runs.result": ("RunResult",),
     },
 )

@@ -89,7 +89,10 @@ async def arun(
         inputs: The plan's inputs, secret ones left out.
         run_id: The id of the run, and of its thread in a `checkpointer`; None: a new one.
         keep: Record the run in the state directory.
-        keywords: See `fractale.runs.invocation.RunKeywords`.
+        keywords: See `fractale.RunKeywords`. The run uses `tools`, `registries`, `agents`, `model`,
+            `settings`, `secrets`, `checkpointer` and `store`. It reports to `on_event`, `callbacks`,
+            `tags` and `metadata`. It asks `person`, `answers` and `yes`, and ends at `limits` and
+            `detach`.
 
     Returns:
         How the run ended. A plan that failed is a result, not an exception.
@@ -148,7 +151,7 @@ async def aresume(
         run_id: The run's id; ``-1`` is the latest recorded run.
         plan: The run's plan, if the run is not recorded; `checkpointer` is then needed, too.
         replies: Answers only to the questions that wait now. Each must fit one of them.
-        keywords: See `fractale.runs.invocation.RunKeywords`. `answers` count from here on.
+        keywords: See `fractale.RunKeywords`. `answers` count from here on.
 
     Returns:
         How the run ended.
@@ -194,7 +197,7 @@ async def afork(
         inputs: The inputs that differ from that run's.
         outputs: Step → key → value, for outputs that differ from that run's.
         new_id: The id of the new run; None: a new one.
-        keywords: See `fractale.runs.invocation.RunKeywords`.
+        keywords: See `fractale.RunKeywords`.
 
     Returns:
         How the new run ended.
@@ -212,7 +215,7 @@ async def areplay(run_id: str | Path, **keywords: Unpack[ReplayKeywords]) -> Rep
 
     Args:
         run_id: The run's id, with ``-1`` for the latest; or the path of a recording.
-        keywords: See `fractale.replaying.invocation.ReplayKeywords`. By default, the registries
+        keywords: See `fractale.ReplayKeywords`. By default, the registries
             and agents of your own run are imported, and none of a recording.
 
     Returns:

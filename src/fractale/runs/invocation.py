@@ -49,7 +49,7 @@ Tools: TypeAlias = "Toolbox | Sequence[Callable[..., Any] | BaseTool]"
 
 
 class Parts(TypedDict, total=False):
-    """What a run or a replay uses, as keywords.
+    """The parts that a run or a replay uses, as keywords.
 
     Keys:
         tools: Python functions and LangChain tools, beside the settings' servers; or a toolbox that

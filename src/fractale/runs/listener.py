@@ -90,7 +90,7 @@ class CallerListener:
 
 
 async def _nothing() -> None:
-    """What an async function's call returns that is a plain function's for once."""
+    """Stands in for the answer of a call that is not async, although earlier ones were."""
 
 
 @asynccontextmanager
