@@ -90,9 +90,9 @@ async def arun(
         run_id: The id of the run, and of its thread in a `checkpointer`; None: a new one.
         keep: Record the run in the state directory.
         keywords: See `fractale.RunKeywords`. The run uses `tools`, `registries`, `agents`, `model`,
-            `settings`, `secrets`, `checkpointer` and `store`. It reports to `on_event`, `callbacks`,
-            `tags` and `metadata`. It asks `person`, `answers` and `yes`, and ends at `limits` and
-            `detach`.
+            `settings`, `secrets`, `checkpointer` and `store`. It reports to `on_event` and
+            `callbacks`, with `tags` and `metadata`. It asks `person`, `answers` and `yes`, and ends
+            at `limits` and `detach`.
 
     Returns:
         How the run ended. A plan that failed is a result, not an exception.

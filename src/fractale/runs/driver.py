@@ -121,6 +121,7 @@ class RunDriver:
             snapshot = await graph.aget_state(config)
             if self._folder is None:
                 self._check_known(snapshot)
+                self._reporter.remember(snapshot.values.get("steps") or {})
             elif not snapshot.values:
                 self._check_untouched()
                 self._started(resumed=True)
@@ -148,7 +149,7 @@ class RunDriver:
             UsageError: The checkpointer does not have it, or it was started with another plan.
         """
         run = self.context.run_id
-        if not snapshot.values:
+        if not (snapshot.values or snapshot.tasks):
             raise UsageError(
                 f"run `{run}` not found in the checkpointer",
                 hint="start it with the same `run_id` and `checkpointer`",
