@@ -101,6 +101,16 @@ async def test_a_model_and_its_tools_are_not_asked_again(url, settings):
     assert len(model.requests) == 2
 
 
+async def test_an_event_of_a_recorded_run_is_resolved_while_it_runs(settings):
+    found: dict[str, Any] = {}
+    tools = [python_runs.make, python_runs.send]
+    async for item in fractale.astream(ASKS, tools=tools, keep=True, yes=True, settings=settings):
+        if isinstance(item, fractale.Event) and item.kind == "step_finished":
+            reference = item.data["outputs_ref"]
+            found[item.data["step"]] = fractale.resolve(reference, item.run, settings=settings)
+    assert found == {"make": {"text": LARGE, "huge": HUGE}, "send": {"size": 50_000}}
+
+
 # -- savers of code that is not async -------------------------------------------------------------
 
 
