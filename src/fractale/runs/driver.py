@@ -94,7 +94,7 @@ class RunDriver:
             ask_now=self._answering.ask_now,
             keep_draft=folder.keep_draft if folder else _not_kept,
             leave_jobs=self._suspends_on_jobs,
-            roots=_roots(settings, folder),
+            roots=roots_of(settings, folder),
             clock=options.clock,
         )
         self._answering.context = self._reporter.context = self.context
@@ -372,7 +372,7 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
+def roots_of(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
     """The directories that a model may read unasked: the project's, and the run's own.
 
     Neither the whole home directory nor the root directory counts as a project.
