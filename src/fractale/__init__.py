@@ -9,6 +9,7 @@ A map, in the order in which data flows:
 - `agents`: the built-in sub-agents.
 - `graph`: a plan as a LangGraph `StateGraph`, and its nodes.
 - `runs`: starting runs and resuming them.
+- `compose`: plans in LangGraph applications.
 - `server`, `studio`, `cli`: the interfaces for users and programs.
 - `site`: the machine's features, and which of them a plan needs (`fractale discover`, `doctor`).
 - `tools`: local tools that ship with fractale; `testing`: a scripted model and fake tools.
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from fractale.api import stream as stream
     from fractale.api import stream_resume as stream_resume
     from fractale.api import validate as validate
+    from fractale.compose import plan_graph as plan_graph
     from fractale.errors import FractaleError as FractaleError
     from fractale.errors import ListenerError as ListenerError
     from fractale.errors import PlanError as PlanError
@@ -83,6 +85,7 @@ __getattr__, __all__ = lazy(
             "stream_resume",
             "validate",
         ),
+        "fractale.compose": ("plan_graph",),
         "fractale.errors": ("FractaleError", "ListenerError", "PlanError"),
         "fractale.events": ("Event",),
         "fractale.graph.compile": ("compile_plan",),

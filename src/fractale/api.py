@@ -48,12 +48,15 @@ def load(plan: PlanSource) -> Plan:
 
     Raises:
         PlanError: The plan is invalid; the error lists every problem and its place.
+        UsageError: It is none of these.
     """
     if isinstance(plan, Plan):
         return plan
-    if isinstance(plan, str) and _is_yaml(plan):
-        return parse_plan(plan)
-    return load_plan(plan)
+    if not isinstance(plan, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance] - a user may not check types
+        from fractale.runs.invocation import shown_value
+
+        raise UsageError(f"`plan` cannot be {shown_value(plan)}", hint="give a path or YAML text")
+    return parse_plan(plan) if isinstance(plan, str) and _is_yaml(plan) else load_plan(plan)
 
 
 def _is_yaml(text: str) -> bool:

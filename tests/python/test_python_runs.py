@@ -377,11 +377,14 @@ async def test_agents_are_objects_and_see_the_store(settings):
         ({"tools": "tools.yaml"}, "`tools` cannot be the str `'tools.yaml'`"),
         ({"checkpointer": "sqlite"}, "`checkpointer` cannot be the str `'sqlite'`"),
         ({"answers": {"nope": True}}, "no step `nope`"),
+        ({"answers": True}, "`answers` cannot be the bool `True`"),
+        ({"inputs": 3}, "`inputs` cannot be the int `3`"),
+        ({"plan": 42}, "`plan` cannot be the int `42`"),
     ],
 )
 async def test_wrong_values_are_named(settings, keywords, message):
     with pytest.raises(UsageError) as error:
-        await fractale.arun(HELLO, **{"tools": [say], "settings": settings, **keywords})
+        await fractale.arun(**{"plan": HELLO, "tools": [say], "settings": settings, **keywords})
     assert message in str(error.value)
 
 

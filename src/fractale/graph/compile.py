@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
@@ -37,6 +37,7 @@ from fractale.graph.step import (
     add_step,
     bare_node,
     needs_of,
+    new_graph,
     step_values,
     targets_of,
 )
@@ -130,7 +131,7 @@ def _build_level(
     plan: Plan, steps: Sequence[Step], deps: Dependencies, *, start: str | None = None
 ) -> Graph:
     """The graph of a whole plan, which begins with `start`, or of a segment of the plan."""
-    builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
+    builder = new_graph()
     return _fill(builder, plan, steps, deps, start=start)
 
 

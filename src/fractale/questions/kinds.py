@@ -22,15 +22,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import (
-    NO,
-    YES,
-    decision_of,
-    is_storable,
-    mapping_of,
-    one_line,
-    word_of,
-)
+from fractale.questions.parsing import NO, YES, brief, decision_of, is_storable, mapping_of, word_of
 from fractale.schemas import UnusableSchema, misfits
 
 
@@ -294,7 +286,7 @@ class Approval(Kind):
         action = mapping_of(decision.get("edited_action")) or {}
         if action.get("name", question["tool"]) not in (question["tool"], tool_of(question)):
             raise AnswerError(
-                f"the call is of `{tool_of(question)}`, not of `{one_line(action['name'])}`",
+                f"the call is of `{tool_of(question)}`, not of `{brief(action['name'])}`",
                 hint="only its arguments can be changed",
             )
         return {"arguments": action.get("args")}
@@ -328,9 +320,9 @@ def _always(question: Mapping[str, Any], raw: Any) -> Any:
     fixed: dict[str, Any] = {}
     for name in map(str, cast("list[Any]", names)):
         if name not in question["arguments"]:
-            raise _not_fixable(question, f"the call has no argument `{one_line(name)}`")
+            raise _not_fixable(question, f"the call has no argument `{brief(name)}`")
         if to_json(given[name]) != to_json(question["arguments"][name]):
-            raise _not_fixable(question, f"`{one_line(name)}` has another value in this call")
+            raise _not_fixable(question, f"`{brief(name)}` has another value in this call")
         fixed[name] = question["arguments"][name]
     return {"always": {"fix": fixed}} if fixed else "always"
 
@@ -712,7 +704,7 @@ def _decided(question: Mapping[str, Any], raw: Any, answer: Any) -> Any:
         known = isinstance(decision, Mapping)
         kind = cast("Mapping[str, Any]", decision).get("type") if known else None
         if kind not in ("approve", "edit", "reject", "respond") or not _may(question, kind):
-            problem = f"`{one_line(kind)}` is not an allowed decision"
+            problem = f"`{brief(kind)}` is not an allowed decision"
     if problem:
         raise AnswerError(
             f"the answer to `{question.get('step')}` does not fit: {problem}",
@@ -751,7 +743,7 @@ def _check_schema(question: Mapping[str, Any], schema: Mapping[str, Any], answer
     if faults:
         raise AnswerError(
             f"the answer to `{question.get('step')}` does not fit: {'; '.join(map(str, faults))}",
-            hint=f"its schema: {one_line(schema, 300)}",
+            hint=f"its schema: {brief(schema, 300)}",
         )
 
 
@@ -790,7 +782,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     kind, decision = kind_of(question), decision_of(raw)
     answer = kind.read(question, raw if decision is None else kind.decided(question, decision))
     if answer is None:
-        step, said = question.get("step"), "" if asks_secret(question) else one_line(raw).strip()
+        step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
         words = f"`{said}` is not a valid answer" if said else "an empty answer is not valid"
         raise AnswerError(
             f"{words} for the question of `{step}`", hint=f"answer with: {expected(question)}"

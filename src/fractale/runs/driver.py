@@ -71,34 +71,34 @@ class RunDriver:
         plan: Plan,
         options: RunOptions,
         run_id: str,
-        folder: RunRecord | None,
+        record: RunRecord | None,
         secrets: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._dependencies = dependencies
         self._plan = plan
         self._options = options
-        self._folder = folder
+        self._record = record
         self._store = dependencies.outputs
         self._answering = Answering(options)
-        self._reporter = RunReporter(plan, dependencies, options, folder)
-        self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
+        self._reporter = RunReporter(plan, dependencies, options, record)
+        self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
-            run_dir=folder.path if folder else None,
+            run_dir=record.path if record else None,
             emit_event=self._reporter.hear,
             meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
-            notes=FileNotes(folder.notes) if folder else MemoryNotes(),
+            notes=FileNotes(record.notes) if record else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=folder.keep_draft if folder else _not_kept,
+            keep_draft=record.keep_draft if record else _not_kept,
             leave_jobs=self._suspends_on_jobs,
-            roots=_roots(settings, folder),
+            roots=roots_of(settings, record),
             clock=options.clock,
         )
         self._answering.context = self._reporter.context = self.context
@@ -119,7 +119,7 @@ class RunDriver:
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
             snapshot = await graph.aget_state(config)
-            if self._folder is None:
+            if self._record is None:
                 self._check_known(snapshot)
                 self._reporter.remember(snapshot.values.get("steps") or {})
             elif not snapshot.values:
@@ -127,7 +127,7 @@ class RunDriver:
                 self._started(resumed=True)
                 return await self._drive(graph, config, self._first_state(inputs))
             used = Usage()
-            for event in self._folder.read_events() if self._folder else ():
+            for event in self._record.read_events() if self._record else ():
                 self._remember(event)
                 if event["event"] == "model_finished":
                     used += used_in(event)
@@ -167,10 +167,10 @@ class RunDriver:
         Raises:
             StoreError: The run has done something: its checkpoints were lost.
         """
-        folder = self._folder
-        if folder and (folder.journal.exists() or self._reporter.steps):
+        record = self._record
+        if record and (record.journal.exists() or self._reporter.steps):
             raise StoreError(
-                f"run {self.context.run_id} has no checkpoint to go on from",
+                f"run {self.context.run_id} has no checkpoint to continue from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
             )
 
@@ -213,10 +213,10 @@ class RunDriver:
             UsageError: Another state directory has it.
         """
         if (await graph.aget_state(config)).values:
-            if self._folder:
-                self._folder.remove()
+            if self._record:
+                self._record.remove()
             run, where = self.context.run_id, "where the checkpoints are kept"
-            hint = None if self._folder else f"continue it: `fractale.resume({run!r}, plan=…)`"
+            hint = None if self._record else f"continue it: `fractale.resume({run!r}, plan=…)`"
             raise UsageError(f"there is a run `{run}` already {where}", hint=hint)
 
     def _first_state(self, inputs: Mapping[str, Any]) -> PlanState:
@@ -224,13 +224,13 @@ class RunDriver:
         return entry.into(state) if entry else state
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
-        if self._folder:
-            stack.enter_context(RunLock(self._folder))
+        if self._record:
+            stack.enter_context(RunLock(self._record))
             stop = self._options.control.request_drain
-            await stack.enter_async_context(stop_requests(self._folder, stop))
-            self._reporter.log = log = EventLog(self._folder.events)
+            await stack.enter_async_context(stop_requests(self._record, stop))
+            self._reporter.log = log = EventLog(self._record.events)
             stack.callback(log.close)
-            self.context.journal = FileJournal(self._folder.journal)
+            self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
@@ -249,7 +249,7 @@ class RunDriver:
         """LangGraph's configuration of the run."""
         options = self._options
         metadata = dict(options.metadata)
-        if self._folder is None and options.checkpointer is not None:
+        if self._record is None and options.checkpointer is not None:
             metadata[PLAN_HASH] = plan_hash(self._plan)
         given = {"callbacks": options.callbacks, "tags": [*options.tags], "metadata": metadata}
         return {
@@ -409,14 +409,14 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
+def roots_of(settings: Settings, record: RunRecord | None) -> tuple[Path, ...]:
     """The directories that a model may read unasked: the project's, and the run's own.
 
     Neither the whole home directory nor the root directory counts as a project.
     """
     here = Path.cwd()
     directories = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
-    return (*sorted(directories), *([folder.path] if folder else []))
+    return (*sorted(directories), *([record.path] if record else []))
 
 
 def _not_kept(path: str, text: str) -> None:

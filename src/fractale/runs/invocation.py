@@ -115,6 +115,8 @@ class Invocation:
 
     def __init__(self, function: str, keywords: RunKeywords, *, waits: bool = False) -> None:
         check_keywords(function, keywords, RunKeywords)
+        for name in ("answers", "secrets", "metadata"):
+            check_mapping(name, keywords.get(name))
         self._keywords = keywords
         self._saver = _checked_saver(keywords.get("checkpointer"), waits=waits)
         self._settings, self._model = settings_and_model(keywords)
@@ -125,6 +127,7 @@ class Invocation:
         self, plan: Plan, inputs: Mapping[str, Any] | None, *, run_id: str | None, keep: bool
     ) -> RunResult:
         """See `fractale.api.arun`."""
+        check_mapping("inputs", inputs)
         options = self._options(plan, keep=keep, run_id=run_id)
         secrets = secrets_for(plan, self._keywords, self._settings)
 
@@ -141,6 +144,7 @@ class Invocation:
         Args:
             plan: Of a run that is not recorded; None: the run is recorded.
         """
+        check_mapping("replies", replies)
         if plan is not None:
             return await self._resume_unrecorded(run_id, plan, replies)
         folder, head = find_own(run_id, self._settings, may_be_unrecorded=True)
@@ -295,7 +299,7 @@ def _checked_saver(saver: Any, *, waits: bool) -> BaseCheckpointSaver[Any] | Non
 
     if not isinstance(saver, BaseCheckpointSaver):
         raise UsageError(
-            f"`checkpointer` cannot be {_shown(saver)}",
+            f"`checkpointer` cannot be {shown_value(saver)}",
             hint="give an open LangGraph saver, such as `InMemorySaver()`",
         )
     made = cast("BaseCheckpointSaver[Any]", saver)
@@ -372,7 +376,7 @@ def settings_and_model(keywords: Parts) -> tuple[Settings, BaseChatModel | None]
         return settings.with_flags(model=model), None
     if model is not None and not isinstance(cast("Any", model), Runnable):
         raise UsageError(
-            f"`model` cannot be {_shown(model)}",
+            f"`model` cannot be {shown_value(model)}",
             hint="give a LangChain chat model, or a text such as `openai:gpt-5`",
         )
     return settings, model
@@ -388,12 +392,22 @@ def check_tools(tools: Any) -> None:
         return
     if not all(hasattr(tools, name) for name in ("tools", "call_tool", "servers")):
         raise UsageError(
-            f"`tools` cannot be {_shown(tools)}",
+            f"`tools` cannot be {shown_value(tools)}",
             hint="give a list of functions and LangChain tools, or a toolbox",
         )
 
 
-def _shown(value: Any) -> str:
+def check_mapping(name: str, value: Any) -> None:
+    """Check that a keyword's value is a mapping, or left out.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise UsageError(f"`{name}` cannot be {shown_value(value)}", hint="give a mapping")
+
+
+def shown_value(value: Any) -> str:
     """A value in a message."""
     return f"the {type(value).__name__} `{getattr(value, '__name__', None) or repr(value)}`"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -143,7 +144,7 @@ class Runs:
         Args:
             fill: Writes files into the run's directory that must exist before its head.
         """
-        changed = await self._pin(plan)
+        changed = await self.pin(plan)
         folder = self._new_folder(options.run_id) if options.keep else None
         run_id = folder.run_id if folder else options.run_id or random_id()
         store = FileOutputs(folder.outputs) if folder else _outputs_of_unrecorded(options)
@@ -174,7 +175,7 @@ class Runs:
             bindings.snapshots.append(snapshot_of(folder))
         return driver, kept
 
-    async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
+    async def pin(self, plan: Plan) -> list[tuple[str, str]]:
         """Pin definitions at first sight. Warns of changes since a definition was pinned."""
         needed = await names_needed(plan, self._toolbox, self._agents.names())
         tools = await self._toolbox.tools(needed)
@@ -184,7 +185,7 @@ class Runs:
         self._pins.see(tools, listed)
         found = [("tool-changed", change_notice(change)) for change in changes]
         try:
-            self._pins.save()
+            await asyncio.to_thread(self._pins.save)  # a server's loop must not wait for a disk
         except StoreError as error:  # the run's own record has the approved definitions
             found.append(
                 ("not-pinned", f"{error.message}; later runs cannot detect changes of tools")
@@ -279,7 +280,7 @@ class Runs:
         driver = RunDriver(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
-        driver.context.folder = Path(head.get("folder") or Path.cwd())
+        driver.context.start_dir = Path(head.get("folder") or Path.cwd())
         driver.context.bindings = self._bindings_of(folder, head, plan)
         if notice := version_notice(head):
             driver.notices.append(("versions", notice))
@@ -307,7 +308,7 @@ class Runs:
         """
         bindings = Bindings(pins=self._pins)
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
-        changed = await self._pin(plan)
+        changed = await self.pin(plan)
         dependencies = self._dependencies(_outputs_of_unrecorded(options), None)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, None, secrets or {})
         driver.context.bindings = bindings
