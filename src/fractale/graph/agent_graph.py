@@ -85,6 +85,9 @@ MOST_STEPS = 1000
 PATIENCE = 2.0
 """Seconds until a thread that cannot reach the event loop does the work itself."""
 
+MADE_BEFORE = "this call was made before, and answered: "
+"""Precedes the result of a call that an earlier process of the run made."""
+
 OWN_MODULES = ("deepagents.", "langchain.agents.")
 LOOKS = frozenset({"ls", "read_file", "glob", "grep"})
 """Tools of deepagents that only read."""
@@ -383,13 +386,14 @@ class GraphCalls(BaseCallbackHandler):
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
         with self._asking(site):
-            self._agree(tool, arguments, agent)
+            if not journal.is_begun(site, call):  # else an earlier process had the approval
+                self._agree(tool, arguments, agent)
             self._check()
             known = journal.find(site, call)
             if known is not None and not call.safe:
                 if known.done and call_id:
                     text = str(known.result.get("text") or "")
-                    raise _refused(f"this call was made before, and answered: {text}")
+                    raise _refused(f"{MADE_BEFORE}{text}")
                 if not known.done:
                     self._ask_in_doubt(tool, arguments)
         fields = self._fields(agent, site, tool=tool.name)
@@ -464,7 +468,7 @@ class GraphCalls(BaseCallbackHandler):
         )
         if isinstance(answer, Mapping):
             outputs = to_json(cast("Mapping[str, Any]", answer)["outputs"])
-            raise _refused(f"this call was made before, and answered: {outputs}")
+            raise _refused(f"{MADE_BEFORE}{outputs}")
         if answer != "again":
             words = f"the run was killed during the call of `{tool.own_name}`: it counts as failed"
             raise _refused(words)
@@ -538,8 +542,10 @@ class GraphCalls(BaseCallbackHandler):
             return message
         hints = self._hints.get(str(message.name), {})
         changes = {CHANGES: hints.get("readOnlyHint") is not True}
-        more = {**message.additional_kwargs, **changes}
-        return message.model_copy(update={"additional_kwargs": more})
+        update: dict[str, Any] = {"additional_kwargs": {**message.additional_kwargs, **changes}}
+        if message.text.startswith(MADE_BEFORE):  # LangChain can only pass it on as an error
+            update["status"] = "success"
+        return message.model_copy(update=update)
 
     # -- interrupts -----------------------------------------------------------------------------
 
