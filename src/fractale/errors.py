@@ -326,6 +326,10 @@ class StoreError(FractaleError):
     code = "store"
 
 
+CHECK_SPACE = "check space and permissions, or set FRACTALE_STATE_DIR to another directory"
+"""The hint if a run's data cannot be written."""
+
+
 class NotRecorded(FractaleError):
     """A run cannot be replayed: its record lacks something that replay needs.
 

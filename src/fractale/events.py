@@ -1,8 +1,9 @@
-"""The events of a run, as a stream that every display reads.
+"""The events of a run: a stream that every display reads, and a file that outlives the process.
 
 An event is one flat, JSON-ready record. The terminal display, ``--json``, the record of a run
 and users' own code all get the same stream. Fields are only ever added; `VERSION` counts
-changes that would break a reader.
+changes that would break a reader. The record is a file of one event per line: `EventLog` appends
+to it, `read_events` reads it.
 
 =================  ==============================================================================
 event              fields (besides ``event``, ``run``, ``time`` in Unix seconds)
@@ -60,10 +61,17 @@ event that chose the transition.
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
+
+from fractale.errors import CHECK_SPACE, StoreError
+from fractale.plain import to_json
+from fractale.private import append_line, cut_torn_line, lines_from_end, open_private
 
 VERSION = 1
 
@@ -152,3 +160,89 @@ def logged_to(listener: Listener) -> Callable[[str, str, str], None]:
         listener(Event("log", "", {"step": server, "level": level, "message": message}))
 
     return log
+
+
+# The file
+
+UNRECORDED = ("model_text", "tool_progress")
+"""Kinds of events that only displays need."""
+
+
+class EventLog:
+    """A listener that appends events to a file, each completely or not at all.
+
+    Raises:
+        StoreError: The file cannot be written, when it is opened or at an event.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            cut_torn_line(self._descriptor)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in UNRECORDED:
+            return
+        line = f"{to_json(event.as_dict())}\n".encode()
+        try:
+            append_line(self._descriptor, line)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        message = f"cannot write the run's record in {self._path.parent}: {error}"
+        return StoreError(message, hint=CHECK_SPACE)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events in a file, oldest first. A last line that a crash cut is left out.
+
+    Raises:
+        StoreError: The file is damaged, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if (event := _event_of(line)) is not None:
+                    yield event
+                elif line.endswith(b"\n"):
+                    raise _damaged(path, number, line)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def events_from_end(path: Path, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The events of some kinds, the latest first. Lines that cannot be read are left out."""
+    marks = [f'"event": "{kind}"'.encode() for kind in kinds]
+    for line in lines_from_end(path):
+        if any(mark in line for mark in marks):
+            event = _event_of(line)
+            if event and event["event"] in kinds:
+                yield event
+
+
+def _event_of(line: bytes) -> dict[str, Any] | None:
+    """The event in a line; None if the line is not an event."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or "event" not in event:
+        return None
+    return cast("dict[str, Any]", event)
+
+
+def _damaged(path: Path, number: int, line: bytes) -> StoreError:
+    return StoreError(
+        f"line {number} of {path} is damaged: {line[:60]!r}",
+        hint="take that line out to continue without it; the checkpoints and the journal of calls "
+        "are files of their own",
+    )

@@ -1,8 +1,11 @@
-"""Files and directories that belong to one user: making them, and checking their owner.
+"""Files and directories that belong to one user: made, written whole, appended to, checked.
 
 Every file that fractale keeps for itself has mode 0600 and every directory 0700, whatever the
 umask. A file or directory counts as the user's own if its owner is that user or root, and no other
 user may write to it.
+
+A file is replaced completely or not at all (`write_private`). A file of lines only grows, and each
+line is appended completely or not at all (`append_line`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -22,6 +25,8 @@ FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Error numbers of a file system without locks."""
+CHUNK: Final = 64 * 1024
+"""Bytes that are read at once, from the end of a file."""
 
 
 def make_folder(folder: Path) -> None:
@@ -138,6 +143,61 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# Files of lines
+
+
+def append_line(descriptor: int, line: bytes) -> None:
+    """Append a line; if the disk is full, the part that was written is removed again.
+
+    Args:
+        descriptor: Of a file that is open for appending, by this process alone.
+
+    Raises:
+        OSError: It cannot be written; the file is as it was.
+    """
+    end = os.fstat(descriptor).st_size
+    if os.write(descriptor, line) < len(line):
+        os.ftruncate(descriptor, end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def cut_torn_line(descriptor: int) -> None:
+    """Cut off a last line that a crash left without its end: the next would be appended to it."""
+    end = os.fstat(descriptor).st_size
+    place = end
+    while place > 0:
+        start = max(0, place - CHUNK)
+        newline = os.pread(descriptor, place - start, start).rfind(b"\n")
+        if newline >= 0:
+            place = start + newline + 1
+            break
+        place = start
+    if place < end:
+        os.ftruncate(descriptor, place)
+
+
+def lines_from_end(path: Path) -> Iterator[bytes]:
+    """The lines of a file, the last first; none if the file is missing."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        place, rest = file.seek(0, os.SEEK_END), b""
+        while place > 0:
+            size = min(CHUNK, place)
+            place -= size
+            file.seek(place)
+            first, *lines = (file.read(size) + rest).split(b"\n")
+            yield from (line for line in reversed(lines) if line)
+            rest = first
+        if rest:
+            yield rest
+
+
+# Locks and owners
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt
 
 from fractale import questions
-from fractale.graph.limits import ConcurrencyLimit, Full
+from fractale.graph.kinds.foreach import ConcurrencyLimit, Full
 from fractale.testing import FakeToolServer
 
 

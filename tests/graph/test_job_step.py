@@ -33,7 +33,7 @@ from fractale.errors import (
 )
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.limits import ConcurrencyLimit, Full
+from fractale.graph.kinds.foreach import ConcurrencyLimit, Full
 from fractale.graph.state import initial_state
 from fractale.jobs import Jobs
 from fractale.plan.build import parse_plan

@@ -10,10 +10,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 import fractale
 from fractale.errors import StoreError, UsageError
-from fractale.events import Event
+from fractale.events import Event, EventLog
 from fractale.runs import RunOptions, Runs
 from fractale.schedulers.folder import JobFolder
-from fractale.store.run_record import EventLog, RunRecords
+from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def log(folder, *words: str) -> None:
-    made = EventLog(folder)
+    made = EventLog(folder.events)
     for word in words:
         made(Event("log", "k7f3", {"step": "", "level": "info", "message": word}))
     made.close()

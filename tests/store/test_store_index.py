@@ -11,10 +11,10 @@ import time
 import pytest
 
 from fractale.errors import StoreError
-from fractale.events import Event
+from fractale.events import Event, EventLog
 from fractale.store.index import CHANGES, RunFilter, RunIndex, RunRow
 from fractale.store.locks import RunLock
-from fractale.store.run_record import EventLog, RunRecord, RunRecords
+from fractale.store.run_record import RunRecord, RunRecords
 
 START = 1_700_000_000.0
 
@@ -108,7 +108,7 @@ def write_run(folders: RunRecords, run_id: str, *events: Event, parent=None) -> 
     folder = folders.new(run_id)
     head = {"plan": "translate", "file": "/p.yaml", "started": START, "inputs": {}}
     folder.write_head({**head, **({"parent": parent} if parent else {})})
-    log = EventLog(folder)
+    log = EventLog(folder.events)
     for event in events:
         log(event)
     log.close()

@@ -24,15 +24,17 @@ from langgraph.types import Send
 
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler, build
-from fractale.graph.scope import Needs, needs_of, step_values
 from fractale.graph.state import PlanState, Spent
 from fractale.graph.step import (
     Graph,
+    Needs,
     NodeFunction,
     StepNode,
     add_node,
     add_step,
     bare_node,
+    needs_of,
+    step_values,
     targets_of,
 )
 from fractale.plan.model import Plan, Step
@@ -52,7 +54,7 @@ def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = Non
         plan: A plan without errors (`fractale.plan.check.check_plan`).
         dependencies: The outside world as the nodes will see it.
         start: The first step of a forked run; None: the plan's first. If it is set, the state must
-            name it, too (`fractale.graph.fork_point`).
+            name it, too (`fractale.graph.state`).
 
     Returns:
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fractale.errors import PlanError, StoreError
+from fractale.errors import CHECK_SPACE, PlanError, StoreError
 from fractale.plan.build import load_plan
 from fractale.plan.dump import dump_plan, plan_data
 from fractale.plan.model import Plan, Step
 from fractale.private import make_folder, write_private
-from fractale.store.lines import ROOM
 from fractale.store.outputs import encode
 from fractale.store.run_record import RunRecord
 
@@ -45,7 +44,7 @@ def keep_plan(folder: RunRecord, plan: Plan) -> Path:
             write_private(path, text, sync="none")
     except OSError as error:
         raise StoreError(
-            f"the plan of run {folder.run_id} cannot be kept: {error}", hint=ROOM
+            f"the plan of run {folder.run_id} cannot be kept: {error}", hint=CHECK_SPACE
         ) from error
     return target
 

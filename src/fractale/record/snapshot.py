@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fractale.errors import NotRecorded, StoreError, UsageError
+from fractale.errors import CHECK_SPACE, NotRecorded, StoreError, UsageError
 from fractale.graph.bindings import Bindings, Bound, Snapshot, bound_to, waited_for
 from fractale.models import Models
 from fractale.pins import Described, ToolChange
@@ -27,7 +27,6 @@ from fractale.plan.needs import named_tools, prompts_of, shows_resources, tools_
 from fractale.private import make_folder, write_private
 from fractale.settings import PolicySettings, Settings, SourcesSettings, ToolRule
 from fractale.settings.rules import POLICY_LISTS, SOURCE_KEYS
-from fractale.store.lines import ROOM
 from fractale.store.run_record import RunRecord
 from fractale.toolbox import PromptInfo, ResourceInfo, Toolbox, ToolInfo
 
@@ -93,7 +92,7 @@ def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
             write_private(target, data, sync="none")
     except OSError as error:
         raise StoreError(
-            f"what the run is offered cannot be kept in {target}: {error}", hint=ROOM
+            f"what the run is offered cannot be kept in {target}: {error}", hint=CHECK_SPACE
         ) from error
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fractale.errors import FractaleError, RunHeld, StoreError
-from fractale.events import Event
+from fractale.events import Event, EventLog
 from fractale.jobs.status import JobStatus
 from fractale.private import write_private
 from fractale.record.jobs import RunJob, RunJobs
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
-from fractale.store.run_record import EventLog, RunRecord
+from fractale.store.run_record import RunRecord
 
 if TYPE_CHECKING:
     from fractale.settings import Settings
@@ -204,7 +204,7 @@ def record_stopped(folder: RunRecord) -> None:
                 "waiting": [],
                 "next": [f"fractale resume {folder.run_id}"],
             }
-            log = EventLog(folder)
+            log = EventLog(folder.events)
             try:
                 log(Event("run_finished", folder.run_id, data))
             finally:

@@ -21,12 +21,10 @@ from fractale.errors import (
     StoreError,
     UsageError,
 )
-from fractale.events import Event
+from fractale.events import EventLog
 from fractale.graph.compile import compile_plan, node_of
-from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.fork_point import ForkPoint
-from fractale.graph.limits import Meter
-from fractale.graph.state import PlanState, initial_state
+from fractale.graph.context import Dependencies, Meter, RunContext
+from fractale.graph.state import ForkPoint, PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
 from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
@@ -44,7 +42,7 @@ from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.journal import FileJournal
 from fractale.store.locks import RunLock
 from fractale.store.notes import FileNotes, MemoryNotes
-from fractale.store.run_record import EventLog, RunRecord
+from fractale.store.run_record import RunRecord
 from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ class RunDriver:
             run_id=run_id,
             plan_name=plan.name,
             run_dir=folder.path if folder else None,
-            emit_event=self._hear,
+            emit_event=self._reporter.hear,
             meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
@@ -100,12 +98,7 @@ class RunDriver:
             clock=options.clock,
         )
         self._answering.context = self._reporter.context = self.context
-        self._audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
-
-    def _hear(self, event: Event) -> None:
-        """Report an event. The audit log has a user's approval before the call is made."""
-        self._audit.listen(event)
-        self._reporter.hear(event)
+        self._reporter.audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _suspends_on_jobs(self) -> bool:
         """Whether the run ends, or first asks the user, instead of waiting for a job."""
@@ -209,7 +202,7 @@ class RunDriver:
             stack.enter_context(RunLock(self._folder))
             stop = self._options.control.request_drain
             await stack.enter_async_context(stop_requests(self._folder, stop))
-            self._reporter.log = log = EventLog(self._folder)
+            self._reporter.log = log = EventLog(self._folder.events)
             stack.callback(log.close)
             self.context.journal = FileJournal(self._folder.journal)
             stack.callback(self.context.journal.close)
@@ -230,7 +223,7 @@ class RunDriver:
 
     def _started(self, *, resumed: bool) -> None:
         forked = {"parent": self.parent} if self.parent and not resumed else {}
-        self._audit.record(
+        self._reporter.audit.record(
             "resume" if resumed else "fork" if forked else "run",
             run=self.context.run_id,
             plan=self._plan.name,

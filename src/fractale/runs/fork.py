@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fractale.errors import InputError, StoreError, UsageError
 from fractale.graph.compile import way_to
-from fractale.graph.fork_point import ForkPoint
-from fractale.graph.state import Record
+from fractale.graph.state import ForkPoint, Record
 from fractale.jobs.budget import FileLedger, inherited
 from fractale.plain import to_json
 from fractale.plan.expressions import references

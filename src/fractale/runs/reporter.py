@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fractale.audit import AuditLog
 from fractale.errors import StoreError
-from fractale.events import Event, Status
-from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.limits import Meter
+from fractale.events import Event, EventLog, Status
+from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
@@ -23,7 +23,7 @@ from fractale.plan.needs import models_of
 from fractale.record.jobs import JobHistory
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, finished_data
-from fractale.store.run_record import EventLog, RunRecord
+from fractale.store.run_record import RunRecord
 
 LONG_TEXT_LINES = 10
 MOST_JOBS = 3
@@ -44,6 +44,7 @@ class RunReporter:
 
     Attributes:
         context: The run; set once it is known.
+        audit: The log of what the user agreed to.
         log: The log of events, while it is open.
         steps: One entry for each time a step was entered, in that order.
         jobs: Its batch jobs, also of earlier processes of the run.
@@ -63,6 +64,7 @@ class RunReporter:
         self._decided: dict[str, Any] | None = None
         self._notices: dict[str, list[dict[str, Any]]] = {}
         self.context = RunContext()
+        self.audit = AuditLog()
         self.log: EventLog | None = None
         self.steps: list[dict[str, Any]] = []
         self.jobs = JobHistory()
@@ -71,6 +73,8 @@ class RunReporter:
 
     def hear(self, event: Event) -> None:
         """Keep an event and pass it on to the listeners."""
+        if event.kind == "answered" or event.data.get("agreed"):
+            self.audit.listen(event)  # before the call is made
         if event.kind == "step_finished":
             self.step_finished(event.data)
         elif event.kind == "job_state":

@@ -1,8 +1,8 @@
 """Data that outlives a process.
 
-- `run_record`: the directory of each run and its layout; the log of its events.
+- `run_record`: the directory of each run, and its layout.
 - `journal`: the calls that a run makes, and their results. `outputs`: large values, stored once by
-  their content. `notes`: values that agents keep. `lines`: append-only files of whole lines.
+  their content. `notes`: values that agents keep.
 - `checkpoints`: LangGraph's checkpoints, in one SQLite file per run (`sqlite_saver`) or a server
   (`postgres`, `postgres_saver`). `serializer` limits the values in them, `integrity` detects
   damage, and `filesystem` knows where SQLite is safe.

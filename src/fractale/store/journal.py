@@ -20,8 +20,7 @@ from typing import Any, Literal, Protocol
 from fractale.errors import StoreError
 from fractale.masking import Masker
 from fractale.plain import to_json
-from fractale.private import open_private
-from fractale.store.lines import append_line
+from fractale.private import append_line, open_private
 from fractale.store.outputs import encode
 
 Kind = Literal["tool", "model", "prompt"]
@@ -116,7 +115,6 @@ class Journal(Protocol):
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:
         """Record the call's result, as JSON; returns it as a resumed run would read it."""
         return result
-        return None
 
     def withdraw(self, site: CallSite) -> None:
         """Record that the call had no effect: it may be made again."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fractale.errors import FractaleError, RunHeld, StoreError
+from fractale.errors import CHECK_SPACE, FractaleError, RunHeld, StoreError
 from fractale.private import NO_LOCKS, open_private
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ class FileLock:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> StoreError:
-        hint = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
+        hint = CHECK_SPACE
         if error.errno in NO_LOCKS:
-            hint = "its file system has no locks: set FRACTALE_STATE_DIR to a folder on another"
+            hint = "its file system has no locks: set FRACTALE_STATE_DIR to a directory on another"
         return StoreError(f"cannot lock {self._path}: {error}", hint=hint)
 
     def release(self) -> None:

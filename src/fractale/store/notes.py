@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from fractale.errors import StoreError
+from fractale.errors import CHECK_SPACE, StoreError
 from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import write_private
-from fractale.store.lines import ROOM
 
 
 class Notes(Protocol):
@@ -83,4 +82,6 @@ class FileNotes(MemoryNotes):
         try:
             write_private(self._path, to_json(self._values))
         except OSError as error:
-            raise StoreError(f"{self._path} cannot be written: {error}", hint=ROOM) from error
+            raise StoreError(
+                f"{self._path} cannot be written: {error}", hint=CHECK_SPACE
+            ) from error

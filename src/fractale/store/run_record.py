@@ -15,13 +15,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast, overload
+from typing import Any, Self, overload
 
-from fractale.errors import StoreError, UsageError
-from fractale.events import Event
+from fractale.errors import CHECK_SPACE, StoreError, UsageError
+from fractale.events import events_from_end, read_events
 from fractale.plain import to_json
 from fractale.private import make_folder, new_folder, open_private, write_private
-from fractale.store.lines import ROOM, append_line, cut_torn_line, lines_from_end
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
@@ -30,8 +29,6 @@ SHARED_ID_LENGTH = 10
 """The length of the ID of runs with checkpoints on a server, which state directories may share."""
 RUNS = "runs"
 """The directory of the runs' directories, in the state directory."""
-UNRECORDED = ("model_text", "tool_progress")
-"""Kinds of events that only displays need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +106,12 @@ class RunRecord:
     # -- events
 
     def read_events(self) -> Iterator[dict[str, Any]]:
-        """The events so far, oldest first. A last line that a crash cut is left out.
-
-        Raises:
-            StoreError: The file is damaged, or cannot be read.
-        """
-        path = self.events
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if (event := _event_of(line)) is not None:
-                        yield event
-                    elif line.endswith(b"\n"):
-                        raise _damaged(path, number, line)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+        """The events so far, oldest first; see `fractale.events.read_events`."""
+        return read_events(self.events)
 
     def events_from_end(self, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        """The events of some kinds, the latest first. Lines that cannot be read are left out."""
-        marks = [f'"event": "{kind}"'.encode() for kind in kinds]
-        for line in lines_from_end(self.events):
-            if any(mark in line for mark in marks):
-                event = _event_of(line)
-                if event and event["event"] in kinds:
-                    yield event
+        """The events of some kinds, the latest first; see `fractale.events.events_from_end`."""
+        return events_from_end(self.events, kinds)
 
     # -- outputs and drafts
 
@@ -169,7 +146,9 @@ class RunRecord:
             make_folder(file.parent)
             write_private(file, text, sync="none")
         except OSError as error:
-            raise StoreError(f"the draft of `{path}` cannot be kept: {error}", hint=ROOM) from error
+            raise StoreError(
+                f"the draft of `{path}` cannot be kept: {error}", hint=CHECK_SPACE
+            ) from error
 
     def read_drafts(self) -> dict[str, str]:
         """The accepted drafts by the paths of their steps, in the order of the paths."""
@@ -190,53 +169,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _event_of(line: bytes) -> dict[str, Any] | None:
-    """The event in a line; None if the line is not an event."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(event, dict) or "event" not in event:
-        return None
-    return cast("dict[str, Any]", event)
-
-
-def _damaged(path: Path, number: int, line: bytes) -> StoreError:
-    return StoreError(
-        f"line {number} of {path} is damaged: {line[:60]!r}",
-        hint="take that line out to continue without it; the checkpoints and the journal of calls "
-        "are files of their own",
-    )
-
-
-class EventLog:
-    """A listener that appends events to a run's record, each whole or not at all.
-
-    Raises:
-        StoreError: The file cannot be written, when it is opened or at an event.
-    """
-
-    def __init__(self, record: RunRecord) -> None:
-        self._path = record.path
-        try:
-            self._descriptor = open_private(record.events, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            cut_torn_line(self._descriptor)
-        except OSError as error:
-            raise _unwritable(record.path, error) from error
-
-    def __call__(self, event: Event) -> None:
-        if event.kind in UNRECORDED:
-            return
-        line = f"{to_json(event.as_dict())}\n".encode()
-        try:
-            append_line(self._descriptor, line)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class RunRecords:
@@ -354,5 +286,5 @@ def _no_folder(path: Path) -> StoreError:
 def _unwritable(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"cannot write the run's record in {path}: {error}",
-        hint=ROOM,
+        hint=CHECK_SPACE,
     )

@@ -24,7 +24,7 @@ from langgraph.types import Command
 from fractale.errors import AnswerError, FractaleError, StoreError, UsageError
 from fractale.events import Event
 from fractale.plan.inputs import read_secrets
-from fractale.private import open_private
+from fractale.private import append_line, open_private
 from fractale.questions import Answers, is_job
 from fractale.runs.changes import plan_today
 from fractale.runs.options import RunOptions
@@ -32,7 +32,6 @@ from fractale.runs.result import RunResult
 from fractale.runs.workspace import Extensions, Workspace, as_started, kept_store
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed, not_own
-from fractale.store.lines import append_line
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.studio.saver import KEPT_AS, RunThreads, one_line, read_head
 

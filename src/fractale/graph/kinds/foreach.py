@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -15,12 +18,10 @@ from langgraph.types import Send
 from fractale import questions
 from fractale.errors import TemplateError
 from fractale.evidence import Notice
-from fractale.graph.call import Attempt
+from fractale.graph.call import Attempt, labels_of
 from fractale.graph.context import RunContext
-from fractale.graph.interrupts import suspend
-from fractale.graph.limits import ConcurrencyLimit, Full
+from fractale.graph.interrupts import is_suspended, suspend
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
-from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState, Spent
 from fractale.graph.step import StepNode, item_node, retry_policy
 from fractale.plan.expressions import evaluate
@@ -161,3 +162,82 @@ def item_outputs(node: StepNode, result: dict[str, Any]) -> Any:
     if result["outcome"] == "failure" and isinstance(outputs, dict):
         return {**cast("dict[str, Any]", outputs), "error": result["error"]}
     return outputs
+
+
+# The number of concurrent items
+
+
+class Full(Exception):
+    """Every slot belongs to an item that is suspended while its job runs."""
+
+
+class ConcurrencyLimit:
+    """Limits the number of concurrent items of a foreach, in the order of their arrival.
+
+    An item that is suspended while its job runs keeps its slot, since the job still counts. Once
+    such items have all slots, no other item starts.
+
+    A freed slot goes to the item that has waited longest and wakes no other item. Waking all
+    of them each time would take time quadratic in the number of items.
+
+    Args:
+        most: The number of slots.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._suspended = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        """Wait for a slot.
+
+        Raises:
+            Full: No slot will become free in this process.
+        """
+        if self._is_full:
+            raise Full
+        if self._taken < self._most:
+            self._taken += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._free()  # the item was cancelled after it had got the slot
+            raise
+
+    @property
+    def _is_full(self) -> bool:
+        return self._suspended >= self._most
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Free the slot, unless the item is suspended."""
+        if not is_suspended(error):
+            self._free()
+            return
+        self._suspended += 1
+        while self._is_full and (turn := self._next()):
+            turn.set_exception(Full())
+
+    def _free(self) -> None:
+        if turn := self._next():
+            turn.set_result(None)
+        else:
+            self._taken -= 1
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """The item that has waited longest and still waits."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                return turn
+        return None

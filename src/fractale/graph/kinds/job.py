@@ -39,7 +39,6 @@ from fractale.errors import (
 from fractale.evidence import Notice
 from fractale.graph import job_budget
 from fractale.graph.call import Attempt, once
-from fractale.graph.consent import agree
 from fractale.graph.interrupts import ask, suspend
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.job_array import (
@@ -54,7 +53,7 @@ from fractale.graph.kinds.job_array import (
     send_elements,
 )
 from fractale.graph.kinds.job_spec import arguments_of, spec_of
-from fractale.graph.kinds.tool import QuietCodec, call_tool
+from fractale.graph.kinds.tool import QuietCodec, agree, call_tool
 from fractale.graph.outcome import CallResult, Decision
 from fractale.graph.state import DecidedBy, ItemState
 from fractale.graph.step import StepNode
