@@ -258,8 +258,8 @@ class TerminalUser:
 
     async def _job_unknown(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.job_unknown_lines(question, self._run))
-        folder = str(question.get("folder") or "")
-        log = Path(folder) / LOG if folder else None
+        directory = str(question.get("folder") or "")
+        log = Path(directory) / LOG if directory else None
         key = await self._key_or_log(JOB_UNKNOWN_KEYS, "wsfa", log)
         return self._read(question, key)
 

@@ -257,9 +257,9 @@ def _approvals(events: Iterable[Data]) -> Iterable[tuple[str, str]]:
 class RecordedOutputs(MemoryOutputs):
     """Large values of the record, and those of the replay in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__()
-        self._kept = FileOutputs(folder)
+        self._kept = FileOutputs(directory)
 
     def get(self, value: Any) -> Any:
         if is_reference(value) and value["$ref"].removeprefix("sha256:") not in self._values:
@@ -271,15 +271,15 @@ class RecordedJobs:
     """The logs of the batch jobs of a record.
 
     Args:
-        folder: The directory of the jobs' directories in the record.
+        directory: The directory of the jobs' directories in the record.
         masker: Masks the logs as the run did: the files are as the jobs wrote them.
         outside: Whether a log that the record lacks may be read in the job's own directory.
     """
 
     def __init__(
-        self, folder: Path, masker: Masker | None = None, *, outside: bool = False
+        self, directory: Path, masker: Masker | None = None, *, outside: bool = False
     ) -> None:
-        self._folder = folder
+        self._jobs = directory
         self._masker = masker or Masker()
         self._outside = outside
 
@@ -292,7 +292,7 @@ class RecordedJobs:
         return (kept.own_dir / LOG_FILE).is_file()
 
     def _directory(self, job_dir: Path) -> Path:
-        kept = self._folder / job_dir.name
+        kept = self._jobs / job_dir.name
         return job_dir if self._outside and not kept.is_dir() else kept
 
     async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
@@ -305,7 +305,7 @@ class RecordedJobs:
     def _reader(self) -> Any:
         from fractale.jobs import Jobs
 
-        return Jobs(self._folder, {}, adapters={})
+        return Jobs(self._jobs, {}, adapters={})
 
 
 class RecordedAgents(Catalog):

@@ -98,9 +98,9 @@ def find(run: str, settings: Settings) -> Path:
     from fractale.errors import UsageError
     from fractale.store.run_record import RunRecords
 
-    folders = RunRecords(settings.state_dir)
+    records = RunRecords(settings.state_dir)
     path = Path(run)
-    if run not in folders.names():
+    if run not in records.names():
         if path.is_file() or (path / "run.json").is_file():
             return path
         if path.is_dir() or path.suffix == ".zip":
@@ -108,7 +108,7 @@ def find(run: str, settings: Settings) -> Path:
                 f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
                 hint="create one: fractale export RUN --recording FILE.zip",
             )
-    return folders.find(run).path
+    return records.find(run).path
 
 
 def _plan(recording: Recording, file: str | None, *, today: bool) -> Plan:

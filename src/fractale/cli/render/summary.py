@@ -400,8 +400,8 @@ def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
     job = inert(str(question["job"]), 40)
     named = f"its job {job}" if job else "its job, which may not have been submitted,"
     rows = [f"the outcome of {named} is unknown:", *_said(question["reason"])]
-    folder = str(question.get("folder") or "")
-    return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
+    directory = str(question.get("folder") or "")
+    return [*rows, *([f"  see {inert(shorten_path(directory))}"] if directory else [])]
 
 
 def _failure_text(question: Mapping[str, Any]) -> list[str]:
