@@ -158,7 +158,7 @@ class TerminalUser:
             elif (arguments := await self._edited(question["arguments"])) is not None:
                 question = {**question, "arguments": arguments}
                 self._show(*shown.approval_lines(question, self._run))
-                if await self._key("  y call it with these · n back", "yn") == "y":
+                if await self._key("  y call it with these arguments · n back", "yn") == "y":
                     return {"arguments": arguments}
 
     async def _always(self, question: Mapping[str, Any]) -> Any:
