@@ -176,7 +176,7 @@ def test_a_recording_moves_with_its_plan(desk, tmp_path, name):
     desk.plan.write_text(PLAN.replace("Say ", "Tell me "))
     code, out, _ = desk.call("test", "recordings")
     assert code == 1
-    assert "the model openai:scripted is asked something else" in out
+    assert "the request to model openai:scripted differs" in out
     assert out.endswith("1 recording: 1 diverged\n")
     code, out, _ = desk.call("test", "recordings", "--json")
     told = json.loads(out)
