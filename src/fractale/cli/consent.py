@@ -173,7 +173,7 @@ def _word_about(plan: Plan, directory: Path) -> str:
 
     termios.tcflush(sys.stdin, termios.TCIFLUSH)  # earlier input cannot be an answer to this
     return _answer(
-        f"{exact(plan.file)} runs all this as you, and you have not agreed to it yet.\n"
+        f"{exact(plan.file)} would run all this as you, and you have not agreed to it yet.\n"
         f"Answer `a` to trust every plan in {exact(str(directory))}, also when it changes.\n"
         "Run it? [y/a/N] "
     )
@@ -351,7 +351,7 @@ def _shown_config(file: Path) -> list[str]:
 
     config = read_config(file)
     named = [f"  imports {exact(place)}" for place in _imported(config)]
-    named += [f"  takes variables from {exact(name)}" for name in _variables(config)]
+    named += [f"  reads variables from {exact(name)}" for name in _variables(config)]
     return [f"for Studio's server, {exact(str(file.resolve()))}", *named]
 
 

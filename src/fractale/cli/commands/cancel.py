@@ -139,10 +139,10 @@ class _Cancel:
         """
         run = self._record.run_id
         if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            what = _jobs(len(going)) if going else f"the run, which {holder} has"
+            what = _jobs(len(going)) if going else f"the run, in progress in {holder}"
             raise UsageError(
-                f"cancelling needs your agreement: {what} would end",
-                hint=f"add --yes to cancel without a question; see `fractale show {run}` first",
+                f"cancelling {what} needs your agreement",
+                hint=f"check with `fractale show {run}`, then add --yes",
             )
         if going:
             self._list(going, f"these jobs of run {run} would be cancelled", err=True)

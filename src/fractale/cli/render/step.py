@@ -214,7 +214,7 @@ class _AttemptLines:
         if result is not None:
             return [*found, *self._block("result", said(result), 4)]
         if call.text:
-            label = "result" if len(call.text) < SHORT_TEXT else "result, its beginning"
+            label = "result" if len(call.text) < SHORT_TEXT else "result (beginning)"
             found += self._block(label, _parsed(call.text), 4)
         return found
 

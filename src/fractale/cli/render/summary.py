@@ -105,7 +105,7 @@ def _who(data: Mapping[str, Any]) -> str:
     if by == "when":
         return f"last step: `{step}`, skipped"
     words = reason if by == "rule" else f"{by}: {reason}" if reason else by
-    return f"`{step}` decided it: {words}"
+    return f"decided by `{step}`: {words}"
 
 
 def _what_failed(data: Mapping[str, Any]) -> str:
@@ -393,7 +393,7 @@ def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
 
 def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
     lines = exact(str(question["diff"])).rstrip("\n").split("\n")
-    return [f"{changed_words(question)} since it was agreed to:", *_indented(lines)]
+    return [f"{changed_words(question)} since you approved it:", *_indented(lines)]
 
 
 def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
