@@ -252,7 +252,7 @@ def nobody_reads() -> Iterator[int]:
 
 def is_quiet(said: str) -> bool:
     """Whether nothing is said of what only looks like a fault."""
-    signs = ("Traceback", "Exception ignored", "Broken pipe", "BrokenPipe", "fault of fractale")
+    signs = ("Traceback", "Exception ignored", "Broken pipe", "BrokenPipe", "bug in fractale")
     return not any(sign in said for sign in signs)
 
 

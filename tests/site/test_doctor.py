@@ -720,7 +720,7 @@ def test_the_command_ends_with_0_where_all_is_there_and_1_where_not(project):
     plan(project)
     good = command(project, "plan.yaml", "-r", "tools.yaml")
     assert good.returncode == 0, good.stdout + good.stderr
-    assert good.stdout.endswith("all that is needed is there\n")
+    assert good.stdout.endswith("all requirements are met\n")
     assert "\x1b" not in good.stdout
     bad = command(project, "plan.yaml", "--json")
     assert bad.returncode == 1
