@@ -101,7 +101,8 @@ async def scheduler_check(exam: Examination, name: str | None) -> Check:
 def _or(exam: Examination, fix: str) -> str:
     """Add an alternative to a fix: a scheduler that answers, otherwise local processes."""
     works = [name for name in SCHEDULERS if exam.site.find(name).state == "works"]
-    return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
+    other = f"name `scheduler: {works[0] if works else 'local'}`"
+    return f"{fix}; or {other}" if fix else other
 
 
 def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
