@@ -20,7 +20,8 @@ from fractale.cli.render.text import (
     row,
     seconds,
 )
-from fractale.site.model import MARKS, Check, Finding, Site, State, Verdict
+from fractale.findings import Finding, State
+from fractale.site.model import MARKS, Check, Site, Verdict
 from fractale.site.probes.folders import size
 
 if TYPE_CHECKING:
