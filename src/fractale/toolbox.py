@@ -10,15 +10,17 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from fractale.errors import ToolError
+from fractale.schemas import CompiledSchema, UnusableSchema, compile_schema
 
 OnProgress = Callable[[float, float | None, str | None], None]
 """Called with the progress so far, the total if known, and a message if there is one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, for its cached properties
 class ToolInfo:
     """A tool as its server describes it.
 
@@ -58,7 +60,7 @@ class ToolInfo:
             "annotations": self.annotations,
         }
 
-    @property
+    @cached_property
     def definition(self) -> str:
         """A hash of `described`: with another hash, it is another tool, whatever its name.
 
@@ -66,6 +68,14 @@ class ToolInfo:
         """
         text = json.dumps(self.described, sort_keys=True, ensure_ascii=False, default=dict)
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+    @cached_property
+    def compiled_output_schema(self) -> CompiledSchema | None:
+        """Its `output_schema`, prepared to check answers; None if that cannot be used."""
+        try:
+            return compile_schema(self.output_schema) if self.output_schema else None
+        except UnusableSchema:
+            return None
 
     @property
     def is_agent(self) -> bool:

@@ -13,7 +13,7 @@ from mcp import types
 
 from fractale.errors import ToolError
 from fractale.mcp import EmbeddedServer, McpToolbox
-from fractale.mcp.convert import prompt_messages
+from fractale.mcp.toolbox import prompt_messages
 from fractale.registry import build_server, load_registry
 from fractale.testing import FakeToolServer, ModelServer, Reply, ScriptedModel, ToolServer
 

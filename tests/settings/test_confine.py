@@ -588,9 +588,9 @@ def test_the_servers_of_a_project_are_confined_and_only_the_person_lifts_that(
     assert {each.project for each in found.values()} == {home / "project"}
     assert (found["mine"].origin, found["one"].origin) == (str(own), str(project))
     for entry, words in (
-        ("{url: 'http://x/mcp', confine: true}", "`confine` is for servers that are started"),
+        ("{url: 'http://x/mcp', confine: true}", "`confine` is only for servers with a `command`"),
         ("{command: a, confine: maybe}", "`confine` must be true or false"),
-        ("{command: a, writable: [1]}", "`writable` must be a list of folders"),
+        ("{command: a, writable: [1]}", "`writable` must be a list of directories"),
     ):
         project.write_text(f"servers: {{x: {entry}}}\n")
         with pytest.raises(SettingsError, match=words):

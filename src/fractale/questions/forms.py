@@ -130,7 +130,7 @@ def _number(text: str) -> float:
 def _boolean(text: str) -> bool:
     word = word_of(text)
     if word not in YES | NO:
-        raise AnswerError(f"`{one_line(text)}` is neither yes nor no")
+        raise AnswerError(f"`{one_line(text)}` is not yes or no")
     return word in YES
 
 

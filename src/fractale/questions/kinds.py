@@ -295,7 +295,7 @@ def _always(question: Mapping[str, Any], raw: Any) -> Any:
 def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
     names = ", ".join(question["arguments"]) or "none"
     return AnswerError(
-        f"the answer to `{question.get('step')}` does not fit: {why}",
+        f"the answer to `{question.get('step')}` is not valid: {why}",
         hint=f"arguments of the call: {names}",
     )
 
@@ -328,7 +328,7 @@ class ToolChanged(Kind):
 class Review(Kind):
     """Whether a drafted plan may run."""
 
-    expects = "accept, reject, or what should change"
+    expects = "accept, reject, or the changes that you want"
     words = ("accept",)
     keys = frozenset({"feedback", "plan"})
 
@@ -415,7 +415,7 @@ class ElicitationQuestion(Kind):
             ]
             step = question.get("step")
             raise AnswerError(
-                f"the answer to `{step}` does not fit: {'; '.join(errors)}",
+                f"the answer to `{step}` is not valid: {'; '.join(errors)}",
                 hint=f"answer with: {expected(question)}",
             )
         return {"action": "accept", "content": content}
@@ -499,13 +499,13 @@ class JobUnknown(Kind):
     words = ("wait", "success", "failure", "again")
 
     @staticmethod
-    def ask(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
+    def ask(step: str, job: str, scheduler: str, reason: str, directory: str) -> dict[str, Any]:
         """Ask what to do about a batch job with an unknown outcome.
 
         Args:
             job: The scheduler's id of the job.
             reason: Where fractale looked for the outcome, as text.
-            folder: The directory of its log.
+            directory: The directory of its log.
         """
         return {
             "kind": "job_unknown",
@@ -513,7 +513,7 @@ class JobUnknown(Kind):
             "job": job,
             "scheduler": scheduler,
             "reason": reason,
-            "folder": folder,
+            "folder": directory,
         }
 
     def read(self, question: Mapping[str, Any], raw: Any) -> Any:
@@ -737,7 +737,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     if not is_storable(answer):
         raise AnswerError(
             f"the answer to `{question.get('step')}` cannot be kept in the run's record",
-            hint="numbers have 64 bits and are finite, text is Unicode",
+            hint="numbers must be finite and fit in 64 bits; text must be valid Unicode",
         )
     return answer
 
@@ -825,7 +825,7 @@ def job(step: str, known: Mapping[str, Any]) -> dict[str, Any]:
 
 def job_held(step: str) -> dict[str, Any]:
     """A batch job that is not submitted yet, since the concurrency limit is reached."""
-    return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
+    return job(step, {"state": "held", "reason": "`max_parallel` jobs are in progress"})
 
 
 def is_job(waiting: Any) -> bool:

@@ -53,7 +53,7 @@ def data_of(text: str) -> Any:
     try:
         return read_source(text, "answer").plain()
     except PlanError as error:
-        raise AnswerError(f"this is neither JSON nor YAML: {error.problems[0].message}") from error
+        raise AnswerError(f"not valid JSON or YAML: {error.problems[0].message}") from error
 
 
 def is_storable(value: Any) -> bool:
