@@ -63,12 +63,11 @@ from fractale.graph.call import Attempt, current_task
 from fractale.graph.errors_as_data import failure_data
 from fractale.graph.interrupts import ask
 from fractale.graph.kinds.tool import agree
-from fractale.labels import source_of
 from fractale.models import Usage
 from fractale.models.faults import to_model_error
 from fractale.models.usage import tokens_of
 from fractale.plain import to_json
-from fractale.policy import Grant, may_repeat
+from fractale.policy import Grant, may_repeat, source_of
 from fractale.questions.kinds import KINDS
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
