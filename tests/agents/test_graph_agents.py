@@ -826,3 +826,24 @@ def test_a_graph_is_not_served_as_a_tool():
 
     with pytest.raises(PlanError, match="as a sub-agent, not as a tool"):
         build_server([], functions=[made()])
+
+
+async def test_a_model_that_is_not_seen_is_a_warning(ask):
+    async def hidden() -> Any:
+        import asyncio
+        import contextvars
+
+        model = ScriptedModel(["Hidden."])
+        empty = contextvars.Context()
+        return await asyncio.create_task(model.ainvoke("hi"), context=empty)
+
+    async def node(state: MessagesState) -> Any:
+        del state
+        return {"messages": [await hidden()]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    ended = await ask(graph)
+    assert ended.outputs == {"content": "Hidden."}
+    assert [each["code"] for each in ended.of("warning")] == ["unseen-model"]
+    ended = await ask(create_agent(ScriptedModel(["Seen."]), tools=[]))
+    assert ended.of("warning") == []

@@ -17,8 +17,9 @@ And after a kill LangGraph repeats the node that was cut off, as for any graph: 
 again. A tool call that changes something is not repeated: the user decides, or, if it had ended,
 the model reads its result.
 
-A call is not seen if it bypasses LangChain (the provider's own package) or LangGraph's context (a
-thread that the graph starts itself).
+A call is not seen if it bypasses LangChain (the provider's own package, another process) or
+LangGraph's context (a thread that the graph starts itself). If an answer shows such a call of a
+model, the run has a warning.
 
 An interrupt of the graph becomes a question of the kind ``interrupt``. It keeps LangGraph's id, so
 the answer goes straight to the graph's node, in the graph's own form.
@@ -40,7 +41,7 @@ from uuid import UUID
 
 import pydantic_core
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, ToolMessage, message_to_dict
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message_to_dict
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
 from langgraph._internal._constants import CONFIG_KEY_RUNTIME
@@ -148,6 +149,7 @@ async def run_graph(
             "another graph without the node's config",
             hint="pass `config` on: `await inner.ainvoke(state, config)`",
         )
+    calls.warn_of_unseen(result)
     return calls.marked(cast("Any", result))
 
 
@@ -294,11 +296,36 @@ class GraphCalls(BaseCallbackHandler):
         del kwargs
         self._in_loop(self._tool_failed, run_id, error)
 
+    # -- models that were not seen --------------------------------------------------------------
+
+    @property
+    def _seen(self) -> str:
+        """The key of whether a call of a model was seen in this attempt."""
+        return f"models of {self._attempt.path} {self._attempt.attempts} {self._agent}"
+
+    def warn_of_unseen(self, result: Any) -> None:
+        """Warn if a model wrote the answer, and no call of a model was seen."""
+        given: Any = result
+        messages: Any = given.get("messages") if isinstance(result, Mapping) else None
+        last: Any = cast("list[Any]", messages)[-1:] if isinstance(messages, list) else []
+        by_model = any(
+            isinstance(each, AIMessage) and (each.usage_metadata or each.response_metadata)
+            for each in last
+        )
+        if by_model and not self._attempt.context.notes.get(self._seen):
+            self._attempt.warn(
+                "unseen-model",
+                f"the agent `{self._agent}` called a model in a way that fractale cannot see: "
+                "the limits of the run do not count it",
+            )
+
     # -- models ---------------------------------------------------------------------------------
 
     def _model_started(self, run_id: UUID, spec: str, metadata: dict[str, Any] | None) -> None:
         attempt = self._attempt
         self._check(spec)
+        if not attempt.context.notes.get(self._seen):
+            attempt.context.notes.put(self._seen, True)
         agent = self._path(metadata)
         site = attempt.journal.next_site(agent)
         call = Call(kind="model", name=spec, digest="", safe=True)
