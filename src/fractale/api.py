@@ -256,8 +256,8 @@ async def acancel(
     from fractale.runs.invocation import find_own
 
     settings = settings or load_settings()
-    folder, _ = find_own(run_id, settings)
-    return await cancel_run(folder, settings, step)
+    record, _ = find_own(run_id, settings)
+    return await cancel_run(record, settings, step)
 
 
 def list_runs(

@@ -195,7 +195,7 @@ def test_an_agent_of_the_older_kind_gets_the_words_as_its_goal(fractale):
 def test_one_that_takes_no_words_says_so(fractale):
     done = fractale("agent", "--direct", "-a", "my_tools.Silent", "silent", "Go", "on")
     assert done.returncode == 2
-    assert "has no instruction" in done.stderr
+    assert "does not accept an instruction" in done.stderr
     end = fractale.end("agent", "--direct", "-a", "my_tools.Silent", "silent")
     assert end["outputs"] == {"answer": {"done": True}}
 

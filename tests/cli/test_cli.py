@@ -275,7 +275,7 @@ def test_list_works_without_a_key_and_without_a_server(project):
 def test_list_tells_a_server_that_is_not_there(project):
     done = fractale(project, "list", env={"FRACTALE_MCP_PORT": "9"})
     assert done.returncode == 0
-    assert "not there" in done.stdout
+    assert "not connected" in done.stdout
 
 
 def test_config_shows_where_a_value_is_from_and_no_secret(project):

@@ -572,6 +572,6 @@ def test_the_parts_of_an_array_are_elements_by_index_wherever_they_are_named(pla
     assert code == 2
     assert "it has elements, not items" in " ".join(err.split())
     code, _, err = here.call("logs", "-1", "scan")
-    assert "add --element I, or name one" in " ".join(err.split())
+    assert "add --element INDEX, or name one" in " ".join(err.split())
     assert "--item" not in err
     assert here.call("logs", "-1", "scan", "--element", "2")[1] == "at 2\n"

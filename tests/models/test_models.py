@@ -353,6 +353,14 @@ def test_what_another_provider_lacks_is_told(monkeypatch):
         models.get("azure_openai:mine")
 
 
+def test_a_provider_that_langchain_does_not_know_has_its_class_in_the_table(tmp_path, monkeypatch):
+    package = "class ChatCerebras:\n    def __init__(self, *, model):\n        self.model = model\n"
+    (tmp_path / "langchain_cerebras.py").write_text(package)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = Settings(environment={"CEREBRAS_API_KEY": "x" * 9})
+    assert providers.build(settings, "cerebras", "llama3.1-8b").model == "llama3.1-8b"
+
+
 def test_a_local_file_that_is_no_model_is_found_before_the_run(tmp_path):
     with pytest.raises((SettingsError, DependencyMissing)):
         Models(Settings(provider="local", local_model=str(tmp_path / "no.gguf"))).check(None)

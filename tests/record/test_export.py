@@ -318,7 +318,7 @@ def test_a_crate_is_refused_where_it_would_not_be_true(tmp_path, recorded):
         write_crate(history, tmp_path / "crate")
     run = Recording(tmp_path / "state", "other").start("a")
     keep_plan(run.folder, load_plan(tmp_path / "plan.yaml"))
-    with pytest.raises(UsageError, match="finished no step"):
+    with pytest.raises(UsageError, match="has no finished step"):
         write_crate(read_history(run.folder), tmp_path / "crate")
     assert not (tmp_path / "crate").exists()
 

@@ -120,7 +120,7 @@ def test_where_it_diverges_is_told_with_both_sides(desk):
     code, out, _ = desk.call("replay", "-1", "--today")
     assert code == 1
     assert out == (
-        "diverged after 2 of 14 events that are equal: other arguments\n"
+        "diverged after 2 of 14 events: other arguments\n"
         "  step `first` calls `change` with other arguments\n"
         "  what  recorded one\n"
         "        now      one more\n"
@@ -176,7 +176,7 @@ def test_a_recording_moves_with_its_plan(desk, tmp_path, name):
     desk.plan.write_text(PLAN.replace("Say ", "Tell me "))
     code, out, _ = desk.call("test", "recordings")
     assert code == 1
-    assert "the model openai:scripted is asked something else" in out
+    assert "the request to model openai:scripted differs" in out
     assert out.endswith("1 recording: 1 diverged\n")
     code, out, _ = desk.call("test", "recordings", "--json")
     told = json.loads(out)
@@ -231,7 +231,7 @@ def test_of_what_a_recording_names_only_what_is_given_is_imported(desk, tmp_path
         assert code == 0, out + err
         assert "the code that the recording names was not imported" in out
         assert f"-r {desk.folder}/mine.yaml -a my_agents.TELL" in out
-        assert "note: taken as recorded: what was done by `tell`" in out
+        assert "note: results taken from the record: `tell`" in out
         assert not imported.exists()
     code, out, _ = desk.with_tools("test", "recordings")
     assert code == 0
@@ -382,7 +382,7 @@ def test_files_that_are_no_recordings(desk):
     assert {each["error"]["code"] for each in told["recordings"]} == {"bad-recording"}
     assert not list(desk.folder.parent.glob("sly.txt"))
     code, out, _ = desk.call("test", "recordings/empty.zip")
-    assert (code, "can't be replayed" in out) == (1, True)
+    assert (code, "cannot be replayed" in out) == (1, True)
     assert "recordings/empty.zip is not a recording" in out
 
 

@@ -668,7 +668,7 @@ async def test_what_a_model_is_asked_counts(stage):
     await stage.record(AGENT, yes=True)
     found = (await stage.replay(AGENT.replace("Do it.", "Do all."))).divergence
     assert (found.what, found.step) == ("arguments", "work")
-    assert "the model openai:scripted is asked something else" in found.message
+    assert "the request to model openai:scripted differs" in found.message
     fewer = await stage.replay(AGENT.replace("[wait, look, change]", "[wait, look]"))
     assert fewer.divergence.what == "arguments"
 

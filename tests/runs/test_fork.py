@@ -256,7 +256,7 @@ async def test_an_output_that_its_step_did_not_give_is_warned_of(bench):
 
 async def test_an_output_of_a_step_that_did_not_run_cannot_be_set(bench):
     parent = await bench.start(THREE)
-    with pytest.raises(InputError, match="no step `raed` has run") as told:
+    with pytest.raises(InputError, match="step `raed` has no outputs to set") as told:
         await bench.fork(parent.run, "run", outputs={"raed": {"text": "x"}})
     assert told.value.hint == "did you mean `read`?"
 
@@ -307,7 +307,7 @@ async def test_a_visit_that_never_was_is_none_to_fork_at(bench, number):
     parent = await bench.start(LOOP)
     with pytest.raises(UsageError, match="attempt not found") as told:
         await bench.fork(parent.run, f"make#{number}")
-    assert "entered 3 times" in str(told.value.hint)
+    assert "attempted 3 times" in str(told.value.hint)
 
 
 async def test_a_step_that_gave_up_has_all_its_tries_again(bench):
@@ -427,7 +427,7 @@ async def test_a_fork_is_forked_and_names_its_parent_for_what_came_before(bench)
     second = await bench.fork(fork.run, "report", outputs={"run": {"at": "dawn"}})
     assert second.outputs == {"said": "done at dawn"}
     assert bench.head(second.run)["parent"]["run"] == fork.run
-    with pytest.raises(UsageError, match="did not come to `read` itself") as told:
+    with pytest.raises(UsageError, match="did not reach `read` itself") as told:
         await bench.fork(fork.run, "read")
     assert f"fractale fork {parent.run} --at read" in str(told.value.hint)
     with pytest.raises(UsageError, match="did not reach step `nowhere`"):
@@ -730,7 +730,7 @@ async def test_a_fork_takes_another_plan_that_has_the_step(bench):
     fork = await bench.fork(parent.run, "run", plan=other, inputs={"extra": 5})
     assert fork.outputs == {"at": "1h of from"}
     assert bench.head(fork.run)["inputs"] == {"time": "1h", "extra": 5}
-    with pytest.raises(UsageError, match="has no step `report`"):
+    with pytest.raises(UsageError, match="no longer has step `report`"):
         await bench.fork(parent.run, "report", plan=other)
 
 

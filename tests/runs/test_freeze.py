@@ -188,7 +188,7 @@ async def test_a_plan_that_has_changed_since_is_never_mixed_with_the_drafts(froz
     _, folder = await frozen.run(PLAN, drafts({"steps": [COUNT]}))
     (folder.path / "plan.yaml").unlink(missing_ok=True)  # a run's own copy would do
     (tmp_path / "p.yaml").write_text(PLAN.replace("name: after", "name: later"))
-    with pytest.raises(UsageError, match="has changed since"):
+    with pytest.raises(UsageError, match="has changed or was removed"):
         freeze(folder, tmp_path / "tuned.yaml")
 
 

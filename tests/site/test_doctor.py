@@ -22,6 +22,7 @@ from fractale.agents.catalog import BUILT_IN
 from fractale.cli.render.site import report_lines
 from fractale.cli.render.text import plain
 from fractale.errors import SettingsError
+from fractale.findings import Finding
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import JobPlan, Template
 from fractale.registry import load_registry
@@ -32,7 +33,7 @@ from fractale.site.checks.tools import load_entries
 from fractale.site.discover import discover, machine_of
 from fractale.site.doctor import Report, Wanted, examine
 from fractale.site.examination import Examination
-from fractale.site.model import Check, Finding, Site
+from fractale.site.model import Check, Site
 from fractale.site.needs import load_needs, read_needs
 from fractale.site.plan_uses import inputs_of, jobs_of, named_by, programs_of
 from fractale.testing.model_server import ModelServer, Reply
@@ -720,7 +721,7 @@ def test_the_command_ends_with_0_where_all_is_there_and_1_where_not(project):
     plan(project)
     good = command(project, "plan.yaml", "-r", "tools.yaml")
     assert good.returncode == 0, good.stdout + good.stderr
-    assert good.stdout.endswith("all that is needed is there\n")
+    assert good.stdout.endswith("all requirements are met\n")
     assert "\x1b" not in good.stdout
     bad = command(project, "plan.yaml", "--json")
     assert bad.returncode == 1

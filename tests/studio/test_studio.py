@@ -657,7 +657,7 @@ async def test_a_prompt_is_planned_or_asked_directly(with_model):
     await here.run("prompt", {"instruction": "Plan this.", "inputs": {"a": 1}})
     assert await here.asked() == ["plan"]
     here.thread = str(uuid.uuid4())
-    with pytest.raises(RunEnded, match="no server has a prompt `x`"):
+    with pytest.raises(RunEnded, match="prompt `x` not found on any server"):
         await here.run("prompt", {"prompt": "x"})
     drawn = (await here.graph("prompt")).get_graph(xray=True)
     assert {"ask", "plan:draft", "plan:review"} <= set(drawn.nodes)

@@ -159,7 +159,7 @@ class TerminalUser:
             elif (arguments := await self._edited(question["arguments"])) is not None:
                 question = {**question, "arguments": arguments}
                 self._show(*shown.approval_lines(question, self._run))
-                if await self._key("  y call it with these · n back", "yn") == "y":
+                if await self._key("  y call it with these arguments · n back", "yn") == "y":
                     return {"arguments": arguments}
 
     async def _always(self, question: Mapping[str, Any]) -> Any:
@@ -267,8 +267,8 @@ class TerminalUser:
 
     async def _job_unknown(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.job_unknown_lines(question, self._run))
-        folder = str(question.get("folder") or "")
-        log = Path(folder) / LOG if folder else None
+        directory = str(question.get("folder") or "")
+        log = Path(directory) / LOG if directory else None
         key = await self._key_or_log(JOB_UNKNOWN_KEYS, "wsfa", log)
         return self._read(question, key)
 

@@ -150,6 +150,7 @@ class Step:
         kind: A name of `fractale.plan.kinds.KINDS`.
         target: The name of the tool, prompt or agent, or the file of an included plan. None for
             the general agent, for a step that the planner drafts, and for kinds without one.
+        value: The value of the key that names the kind, for kinds whose key is not a name.
         job: The batch job of a job step.
         tools: None: all tools of the run; empty: none.
         rules: In file order. The first rule that is true decides the event.
@@ -173,12 +174,13 @@ class Step:
         str,
         Key(
             choice(tuple(KINDS)),
-            "`tool`, `prompt`, `agent`, `plan`, `parallel`, `job`; left out, the key of that name "
-            "says it, else `agent`.",
+            f"{', '.join(f'`{kind}`' for kind in KINDS)}; left out, the key of that name says it, "
+            "else `agent`.",
             name="type",
         ),
     ]
     target: str | None = None
+    value: Any = None
     job: JobPlan | None = None
     description: Annotated[str, Key(TEXT, "What the step is for, for you and for models.")] = ""
     instruction: Annotated[

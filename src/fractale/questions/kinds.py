@@ -551,13 +551,13 @@ class JobUnknown(Kind):
     words = ("wait", "success", "failure", "again")
 
     @staticmethod
-    def ask(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
+    def ask(step: str, job: str, scheduler: str, reason: str, directory: str) -> dict[str, Any]:
         """Ask what to do about a batch job with an unknown outcome.
 
         Args:
             job: The scheduler's id of the job.
             reason: Where fractale looked for the outcome, as text.
-            folder: The directory of its log.
+            directory: The directory of its log.
         """
         return {
             "kind": "job_unknown",
@@ -565,7 +565,7 @@ class JobUnknown(Kind):
             "job": job,
             "scheduler": scheduler,
             "reason": reason,
-            "folder": folder,
+            "folder": directory,
         }
 
     def read(self, question: Mapping[str, Any], raw: Any) -> Any:

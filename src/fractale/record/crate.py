@@ -56,11 +56,11 @@ This is the record of run `{run}` of that plan by [fractale]({home}), as a Workf
 """
 
 
-def write_crate(history: RunHistory, folder: Path, *, license_name: str | None = None) -> Path:
+def write_crate(history: RunHistory, directory: Path, *, license_name: str | None = None) -> Path:
     """Write a run as an RO-Crate.
 
     Args:
-        folder: The directory, made if it does not exist.
+        directory: The directory, made if it does not exist.
         license_name: An SPDX name or a URL; without one the crate says that it has no license.
 
     Returns:
@@ -76,7 +76,7 @@ def write_crate(history: RunHistory, folder: Path, *, license_name: str | None =
         raise DependencyMissing(
             "an RO-Crate needs the package `rocrate`", hint="pip install 'fractale[crate]'"
         ) from error
-    plan = plan_file(history.folder, history.head)
+    plan = plan_file(history.record, history.head)
     if plan is None:
         raise UsageError(
             f"the plan of run {history.run} has changed or was removed",
@@ -84,15 +84,15 @@ def write_crate(history: RunHistory, folder: Path, *, license_name: str | None =
         )
     if not any(attempt.outcome in STATUSES for attempt in history.attempts):
         raise UsageError(f"run {history.run} has no finished step to describe")
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", hint="choose another directory")
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty", hint="choose another directory")
     crate = ROCrate(version="1.1")
     _Writer(crate, history).write(plan, license_name)
     try:
-        crate.write(folder)
+        crate.write(directory)
     except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error}") from error
-    return folder / "ro-crate-metadata.json"
+        raise UsageError(f"cannot write {directory}: {error}") from error
+    return directory / "ro-crate-metadata.json"
 
 
 class _Writer:
@@ -192,7 +192,7 @@ class _Writer:
     def _values(self, value: Any, about: str) -> Any:
         if value is None:
             return None
-        return self._entities.value_file(resolve(self._history.folder, value), about)
+        return self._entities.value_file(resolve(self._history.record, value), about)
 
     # -- the whole ------------------------------------------------------------------------------
 
@@ -250,10 +250,10 @@ class _Writer:
 
     def _records(self) -> None:
         """The record itself: the events, the transitions, and the drafts."""
-        folder = self._history.folder.path
+        events = self._history.record.events
         self._read_me()
         self._crate.add_file(
-            folder / "events.jsonl",
+            events,
             "events.jsonl",
             properties={"name": "every event of the run", "encodingFormat": "application/jsonl"},
         )
@@ -396,7 +396,7 @@ class _Entities:
 def _owner(history: RunHistory) -> str:
     """The user who owns the run's directory."""
     try:
-        return history.folder.path.owner()
+        return history.record.path.owner()
     except (KeyError, OSError, NotImplementedError):  # the user was removed from this machine
         return "unknown"
 

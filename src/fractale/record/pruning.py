@@ -344,10 +344,10 @@ def _taken(
             yield row, None
 
 
-def bytes_in(folder: Path) -> int:
+def bytes_in(directory: Path) -> int:
     """The size of the files in a directory; a file with several names counts by its share."""
     total = 0
-    for root, _, files in os.walk(folder):
+    for root, _, files in os.walk(directory):
         for name in files:
             try:
                 status = (Path(root) / name).lstat()
@@ -387,9 +387,9 @@ def _remove_tree(path: Path) -> None:
         ) from error
 
 
-def _listings(folder: Path) -> dict[int, _Listing]:
+def _listings(directory: Path) -> dict[int, _Listing]:
     found: dict[int, _Listing] = {}
-    for path in folder.glob("*.json"):
+    for path in directory.glob("*.json"):
         status = path.stat()
         users = status.st_nlink - 1
         found[status.st_ino] = _Listing(path, status.st_size // status.st_nlink, users)

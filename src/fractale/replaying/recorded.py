@@ -259,9 +259,9 @@ def _approvals(events: Iterable[Data]) -> Iterable[tuple[str, str]]:
 class RecordedOutputs(MemoryOutputs):
     """Large values of the record, and those of the replay in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__()
-        self._kept = FileOutputs(folder)
+        self._kept = FileOutputs(directory)
 
     def get(self, value: Any) -> Any:
         if is_reference(value) and value["$ref"].removeprefix("sha256:") not in self._values:
@@ -273,15 +273,15 @@ class RecordedJobs:
     """The logs of the batch jobs of a record.
 
     Args:
-        folder: The directory of the jobs' directories in the record.
+        directory: The directory of the jobs' directories in the record.
         masker: Masks the logs as the run did: the files are as the jobs wrote them.
         outside: Whether a log that the record lacks may be read in the job's own directory.
     """
 
     def __init__(
-        self, folder: Path, masker: Masker | None = None, *, outside: bool = False
+        self, directory: Path, masker: Masker | None = None, *, outside: bool = False
     ) -> None:
-        self._folder = folder
+        self._jobs = directory
         self._masker = masker or Masker()
         self._outside = outside
 
@@ -294,7 +294,7 @@ class RecordedJobs:
         return (kept.own_dir / LOG_FILE).is_file()
 
     def _directory(self, job_dir: Path) -> Path:
-        kept = self._folder / job_dir.name
+        kept = self._jobs / job_dir.name
         return job_dir if self._outside and not kept.is_dir() else kept
 
     async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
@@ -307,7 +307,7 @@ class RecordedJobs:
     def _reader(self) -> Any:
         from fractale.jobs import Jobs
 
-        return Jobs(self._folder, {}, adapters={})
+        return Jobs(self._jobs, {}, adapters={})
 
 
 class RecordedAgents(Catalog):
@@ -381,10 +381,19 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
         if not comparison.ended:
             comparison.end(f"in step `{context.path}`, in the sub-agent `{name}`")
         _unknown(name, context, "it had not ended")
+    if end.data.get("decided_by") == "judge":
+        _unknown(name, context, "a model judged its answer")
+    return _answer_at(end)
+
+
+def _answer_at(end: TraceEvent) -> AgentAnswer:
+    """The answer of a sub-agent, from the end of its step.
+
+    Raises:
+        NotDone, ToolError: The sub-agent raised it in the recorded run.
+    """
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
-    if decided == "judge":
-        _unknown(name, context, "a model judged its answer")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
     if decided != "error":

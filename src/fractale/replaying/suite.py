@@ -184,7 +184,7 @@ async def check_recording(
         return CheckedRecording(name=name, error=error, notes=[*notes, *left_out])
 
 
-async def check_folder(
+async def check_recordings(
     root: Path,
     settings: Settings,
     extensions: Extensions | None = None,

@@ -107,7 +107,7 @@ class Cancelled:
         return [job for job in self.jobs if job.trouble]
 
 
-def jobs_to_cancel(folder: RunRecord, step: str | None) -> list[RunJob]:
+def jobs_to_cancel(record: RunRecord, step: str | None) -> list[RunJob]:
     """The jobs of a run, or of one of its steps, as they were submitted: an array is one job.
 
     Raises:
@@ -115,8 +115,8 @@ def jobs_to_cancel(folder: RunRecord, step: str | None) -> list[RunJob]:
     """
     from fractale.record.history_reader import read_history
 
-    history = read_history(folder)
-    jobs = jobs_of(folder, history)
+    history = read_history(record)
+    jobs = jobs_of(record, history)
     if step is None:
         return as_submitted(jobs, jobs)
     found = [job for job in jobs if is_of_step(job.step, step)]
@@ -125,33 +125,33 @@ def jobs_to_cancel(folder: RunRecord, step: str | None) -> list[RunJob]:
     return as_submitted(found, jobs)
 
 
-async def cancel_run(folder: RunRecord, settings: Settings, step: str | None = None) -> Cancelled:
+async def cancel_run(record: RunRecord, settings: Settings, step: str | None = None) -> Cancelled:
     """End the jobs of a run and stop it, or end the jobs of one step. It does not ask.
 
     Raises:
         UsageError: The step did not submit a job.
         StoreError: The record cannot be read or written.
     """
-    canceller = Canceller(folder, settings)
-    seen = await canceller.look(jobs_to_cancel(folder, step))
+    canceller = Canceller(record, settings)
+    seen = await canceller.look(jobs_to_cancel(record, step))
     going = [each for each in seen if each.in_progress]
-    if not going and (step is not None or holder_of(folder) is None):
-        return Cancelled(run=folder.run_id, step=step, jobs=(), stopped=step is None)
+    if not going and (step is not None or holder_of(record) is None):
+        return Cancelled(run=record.run_id, step=step, jobs=(), stopped=step is None)
     ended, stopped = await canceller.end(going, step=step, yes=True)
-    return Cancelled(run=folder.run_id, step=step, jobs=ended, stopped=stopped and step is None)
+    return Cancelled(run=record.run_id, step=step, jobs=ended, stopped=stopped and step is None)
 
 
 class Canceller:
     """Reads the status of one run's jobs, and ends the jobs.
 
     Args:
-        folder: The run's. Only jobs whose directories are in it are ever changed.
+        record: The run's. Only jobs whose directories are in it are ever changed.
     """
 
-    def __init__(self, folder: RunRecord, settings: Settings) -> None:
-        self._folder = folder
+    def __init__(self, record: RunRecord, settings: Settings) -> None:
+        self._record = record
         self._settings = settings
-        self._jobs = RunJobs.of(folder.jobs.absolute(), settings)
+        self._jobs = RunJobs.of(record.jobs.absolute(), settings)
 
     async def look(self, jobs: Sequence[RunJob]) -> list[JobSeen]:
         """The status of some jobs of the run, in the same order."""
@@ -184,15 +184,15 @@ class Canceller:
         with_run = step is None
         AuditLog.of(self._settings).record(
             "cancel",
-            run=self._folder.run_id,
+            run=self._record.run_id,
             step=step,
             jobs=[each.job.key for each in seen],
             yes=yes,
         )
-        stopped = not with_run or await stop_run(self._folder)
+        stopped = not with_run or await stop_run(self._record)
         ended = await self.cancel(seen, with_run=with_run)
         if with_run:
-            record_stopped(self._folder)
+            record_stopped(self._record)
         return ended, stopped
 
     async def _look(self, job: RunJob) -> JobSeen:
@@ -235,7 +235,7 @@ async def _each(call: Callable[[T], Awaitable[JobSeen]], values: Sequence[T]) ->
 # -- stopping the run itself ----------------------------------------------------------------------
 
 
-async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
+async def stop_run(record: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     """Ask the process of a run to stop. Returns whether the run has no process any more.
 
     Args:
@@ -244,21 +244,21 @@ async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     Raises:
         StoreError: The request cannot be written.
     """
-    if holder_of(folder) is None:
+    if holder_of(record) is None:
         return True
     try:
-        write_private(folder.stop_request, f"{time.time()}\n")
+        write_private(record.stop_request, f"{time.time()}\n")
     except OSError as error:
-        raise StoreError(f"cannot ask run {folder.run_id} to stop: {error}") from error
+        raise StoreError(f"cannot ask run {record.run_id} to stop: {error}") from error
     until = time.monotonic() + seconds
-    while holder_of(folder) is not None:
+    while holder_of(record) is not None:
         if time.monotonic() > until:
             return False
         await asyncio.sleep(0.2)
     return True
 
 
-def record_stopped(folder: RunRecord) -> None:
+def record_stopped(record: RunRecord) -> None:
     """Record that a run does not wait for jobs any more, since they were cancelled.
 
     It changes nothing if the run ended, or if the run has a process, which records its own end.
@@ -269,8 +269,8 @@ def record_stopped(folder: RunRecord) -> None:
     from fractale.record.history_reader import read_history
 
     try:
-        with RunLock(folder):
-            history = read_history(folder)
+        with RunLock(record):
+            history = read_history(record)
             history.alive = False  # this process has the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
                 return
@@ -285,13 +285,13 @@ def record_stopped(folder: RunRecord) -> None:
                 "error": "its jobs were cancelled by `fractale cancel`",
                 "hint": None,
                 "usage": history.usage,
-                "record": str(folder.path),
+                "record": str(record.path),
                 "waiting": [],
-                "next": [resume_command(folder.run_id)],
+                "next": [resume_command(record.run_id)],
             }
-            log = EventLog(folder.events)
+            log = EventLog(record.events)
             try:
-                log(Event("run_finished", folder.run_id, data))
+                log(Event("run_finished", record.run_id, data))
             finally:
                 log.close()
     except RunHeld:
@@ -299,12 +299,12 @@ def record_stopped(folder: RunRecord) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stop_requests(folder: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
+async def stop_requests(record: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
     """Call `stop` once if `stop_run` requests it within the block.
 
     A request that is left from an earlier process of the run is deleted.
     """
-    path = folder.stop_request
+    path = record.stop_request
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
     watching = asyncio.create_task(_watch(path, stop))

@@ -43,34 +43,34 @@ WHOLE = ("name", "agents", "servers", "limits")
 # -- the plan -------------------------------------------------------------------------------------
 
 
-def plan_today(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
+def plan_today(record: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan of a run from its present file, or from the record if the file is gone.
 
     Raises:
         PlanError: The plan cannot be read.
     """
-    file, kept = Path(str(head.get("file") or "")), folder.plan
+    file, kept = Path(str(head.get("file") or "")), record.plan
     return load_plan(kept if kept.is_file() and not file.is_file() else file)
 
 
-def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
+def unchanged_plan(record: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan that a run is resumed with: the present plan, whose meaning must not have changed.
 
     Raises:
         PlanError: The plan cannot be read.
         UsageError: The plan has changed. The error lists the changes, and the step for a fork.
     """
-    plan = plan_today(folder, head)
+    plan = plan_today(record, head)
     if plan_hash(plan) == head.get("plan_hash"):
         return plan
-    before = plan_of(folder, head)
+    before = plan_of(record, head)
     changes = plan_changes(before, plan) if before else None
     if changes == []:
         return plan
     which = f": {_listed(changes)}" if changes else ""
     raise UsageError(
-        f"the plan {head['file']} has changed since run {folder.run_id} was started{which}",
-        hint=_ways_to_continue(folder, plan, changes or []),
+        f"the plan {head['file']} has changed since run {record.run_id} was started{which}",
+        hint=_ways_to_continue(record, plan, changes or []),
     )
 
 
@@ -80,11 +80,11 @@ def _listed(changes: Sequence[PlanChange]) -> str:
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
-def _ways_to_continue(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
+def _ways_to_continue(record: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
     ways = ["restore the plan"]
-    at = fork_step(read_history(folder), plan, changed_steps(changes))
+    at = fork_step(read_history(record), plan, changed_steps(changes))
     if at:
-        ways.insert(0, f"continue with the changed plan: {fork_command(folder.run_id, at)}")
+        ways.insert(0, f"continue with the changed plan: {fork_command(record.run_id, at)}")
     if changes and all(change.name == "limits" for change in changes):
         ways.append("raise a limit for this run only: --limit NAME=VALUE")
     return "; or ".join(ways)

@@ -179,9 +179,9 @@ def _check_parents(attempt: RecordedAttempt) -> None:
 def not_reached(history: RunHistory, path: str) -> UsageError:
     """The error if a run did not reach a step."""
     run, parent = history.run, history.head.get("parent")
-    plan = plan_of(history.folder, history.head)
+    plan = plan_of(history.record, history.head)
     if parent and plan and path.partition("/")[0] in {step.name for step in plan.walk()}:
-        there = history.folder.sibling(parent["run"]).path.is_dir()
+        there = history.record.sibling(parent["run"]).path.is_dir()
         way = fork_command(parent["run"], path)
         gone = f"run {parent['run']} was removed"
         return UsageError(
@@ -209,7 +209,7 @@ def _no_checkpoint(history: RunHistory, path: str) -> StoreError:
 
 def _graphs(history: RunHistory, attempt: RecordedAttempt | None, path: str) -> list[_Graph]:
     """The graphs around a step, the run's own first."""
-    plan = plan_of(history.folder, history.head)
+    plan = plan_of(history.record, history.head)
     if plan is None:
         raise StoreError(
             f"the plan of run {history.run} has changed or was removed",
@@ -341,7 +341,7 @@ def _inherited(record: Record) -> Record:
 
 def inherited_inputs(history: RunHistory, plan: Plan) -> dict[str, Any]:
     """The inputs of a run that a plan still has, in full. Secret inputs are not stored anywhere."""
-    store = FileOutputs(history.folder.outputs)
+    store = FileOutputs(history.record.outputs)
     return {name: store.get(value) for name, value in history.inputs.items() if name in plan.inputs}
 
 
@@ -383,10 +383,10 @@ def take_over(
         StoreError: An output is gone, or can't be linked or copied.
     """
     data = json.dumps(point.as_dict()).encode()
-    _link_outputs(history.folder, child, data)
-    if line := inherited(FileLedger(history.folder.job_ledger), at):
+    _link_outputs(history.record, child, data)
+    if line := inherited(FileLedger(history.record.job_ledger), at):
         FileLedger(child.job_ledger).add(line)
-    for path, text in history.folder.read_drafts().items():
+    for path, text in history.record.read_drafts().items():
         if path.partition("/")[0].partition("[")[0] in {*point.records, point.step}:
             child.keep_draft(path, text)
     for path, text in _drafts_of(point):
@@ -497,26 +497,26 @@ def _typed(before: Any, value: Any) -> Any:
 # -- the beginning, kept for a fork that is killed before its first checkpoint --------------------
 
 
-def write_point(folder: RunRecord, point: ForkPoint) -> None:
+def write_point(record: RunRecord, point: ForkPoint) -> None:
     """Store the beginning of a fork beside its record.
 
     Raises:
         StoreError: It can't be written.
     """
-    path = folder.entry
+    path = record.entry
     try:
         write_private(path, to_json(point.as_dict()), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
-def read_point(folder: RunRecord) -> ForkPoint | None:
+def read_point(record: RunRecord) -> ForkPoint | None:
     """The beginning of a forked run; None: at its plan's first step.
 
     Raises:
         StoreError: The file is damaged.
     """
-    path = folder.entry
+    path = record.entry
     try:
         return ForkPoint.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -596,7 +596,7 @@ def _inputs_read(plan: Plan, name: str) -> set[str]:
 
 
 def _changed(history: RunHistory, plan: Plan) -> set[str]:
-    before = plan_of(history.folder, history.head)
+    before = plan_of(history.record, history.head)
     if before is None or plan_hash(before) == plan_hash(plan):
         return set()
     return changed_steps(plan_changes(before, plan))

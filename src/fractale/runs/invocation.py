@@ -147,14 +147,14 @@ class Invocation:
         check_mapping("replies", replies)
         if plan is not None:
             return await self._resume_unrecorded(run_id, plan, replies)
-        folder, head = find_own(run_id, self._settings, may_be_unrecorded=True)
+        record, head = find_own(run_id, self._settings, may_be_unrecorded=True)
         settings, extensions = as_started(self._settings, head, self._given)
-        then = unchanged_plan(folder, head)
+        then = unchanged_plan(record, head)
         options = self._options(then, replies=Answers(replies))
         secrets = secrets_for(then, self._keywords, settings)
 
         async def begin(workspace: Workspace) -> RunResult:
-            return await workspace.runs.resume(folder.run_id, options, plan=then, secrets=secrets)
+            return await workspace.runs.resume(record.run_id, options, plan=then, secrets=secrets)
 
         return await self._work(settings, extensions, then, options, begin)
 
@@ -186,8 +186,8 @@ class Invocation:
         new_id: str | None,
     ) -> RunResult:
         """See `fractale.api.afork`."""
-        folder, head = find_own(run_id, self._settings)
-        now = plan or plan_today(folder, head)
+        record, head = find_own(run_id, self._settings)
+        now = plan or plan_today(record, head)
         settings, extensions = as_started(self._settings, head, self._given)
         options = self._options(now, keep=True, run_id=new_id)
         changes = ForkChanges(inputs=inputs or {}, outputs=outputs or {})
@@ -195,7 +195,7 @@ class Invocation:
 
         async def begin(workspace: Workspace) -> RunResult:
             return await workspace.runs.fork(
-                folder.run_id, at, options, plan=now, changes=changes, secrets=secrets
+                record.run_id, at, options, plan=now, changes=changes, secrets=secrets
             )
 
         return await self._work(settings, extensions, now, options, begin)
@@ -441,13 +441,13 @@ def find_own(
         StoreError: The record cannot be read.
     """
     try:
-        folder = RunRecords(settings.state_dir).find(run_id)
+        record = RunRecords(settings.state_dir).find(run_id)
     except UsageError as error:
         if may_be_unrecorded:
             error.hint = f"{error.hint}; for a run without a record, give `plan` and `checkpointer`"
         raise
-    head = folder.read_head()
+    head = record.read_head()
     by_hand = "state_dir" not in settings.origins
-    if not by_hand and not is_agreed(folder.path, head, settings.environment):
-        raise not_own(folder.run_id, settings.environment)
-    return folder, head
+    if not by_hand and not is_agreed(record.path, head, settings.environment):
+        raise not_own(record.run_id, settings.environment)
+    return record, head

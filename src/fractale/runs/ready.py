@@ -120,10 +120,10 @@ def _ended(status: JobStatus) -> str:
     return status.state.replace("_", " ")
 
 
-def waited_for(folder: RunRecord) -> list[dict[str, Any]]:
+def waited_for(record: RunRecord) -> list[dict[str, Any]]:
     """The jobs that a run waits for, from its record."""
     found: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
-    for event in folder.events_from_end(TELLING):
+    for event in record.events_from_end(TELLING):
         kind, step = event["event"], str(event.get("step"))
         if kind == "run_finished":
             for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):

@@ -177,7 +177,7 @@ def parse_server(
         timeout=_seconds(name, "timeout", data, origin),
         handshake=_seconds(name, "handshake", data, origin),
         confine=_flag(name, "confine", data, origin, default=of_project and starts),
-        writable=_folders(name, data, origin),
+        writable=_directories(name, data, origin),
         network=_flag(name, "network", data, origin),
         project=project,
         origin=origin,
@@ -266,11 +266,13 @@ def _flag(
     raise SettingsError(f"server `{name}`: `{key}` must be true or false, not `{value}` ({origin})")
 
 
-def _folders(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+def _directories(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     value = data.get("writable")
-    folders = [value] if isinstance(value, str) else value or []
-    if isinstance(folders, list) and all(isinstance(f, str) for f in cast("list[Any]", folders)):
-        return tuple(cast("list[str]", folders))
+    directories = [value] if isinstance(value, str) else value or []
+    if isinstance(directories, list) and all(
+        isinstance(f, str) for f in cast("list[Any]", directories)
+    ):
+        return tuple(cast("list[str]", directories))
     raise SettingsError(f"server `{name}`: `writable` must be a list of directories ({origin})")
 
 

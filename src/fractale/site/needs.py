@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from fractale.errors import SettingsError
 from fractale.plan.source import MAX_BYTES
+from fractale.schedulers.homes import NAMES
 from fractale.settings import read_table
 
 Kind: TypeAlias = Literal["program", "works", "any", "first", "scheduler", "module", "packages"]
@@ -25,6 +26,8 @@ KINDS: tuple[Kind, ...] = (
 )
 BY_FINDINGS: frozenset[Kind] = frozenset({"works", "any", "first", "scheduler"})
 FILE = "needs.yaml"
+EVERY = "every"
+"""All schedulers, as the value of `scheduler`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +170,8 @@ def _need(name: str, row: Mapping[str, Any]) -> Need:
         raise ValueError(f"`{name}` must have one of {', '.join(KINDS)}")
     value: Any = row[kinds[0]]
     targets = cast("Sequence[Any]", value) if isinstance(value, list) else [value]
+    if kinds[0] == "scheduler" and value == EVERY:
+        targets = NAMES
     return Need(
         name=str(name),
         kind=kinds[0],

@@ -185,10 +185,10 @@ class _Look:
         return {}
 
 
-def drafts_of(folder: RunRecord) -> dict[str, str]:
+def drafts_of(record: RunRecord) -> dict[str, str]:
     """Path of a planned step → its draft in a run; in a foreach, the draft of the first item."""
     found: dict[str, str] = {}
-    for path, text in folder.read_drafts().items():
+    for path, text in record.read_drafts().items():
         found.setdefault(_ITEM.sub("", path), text)
     return found
 
@@ -302,7 +302,7 @@ class PlanSource(Protocol):
     """The origin of a new run's plan."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """Return the plan to draw if there is no run.
+        """Return the plan to draw of a thread without a run.
 
         Args:
             context: The assistant's context.

@@ -94,10 +94,10 @@ class RunPerformer:
             listeners=[feed.listen],
             replies=order.replies,
             answers=order.answers,
-            run_id=order.run_id if order.folder is None else None,
+            run_id=order.run_id if order.record is None else None,
             invoke=feed.invoke,
         )
-        do = self._start if order.folder is None else self._resume
+        do = self._start if order.record is None else self._resume
         result = await do(order, options)
         if result.status not in ("success", "waiting") and not feed.at_breakpoint:
             hint = f" ({result.hint})" if result.hint else ""
@@ -113,14 +113,14 @@ class RunPerformer:
             )
 
     async def _resume(self, order: Order, options: RunOptions) -> RunResult:
-        assert order.folder is not None  # noqa: S101 - the caller looked
-        take(order.folder, order.request)
-        head = order.folder.read_head()
-        if not is_agreed(order.folder.path, head, self.settings.environment):
-            raise not_own(order.folder.run_id, self.settings.environment)
+        assert order.record is not None  # noqa: S101 - the caller looked
+        take(order.record, order.request)
+        head = order.record.read_head()
+        if not is_agreed(order.record.path, head, self.settings.environment):
+            raise not_own(order.record.run_id, self.settings.environment)
         _check_store(self.settings, head)
         settings, extensions = as_started(self.settings, head)
-        plan = plan_today(order.folder, head)
+        plan = plan_today(order.record, head)
         async with Workspace.open(settings, plan, extensions) as workspace:
             secrets = read_secrets(plan, settings.environment)
             return await workspace.runs.resume(order.run_id, options, secrets=secrets)
@@ -215,7 +215,7 @@ class Order:
     Args:
         thread: The server's thread.
         run_id: The id of the run, whether new or not.
-        folder: The record of the run to resume; None for a new run.
+        record: The record of the run to resume; None for a new run.
         given: The input of a new run.
         context: The assistant's context.
         replies: Answers to the questions that the run waits for.
@@ -227,7 +227,7 @@ class Order:
 
     thread: str
     run_id: str
-    folder: RunRecord | None = None
+    record: RunRecord | None = None
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     replies: Answers = field(default_factory=Answers)
@@ -267,42 +267,42 @@ async def order_of(
     if record is not None and await asyncio.to_thread(was_taken, record, base["request"]):
         # The server was killed and retries: it only needs to resume. An answer that was already
         # used would now go to another question.
-        return Order(**base, run_id=record.run_id, folder=record)
+        return Order(**base, run_id=record.run_id, record=record)
     if record is None:
         if not isinstance(given, Mapping):
             raise UsageError("this thread has no run to resume", hint="give an input first")
         run_id = await asyncio.to_thread(threads.id_for, thread)
         known = cast("Mapping[str, Any]", given)
         return Order(**base, run_id=run_id, given=known)
-    order = Order(**base, run_id=record.run_id, folder=record)
+    order = Order(**base, run_id=record.run_id, record=record)
     if isinstance(given, Mapping):
         await _check_resumable(graph, order, cast("Mapping[str, Any]", given))
         return order
     return await _resumed(graph, order, given, fields)
 
 
-def take(folder: RunRecord, request: str) -> None:
+def take(record: RunRecord, request: str) -> None:
     """Record that a request was accepted, before any work on it.
 
     Raises:
         StoreError: The record can't be written.
     """
     try:
-        descriptor = open_private(folder.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        descriptor = open_private(record.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             append_line(descriptor, f"{request}\n".encode())
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise StoreError(f"cannot write to the record of run {folder.run_id}: {error}") from error
+        raise StoreError(f"cannot write to the record of run {record.run_id}: {error}") from error
 
 
-def was_taken(folder: RunRecord, request: str) -> bool:
+def was_taken(record: RunRecord, request: str) -> bool:
     """Whether a request was accepted before: as the run's first one, or later."""
-    if read_head(folder).get(KEPT_AS, {}).get("request") == request:
+    if read_head(record).get(KEPT_AS, {}).get("request") == request:
         return True
     try:
-        return request in folder.studio_orders.read_text(encoding="utf-8").split()
+        return request in record.studio_orders.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         return False
 

@@ -48,27 +48,27 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
-    folder = RunRecords(settings.state_dir).find(run_id)
-    ask_about_run(folder, folder.read_head(), settings)
-    return asyncio.run(_Cancel(settings, folder, step, yes=yes, as_json=as_json).run())
+    record = RunRecords(settings.state_dir).find(run_id)
+    ask_about_run(record, record.read_head(), settings)
+    return asyncio.run(_Cancel(settings, record, step, yes=yes, as_json=as_json).run())
 
 
 def offer(settings: Settings, run_id: str) -> None:
     """Ask, after Ctrl-C on a terminal, whether to end the run's jobs, too, if it has any."""
     from fractale.store.run_record import RunRecords
 
-    folder = RunRecords(settings.state_dir).find(run_id)
-    asyncio.run(_Cancel(settings, folder, None, yes=False, as_json=False).offer())
+    record = RunRecords(settings.state_dir).find(run_id)
+    asyncio.run(_Cancel(settings, record, None, yes=False, as_json=False).offer())
 
 
 class _Cancel:
     """One execution of the command."""
 
     def __init__(
-        self, settings: Settings, folder: RunRecord, step: str | None, *, yes: bool, as_json: bool
+        self, settings: Settings, record: RunRecord, step: str | None, *, yes: bool, as_json: bool
     ) -> None:
         self._settings = settings
-        self._folder = folder
+        self._record = record
         self._step = step
         self._yes = yes
         self._as_json = as_json
@@ -78,7 +78,7 @@ class _Cancel:
 
         canceller, seen = await self._look()
         going = [each for each in seen if each.in_progress]
-        holder = None if self._step else holder_of(self._folder)
+        holder = None if self._step else holder_of(self._record)
         if not going and holder is None:
             return self._nothing_to_do(seen)
         if not self._yes and not self._agrees(going, str(holder) if holder else ""):
@@ -99,15 +99,15 @@ class _Cancel:
     async def _look(self) -> tuple[Canceller, list[JobSeen]]:
         from fractale.runs.cancelling import Canceller, jobs_to_cancel
 
-        canceller = Canceller(self._folder, self._settings)
-        return canceller, await canceller.look(jobs_to_cancel(self._folder, self._step))
+        canceller = Canceller(self._record, self._settings)
+        return canceller, await canceller.look(jobs_to_cancel(self._record, self._step))
 
     def _nothing_to_do(self, seen: Sequence[JobSeen]) -> int:
         of = f"step `{self._step}` of run" if self._step else "run"
         if self._as_json:
             self._print_json([], stopped=False)
         else:
-            click.echo(f"no job of {of} {self._folder.run_id} is in progress; nothing was done")
+            click.echo(f"no job of {of} {self._record.run_id} is in progress; nothing was done")
             _print_jobs(seen[-MOST_LINES:])
         return 0
 
@@ -117,12 +117,12 @@ class _Cancel:
         Raises:
             UsageError: The process has no terminal to ask on.
         """
-        run = self._folder.run_id
+        run = self._record.run_id
         if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            what = _jobs(len(going)) if going else f"the run, which {holder} has"
+            what = _jobs(len(going)) if going else f"the run, in progress in {holder}"
             raise UsageError(
-                f"cancelling needs your agreement: {what} would end",
-                hint=f"add --yes to cancel without a question; see `fractale show {run}` first",
+                f"cancelling {what} needs your agreement",
+                hint=f"check with `fractale show {run}`, then add --yes",
             )
         if going:
             self._list(going, f"these jobs of run {run} would be cancelled", err=True)
@@ -150,14 +150,14 @@ class _Cancel:
         return 1 if failed else 0
 
     def _print_json(self, ended: Sequence[JobSeen], *, stopped: bool) -> None:
-        run, jobs = self._folder.run_id, [each.as_dict() for each in ended]
+        run, jobs = self._record.run_id, [each.as_dict() for each in ended]
         click.echo(to_json({"run": run, "step": self._step, "jobs": jobs, "stopped": stopped}))
 
     def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
         from fractale.runs.result import resume_command
         from fractale.store.locks import holder_of
 
-        run, gone = self._folder.run_id, [each for each in ended if not each.trouble]
+        run, gone = self._record.run_id, [each for each in ended if not each.trouble]
         _print_jobs(ended)
         if not stopped:
             click.echo(f"run {run} is in the middle of a call and stops after it")
@@ -167,7 +167,7 @@ class _Cancel:
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
         if self._step is None:
             click.echo(f"next    {resume_command(run)}    submits the cancelled jobs again")
-        elif holder_of(self._folder):
+        elif holder_of(self._record):
             click.echo(f"the run continues by its plan; next    fractale show {run}")
         else:
             click.echo(f"next    {resume_command(run)}    continues by its plan")

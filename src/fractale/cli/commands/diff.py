@@ -26,8 +26,8 @@ def command(first: str, second: str, *, full: bool, as_json: bool) -> int:
     from fractale.record.history_reader import read_history
     from fractale.store.run_record import RunRecords
 
-    folders = RunRecords(options.settings_of().state_dir)
-    found = diff_runs(*(read_history(folders.find(run_id)) for run_id in (first, second)))
+    records = RunRecords(options.settings_of().state_dir)
+    found = diff_runs(*(read_history(records.find(run_id)) for run_id in (first, second)))
     if as_json:
         click.echo(to_json(diff_data(found), default=str))
     else:

@@ -79,7 +79,7 @@ def command(
     if recording:
         from fractale.record.recordings import write_recording
 
-        write_recording(history.folder, recording, settings_of().secrets)
+        write_recording(history.record, recording, settings_of().secrets)
         click.echo(f"wrote {recording}", err=True)
     if graph:
         click.echo(_graph(history, graph), nl=False)

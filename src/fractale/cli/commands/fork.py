@@ -65,10 +65,10 @@ def command(
     from fractale.store.run_record import RunRecords
 
     changes, settings = read_changes(changed), given.settings(acts=True)
-    folder = RunRecords(settings.state_dir).find(run_id)
-    head = folder.read_head()
-    ask_about_run(folder, head, settings)
-    plan = load_plan(plan_file) if plan_file else plan_today(folder, head)
+    record = RunRecords(settings.state_dir).find(run_id)
+    head = record.read_head()
+    ask_about_run(record, head, settings)
+    plan = load_plan(plan_file) if plan_file else plan_today(record, head)
     check_answers(given.answers, plan)
     settings, extensions = as_started(settings, head, given.extensions)
     if plan_hash(plan) != head.get("plan_hash"):  # the user agreed to the plan that ran
@@ -80,7 +80,7 @@ def command(
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
         return await workspace.runs.fork(
-            folder.run_id, at, run_options, plan=plan, changes=changes, secrets=secrets
+            record.run_id, at, run_options, plan=plan, changes=changes, secrets=secrets
         )
 
     return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)

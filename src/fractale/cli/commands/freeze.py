@@ -25,7 +25,7 @@ def command(run_id: str, output: Path | None) -> int:
     from fractale.record.freeze import freeze
     from fractale.store.run_record import RunRecords
 
-    folder = RunRecords(options.settings_of().state_dir).find(run_id)
-    for path in freeze(folder, output or Path(f"{folder.run_id}.yaml")):
+    record = RunRecords(options.settings_of().state_dir).find(run_id)
+    for path in freeze(record, output or Path(f"{record.run_id}.yaml")):
         click.echo(str(path))
     return 0

@@ -87,10 +87,10 @@ def command(
     from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
-    folder = RunRecords(settings.state_dir).find(run_id)
-    history = read_history(folder)
-    job = choose(history, jobs_of(folder, history), step, item, attempt, element)
-    return asyncio.run(_print_log(settings, folder, job, tail, follow=follow))
+    record = RunRecords(settings.state_dir).find(run_id)
+    history = read_history(record)
+    job = choose(history, jobs_of(record, history), step, item, attempt, element)
+    return asyncio.run(_print_log(settings, record, job, tail, follow=follow))
 
 
 def choose(
@@ -161,14 +161,14 @@ def is_array_of(history: RunHistory, job: RunJob) -> bool:
 
 
 async def _print_log(
-    settings: Settings, folder: RunRecord, job: RunJob, tail: int | None, *, follow: bool
+    settings: Settings, record: RunRecord, job: RunJob, tail: int | None, *, follow: bool
 ) -> int:
     from fractale.runs.cancelling import Canceller
 
     shown = _Shown(_log_of(job), tail)
     shown.print_new()
     looks, due = 0, 0.0
-    canceller = Canceller(folder, settings)
+    canceller = Canceller(record, settings)
     reported = ""
     while True:
         if time.monotonic() >= due:

@@ -21,7 +21,7 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SHOWN = 20
 
 
-@click.command("prune")
+@click.command("prune", short_help="Remove old runs.")
 @click.option(
     "--older-than", metavar="AGE", help="Remove runs that ended longer ago than this, such as 30d."
 )

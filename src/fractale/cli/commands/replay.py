@@ -50,8 +50,8 @@ def command(
     """Repeat the recorded RUN offline, without calling models or tools or starting servers.
 
     RUN is the id of a run (-1 is the latest) or a recording, which is a directory or a .zip file.
-    fractale imports only the code that you name with -r and -a. Exit code 0: all events are equal,
-    except for times and ids; 1: the replay diverged. It then shows the first difference.
+    For a recording, fractale imports only the code that you name with -r and -a. Exit code 0: all
+    events are equal, except for times and ids; 1: the replay diverged, with the first difference.
 
     \b
     fractale replay k7f3a

@@ -69,11 +69,11 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     from fractale.runs.workspace import as_started
     from fractale.store.run_record import RunRecords
 
-    folder = RunRecords(settings.state_dir).find(run_id)
-    head = folder.read_head()
-    ask_about_run(folder, head, settings)
+    record = RunRecords(settings.state_dir).find(run_id)
+    head = record.read_head()
+    ask_about_run(record, head, settings)
     settings, extensions = as_started(settings, head)
-    plan = unchanged_plan(folder, head)
+    plan = unchanged_plan(record, head)
     check_answers({**given.answers, **given.replies}, plan)
     secrets = secrets_of(plan, settings)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Plan files below the typed directory, for shell completion."""
-    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
-    found = [*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("plans/*.yaml")]
+    directory = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
+    found = [*directory.glob("*.yaml"), *directory.glob("*.yml"), *directory.glob("plans/*.yaml")]
     return sorted(str(p) for p in found if str(p).startswith(incomplete))
 
 

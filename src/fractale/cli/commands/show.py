@@ -117,7 +117,7 @@ def _data(
 
     if attempts is None:
         return history_data(history)
-    results = results_of(history.folder, [call for attempt in attempts for call in attempt.calls])
+    results = results_of(history.record, [call for attempt in attempts for call in attempt.calls])
     return {
         "run": history.run,
         "step": step,

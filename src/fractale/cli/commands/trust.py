@@ -79,8 +79,8 @@ def _log(environment: dict[str, str]) -> AuditLog:
     If the user does not own a state directory there, lines are written beside the trust store.
     """
     settings = load_settings(environment, untrusted="narrow", check_state=False)
-    folder = settings.state_dir
-    kept = folder.is_dir() and not folder.is_symlink() and not fault_of(folder.stat())
+    directory = settings.state_dir
+    kept = directory.is_dir() and not directory.is_symlink() and not fault_of(directory.stat())
     log = AuditLog.of(settings, kept=kept)
     return log if kept else replace(log, files=(user_folder(environment) / FILE, *log.files))
 
@@ -126,7 +126,7 @@ def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
             "trust", kind="project", path=str(file.path), digest=file.digest, by="command"
         )
         trust_file(file, environment)
-        lines += ["", f"trusted: {file.path}", f"undo: fractale trust --remove {project.folder}"]
+        lines += ["", f"trusted: {file.path}", f"undo: fractale trust --remove {project.directory}"]
     else:
         lines = [f"no setting in {file.path} waits for your trust"]
     rows = [_row(each) for each in waits]

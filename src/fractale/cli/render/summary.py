@@ -106,7 +106,7 @@ def _who(data: Mapping[str, Any]) -> str:
     if by == "when":
         return f"last step: `{step}`, skipped"
     words = reason if by == "rule" else f"{by}: {reason}" if reason else by
-    return f"`{step}` decided it: {words}"
+    return f"decided by `{step}`: {words}"
 
 
 def _what_failed(data: Mapping[str, Any]) -> str:
@@ -394,15 +394,15 @@ def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
 
 def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
     lines = exact(str(question["diff"])).rstrip("\n").split("\n")
-    return [f"{changed_words(question)} since it was agreed to:", *_indented(lines)]
+    return [f"{changed_words(question)} since you approved it:", *_indented(lines)]
 
 
 def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
     job = inert(str(question["job"]), 40)
     named = f"its job {job}" if job else "its job, which may not have been submitted,"
     rows = [f"the outcome of {named} is unknown:", *_said(question["reason"])]
-    folder = str(question.get("folder") or "")
-    return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
+    directory = str(question.get("folder") or "")
+    return [*rows, *([f"  see {inert(shorten_path(directory))}"] if directory else [])]
 
 
 def _failure_text(question: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,6 @@ from fractale.schedulers.local.variables import foreign_programs, variables_of
 from fractale.schedulers.request import Request
 from fractale.schedulers.script import Script
 from fractale.schedulers.wrapper import write_wrapper
-from fractale.settings import without_secrets
 
 START_SECONDS: Final = 60.0
 CANCEL_SECONDS: Final = 20.0
@@ -170,7 +169,7 @@ class Local:
             "limit": self._limit,
             "seconds": seconds if math.isfinite(seconds) else 0,
             "memory": totals.memory,
-            "environment": without_secrets(self.environment),
+            "environment": dict(self.environment),
         }
         if spec.array is not None:
             facts["indices"] = [(each.first, each.last, each.step) for each in spec.array.spans]
@@ -193,7 +192,7 @@ class Local:
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
-            env=without_secrets(self.environment),
+            env=dict(self.environment),
         )
         await process.wait()
 

@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 from fractale.errors import FractaleError
+from fractale.findings import Finding
 from fractale.settings import Settings, without_password
 from fractale.site.examination import Examination
-from fractale.site.model import Check, Finding
+from fractale.site.model import Check
 from fractale.site.probes.folders import REFUSED, look_at, nearest, size
 from fractale.store.locks import FileLock
 

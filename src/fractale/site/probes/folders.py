@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fractale.site.model import Finding
+from fractale.findings import Finding
 from fractale.site.programs import Machine
 from fractale.store.filesystem import FileSystem, file_system
 
