@@ -693,7 +693,7 @@ def test_long_tables_are_cut_and_say_so():
     assert "q30" not in text
     assert "9 there: a, b, c, d, e, f, …" in text
     assert "A100  40 GB" in text
-    assert "--refresh looks again" in text
+    assert "--refresh checks again" in text
 
 
 def test_what_programs_say_is_inert():
