@@ -505,7 +505,7 @@ def test_a_script_for_its_own_scheduler_stays() -> None:
 
 
 def test_an_unknown_scheduler_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no scheduler `sge`"):
+    with pytest.raises(ValueError, match="scheduler `sge` not found"):
         translated("true", "slurm", "sge")
 
 

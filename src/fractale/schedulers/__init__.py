@@ -44,7 +44,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a scheduler's package says of itself: `SCHEDULER` in its ``__init__``.
+    """The facts about a scheduler that are needed without its modules: `SCHEDULER` in its package.
 
     Args:
         title: Its name for people.

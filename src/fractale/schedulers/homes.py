@@ -70,7 +70,7 @@ def home(scheduler: str, part: str) -> ModuleType:
         ValueError: The scheduler is unknown.
     """
     if scheduler not in DECLARED:
-        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(DECLARED)}")
+        raise ValueError(f"scheduler `{scheduler}` not found: there are {', '.join(DECLARED)}")
     return importlib.import_module(f"{_PACKAGE}.{scheduler}.{part}")
 
 
