@@ -389,7 +389,7 @@ async def test_of_a_long_result_both_ends_are_shown_and_the_rest_can_be_searched
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"result": "00000000"}, "there is no result"),
+        ({"result": "00000000"}, "no result"),
         ({"search": "((("}, "not a regular expression"),
         ({"search": "(a+)+$b"}, "matches"),
         ({"search": "nothing like it"}, "nothing in the"),

@@ -47,6 +47,6 @@ def test_plans_jobs_and_the_doctor_know_every_scheduler():
 
 
 def test_an_unknown_scheduler_is_refused():
-    with pytest.raises(ValueError, match="no scheduler `nqs`"):
+    with pytest.raises(ValueError, match="`nqs` is not a scheduler"):
         home("nqs", "jobs")
     assert optional_home("pbs", "validator") is None

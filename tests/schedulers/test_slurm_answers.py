@@ -149,7 +149,7 @@ class TestArrays:
         spec = here.spec(f"{script}\ntrue")
         folder = JobFolder(tmp_path / "alone")
         folder.make()
-        with pytest.raises(JobError, match="more of it than one job"):
+        with pytest.raises(JobError, match="submits more than one job"):
             Slurm.of(here.environment).prepare(folder, spec)
 
     @pytest.mark.parametrize(

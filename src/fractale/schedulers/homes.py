@@ -47,7 +47,7 @@ def home(scheduler: str, part: str) -> ModuleType:
         ValueError: The scheduler is unknown.
     """
     if scheduler not in (*READ, *get_args(JobScheduler)):
-        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(READ)}")
+        raise ValueError(f"`{scheduler}` is not a scheduler: choose one of {', '.join(READ)}")
     return importlib.import_module(f"{_PACKAGE}.{scheduler}.{part}")
 
 

@@ -20,7 +20,7 @@ def bytes_of(text: str) -> int:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if found is None:
-        raise JobError(f"`{text}` is no amount of memory such as 4G or 512M")
+        raise JobError(f"`{text}` is not an amount of memory such as 4G or 512M")
     return math.ceil(float(found[1]) * UNITS[found[2].upper()])
 
 

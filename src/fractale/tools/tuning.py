@@ -29,7 +29,7 @@ LABEL_COLUMNS, MOST_LABELS = 10, 6
 
 SHOWN_ERROR = 300
 
-NO_VALUE = "no value came of it"
+NO_VALUE = "it returned no value"
 """The error of a trial that reports neither a value nor an error."""
 
 
@@ -48,21 +48,21 @@ def next_trial(
     target: float | None = None,
     max_failures: int = 3,
 ) -> dict[str, Any]:
-    """Take the result of the last trial into the table, and say what to try next.
+    """Add the result of the last trial to the table, and propose what to try next.
 
     Args:
         space: For each parameter {type: int or float, low, high, log, step} or
             {type: categorical, choices: [...]}.
-        direction: Whether the value is to be as small or as large as it can.
-        trials: The table so far, as this tool gave it; nothing at the start.
-        params: What was tried last, as this tool gave it; nothing at the start.
-        value: What it brought; nothing if it failed.
-        error: Why it failed.
-        seconds: How long it took.
-        algorithm: Who proposes; the same table and seed give the same proposal.
-        max_trials: How many are tried, failed ones included.
+        direction: Whether to make the value as small or as large as possible.
+        trials: The table so far, as this tool returned it; null at the start.
+        params: The settings of the last trial, as this tool returned them; null at the start.
+        value: The value of the last trial; null if it failed.
+        error: Why the last trial failed.
+        seconds: How long the last trial took.
+        algorithm: The algorithm that proposes; the same table and seed give the same proposal.
+        max_trials: The number of trials, including failed ones.
         patience: Stop after so many trials without a better one.
-        target: Stop at a value that is this good.
+        target: Stop at a value at least this good.
         max_failures: Stop after so many failures in a row.
 
     Returns:
@@ -104,12 +104,12 @@ def trial_report(
     name: str = "value",
     png: str | None = None,
 ) -> dict[str, Any]:
-    """What came of a search: the table of its trials, a chart in letters, and one as a picture.
+    """Report on a search: the table of its trials, a chart as text, and a chart as a picture.
 
     Args:
-        trials: As `next_trial` or the agent `optimize` gave it.
+        trials: The table that `next_trial` or the agent `optimize` returned.
         direction: Whether small or large values are good.
-        name: What the values are, with their unit.
+        name: The name of the values, with their unit.
         png: A file to draw the picture into.
 
     Returns:

@@ -164,9 +164,7 @@ class Lsf:
         try:
             found: Any = json.loads(ran.out, strict=False)["RECORDS"]
         except (ValueError, KeyError, TypeError) as error:
-            raise SchedulerUnavailable(
-                f"`bjobs` answered with what is not JSON: {error}"
-            ) from error
+            raise SchedulerUnavailable(f"the answer of `bjobs` is not JSON: {error}") from error
         records = cast("list[dict[str, Any]]", found)
         return [record for record in records if "STAT" in record]
 

@@ -106,7 +106,7 @@ WAITS: Final[Mapping[str, str]] = {
     "AssociationTimeLimit": "will not start: it asks for more time than its account may",
     "BadConstraints": "will not start: no node has what it asks for",
     "ReqNodeNotAvail": "waits: a node that it needs is not available",
-    "Licenses": "waits for a licence",
+    "Licenses": "waits for a license",
     "Reservation": "waits for its reservation",
     "NodeDown": "waits: a node that it needs is down",
     "DependencyNeverSatisfied": "will not start: the job that it depends on did not end well",
