@@ -13,7 +13,7 @@ import pytest
 from fractale.errors import DependencyMissing, JobError, SchedulerUnavailable, StoreError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
 from fractale.schedulers.folder import JobFolder, facts_of, name_of, new_tag
-from fractale.schedulers.sizes import bytes_of
+from fractale.schedulers.notation import bytes_of
 from job_parts import SOON, Site, local_site, site, until
 from slurm import running_slurm
 

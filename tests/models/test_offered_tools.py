@@ -12,7 +12,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from fractale.models import Models
-from fractale.models.conversation import for_model
+from fractale.models.client import for_model
 from fractale.models.tool_schemas import wire_names, wire_schema
 from fractale.policy import Policy
 from fractale.questions import Answers

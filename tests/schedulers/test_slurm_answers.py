@@ -10,7 +10,7 @@ import pytest
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.schedulers.adapter import Submitted
 from fractale.schedulers.folder import JobFolder
-from fractale.schedulers.names import hosts_of
+from fractale.schedulers.notation import hosts_of
 from fractale.schedulers.request import Array
 from fractale.schedulers.slurm.jobs import Slurm
 from job_parts import Site, site

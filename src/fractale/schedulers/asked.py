@@ -8,9 +8,9 @@ from typing import Any, Final
 from fractale.errors import JobError
 from fractale.schedulers.dialects import read_script, schedulers_of
 from fractale.schedulers.job import JobSpec
+from fractale.schedulers.notation import bytes_of
 from fractale.schedulers.request import SIZES, Array, Request
 from fractale.schedulers.script import Script
-from fractale.schedulers.sizes import bytes_of
 
 _WAITS: Final = frozenset({"wait", "block", "K"})
 """Options that make the submitting program wait for the job's end."""

@@ -44,7 +44,7 @@ from typing import Any, Final
 from fractale.errors import JobError, JobInDoubt, StoreError
 from fractale.private import make_folder, open_private, write_private
 from fractale.schedulers.job import ELEMENTS, JobHandle, JobSpec
-from fractale.schedulers.names import hosts_of
+from fractale.schedulers.notation import hosts_of
 from fractale.schedulers.request import Array
 
 WITHDRAWN: Final = "withdrawn"

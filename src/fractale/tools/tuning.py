@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from fractale.errors import DependencyMissing
 from fractale.paths import open_file, takes_paths
 from fractale.text import clip
-from fractale.tools.tables import table_lines
 
 if TYPE_CHECKING:
     from fractale.agents.search import Direction, Trial
@@ -161,7 +160,7 @@ def _table(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], name: s
             said = clip(str(trial["error"]), SHOWN_ERROR)
             why.setdefault(said, []).append(str(trial["number"]))
     failed = [f"{', '.join(numbers)} failed: {error}" for error, numbers in why.items()]
-    return [*table_lines([head, *rows]), *failed]
+    return [*_table_lines([head, *rows]), *failed]
 
 
 def _cell(value: Any) -> str:
@@ -247,3 +246,18 @@ def _missing(error: ImportError) -> DependencyMissing:
         f"drawing trials needs {error.name}, which is not installed",
         hint="`pip install 'fractale[optimize]'`",
     )
+
+
+def _table_lines(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
+    """Format rows as lines; each column is as wide as its longest cell.
+
+    Args:
+        rows: The first row is the header; all rows have the same number of cells.
+        gap: Spaces between two columns.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        (" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return [line.rstrip() for line in lines]
