@@ -234,7 +234,7 @@ def test_there_and_back_asks_for_the_same_in_all_that_both_can_say(source, targe
     if dialect_of(target).slots or dialect_of(source).slots:
         known |= {"tasks", "tasks_per_node"}
     told = [Loss(line=0, text="", what=field, why="") for field in known]
-    differences = compare(original, back.script, told=told)
+    differences = compare(original, back.script, known=told)
     assert [str(each) for each in differences if each.what and not each.minor] == []
 
 

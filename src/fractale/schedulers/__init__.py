@@ -31,7 +31,7 @@ Jobs:
 - `adapter`: the interface of every scheduler; `job`, `asked`: a job, and its complete request.
 - `folder`, `wrapper`, `header`, `positions`: the job's directory, the script that the scheduler
   starts, its directives, and the indices of its array.
-- `ends`, `programs`, `names`, `sizes`: ends, programs with a time limit, names, and amounts.
+- `ends`, `programs`, `notation`: ends, programs with a time limit, amounts and names as written.
 
 To add a scheduler, write its package, and nothing else: see ``CONTRIBUTING.md``.
 """
