@@ -159,7 +159,7 @@ def _says(text: str, structured: Any) -> bool:
 
 
 def _file_line(file: Mapping[str, Any]) -> str:
-    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no folder"
+    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no directory"
     return f"[{file['mime_type']}, {file['bytes']:,} bytes, {where}]"
 
 

@@ -142,7 +142,7 @@ class ToolResult:
         if self.is_error:
             return self.text.strip() or "the tool reported an error and said nothing"
         if self.is_empty:
-            return "the tool answered with nothing: that is no sign that it did its work"
+            return "the tool answered with nothing, which does not show that it did its work"
         return self.misfit
 
 

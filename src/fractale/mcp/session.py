@@ -851,7 +851,9 @@ class Session(ClientSession):
             raise
 
     async def _notify_cancelled(self, request_id: types.RequestId) -> None:
-        params = types.CancelledNotificationParams(requestId=request_id, reason="given up")
+        params = types.CancelledNotificationParams(
+            requestId=request_id, reason="the caller stopped waiting"
+        )
         notification = types.CancelledNotification(params=params)
         await self.send_notification(types.ClientNotification(notification))
 

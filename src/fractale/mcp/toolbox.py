@@ -491,9 +491,7 @@ def _still_waiting(manager: SessionManager, seconds: float) -> str:
 
 
 def _not_waited_for(seconds: float) -> str:
-    return (
-        f"has not answered after {seconds:g} s; continuing without it: others have what is needed"
-    )
+    return f"has not answered after {seconds:g} s; continuing: others have what is needed"
 
 
 def _resources_at(uri: str, infos: Sequence[ResourceInfo]) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import NO, YES, is_storable, mapping_of, one_line, word_of
+from fractale.questions.parsing import NO, YES, brief, is_storable, mapping_of, word_of
 
 
 class _Missing:
@@ -284,9 +284,9 @@ def _always(question: Mapping[str, Any], raw: Any) -> Any:
     fixed: dict[str, Any] = {}
     for name in map(str, cast("list[Any]", names)):
         if name not in question["arguments"]:
-            raise _not_fixable(question, f"the call has no argument `{one_line(name)}`")
+            raise _not_fixable(question, f"the call has no argument `{brief(name)}`")
         if to_json(given[name]) != to_json(question["arguments"][name]):
-            raise _not_fixable(question, f"`{one_line(name)}` has another value in this call")
+            raise _not_fixable(question, f"`{brief(name)}` has another value in this call")
         fixed[name] = question["arguments"][name]
     return {"always": {"fix": fixed}} if fixed else "always"
 
@@ -559,7 +559,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     """
     answer = kind_of(question).read(question, raw)
     if answer is None:
-        step, said = question.get("step"), "" if asks_secret(question) else one_line(raw).strip()
+        step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
         words = f"`{said}` is not a valid answer" if said else "an empty answer is not valid"
         raise AnswerError(
             f"{words} for the question of `{step}`", hint=f"answer with: {expected(question)}"

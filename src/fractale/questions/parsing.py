@@ -74,7 +74,7 @@ def _is_text(text: str) -> bool:
     return text.isascii() or not _SURROGATE.search(text)
 
 
-def one_line(value: Any, limit: int = 60) -> str:
+def brief(value: Any, limit: int = 60) -> str:
     """A value shortened to one line, for a message."""
     text = value if isinstance(value, str) else to_json(value, default=str)
     return clip(text, limit)

@@ -273,7 +273,7 @@ class Runs:
         driver = RunDriver(
             self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
-        driver.context.folder = Path(head.get("folder") or Path.cwd())
+        driver.context.start_dir = Path(head.get("folder") or Path.cwd())
         driver.context.bindings = self._bindings_of(record, head, plan)
         if notice := version_notice(head):
             driver.notices.append(("versions", notice))

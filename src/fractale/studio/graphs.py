@@ -42,7 +42,7 @@ from fractale.store.index import RunFilter, list_runs
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.studio.launch import OPTIONS, graph_name, server_settings
 from fractale.studio.runs import RunPerformer
-from fractale.studio.saver import RunThreads, one_line, read_head
+from fractale.studio.saver import RunThreads, read_head, with_hint
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -119,7 +119,7 @@ def _build(source: PlanSource, own: Extensions, config: dict[str, Any]) -> Studi
     except PlanError as error:
         raise HTTPException(UNUSABLE, "; ".join(map(str, error.problems))) from error
     except FractaleError as error:
-        raise HTTPException(UNUSABLE, one_line(error)) from error
+        raise HTTPException(UNUSABLE, with_hint(error)) from error
     # A graph that is only inspected calls nothing.
     deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
     schemas = {"input": source.input_schema(plan), "context": source.context_schema()}

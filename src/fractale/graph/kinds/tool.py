@@ -39,9 +39,9 @@ from fractale.policy import (
     grant_of,
     may_repeat,
     reads_only,
-    shown,
     source_of,
 )
+from fractale.questions.parsing import brief
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
@@ -217,7 +217,7 @@ def _taints_of_templates(attempt: Attempt, arguments: Mapping[str, Any]) -> tupl
     for name, value in arguments.items():
         labels = attempt.argument_sources.get(name, NO_LABELS)
         if sources := tuple(sorted(each for each in labels if each.stated)):
-            found.append(Taint(argument=name, value=shown(value), sources=sources, copied=True))
+            found.append(Taint(argument=name, value=brief(value), sources=sources, copied=True))
     return tuple(found)
 
 
@@ -238,7 +238,7 @@ def _outside(
     attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """The arguments that are paths outside the project and the run's directory."""
-    roots = (attempt.context.folder,) if attempt.context.roots is None else attempt.context.roots
+    roots = (attempt.context.start_dir,) if attempt.context.roots is None else attempt.context.roots
     found = _paths_in(tool, arguments)
     return [(name, path) for name, path in found if not is_inside(path, roots)]
 
@@ -394,7 +394,9 @@ class ToolCodec(Codec[ToolResult]):
         return replace(kept, misfit=misfit_of(kept, tool))
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
-        self.attempt.emit("tool_progress", **self.told, progress=done, total=total, message=message)
+        self.attempt.emit(
+            "tool_progress", **self.fields, progress=done, total=total, message=message
+        )
 
     async def _elicited(self, asked: Elicitation) -> Mapping[str, Any]:
         """The user's answer to a question of the server.
@@ -408,7 +410,7 @@ class ToolCodec(Codec[ToolResult]):
             asked.server,
             asked.message,
             asked.schema,
-            call=self.told["key"],
+            call=self.fields["key"],
             round=self._asked[asked.message],
         )
         answer = self._answers.get(identity_of(self.attempt, question))
