@@ -129,8 +129,7 @@ test-faults: $(TEST)
 	  $(wildcard tests/store/test_store*.py tests/*/test_job*.py)
 
 # Texts that keep the rules of docs/style; tests/docs/test_prose.py reads this list.
-PROSE := docs README.md CONTRIBUTING.md SECURITY.md $(addprefix src/fractale/,\
-  schedulers jobs site tools agents models registry server confine plan testing)
+PROSE := docs README.md CONTRIBUTING.md SECURITY.md src/fractale
 
 check: $(TEST)
 	$(BIN)/ruff check src tests graphs docs
