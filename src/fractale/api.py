@@ -48,7 +48,7 @@ def load(plan: PlanSource) -> Plan:
 
     Raises:
         PlanError: The plan is invalid; the error lists every problem and its place.
-        UsageError: It is none of these.
+        UsageError: It is something else.
     """
     if isinstance(plan, Plan):
         return plan
