@@ -74,6 +74,7 @@ class TerminalUser:
             "tool_changed": self._tool_changed,
             "job_unknown": self._job_unknown,
             "failure": self._failure,
+            "interrupt": self._interrupt,
         }
 
     def listen(self, event: Event) -> None:
@@ -236,6 +237,13 @@ class TerminalUser:
         self._show(*shown.elicitation_lines(question, self._run))
         while True:
             raw = await fill_form(self._terminal, question["schema"])
+            if (answer := self._read(question, raw)) is not MISSING:
+                return answer
+
+    async def _interrupt(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.interrupt_lines(question, self._run))
+        while True:
+            raw = await self._terminal.line("  > ")
             if (answer := self._read(question, raw)) is not MISSING:
                 return answer
 

@@ -3,8 +3,8 @@
 Every call goes through `once`: of a tool, a prompt, a model, a resource, a batch job. A `Codec` has
 the differences between these kinds. The order is always the same:
 
-1. Policy. The call may need the user's approval, see `fractale.graph.kinds.tool`. Policy comes first:
-   the question can end the node, and a refused call must not use a call site.
+1. Policy. The call may need the user's approval, see `fractale.graph.kinds.tool`. Policy comes
+   first: the question can end the node, and a refused call must not use a call site.
 2. Limits. The run stops here if its time, tokens or cost are used up.
 3. Event ``…_started``.
 4. Journal. If an earlier process finished the call, its recorded result is returned. If an earlier
@@ -26,8 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from langgraph.config import get_config
-
+from fractale.agents.tool_runs import current_task
 from fractale.errors import (
     AnswerError,
     CallError,
@@ -42,6 +41,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.errors_as_data import (
     CutOff,
     Elicited,
+    Paused,
     cut_data,
     error_data,
     failure_data,
@@ -63,14 +63,6 @@ T = TypeVar("T")
 
 
 # An attempt
-
-
-def current_task() -> str:
-    """LangGraph's namespace of the task that runs now; empty outside a graph."""
-    try:
-        return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
-    except RuntimeError:
-        return ""
 
 
 class CallJournal:
@@ -279,7 +271,9 @@ class Codec(Generic[T]):
         """More fields of its first event."""
         return {}
 
-    def finished(self, outcome: T | CallError | Elicited, *, recorded: bool) -> dict[str, Any]:
+    def finished(
+        self, outcome: T | CallError | Elicited | Paused, *, recorded: bool
+    ) -> dict[str, Any]:
         """More fields of its last event: `text`, and those of its kind.
 
         Args:
@@ -318,7 +312,8 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
     Raises:
         CallError: The call failed, now or when it was recorded.
         LimitReached: A limit of the run is used up.
-        GraphInterrupt: The user must answer about an indeterminate call, or to the server.
+        GraphInterrupt: The user must answer about an indeterminate call, to the server, or to the
+            tool's own code.
     """
     if codec.events:  # 2. limits
         attempt.context.meter.check()
@@ -345,8 +340,7 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
             raise
         except Elicited as asked:
             _report(codec, asked, started)
-            journal.withdraw(site)
-            journal.note(site, {"asks": asked.question})
+            _withdraw(journal, site, asked)
             codec.answered(asked.question, ask(attempt, asked.question, replayed=asked.replayed))
         else:
             _report(codec, result, started, recorded=recorded)  # 8. event
@@ -373,6 +367,10 @@ async def _journaled(
     started = time.monotonic()
     try:
         result = await make()
+    except Paused as paused:
+        _report(codec, paused, started)
+        _withdraw(journal, site, paused)
+        raise paused.error from None
     except ToolError as error:  # the error is the call's result
         error.seconds = round(time.monotonic() - started, 3)
         journal.finish(site, call, failure_data(error))
@@ -390,8 +388,19 @@ async def _journaled(
     return codec.load(journal.finish(site, call, data)), False
 
 
+def _withdraw(journal: Journal, site: CallSite, asked: Elicited | Paused) -> None:
+    """Have the call made again, once its question is answered."""
+    journal.withdraw(site)
+    if asked.question is not None:
+        journal.note(site, {"asks": asked.question})
+
+
 def _report(
-    codec: Codec[T], outcome: T | CallError | Elicited, started: float, *, recorded: bool = False
+    codec: Codec[T],
+    outcome: T | CallError | Elicited | Paused,
+    started: float,
+    *,
+    recorded: bool = False,
 ) -> None:
     """Emit the last event of a call."""
     fields = codec.finished(outcome, recorded=recorded)

@@ -11,13 +11,24 @@ from mcp import types
 
 from fractale.errors import ToolError
 from fractale.mcp.transport import MAX_ANSWER_BYTES, too_long
-from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
+from fractale.toolbox import (
+    TRACES_ITSELF,
+    PromptInfo,
+    PromptMessage,
+    ResourceInfo,
+    ToolInfo,
+    ToolResult,
+)
 
 OWN_PREFIX = "fractale."
 
 
-def tool_info(tool: types.Tool, server: str, shown: str) -> ToolInfo:
-    """A tool as a run sees it, under the name `shown`."""
+def tool_info(tool: types.Tool, server: str, shown: str, *, local: bool = False) -> ToolInfo:
+    """A tool as a run sees it, under the name `shown`.
+
+    Args:
+        local: Whether its server is part of this process.
+    """
     return ToolInfo(
         name=shown,
         server=server,
@@ -25,6 +36,7 @@ def tool_info(tool: types.Tool, server: str, shown: str) -> ToolInfo:
         input_schema=tool.inputSchema,
         output_schema=tool.outputSchema,
         annotations=_annotations(tool),
+        traces_itself=local and bool(tool.meta and tool.meta.get(TRACES_ITSELF)),
     )
 
 

@@ -160,7 +160,11 @@ class SessionManager:
             made += 1
             await asyncio.sleep(self._failed_at + self._delay() - time.monotonic())
             connection = Connection(
-                self.name, self._open_streams, timing=self._timing, listeners=self._listeners
+                self.name,
+                self._open_streams,
+                timing=self._timing,
+                listeners=self._listeners,
+                passes_context=self.passes_context,
             )
             self._connection = connection
             try:
@@ -272,6 +276,11 @@ class SessionManager:
             except TransportError as error:
                 raise unsent(error) from error  # only the request for its tools was sent
         self.catalog.check_unchanged(name, definition)
+
+    @property
+    def passes_context(self) -> bool:
+        """Whether its functions see the context variables of their caller."""
+        return isinstance(self._server, EmbeddedServer) and self._server.sees_caller
 
     @property
     def _timeout(self) -> float | None:

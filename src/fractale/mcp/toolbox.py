@@ -336,7 +336,12 @@ class McpToolbox:
             found = {name: manager.catalog.tools for name, manager in self._managers.items()}
             names = _names_of("tool", found)
             infos = {
-                (server, tool.name): convert.tool_info(tool, server, names.shown(server, tool.name))
+                (server, tool.name): convert.tool_info(
+                    tool,
+                    server,
+                    names.shown(server, tool.name),
+                    local=self._managers[server].passes_context,
+                )
                 for server, tools in found.items()
                 for tool in tools
             }

@@ -22,6 +22,8 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
                ``{outputs: {...}}`` (the call was made and returned these)
 job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (submit the job once more)
+interrupt      value (what Python code gave to LangGraph's `interrupt`), server and tool (whose code
+               it is), agent: any text or JSON, which `interrupt` returns
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
 =============  ===================================================================================
@@ -39,6 +41,7 @@ from fractale.questions.answers import Answers, Checked, identity, read_reply, r
 from fractale.questions.kinds import (
     MISSING,
     Approval,
+    CodeInterrupt,
     ElicitationQuestion,
     InDoubt,
     JobUnknown,
@@ -49,7 +52,9 @@ from fractale.questions.kinds import (
     default_answer,
     expected,
     is_answer,
+    is_code_interrupt,
     is_job,
+    is_question,
     job,
     job_held,
     read_answer,
@@ -64,6 +69,7 @@ tool_changed = ToolChanged.ask
 review = Review.ask
 elicitation = ElicitationQuestion.ask
 in_doubt = InDoubt.ask
+code_interrupt = CodeInterrupt.ask
 job_unknown = JobUnknown.ask
 
 __all__ = [
@@ -72,13 +78,16 @@ __all__ = [
     "Checked",
     "approval",
     "asks_secret",
+    "code_interrupt",
     "default_answer",
     "elicitation",
     "expected",
     "identity",
     "in_doubt",
     "is_answer",
+    "is_code_interrupt",
     "is_job",
+    "is_question",
     "job",
     "job_held",
     "job_unknown",

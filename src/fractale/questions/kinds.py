@@ -22,7 +22,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import NO, YES, is_storable, mapping_of, one_line, word_of
+from fractale.questions.parsing import NO, YES, data_of, is_storable, mapping_of, one_line, word_of
 
 
 class _Missing:
@@ -491,6 +491,41 @@ class InDoubt(Kind):
         return data if right else None
 
 
+class CodeInterrupt(Kind):
+    """A question of Python code of the user: LangGraph's `interrupt` in a tool or in a graph."""
+
+    expects = "any text, or JSON"
+
+    @staticmethod
+    def ask(
+        step: str, value: Any, *, server: str = "", tool: str = "", agent: str = ""
+    ) -> dict[str, Any]:
+        """Ask on behalf of Python code.
+
+        Args:
+            value: The value that the code gave to `interrupt`, as JSON.
+            tool: The tool whose code asks, by its name on its server; empty for an agent's code.
+            agent: The path of the sub-agent that runs the code, if it is not the step's own.
+        """
+        question = {"kind": "interrupt", "step": step, "value": value}
+        by = {"server": server, "tool": tool, "agent": agent}
+        return question | {key: name for key, name in by.items() if name}
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        if not isinstance(raw, str):
+            return raw
+        text = raw.strip()
+        if text[:1] in ("{", "["):
+            return data_of(text)
+        return {"true": True, "false": False}.get(text, raw if text else None)
+
+    def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
+        return ["TEXT"]
+
+    def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
+        return True
+
+
 class JobUnknown(Kind):
     """A batch job with an unknown outcome."""
 
@@ -538,6 +573,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "in_doubt": InDoubt(),
     "job_unknown": JobUnknown(),
     "failure": Failure(),
+    "interrupt": CodeInterrupt(),
     "tool_changed": ToolChanged(),
 }
 
@@ -639,6 +675,19 @@ def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] |
         return None
     content: Any = cast("Mapping[str, Any]", answer).get("content")
     return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
+
+
+def is_code_interrupt(question: Mapping[str, Any]) -> bool:
+    """Whether Python code asks with LangGraph's `interrupt`, which returns the answer itself."""
+    return question.get("kind") == "interrupt"
+
+
+def is_question(value: Any) -> bool:
+    """Whether a value is a question of a run: a mapping with a known kind and a step."""
+    if not isinstance(value, Mapping):
+        return False
+    found = cast("Mapping[str, Any]", value)
+    return found.get("kind") in KINDS and "step" in found
 
 
 # Batch jobs, which a run also waits for

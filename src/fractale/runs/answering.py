@@ -17,6 +17,7 @@ from fractale.questions import (
     Checked,
     default_answer,
     identity,
+    is_code_interrupt,
     read_answer,
     reply,
     secrets_of_answer,
@@ -60,7 +61,8 @@ class Answering:
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
                 # A secret is only in `_elicited`. The server asks again, and gets it from there.
-                replies[key] = reply(question, without_secrets(question, answer))
+                kept = without_secrets(question, answer)
+                replies[key] = kept if is_code_interrupt(question) else reply(question, kept)
         self.asking = False
         return Command(resume=replies) if replies else None
 

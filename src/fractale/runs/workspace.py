@@ -171,7 +171,7 @@ class Workspace:
         servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
         if served or tools:
             server = build_server(served, functions=tools, on_warning=on_warning)
-            servers.append(EmbeddedServer(server=server))
+            servers.append(EmbeddedServer(server=server, sees_caller=True))
         masker = masker if masker is not None else Masker()
         masker.add(*settings.secrets)
         toolbox: McpToolbox = McpToolbox(

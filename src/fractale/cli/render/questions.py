@@ -237,6 +237,20 @@ def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     ]
 
 
+def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """The question of Python code, as the code words it."""
+    step = inert(str(question["step"]))
+    by = question.get("tool") or question.get("agent")
+    words = f"{inert(str(by))} asks, in step {step}" if by else f"step {step} asks"
+    return [head("?", words, question, run), *prose(interrupt_text(question))]
+
+
+def interrupt_text(question: Mapping[str, Any]) -> str:
+    """The value that Python code gave to LangGraph's `interrupt`."""
+    value = question["value"]
+    return value if isinstance(value, str) else as_json(value)
+
+
 def job_unknown_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     """A batch job with an unknown outcome."""
     step, job = inert(str(question["step"])), inert(str(question["job"]))

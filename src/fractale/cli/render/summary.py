@@ -14,6 +14,7 @@ from fractale.cli.render.questions import (
     default_line,
     exact,
     field_lines,
+    interrupt_text,
 )
 from fractale.cli.render.text import (
     Line,
@@ -408,6 +409,11 @@ def _failure_text(question: Mapping[str, Any]) -> list[str]:
     return ["failed:", *_said(question.get("error") or "")]
 
 
+def _interrupt_text(question: Mapping[str, Any]) -> list[str]:
+    by = inert(str(question.get("tool") or question.get("agent") or "its code"), 80)
+    return [f"{by} asks:", *_said(interrupt_text(question))]
+
+
 def _said(text: Any) -> list[str]:
     rows = inert(str(text).strip(), lines=True).split("\n")
     return [words for line in rows for words in fold(line, WIDTH - 16)]
@@ -426,4 +432,5 @@ _ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "tool_changed": _tool_changed_text,
     "job_unknown": _job_unknown_text,
     "failure": _failure_text,
+    "interrupt": _interrupt_text,
 }

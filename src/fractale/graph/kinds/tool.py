@@ -17,24 +17,28 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from langgraph.errors import GraphInterrupt, is_invalid_resume
+
 from fractale import questions
-from fractale.errors import CallError, PolicyError, ToolError, TransportError
+from fractale.agents.tool_runs import ToolRun, is_traced
+from fractale.errors import AnswerError, CallError, PolicyError, ToolError, TransportError
 from fractale.evidence import misfit_of, outputs_of
 from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
-from fractale.graph.call import Attempt, Codec, once
-from fractale.graph.errors_as_data import Elicited
-from fractale.graph.interrupts import ask, identity_of
+from fractale.graph.call import Attempt, Codec, current_task, once
+from fractale.graph.errors_as_data import Elicited, Paused
+from fractale.graph.interrupts import ask, identity_of, of_code
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
 from fractale.plain import to_json
 from fractale.policy import Chooser, PlannedCall, allowed_by, grant_of, may_repeat, reads_only
+from fractale.questions import is_job
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
-from fractale.toolbox import Elicitation, ToolInfo, ToolResult
+from fractale.toolbox import LOCAL_CALL, Elicitation, LocalCall, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from fractale.graph.step import StepNode
@@ -371,6 +375,35 @@ class ToolCodec(Codec[ToolResult]):
     async def send(self) -> ToolResult:
         """Call the tool through the toolbox."""
         self._asked.clear()
+        task, outer = current_task(), LOCAL_CALL.get()
+        of_model = outer is not None and outer.task == task
+        call = LocalCall(outer.id if outer and of_model else self.told["key"], task)
+        token = LOCAL_CALL.set(call)
+        try:
+            answer = await (self._traced(call.id) if is_traced() else self._sent())
+        except GraphInterrupt as error:
+            raise self._paused(error) from error
+        finally:
+            LOCAL_CALL.reset(token)
+        if call.passed_on is not None:
+            raise self._paused(call.passed_on)
+        return answer
+
+    async def _traced(self, id_: str) -> ToolResult:
+        """Make the call as a tool run of LangChain's callbacks."""
+        attempt, agent = self.attempt, self.told.get("agent")
+        shown = attempt.context.mask(dict(self.arguments))
+        metadata = {"fractale_step": attempt.path, "fractale_server": self.tool.server}
+        run = ToolRun(
+            tool=self.tool,
+            arguments=shown,
+            id=id_,
+            metadata={**metadata, "fractale_agent": agent} if agent else metadata,
+            mask=attempt.context.mask,
+        )
+        return await run.around(self._sent, is_secret=shown != self.arguments)
+
+    async def _sent(self) -> ToolResult:
         attempt, tool = self.attempt, self.tool
         answer = await attempt.deps.toolbox.call_tool(
             tool.qualified_name,
@@ -381,6 +414,19 @@ class ToolCodec(Codec[ToolResult]):
         )
         kept = with_files(answer, attempt.deps.outputs)
         return replace(kept, misfit=misfit_of(kept, tool))
+
+    def _paused(self, error: Exception) -> Exception:
+        """The pause of the run for a question of the tool's code, or for a stop of its graph."""
+        if is_invalid_resume(error):
+            words = f"the answer to `{self.attempt.path}` does not fit what `{self.tool.name}` asks"
+            return AnswerError(f"{words}: {error}")
+        if not isinstance(error, GraphInterrupt):
+            return Paused(error)
+        agent = self.told.get("agent", "")
+        by = {"server": self.tool.server, "tool": self.tool.own_name, "agent": agent}
+        asked = of_code(self.attempt, error, **by)
+        values = [each.value for each in asked.args[0] if not is_job(each.value)]
+        return Paused(asked, values[0] if values else None)
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
         self.attempt.emit("tool_progress", **self.told, progress=done, total=total, message=message)
@@ -415,8 +461,10 @@ class ToolCodec(Codec[ToolResult]):
         return {**agreed, "arguments": dict(self.arguments)}
 
     def finished(
-        self, outcome: ToolResult | CallError | Elicited, *, recorded: bool
+        self, outcome: ToolResult | CallError | Elicited | Paused, *, recorded: bool
     ) -> dict[str, Any]:
+        if isinstance(outcome, Paused):
+            return {"is_error": False, "text": "the tool waits for an answer"}
         if isinstance(outcome, Elicited):
             return {"is_error": False, "text": "the server waits for an answer"}
         if isinstance(outcome, CallError):
