@@ -70,6 +70,11 @@ def to_json(
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def as_text(value: Any) -> str:
+    """A text as it is; any other value as JSON text."""
+    return value if isinstance(value, str) else to_json(value)
+
+
 def readable(text: str) -> str:
     """Text for users and models: characters that UTF-8 has no form for become U+FFFD."""
     if text.isascii():

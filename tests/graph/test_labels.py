@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fractale.errors import SettingsError
-from fractale.labels import MOST_SOURCES, Seen, Source, from_data, source_of, to_data
 from fractale.plan.model import NOWHERE, Expression
-from fractale.policy import PlannedCall, Policy
+from fractale.policy import (
+    MOST_SOURCES,
+    PlannedCall,
+    Policy,
+    Seen,
+    Source,
+    from_data,
+    source_of,
+    to_data,
+)
 from fractale.questions import MISSING, default_answer
 from fractale.runs import Runs
 from fractale.runs.options import RunOptions

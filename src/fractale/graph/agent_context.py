@@ -21,10 +21,9 @@ from fractale.graph.interrupts import ask
 from fractale.graph.kinds.tool import agree, call_tool
 from fractale.graph.outcome import matched
 from fractale.graph.resources import read_resource
-from fractale.labels import Source
 from fractale.models import Answer
 from fractale.plan.kinds import EXTRA_TOOLS
-from fractale.policy import PlannedCall, allowed_by
+from fractale.policy import PlannedCall, Source, allowed_by
 from fractale.schemas import UnusableSchema, misfits
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 

@@ -1,4 +1,4 @@
-"""One attempt of a step, and its calls, each of which is made once in the run.
+"""One attempt of a step: the sources of its values, and its calls, each made once in the run.
 
 Every call goes through `once`: of a tool, a prompt, a model, a resource, a batch job. A `Codec` has
 the differences between these kinds. The order is always the same:
@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -48,11 +48,11 @@ from fractale.graph.errors_as_data import (
     raise_recorded,
 )
 from fractale.graph.interrupts import ask
-from fractale.graph.scope import LabelFlow
 from fractale.graph.state import ForkPoint, PlanState, Record, Spent
-from fractale.labels import Labels, Seen, Source, from_data, to_data
 from fractale.models import Usage
-from fractale.plan.model import Step
+from fractale.plan.expressions import references
+from fractale.plan.model import Expression, ForEach, Step, Value
+from fractale.policy import NO_LABELS, Labels, Seen, Source, from_data, to_data
 from fractale.store.journal import Call, CallSite, Journal, digest_of
 from fractale.store.outputs import MaskedOutputs
 
@@ -60,6 +60,83 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 T = TypeVar("T")
+
+
+# The sources of values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFlow:
+    """The labels of every name that the templates of a step can use.
+
+    Args:
+        records: Of the steps of the same plan.
+        inputs: Of the plan's inputs that have labels.
+        last: The step that led here.
+        secrets: The names of the plan's secret inputs.
+        item: Of the item, inside a foreach.
+        base: Of the sources that a model had read before it wrote the step.
+    """
+
+    records: Mapping[str, Record] = field(default_factory=dict[str, Record])
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    last: str | None = None
+    secrets: frozenset[str] = frozenset()
+    item: Labels = NO_LABELS
+    base: Labels = NO_LABELS
+
+    @property
+    def previous(self) -> Labels:
+        """The labels of the step that led here."""
+        return self._of_step(self.last) if self.last else NO_LABELS
+
+    def of(self, value: Value | Expression) -> Labels:
+        """The labels of the value's rendered result."""
+        found: set[Source] = set(self.base)
+        for reference in references(value):
+            found.update(self._of_path(reference.path))
+        return frozenset(found)
+
+    def _of_path(self, path: tuple[str | int, ...]) -> Iterable[Source]:
+        root, name = path[0], str(path[1]) if len(path) > 1 else None
+        if root == "steps":
+            return self._of_step(name) if name else self._of_all()
+        if root == "inputs":
+            return self._of_input(name) if name else self._of_inputs()
+        if root == "previous":
+            return self.previous
+        return self.item if root == "item" else ()
+
+    def _of_step(self, name: str) -> Labels:
+        return labels_of(self.records.get(name, Record()))
+
+    def _of_all(self) -> Labels:
+        return labels_of(*self.records.values())
+
+    def _of_input(self, name: str) -> Labels:
+        labels = from_data(self.inputs.get(name))
+        secret = Source(kind="input", name=name, private=True)
+        return labels | {secret} if name in self.secrets else labels
+
+    def _of_inputs(self) -> Labels:
+        return NO_LABELS.union(*map(self._of_input, {*self.inputs, *self.secrets}))
+
+    def for_items(self, foreach: ForEach) -> LabelFlow:
+        """The flow inside a foreach, where `item` has the labels of the values it runs over."""
+        item = NO_LABELS.union(*map(self.of, foreach_expressions(foreach)))
+        return replace(self, item=item)
+
+
+def foreach_expressions(foreach: ForEach) -> list[Expression]:
+    """The expressions in the values that a foreach runs over."""
+    items = foreach.items
+    parts = items.values() if isinstance(items, Mapping) else [items]
+    return [part for part in parts if isinstance(part, Expression)]
+
+
+def labels_of(*records: Mapping[str, Any]) -> Labels:
+    """The labels of the outputs of steps, or of items of a foreach."""
+    return NO_LABELS.union(*(from_data(record.get("sources")) for record in records))
 
 
 # An attempt

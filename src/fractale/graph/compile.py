@@ -24,15 +24,17 @@ from langgraph.types import Send
 
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler, build
-from fractale.graph.scope import Needs, needs_of, step_values
 from fractale.graph.state import PlanState, Spent
 from fractale.graph.step import (
     Graph,
+    Needs,
     NodeFunction,
     StepNode,
     add_node,
     add_step,
     bare_node,
+    needs_of,
+    step_values,
     targets_of,
 )
 from fractale.plan.model import Plan, Step

@@ -29,11 +29,10 @@ from fractale.events import Event, EventKind, Listener, shortened
 from fractale.graph.bindings import Bindings
 from fractale.graph.state import ForkPoint, Spent
 from fractale.jobs.budget import LIMITS, Budget, Ledger, MemoryLedger
-from fractale.labels import NO_LABELS, Labels
 from fractale.masking import Masker
 from fractale.models import Models, Usage
 from fractale.plan.model import Limits
-from fractale.policy import Grant, Policy
+from fractale.policy import NO_LABELS, Grant, Labels, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
 from fractale.store.journal import Journal, MaskedJournal, NoJournal
 from fractale.store.notes import MaskedNotes, MemoryNotes, Notes

@@ -12,11 +12,10 @@ from typing import Any, cast
 
 from fractale.graph.call import Attempt
 from fractale.graph.kinds.tool import agree, call_tool, with_files
-from fractale.labels import Source
 from fractale.plan.kinds import READ_RESOURCE
 from fractale.plan.model import Value
 from fractale.plan.values import has_resource, is_resource
-from fractale.policy import Chooser
+from fractale.policy import Chooser, Source
 from fractale.toolbox import ToolInfo, ToolResult
 
 RESOURCE_READER = ToolInfo(

@@ -24,7 +24,7 @@ class Record(TypedDict, total=False):
 
     ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of outputs.
     The run that this one was forked from made ``inherited`` of the ``attempts``. ``sources`` are
-    the sources of the outputs (`fractale.labels`). Keys that would be empty are left out.
+    the sources of the outputs (`fractale.policy`). Keys that would be empty are left out.
     """
 
     outcome: Outcome

@@ -7,8 +7,9 @@ This module does not postpone annotations, since LangGraph evaluates those of ev
 """
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
@@ -21,33 +22,35 @@ from langgraph.types import RetryPolicy
 
 from fractale.errors import CallError, FractaleError, TransportError
 from fractale.graph.bindings import resolve
-from fractale.graph.call import Attempt
+from fractale.graph.call import Attempt, LabelFlow, foreach_expressions, labels_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.interrupts import asks
 from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
 from fractale.graph.resources import fill_inputs
-from fractale.graph.scope import (
-    LabelFlow,
-    Needs,
-    build_scope,
-    flow_of,
-    labels_of,
-    literal_of,
-    needs_of,
-    step_values,
-)
 from fractale.graph.state import ItemState, PlanState, Record, Spent
-from fractale.labels import Labels, to_data
-from fractale.plain import to_json
-from fractale.plan.expressions import holds, render
-from fractale.plan.model import END_FAILED, END_SUCCESS, SUCCESS, Plan, Step, Value
-from fractale.plan.values import has_resource
-from fractale.policy import may_repeat
+from fractale.plain import as_text
+from fractale.plan.expressions import holds, references, render
+from fractale.plan.model import (
+    END_FAILED,
+    END_SUCCESS,
+    SUCCESS,
+    Expression,
+    Plan,
+    Step,
+    Template,
+    Value,
+)
+from fractale.plan.values import has_resource, has_template
+from fractale.policy import Labels, may_repeat, to_data
+from fractale.store.outputs import OutputStore
 
 Graph: TypeAlias = StateGraph[PlanState, RunContext, PlanState, PlanState]
 NodeFunction: TypeAlias = Callable[
     [PlanState, Runtime[RunContext], RunnableConfig], Awaitable[PlanState]
 ]
+Written: TypeAlias = "Value | Expression"
+"""A value or an expression as the plan has it, before it is evaluated."""
+
 ENDS = (END_SUCCESS, END_FAILED)
 
 
@@ -77,6 +80,7 @@ class StepNode:
         plan: The plan that the step is part of.
         members: The steps of the same graph; a transition to any other step leaves the graph.
         needs: The values that its templates may read.
+        templates: The inputs that have a template at any depth.
         reads_resources: Whether its inputs name MCP resources.
         leads_to: Event → step name, ``success`` or ``failed``. Empty for a step of a parallel
             block, which leads nowhere.
@@ -89,7 +93,8 @@ class StepNode:
     step: Step
     deps: Dependencies
     members: frozenset[str]
-    needs: Needs
+    needs: "Needs"
+    templates: frozenset[str]
     reads_resources: bool
     leads_to: Mapping[str, str]
     perform: Callable[[Attempt], Awaitable[CallResult]] = _perform
@@ -130,7 +135,7 @@ class StepNode:
         if result is None:
             try:
                 # 3. Inputs: render them, and insert the contents of resources.
-                prepare(attempt)
+                prepare(attempt, self.templates)
                 if self.reads_resources and self.step.foreach is None:
                     async with _in_time(attempt):
                         await fill_inputs(attempt)
@@ -163,6 +168,7 @@ def bare_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str
         deps=deps,
         members=members,
         needs=needs_of(step_values(step)),
+        templates=frozenset(n for n, value in inputs_of(step).items() if has_template(value)),
         reads_resources=step.job is None and has_resource(dict(step.inputs)),
         leads_to=targets_of(plan, step) if step.name in plan.next_steps else {},
         entered_as=AsStep,
@@ -208,7 +214,13 @@ class AsStep:
             inside=inside,
             scope={**scope, "attempts": attempts},
             attempts=attempts,
-            flow=flow_of(state, context.secret_inputs, context.drafted_from),
+            flow=LabelFlow(
+                records=state.get("steps", {}),
+                inputs=state.get("sources", {}),
+                last=state.get("last"),
+                secrets=frozenset(context.secret_inputs),
+                base=context.drafted_from,
+            ),
             tries=tries,
             conversation=node.deps.outputs.get(before.get("conversation")),
         )
@@ -320,6 +332,8 @@ class AsStep:
             error = record.get("error") or record.get("reason") or "the plan ended in failed"
             return PlanState(status="failed", error=error)
         plan, state, name = self.node.plan, self.state, self.node.step.name
+        if not plan.outputs:
+            return PlanState(status="success", outputs={})
         steps = {**state.get("steps", {}), name: record}
         final = cast("PlanState", {**state, "steps": steps, "last": name})
         needs = needs_of([dict(plan.outputs)])
@@ -429,8 +443,16 @@ def _applies(attempt: Attempt) -> bool:
     return holds(when, attempt.scope, lambda name: attempt.warn_undefined("when", name))
 
 
-def prepare(attempt: Attempt) -> None:
+def inputs_of(step: Step) -> dict[str, Value]:
+    """The inputs of a step as the plan has them; of a job step, the values of its job."""
+    return step.job.values() if step.job else dict(step.inputs)
+
+
+def prepare(attempt: Attempt, templates: Collection[str]) -> None:
     """Render the step's inputs and instruction. A foreach renders them for each item.
+
+    Args:
+        templates: The inputs that have a template at any depth.
 
     Raises:
         TemplateError: A template names something that is not defined.
@@ -440,32 +462,34 @@ def prepare(attempt: Attempt) -> None:
         return
     if step.job and step.job.array is not None and "index" not in attempt.scope:
         return  # as in a foreach: each element renders them
-    given = step.job.values() if step.job else dict(step.inputs)
-    rendered: Any = render(given, attempt.scope)
-    attempt.inputs = rendered
-    instruction = step.instruction
-    attempt.instruction = None if instruction is None else str(render(instruction, attempt.scope))
-    _label(attempt, given)
+    given: dict[str, Any] = inputs_of(step)
+    written = {name: value for name, value in given.items() if name in templates}
+    attempt.inputs = {**given, **render(written, attempt.scope)} if written else given
+    if isinstance(step.instruction, Template):
+        attempt.instruction = str(render(step.instruction, attempt.scope))
+    else:
+        attempt.instruction = step.instruction
+    _label(attempt, given, templates)
 
 
-def _label(attempt: Attempt, given: Mapping[str, Value]) -> None:
+def _label(attempt: Attempt, given: Mapping[str, Value], templates: Collection[str]) -> None:
     """Record the sources of the step's values, and which of these values the user gave."""
     seen, flow = attempt.seen, attempt.flow
     seen.add(flow.base)
     for name, value in given.items():
-        labels = flow.of(value)
+        labels = flow.of(value) if name in templates else flow.base
         attempt.argument_sources[name] = labels
-        seen.add(labels, _text_of(attempt.inputs[name]) if _untrusted(labels - flow.base) else "")
+        seen.add(labels, as_text(attempt.inputs[name]) if _untrusted(labels - flow.base) else "")
         if not labels:
             seen.trust(attempt.inputs[name])
         elif not _untrusted(flow.base):
-            seen.trust(literal_of(value))
+            seen.trust(_literal_of(value))
     written = attempt.step.instruction
     if written is not None:
         labels = flow.of(written)
         seen.add(labels, str(attempt.instruction) if _untrusted(labels - flow.base) else "")
         if not _untrusted(flow.base):
-            seen.trust(literal_of(written) if labels else attempt.instruction)
+            seen.trust(_literal_of(written) if labels else attempt.instruction)
     if not _untrusted(flow.base):
         seen.trust(attempt.step.description)
     for words in attempt.context.drafted_for:
@@ -476,12 +500,15 @@ def _label(attempt: Attempt, given: Mapping[str, Value]) -> None:
         seen.add(flow.previous)
 
 
+def _literal_of(value: Value) -> str:
+    """The parts of a text that the plan's author wrote: everything but its templates."""
+    if isinstance(value, Template):
+        return re.sub(r"\{\{.*?\}\}", " ", value.source, flags=re.DOTALL)
+    return value if isinstance(value, str) else ""
+
+
 def _untrusted(labels: Labels) -> bool:
     return any(source.untrusted for source in labels)
-
-
-def _text_of(value: Any) -> str:
-    return value if isinstance(value, str) else to_json(value)
 
 
 @asynccontextmanager
@@ -529,6 +556,104 @@ async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
 def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
     hint = f" ({error.hint})" if error.hint else ""
     return CallResult(error=f"{error}{hint}", code=error.code, usage=attempt.usage)
+
+
+# The names that templates see
+
+
+def step_values(step: Step) -> list[Written]:
+    """Every template and expression of a step, with those of the steps inside it."""
+    values: list[Written] = [dict(step.inputs), step.instruction]
+    if step.job:
+        values.append(step.job.values())
+    values += [rule.expression for rule in step.rules]
+    if step.when:
+        values.append(step.when)
+    if step.foreach:
+        values += foreach_expressions(step.foreach)
+    for inner in step.steps:
+        values += step_values(inner)
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The values that the templates of a step may read, known before the run.
+
+    Args:
+        steps: The steps whose inputs and outputs are read; None if they are unknown.
+        previous: Whether `previous` is read.
+    """
+
+    steps: frozenset[str] | None
+    previous: bool
+
+
+def needs_of(values: Iterable[Written]) -> Needs:
+    """The names that the values may read."""
+    names: set[str] = set()
+    previous, anything = False, False
+    for value in values:
+        for reference in references(value):
+            path = reference.path
+            previous = previous or path[:1] == ("previous",)
+            if path[:1] == ("steps",):
+                anything = anything or len(path) < 2
+                names.update(str(part) for part in path[1:2])
+    return Needs(None if anything else frozenset(names), previous)
+
+
+def build_scope(
+    state: PlanState, context: RunContext, store: OutputStore, needs: Needs
+) -> dict[str, Any]:
+    """`inputs`, `steps`, `previous` and `run` for the templates of one step.
+
+    Values that `needs` does not name are not read from the store.
+    """
+    records = state.get("steps", {})
+    inputs = {key: store.get(value) for key, value in state.get("inputs", {}).items()}
+    last = state.get("last")
+    return {
+        "inputs": {**inputs, **context.secret_inputs},
+        "steps": {
+            name: _view(record, store, read=needs.steps is None or name in needs.steps)
+            for name, record in records.items()
+        },
+        "previous": _previous(
+            last, records.get(last, Record()) if last else Record(), store, read=needs.previous
+        ),
+        "run": context.variables(),
+    }
+
+
+def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "outcome": record.get("outcome"),
+        "attempts": record.get("attempts", 0),
+        "outputs": {},
+        "inputs": {},
+    }
+    if "error" in record:  # an absent error is undefined, so that `| default(…)` works
+        view["error"] = record["error"]
+    if read:
+        view["outputs"] = store.get(record.get("outputs", {}))
+        view["inputs"] = store.get(record.get("inputs", {}))
+    return view
+
+
+def _previous(
+    name: str | None, record: Record, store: OutputStore, *, read: bool
+) -> dict[str, Any]:
+    if name is None:
+        return {}
+    view: dict[str, Any] = {
+        "name": name,
+        "outcome": record.get("outcome"),
+        "outputs": store.get(record.get("outputs", {})) if read else {},
+    }
+    if "error" in record:
+        view["error"] = record["error"]
+    return view
 
 
 # In a LangGraph graph

@@ -23,7 +23,7 @@ INTERRUPT = "__interrupt__"
 
 
 def unanswered() -> ToolError:
-    """The error for a tool whose graph asked a question outside the run, so the user was not asked."""
+    """The error for a tool whose graph asked a question outside of the run."""
     return ToolError(
         "a graph inside the tool stopped at an interrupt, so the tool has no answer",
         hint="invoke the graph in the tool's own task: the run then asks the question",

@@ -18,11 +18,10 @@ from langgraph.types import Send
 from fractale import questions
 from fractale.errors import TemplateError
 from fractale.evidence import Notice
-from fractale.graph.call import Attempt
+from fractale.graph.call import Attempt, labels_of
 from fractale.graph.context import RunContext
 from fractale.graph.interrupts import is_suspended, suspend
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
-from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState, Spent
 from fractale.graph.step import StepNode, item_node, retry_policy
 from fractale.plan.expressions import evaluate

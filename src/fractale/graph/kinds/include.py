@@ -9,15 +9,15 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 
 from fractale.errors import NotDone
-from fractale.graph.call import Attempt
+from fractale.graph.call import Attempt, labels_of
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
-from fractale.graph.scope import labels_of, sources_data
 from fractale.graph.state import PlanState, Record, Spent, initial_state
 from fractale.graph.step import AttemptsExceeded, StepNode
 from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Plan
+from fractale.policy import to_data
 
 
 def build(node: StepNode, compiler: Compiler) -> StepNode:
@@ -64,7 +64,8 @@ async def run_plan(
     state, entry = initial_state(given, prefix=f"{attempt.path}/"), attempt.entry
     own = attempt.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs
     context = replace(context, entry=entry, run_inputs=own)
-    if sources := sources_data(attempt.argument_sources):
+    labeled = attempt.argument_sources.items()
+    if sources := {name: to_data(labels) for name, labels in labeled if labels}:
         state["sources"] = sources
     if entry is not None:
         state = entry.into(state)

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -32,12 +32,11 @@ from fractale.errors import (
 )
 from fractale.evidence import Notice
 from fractale.graph import job_budget
-from fractale.graph.call import Attempt
+from fractale.graph.call import Attempt, labels_of
 from fractale.graph.kinds.foreach import item_outputs
 from fractale.graph.kinds.job_spec import arguments_of, read_array, spec_of
 from fractale.graph.kinds.tool import is_allowed
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
-from fractale.graph.scope import labels_of
 from fractale.graph.state import ItemState
 from fractale.graph.step import StepNode, item_node, prepare, retry_policy
 from fractale.jobs.arrays import in_order, numbered, words_of_states
@@ -342,7 +341,7 @@ class _Groups:
             flow=attempt.flow,
         )
         try:
-            prepare(item)
+            prepare(item, self._leaf.templates)
             wanted = arguments_of(item)
             if attempt.context.mask(wanted) != wanted or not self._is_free(item, wanted):
                 return None
@@ -412,7 +411,7 @@ async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResul
             position=attempt.step.where("array"),
             hint="let each element do several, by its index",
         )
-    _render_first(attempt, indices[0])
+    _render_first(attempt, indices[0], leaf.templates)
     kept = _succeeded_before(attempt, indices)
     rest = [index for index in indices if str(index) not in kept]
     groups = _Groups(leaf, attempt, {index: {"item": index, "index": index} for index in rest})
@@ -442,7 +441,7 @@ async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResul
     return _gather(leaf, dict(zip(indices, found, strict=True)), kept_words)
 
 
-def _render_first(attempt: Attempt, index: int) -> None:
+def _render_first(attempt: Attempt, index: int, templates: Collection[str]) -> None:
     """Set the inputs that the step is recorded with: the job of its first element."""
     job = attempt.step.job
     if job is None or job.array is None:
@@ -450,7 +449,7 @@ def _render_first(attempt: Attempt, index: int) -> None:
     scope = attempt.scope
     attempt.scope = {**scope, "item": index, "index": index}
     try:
-        prepare(attempt)
+        prepare(attempt, templates)
     except CallError:
         attempt.inputs = {}  # the element reports the fault
     finally:

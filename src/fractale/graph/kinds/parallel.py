@@ -8,11 +8,10 @@ from typing import cast
 from langgraph.graph import END, START, StateGraph
 
 from fractale.evidence import Notice
-from fractale.graph.call import Attempt
+from fractale.graph.call import Attempt, labels_of
 from fractale.graph.context import RunContext
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, failed_by
-from fractale.graph.scope import labels_of
 from fractale.graph.state import PlanState, Spent
 from fractale.graph.step import StepNode, add_step
 

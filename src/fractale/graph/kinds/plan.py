@@ -39,12 +39,12 @@ from fractale.graph.kinds import CompilePlan, Compiler
 from fractale.graph.kinds.include import run_plan
 from fractale.graph.outcome import CallResult
 from fractale.graph.step import StepNode
-from fractale.labels import from_data, to_data
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import plan_data
 from fractale.plan.kinds import ASK_PERSON, KNOWN, PLANNER_INPUTS
 from fractale.plan.model import Plan, Step
 from fractale.plan.needs import narrow
+from fractale.policy import from_data, to_data
 
 EXPERTS = ("agent", "prompt")
 PLANNING = ("planner", "ask_or_plan")

@@ -30,10 +30,21 @@ from fractale.graph.errors_as_data import Elicited, Paused
 from fractale.graph.interrupts import ask, identity_of, of_code
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
-from fractale.labels import NO_LABELS, Source, Taint, shown, source_of
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
 from fractale.plain import to_json
-from fractale.policy import Chooser, PlannedCall, allowed_by, grant_of, may_repeat, reads_only
+from fractale.policy import (
+    NO_LABELS,
+    Chooser,
+    PlannedCall,
+    Source,
+    Taint,
+    allowed_by,
+    grant_of,
+    may_repeat,
+    reads_only,
+    shown,
+    source_of,
+)
 from fractale.questions import is_job
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
