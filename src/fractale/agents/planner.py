@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any, Final, TypedDict, cast
+from typing import Annotated, Any, Final, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -26,6 +26,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale.agents.ask import as_text
 from fractale.agents.draft_catalog import NOT_AS_INPUT, DraftCatalog

@@ -11,6 +11,9 @@ To follow one tool call through the package, read the modules in this order:
 6. `fractale.mcp` sends the call to the server.
 7. `outcome` decides whether the step succeeded.
 
+Applications use a plan's graph through `plan_graph`: the entrance of each run, which does what the
+plan says about its inputs, secrets and limits. `sync_saver` serves applications that are not async.
+
 These modules use the following ones:
 
 - `context`: a run as its nodes see it. Everything that leaves a run through it is masked.

@@ -17,8 +17,10 @@ from pydantic_core import to_jsonable_python
 from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions import (
+    MISSING,
     asks_secret,
     code_interrupt,
+    default_answer,
     expected,
     identity,
     is_answer,
@@ -73,6 +75,8 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
     Raises:
         GraphInterrupt: The user has not answered yet.
     """
+    if attempt.context.yes and (answer := default_answer(question)) is not MISSING:
+        return answer
     asked = attempt.context.mask(dict(question))
     wanted = identity(asked)
     replies = attempt.replies.setdefault(attempt.journal.task, [])

@@ -22,7 +22,7 @@ from fractale.errors import (
     UsageError,
 )
 from fractale.events import EventLog
-from fractale.graph.compile import compile_plan, node_of
+from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import ForkPoint, PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
@@ -213,7 +213,7 @@ class RunDriver:
             await stack.enter_async_context(saver.holding(self.context.run_id))
             await saver.open_run(self.context.run_id)
         entry = self.context.entry
-        builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
+        builder = build_graph(self._plan, self._dependencies, entry.step if entry else None)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)
         config: dict[str, Any] = {
             "configurable": {"thread_id": self.context.run_id},

@@ -21,10 +21,11 @@ from langgraph.graph.state import CompiledStateGraph
 from starlette.exceptions import HTTPException
 
 from fractale.errors import FractaleError, PlanError, UsageError
-from fractale.graph.compile import compile_plan
+from fractale.graph.compile import build_graph
 from fractale.graph.context import Dependencies
 from fractale.plan.build import load_plan, parse_plan
-from fractale.plan.model import InputSpec, Plan
+from fractale.plan.inputs import schema_of_inputs
+from fractale.plan.model import Plan
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.one_step import (
     GENERALIST,
@@ -124,7 +125,7 @@ def _build(source: PlanSource, own: Extensions, config: dict[str, Any]) -> Studi
     deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
     schemas = {"input": source.input_schema(plan), "context": source.context_schema()}
     return StudioGraph.of(
-        compile_plan(plan, deps),
+        build_graph(plan, deps),
         plan.name,
         performer=RunPerformer(source=source, settings=settings, extensions=extensions),
         schemas=schemas,
@@ -493,26 +494,6 @@ def read_plan(named: str) -> Plan:
         PlanError: The plan is invalid or missing.
     """
     return parse_plan(named) if "\n" in named else load_plan(named)
-
-
-def schema_of_inputs(plan: Plan) -> Schema:
-    """JSON Schema of the plan's inputs; secret inputs come from the environment only."""
-    specs = [spec for spec in plan.inputs.values() if not spec.secret]
-    schema = _object({spec.name: _schema_of(spec) for spec in specs})
-    return {**schema, "required": [spec.name for spec in specs if spec.required]}
-
-
-def _schema_of(spec: InputSpec) -> Schema:
-    known: Schema = {"title": spec.name}
-    values = {
-        "type": spec.type,
-        "description": spec.description or None,
-        "enum": list(spec.enum) if spec.enum else None,
-        "default": spec.default,
-        "minimum": spec.minimum,
-        "maximum": spec.maximum,
-    }
-    return known | {key: value for key, value in values.items() if value is not None}
 
 
 def _object(properties: Mapping[str, Schema]) -> Schema:
