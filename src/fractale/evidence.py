@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from fractale.models import final_json, whole_json
 from fractale.plain import to_json
-from fractale.schemas import UnusableSchema, misfits
+from fractale.schemas import CompiledSchema, UnusableSchema
 from fractale.toolbox import ToolInfo, ToolResult
 
 EXIT_CODE_KEYS = (
@@ -161,7 +161,7 @@ def _says(text: str, structured: Any) -> bool:
 
 
 def _file_line(file: Mapping[str, Any]) -> str:
-    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no folder"
+    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no directory"
     return f"[{file['mime_type']}, {file['bytes']:,} bytes, {where}]"
 
 
@@ -171,19 +171,18 @@ def misfit_of(result: ToolResult, tool: ToolInfo) -> str | None:
     MCP requires that a tool with an output schema answers with structured content that conforms to
     it. A schema that cannot be used says nothing about the answer.
     """
-    schema = tool.output_schema
-    if not schema or result.is_error:
+    if not tool.output_schema or result.is_error:
         return None
     if result.structured is None:
         return f"tool {tool.name} has an output schema but did not return structured content"
-    reason = _broken_by(schema, result.structured)
+    reason = _broken_by(tool.compiled_output_schema, result.structured)
     return reason and f"invalid structured content returned by tool {tool.name}: {reason}"
 
 
-def _broken_by(schema: Mapping[str, Any], value: Any) -> str | None:
+def _broken_by(schema: CompiledSchema | None, value: Any) -> str | None:
     """The first way in which a value breaks a tool's schema; None if the schema cannot be used."""
     try:
-        found = misfits(schema, value)
+        found = schema.misfits(value) if schema else []
     except UnusableSchema:
         return None
     if not found:

@@ -9,7 +9,8 @@ to the next such pair) describe an exponential amount of work.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -144,30 +145,74 @@ def misfits(
         UnusableSchema: The schema cannot be used.
         TooMuchWork: The check reached its limit.
     """
+    work = work or Work()
+    with _unusable():
+        fix = _Names.of(value, work) if trusted else _without_patterns
+        return _compiled(schema, fix, work).misfits(value, texts=texts, formats=formats, work=work)
+
+
+def compile_schema(schema: Mapping[str, Any]) -> CompiledSchema:
+    """A stranger's schema, prepared to check many values.
+
+    Raises:
+        UnusableSchema: The schema cannot be used.
+    """
+    with _unusable():
+        return _compiled(schema, _without_patterns, Work())
+
+
+def _compiled(schema: Any, fix: Callable[[Table], Table], work: Work) -> CompiledSchema:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
-    from referencing import Registry
+
+    table = _rewritten(schema, fix)
+    # jsonschema does not export its types.
+    kind = cast("Any", validator_for(table, default=Draft202012Validator))
+    _check(kind, table, work)
+    return CompiledSchema(kind, table)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSchema:
+    """A schema that JSON Schema's own rules accept.
+
+    Args:
+        kind: The validator class for the version of JSON Schema that it is written in.
+        table: The schema without the patterns that are not to be matched.
+    """
+
+    kind: Any
+    table: Any
+
+    def misfits(
+        self, value: Any, *, texts: Texts = "exact", formats: Any = None, work: Work | None = None
+    ) -> list[Misfit]:
+        """The places in which a value does not fit; see the function `misfits`."""
+        from referencing import Registry
+
+        registry = cast("Any", Registry)()  # a registry without documents
+        checker = _checker(work or Work(), formats)
+        validator = _bounded(self.kind)(self.table, registry=registry, format_checker=checker)
+        with _unusable():
+            errors = (e for e in validator.iter_errors(value) if not _is_meant(e, texts))
+            found = list(islice(errors, MOST_ERRORS))
+        found.sort(key=_place)
+        return [Misfit(_place(e), e.message[:LONGEST_MESSAGE]) for e in found[:SHOWN_ERRORS]]
+
+
+@contextmanager
+def _unusable() -> Generator[None]:
+    """Turn the errors of a check into `UnusableSchema`."""
     from referencing.exceptions import Unresolvable
 
-    work = work or Work()
     try:
-        fix = _Names.of(value, work) if trusted else _without_patterns
-        table = _rewritten(schema, fix)
-        # jsonschema and referencing do not export their types.
-        kind = cast("Any", validator_for(table, default=Draft202012Validator))
-        _check(kind, table, work)
-        registry = cast("Any", Registry)()  # a registry without documents
-        validator = _bounded(kind)(table, registry=registry, format_checker=_checker(work, formats))
-        errors = (e for e in validator.iter_errors(value) if not _is_meant(e, texts))
-        found = list(islice(errors, MOST_ERRORS))
+        yield
     except UnusableSchema:
         raise
     except RecursionError:
         raise UnusableSchema("it is nested too deeply, or refers to itself") from None
     except (Unresolvable, ValueError, TypeError, LookupError) as error:
         raise UnusableSchema(str(getattr(error, "message", error))) from error
-    found.sort(key=_place)
-    return [Misfit(_place(e), e.message[:LONGEST_MESSAGE]) for e in found[:SHOWN_ERRORS]]
 
 
 def check_schema(schema: Any) -> None:

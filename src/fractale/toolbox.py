@@ -11,9 +11,11 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from fractale.errors import ToolError
+from fractale.schemas import CompiledSchema, UnusableSchema, compile_schema
 
 OnProgress = Callable[[float, float | None, str | None], None]
 """Called with the progress so far, the total if known, and a message if there is one."""
@@ -23,7 +25,7 @@ TRACES_ITSELF: Final = "fractale/traces_itself"
 """The key in ``_meta`` of a tool of this process that is `ToolInfo.traces_itself`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, for its cached properties
 class ToolInfo:
     """A tool as its server describes it.
 
@@ -66,7 +68,7 @@ class ToolInfo:
             "annotations": self.annotations,
         }
 
-    @property
+    @cached_property
     def definition(self) -> str:
         """A hash of `described`: with another hash, it is another tool, whatever its name.
 
@@ -74,6 +76,14 @@ class ToolInfo:
         """
         text = json.dumps(self.described, sort_keys=True, ensure_ascii=False, default=dict)
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+    @cached_property
+    def compiled_output_schema(self) -> CompiledSchema | None:
+        """Its `output_schema`, prepared to check answers; None if that cannot be used."""
+        try:
+            return compile_schema(self.output_schema) if self.output_schema else None
+        except UnusableSchema:
+            return None
 
     @property
     def is_agent(self) -> bool:
@@ -140,7 +150,7 @@ class ToolResult:
         if self.is_error:
             return self.text.strip() or "the tool reported an error and said nothing"
         if self.is_empty:
-            return "the tool answered with nothing: that is no sign that it did its work"
+            return "the tool answered with nothing, which does not show that it did its work"
         return self.misfit
 
 

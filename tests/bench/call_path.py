@@ -171,10 +171,16 @@ def path_rows() -> list[Row]:
     ]
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Print the frames and the files; returns 1 if there are more than there may be."""
     seen = asyncio.run(measure_call())
     print(f"{len(seen.frames)} frames at the wire:")
     print(*(f"  {frame}" for frame in seen.frames), sep="\n")
     print(f"{seen.entries} entries of functions in {len(seen.files)} files:")
     for file, times in sorted(seen.files.items()):
         print(f"  {times:4} {file}")
+    return 1 if len(seen.files) > MOST_FILES or len(seen.frames) > MOST_FRAMES else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

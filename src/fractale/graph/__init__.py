@@ -1,30 +1,43 @@
 """The execution engine: compiles a plan to a LangGraph `StateGraph` and runs its steps.
 
-To follow one tool call through the package, read the modules in this order:
+A tool call passes 20 modules from its step to the wire and back. Read them in this order:
 
-1. `compile` turns the plan into a graph: steps are nodes, events are the labels of edges.
-2. `kinds` has one file per kind of step. Each sets the call of a step's node.
-3. `step` is the node of a step: scope, when, inputs, call, evidence, record. A step of the plan
-   (`AsStep`) and an item of a foreach (`AsItem`) share it.
-4. `kinds.tool` is the call of a tool step. `consent` decides if it may be made.
-5. `call` has `Attempt`, and `once`, the pipeline of every call.
-6. `fractale.mcp` sends the call to the server.
-7. `outcome` decides whether the step succeeded.
+1. `step`: the node of a step, from its entry to its record. `StepNode.__call__` lists the stages:
+   scope, when, inputs, call, evidence, record. A step of the plan (`AsStep`) and an item of a
+   foreach (`AsItem`) share it.
+2. `kinds.tool`: the call stage of a tool step. It finds the tool, asks for approval, and makes the
+   call.
+3. `bindings`: the tool that a name means in this run, and its approved definition.
+4. `fractale.policy`: whether the call may be made, by rules and by the sources of its values.
+5. `call`: one attempt of a step, and `once`, the pipeline of every call.
+6. `context`: the run that the attempt is part of, its limits, and the way out for data.
+7. `fractale.mcp`: `toolbox` finds the server, `session` keeps the session with it, and `stdio`
+   carries the messages. `fractale.toolbox` has the types that cross this border.
+8. `fractale.evidence`: the outputs in the answer, and whether they show a failure.
+   `fractale.schemas` checks them against the tool's output schema.
+9. `outcome`: whether the step succeeded.
+
+Each piece of data that leaves the run takes the same way: `fractale.masking` masks it,
+`fractale.plain` makes JSON of it, and `fractale.private` writes it to a file of the user.
 
 Applications use a plan's graph through `plan_graph`: the entrance of each run, which does what the
 plan says about its inputs, secrets and limits. `sync_saver` serves applications that are not async.
 
-These modules use the following ones:
+- `fractale.events` has the events; `fractale.runs.reporter` receives them.
+- `fractale.store.journal` has the calls and their results.
+- `fractale.store.outputs` has the large values.
 
-- `context`: a run as its nodes see it. Everything that leaves a run through it is masked.
-- `state`: the contents of a checkpoint.
-- `scope`: the names that templates see, and the sources of their values.
-- `bindings`: the tool that each name means.
-- `limits`: the limits of a run.
+A template in the step's inputs also enters `fractale.plan.expressions`.
+
+These modules are beside that way:
+
+- `compile` turns the plan into a graph: steps are nodes, events are the labels of edges.
+- `kinds` has one module per kind of step. Each sets the call of a step's node.
+- `state`: the contents of a checkpoint, and the point at which a forked run begins.
 - `interrupts`: questions to the user.
 - `resources`: MCP resources.
 - `model_call`: calls of models.
 - `agent_context`: the abilities of a sub-agent.
+- `job_budget`: the budget of batch jobs.
 - `errors_as_data`: errors in the journal.
-- `fork_point`: the step at which a forked run begins.
 """

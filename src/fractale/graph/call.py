@@ -326,15 +326,15 @@ class Codec(Generic[T]):
 
     Attributes:
         events: The kinds of its first and its last event; None for a call without events.
-        told: Fields of all its events. `once` adds `call`, its number in the attempt, and `key`,
+        fields: Fields of all its events. `once` adds `call`, its number in the attempt, and `key`,
             its call site.
     """
 
     events: tuple[EventKind, EventKind] | None = None
 
-    def __init__(self, attempt: Attempt, told: Mapping[str, Any]) -> None:
+    def __init__(self, attempt: Attempt, fields: Mapping[str, Any]) -> None:
         self.attempt = attempt
-        self.told = dict(told)
+        self.fields = dict(fields)
 
     def dump(self, result: T, seconds: float | None) -> dict[str, Any]:
         """A result as JSON for the journal, with how long the call took, if it was made."""
@@ -395,10 +395,10 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
     if codec.events:  # 2. limits
         attempt.context.meter.check()
         attempt.calls += 1
-        codec.told |= {"call": attempt.calls, "key": site.key}
+        codec.fields |= {"call": attempt.calls, "key": site.key}
         if site.agent:
-            codec.told["agent"] = site.agent
-        attempt.emit(codec.events[0], **codec.told, **codec.started())  # 3. event
+            codec.fields["agent"] = site.agent
+        attempt.emit(codec.events[0], **codec.fields, **codec.started())  # 3. event
     journal = attempt.journal.run
     while True:
         started = time.monotonic()
@@ -484,4 +484,4 @@ def _report(
     if codec.events:
         seconds = round(time.monotonic() - started, 3)
         more = {"recorded": True} if recorded else {}
-        codec.attempt.emit(codec.events[1], **codec.told, **more, seconds=seconds, **fields)
+        codec.attempt.emit(codec.events[1], **codec.fields, **more, seconds=seconds, **fields)

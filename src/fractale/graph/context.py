@@ -339,11 +339,11 @@ class RunContext:
         drafted_for: The user's request to this model, as text.
         run_inputs: The inputs that the user gave the run; None: the inputs of the present plan.
         roots: Directories that a model may read without asking: the project and the run's own.
-            None: `folder`.
+            None: `start_dir`.
         within: Tool scopes, lists of globs. A tool must match one glob of each to be called.
         depth: The number of drafted plans and agents that this part of the run is inside.
         entry: The step at which a fork enters this part of the run; None: its first step.
-        folder: The directory in which the run was started. Paths of its jobs are relative to it.
+        start_dir: The directory in which the run was started. Paths of its jobs are relative to it.
         jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
         asked: Set when a step asks a question. A step that waits for a job then stops waiting.
         leave_jobs: Whether a step that waits for a job suspends the run.
@@ -379,7 +379,7 @@ class RunContext:
     within: tuple[tuple[str, ...], ...] = ()
     depth: int = 0
     entry: ForkPoint | None = None
-    folder: Path = field(default_factory=Path.cwd)
+    start_dir: Path = field(default_factory=Path.cwd)
     jobs_waited_for: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     leave_jobs: Callable[[], bool] = lambda: False

@@ -240,7 +240,7 @@ class AsStep:
         if attempt.attempts - self.before.get("inherited", 0) > limit:
             times = "once" if limit == 1 else f"{limit} times"
             raise AttemptsExceeded(
-                attempt.path, f"step `{attempt.path}` gave up: it was entered {times}, its limit"
+                attempt.path, f"step `{attempt.path}` was entered {times}, its limit"
             )
         task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
         if not self.context.meter.enter_step(attempt.path, task):

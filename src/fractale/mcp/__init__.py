@@ -3,12 +3,10 @@
 Everything that touches the MCP libraries is in this package, in the order of a call:
 
 - `toolbox` finds the server that a name belongs to, and returns fractale's own types;
-- `manager` keeps the sessions of one server, and its catalog; it reconnects after a loss;
-- `session` is one live session: its requests, and the server's questions;
+- `session` is one server: its catalog, its sessions, their requests, and the server's questions;
 - `stdio`, `http`, `memory` are the transports, and turn each failure into that call's error;
   `transport` has their common parts; `children` ends the processes that a server leaves;
-- `convert` translates between MCP's types and ours; `images` converts images for models, by
-  `langchain-mcp-adapters`.
+- `images` converts images for models, by `langchain-mcp-adapters`.
 """
 
 from fractale.mcp.toolbox import McpToolbox

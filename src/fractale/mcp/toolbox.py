@@ -1,12 +1,14 @@
-"""All servers as one toolbox."""
+"""All servers as one toolbox: it finds the server of a name, and returns fractale's own types."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import has_magic
 from types import TracebackType
 from typing import Any
@@ -15,9 +17,15 @@ from mcp import types
 from pydantic import AnyUrl, ValidationError
 
 from fractale.errors import ToolError, TransportError, UsageError
-from fractale.mcp import convert
-from fractale.mcp.manager import SessionManager
-from fractale.mcp.transport import AnyServer, OnLog, Timing, quiet_departures
+from fractale.mcp.session import SessionManager
+from fractale.mcp.transport import (
+    MAX_ANSWER_BYTES,
+    AnyServer,
+    OnLog,
+    Timing,
+    quiet_departures,
+    too_long,
+)
 from fractale.text import did_you_mean, similar
 from fractale.toolbox import (
     OnElicit,
@@ -130,7 +138,7 @@ class McpToolbox:
             ToolError: No server has it, or several have.
             TransportError: The server that has it, or may have it, cannot be reached.
         """
-        found = await self._find(name)
+        found = self._current(name) or await self._find(name)
         return self._tools.infos[found.server, found.name]
 
     async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
@@ -143,7 +151,7 @@ class McpToolbox:
         prompts = await self._prompts(names)
         shown = _names_of("prompt", prompts).shown
         infos = [
-            convert.prompt_info(prompt, server, shown(server, prompt.name))
+            replace(prompt, name=shown(server, prompt.name))
             for server, own in prompts.items()
             for prompt in own
         ]
@@ -156,11 +164,7 @@ class McpToolbox:
     async def _resources_of(self, managers: Iterable[SessionManager]) -> list[ResourceInfo]:
         asked = [(manager, kind) for manager in managers for kind in ("resources", "templates")]
         lists = await asyncio.gather(*(manager.list_of(kind) for manager, kind in asked))
-        infos = [
-            convert.resource_info(item, manager.name)
-            for (manager, _), items in zip(asked, lists, strict=True)
-            for item in items
-        ]
+        infos: list[ResourceInfo] = [item for items in lists for item in items]
         return sorted(infos, key=lambda info: (info.server, info.is_template, info.uri))
 
     # -- calls ----------------------------------------------------------------------------------
@@ -206,7 +210,7 @@ class McpToolbox:
             raise
         if result.isError and (hint := manager.hint_if_refused(str(result.content))):
             result.content.append(types.TextContent(type="text", text=hint))
-        return convert.tool_result(result, found.server)
+        return tool_result(result, found.server)
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
         """Render a prompt; arguments that are not text are sent as JSON.
@@ -229,11 +233,11 @@ class McpToolbox:
             raise self._unknown(names, name)
         prompt = next(each for each in prompts[found.server] if each.name == found.name)
         params = types.GetPromptRequestParams(
-            name=found.name, arguments=convert.prompt_arguments(prompt, arguments)
+            name=found.name, arguments=_prompt_arguments(prompt, arguments)
         )
         request = types.ClientRequest(types.GetPromptRequest(params=params))
         answer = await self._managers[found.server].request(request, types.GetPromptResult)
-        return convert.prompt_messages(answer)
+        return prompt_messages(answer)
 
     async def read_resource(self, uri: str) -> ToolResult:
         """The contents of a resource, as a tool's answer that embeds it.
@@ -252,7 +256,7 @@ class McpToolbox:
             raise ToolError(f"`{uri}` is not a URI") from error
         request = types.ClientRequest(types.ReadResourceRequest(params=params))
         answer = await self._managers[server].request(request, types.ReadResourceResult)
-        return convert.resource_result(answer, server)
+        return _resource_result(answer, server)
 
     # -- names ----------------------------------------------------------------------------------
 
@@ -336,11 +340,10 @@ class McpToolbox:
             found = {name: manager.catalog.tools for name, manager in self._managers.items()}
             names = _names_of("tool", found)
             infos = {
-                (server, tool.name): convert.tool_info(
+                (server, tool.name): replace(
                     tool,
-                    server,
-                    names.shown(server, tool.name),
-                    local=self._managers[server].passes_context,
+                    name=names.shown(server, tool.name),
+                    traces_itself=tool.traces_itself and self._managers[server].sees_caller,
                 )
                 for server, tools in found.items()
                 for tool in tools
@@ -454,7 +457,7 @@ class McpToolbox:
 
     async def _prompts(
         self, names: Collection[str] | None = None
-    ) -> dict[str, Sequence[types.Prompt]]:
+    ) -> dict[str, Sequence[PromptInfo]]:
         """The prompts of each server; none of a late server that is not needed."""
         await self._settle(names, "prompts")
         there = [manager for manager in self._managers.values() if manager.was_tried]
@@ -492,21 +495,37 @@ def _still_waiting(manager: SessionManager, seconds: float) -> str:
 
 
 def _not_waited_for(seconds: float) -> str:
-    return f"has not answered after {seconds:g} s; going on without it: others have what is needed"
+    return f"has not answered after {seconds:g} s; continuing: others have what is needed"
 
 
 def _resources_at(uri: str, infos: Sequence[ResourceInfo]) -> list[tuple[str, str]]:
     """The servers that have a resource, each with its URI there."""
-    found = [(info.server, uri) for info in infos if convert.matches(info, uri)] or [
+    found = [(info.server, uri) for info in infos if _matches(info, uri)] or [
         (info.server, own)
         for info in infos
         for sign in ":."
-        if (own := uri.removeprefix(f"{info.server}{sign}")) != uri and convert.matches(info, own)
+        if (own := uri.removeprefix(f"{info.server}{sign}")) != uri and _matches(info, own)
     ]
     return list(dict.fromkeys(found))
 
 
-def _names_of(kind: str, found: Mapping[str, Iterable[types.Tool | types.Prompt]]) -> Names:
+def _matches(info: ResourceInfo, uri: str) -> bool:
+    """Whether a resource is the one at `uri`, or a template that can make it."""
+    if not info.is_template:
+        return info.uri == uri
+    parts = re.split(r"\{([^}]*)\}", info.uri)
+    pattern = "".join(
+        re.escape(part) if index % 2 == 0 else _variable(part) for index, part in enumerate(parts)
+    )
+    return re.fullmatch(pattern, uri) is not None
+
+
+def _variable(name: str) -> str:
+    """A variable of a URI template as a pattern: ``{+path}``, ``{path*}`` may have slashes."""
+    return ".*" if name[:1] in "+#/?&;." or name.endswith("*") else "[^/]*"
+
+
+def _names_of(kind: str, found: Mapping[str, Iterable[ToolInfo | PromptInfo]]) -> Names:
     return Names(kind, {server: [item.name for item in items] for server, items in found.items()})
 
 
@@ -593,3 +612,116 @@ class Names:
             f"no server has a {self._kind} `{name}`{tail}",
             hint="`fractale list` shows all there are",
         )
+
+
+# Answers
+
+
+def tool_result(result: types.CallToolResult, server: str) -> ToolResult:
+    """A tool's complete answer.
+
+    Raises:
+        ToolError: Its text is over the limit. An embedded server's answers pass no transport that
+            checks it.
+    """
+    said = (_text_in(part) for part in result.content)
+    text = "\n".join(each for each in said if each is not None)
+    if len(text) > MAX_ANSWER_BYTES:
+        raise too_long(server, len(text))
+    return ToolResult(
+        text=text,
+        structured=result.structuredContent,
+        is_error=result.isError,
+        content=tuple(_json(part) for part in result.content),
+    )
+
+
+def _text_in(part: types.ContentBlock) -> str | None:
+    """The text of a part; None if the part is bytes."""
+    if isinstance(part, types.TextContent):
+        return part.text
+    if isinstance(part, types.ResourceLink):
+        return _link_line(part)
+    if isinstance(part, types.EmbeddedResource) and isinstance(
+        part.resource, types.TextResourceContents
+    ):
+        return part.resource.text
+    return None
+
+
+def _link_line(link: types.ResourceLink) -> str:
+    about = ", ".join(filter(None, (link.title or link.name, link.mimeType)))
+    line = f"{link.uri} ({about})" if about else str(link.uri)
+    return f"{line}: {link.description}" if link.description else line
+
+
+def _json(part: types.ContentBlock) -> dict[str, Any]:
+    return part.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _resource_result(result: types.ReadResourceResult, server: str) -> ToolResult:
+    """The contents of a resource, as the answer of a tool that embeds it.
+
+    Raises:
+        ToolError: Its text is over the limit.
+    """
+    parts = [types.EmbeddedResource(type="resource", resource=each) for each in result.contents]
+    return tool_result(types.CallToolResult(content=[*parts]), server)
+
+
+def _prompt_arguments(prompt: PromptInfo, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """A prompt's arguments as text, the only type that MCP has for them; other values become JSON.
+
+    Raises:
+        ToolError: Required ones are missing.
+    """
+    required = [a["name"] for a in prompt.arguments if a["required"]]
+    if missing := [name for name in required if arguments.get(name) is None]:
+        names = ", ".join(f"`{name}`" for name in missing)
+        raise ToolError(
+            f"prompt `{prompt.name}` needs {names}", hint=f"set {names} under the step's `inputs`"
+        )
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in arguments.items()
+        if value is not None
+    }
+
+
+def prompt_messages(result: types.GetPromptResult) -> list[PromptMessage]:
+    """A prompt's messages in order, with their roles."""
+    return [
+        message
+        for each in result.messages
+        for message in _unwrapped(each.role, _text_of(each.content))
+    ]
+
+
+def _text_of(part: types.ContentBlock) -> str:
+    text = _text_in(part)
+    if text is not None:
+        return text
+    kind = part.type if isinstance(part, (types.ImageContent, types.AudioContent)) else "bytes"
+    raise ToolError(
+        f"the prompt has a message of {kind}, which is not text",
+        hint="give the model a file's path in the step's `instruction` instead",
+    )
+
+
+def _unwrapped(role: str, text: str) -> Iterator[PromptMessage]:
+    """The messages inside a text that is itself ``{"messages": [...]}``, as 0.1.0's prompts are."""
+    if text.lstrip().startswith("{"):
+        try:
+            data: Any = json.loads(text)
+            inner = [
+                PromptMessage(
+                    role=str(message.get("role", role)), text=str(message["content"]["text"])
+                )
+                for message in data["messages"]
+            ]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            inner = []
+        if inner:
+            yield from inner
+            return
+    yield PromptMessage(role=role, text=text)

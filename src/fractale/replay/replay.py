@@ -215,7 +215,7 @@ class _Replay:
             settings, deps, self.plan, options, recording.folder.run_id, None, secrets
         )
         session.context.run_dir = recording.run_dir
-        session.context.folder = Path(str(recording.head.get("folder") or Path.cwd()))
+        session.context.start_dir = Path(str(recording.head.get("folder") or Path.cwd()))
         session.context.bindings = (
             Bindings() if live.tools else RecordedBindings.recorded(recording.head, self.events)
         )

@@ -67,34 +67,34 @@ class RunDriver:
         plan: Plan,
         options: RunOptions,
         run_id: str,
-        folder: RunRecord | None,
+        record: RunRecord | None,
         secrets: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._dependencies = dependencies
         self._plan = plan
         self._options = options
-        self._folder = folder
+        self._record = record
         self._store = dependencies.outputs
         self._answering = Answering(options)
-        self._reporter = RunReporter(plan, dependencies, options, folder)
-        self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
+        self._reporter = RunReporter(plan, dependencies, options, record)
+        self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
-            run_dir=folder.path if folder else None,
+            run_dir=record.path if record else None,
             emit_event=self._reporter.hear,
             meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
-            notes=FileNotes(folder.notes) if folder else MemoryNotes(),
+            notes=FileNotes(record.notes) if record else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=folder.keep_draft if folder else _not_kept,
+            keep_draft=record.keep_draft if record else _not_kept,
             leave_jobs=self._suspends_on_jobs,
-            roots=_roots(settings, folder),
+            roots=_roots(settings, record),
             clock=options.clock,
         )
         self._answering.context = self._reporter.context = self.context
@@ -115,13 +115,13 @@ class RunDriver:
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
             snapshot = await graph.aget_state(config)
-            assert self._folder is not None  # noqa: S101 - only kept runs are resumed
+            assert self._record is not None  # noqa: S101 - only kept runs are resumed
             if not snapshot.values:
                 self._check_untouched()
                 self._started(resumed=True)
                 return await self._drive(graph, config, self._first_state(inputs))
             used = Usage()
-            for event in self._folder.read_events():
+            for event in self._record.read_events():
                 self._remember(event)
                 if event["event"] == "model_finished":
                     used += used_in(event)
@@ -142,10 +142,10 @@ class RunDriver:
         Raises:
             StoreError: The run has done something: its checkpoints were lost.
         """
-        folder = self._folder
-        if folder and (folder.journal.exists() or self._reporter.steps):
+        record = self._record
+        if record and (record.journal.exists() or self._reporter.steps):
             raise StoreError(
-                f"run {self.context.run_id} has no checkpoint to go on from",
+                f"run {self.context.run_id} has no checkpoint to continue from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
             )
 
@@ -188,8 +188,8 @@ class RunDriver:
             UsageError: Another state directory has it.
         """
         if (await graph.aget_state(config)).values:
-            if self._folder:
-                self._folder.remove()
+            if self._record:
+                self._record.remove()
             where = "where the checkpoints are kept"
             raise UsageError(f"there is a run `{self.context.run_id}` already {where}")
 
@@ -198,13 +198,13 @@ class RunDriver:
         return entry.into(state) if entry else state
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
-        if self._folder:
-            stack.enter_context(RunLock(self._folder))
+        if self._record:
+            stack.enter_context(RunLock(self._record))
             stop = self._options.control.request_drain
-            await stack.enter_async_context(stop_requests(self._folder, stop))
-            self._reporter.log = log = EventLog(self._folder.events)
+            await stack.enter_async_context(stop_requests(self._record, stop))
+            self._reporter.log = log = EventLog(self._record.events)
             stack.callback(log.close)
-            self.context.journal = FileJournal(self._folder.journal)
+            self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
@@ -372,14 +372,14 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
+def _roots(settings: Settings, record: RunRecord | None) -> tuple[Path, ...]:
     """The directories that a model may read unasked: the project's, and the run's own.
 
     Neither the whole home directory nor the root directory counts as a project.
     """
     here = Path.cwd()
     directories = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
-    return (*sorted(directories), *([folder.path] if folder else []))
+    return (*sorted(directories), *([record.path] if record else []))
 
 
 def _not_kept(path: str, text: str) -> None:

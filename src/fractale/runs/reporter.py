@@ -39,7 +39,7 @@ class RunReporter:
     """Reports one run: stores its events, passes them on, and makes its result from them.
 
     Args:
-        folder: The run's record; None: without a record.
+        record: The run's record; None: without a record.
 
     Attributes:
         context: The run; set once it is known.
@@ -54,12 +54,12 @@ class RunReporter:
         plan: Plan,
         dependencies: Dependencies,
         options: RunOptions,
-        folder: RunRecord | None,
+        record: RunRecord | None,
     ) -> None:
         self._plan = plan
         self._dependencies = dependencies
         self._options = options
-        self._folder = folder
+        self._record = record
         self._decided: dict[str, Any] | None = None
         self._notices: dict[str, list[dict[str, Any]]] = {}
         self.context = RunContext()
@@ -187,7 +187,7 @@ class RunReporter:
             hint=hint,
             decided=decided,
             usage={**usage, **self.jobs.usage(usage["seconds"], self.context.clock.wall())},
-            record=self._folder.path if self._folder else None,
+            record=self._record.path if self._record else None,
             waiting=waiting or [],
             notices=_each_once([n for notices in self._notices.values() for n in notices]),
             output_files=self._keep_long_texts(outputs or {}),
@@ -202,10 +202,10 @@ class RunReporter:
 
     def _keep_long_texts(self, outputs: Mapping[str, Any]) -> dict[str, str]:
         """Outputs that are too long for a screen, as files that the user can open."""
-        if self._folder is None:
+        if self._record is None:
             return {}
         return {
-            name: str(self._folder.write_output(name, value))
+            name: str(self._record.write_output(name, value))
             for name, value in outputs.items()
             if isinstance(value, str) and value.count("\n") > LONG_TEXT_LINES
         }

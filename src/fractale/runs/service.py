@@ -268,7 +268,7 @@ class Runs:
         driver = RunDriver(
             self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
         )
-        driver.context.folder = Path(head.get("folder") or Path.cwd())
+        driver.context.start_dir = Path(head.get("folder") or Path.cwd())
         driver.context.bindings = self._bindings_of(folder, head, plan)
         if notice := version_notice(head):
             driver.notices.append(("versions", notice))

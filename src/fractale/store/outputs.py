@@ -161,15 +161,15 @@ class FileOutputs:
     """An `OutputStore` with one file per value, which only its owner can read.
 
     Args:
-        folder: The directory, made when the first value is stored. Files are ``ab/cdef….json``.
+        directory: The directory, made when the first value is stored. Files are ``ab/cdef….json``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
     def path(self, reference: dict[str, Any]) -> Path:
         digest = str(reference[REF_KEY]).removeprefix("sha256:")
-        return self._folder / digest[:2] / f"{digest[2:]}.json"
+        return self._directory / digest[:2] / f"{digest[2:]}.json"
 
     @staticmethod
     def digest_of(path: Path) -> str:
@@ -199,7 +199,7 @@ class FileOutputs:
             StoreError: They cannot be written.
         """
         name = f"{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
-        path = self._folder / "files" / name
+        path = self._directory / "files" / name
         self._keep(path, data)
         return path
 
@@ -211,7 +211,7 @@ class FileOutputs:
         except OSError as error:
             raise StoreError(
                 f"cannot keep an output of {len(data)} bytes: {error}",
-                hint=f"free space or permissions of {self._folder}; the run can be resumed",
+                hint=f"free space or permissions of {self._directory}; the run can be resumed",
             ) from error
 
     def _write(self, path: Path, data: bytes) -> None:

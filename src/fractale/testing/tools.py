@@ -383,7 +383,7 @@ def _answer_of(
 ) -> ToolResult:
     from mcp import types
 
-    from fractale.mcp.convert import tool_result
+    from fractale.mcp.toolbox import tool_result
 
     answer = {"content": parts, "structuredContent": structured, "isError": is_error}
     return tool_result(types.CallToolResult.model_validate(answer), "fake")

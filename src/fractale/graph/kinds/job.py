@@ -95,8 +95,8 @@ MAX_LINE = 200
 LOG_FILE = "log"
 """In the job's directory: see `fractale.schedulers.folder`."""
 
-MAY_RUN = "it could not be cancelled, and may go on"
-LATE = {"pending": MAY_RUN, "running": MAY_RUN, "unknown": "nobody knows how it ended"}
+MAY_RUN = "it could not be cancelled, and may keep running"
+LATE = {"pending": MAY_RUN, "running": MAY_RUN, "unknown": "its outcome is unknown"}
 """State of a job that was cancelled at the step's timeout → its end as text."""
 
 
@@ -235,7 +235,9 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
             hint="have the job read the secret from a file of yours",
         )
     if not all(allowed_by(globs, SUBMIT) for globs in attempt.context.within):
-        raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
+        raise PolicyError(
+            "no job was submitted: `job_submit` is not one of the planned step's tools"
+        )
     chosen_by = "model" if attempt.context.drafted else "plan"
     spec, scheduler = spec_of(attempt, wanted)
     name = scheduler or scheduler_of(attempt)

@@ -243,7 +243,7 @@ def _outside(
     attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """The arguments that are paths outside the project and the run's directory."""
-    roots = (attempt.context.folder,) if attempt.context.roots is None else attempt.context.roots
+    roots = (attempt.context.start_dir,) if attempt.context.roots is None else attempt.context.roots
     found = _paths_in(tool, arguments)
     return [(name, path) for name, path in found if not is_inside(path, roots)]
 
@@ -441,7 +441,9 @@ class ToolCodec(Codec[ToolResult]):
         return Paused(asked, values[0] if values else None)
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
-        self.attempt.emit("tool_progress", **self.told, progress=done, total=total, message=message)
+        self.attempt.emit(
+            "tool_progress", **self.fields, progress=done, total=total, message=message
+        )
 
     async def _elicited(self, asked: Elicitation) -> Mapping[str, Any]:
         """The user's answer to a question of the server.
@@ -455,7 +457,7 @@ class ToolCodec(Codec[ToolResult]):
             asked.server,
             asked.message,
             asked.schema,
-            call=self.told["key"],
+            call=self.fields["key"],
             round=self._asked[asked.message],
         )
         answer = self._answers.get(identity_of(self.attempt, question))
