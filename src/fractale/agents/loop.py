@@ -37,7 +37,7 @@ from fractale.agents.loop_tools import (
     read_result_tool,
 )
 from fractale.agents.subagent import AgentContext
-from fractale.agents.tool_runs import ToolRun, current_task, is_traced
+from fractale.agents.tool_runs import ToolRun
 from fractale.errors import CallError, ModelError, NotDone
 from fractale.evidence import outputs_of
 from fractale.models.tool_schemas import MOST_TOOLS, wire_names, wire_schema
@@ -183,7 +183,8 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
             if isinstance(message, ToolMessage):  # it may have been meant to change something
                 message.additional_kwargs[CHANGES] = True
             return message
-        token = LOCAL_CALL.set(LocalCall(str(call["id"]), current_task()))
+        task = request.runtime.config.get("configurable", {}).get("checkpoint_ns", "")
+        token = LOCAL_CALL.set(LocalCall(str(call["id"]), str(task)))
         try:
             result = await self._called(tool, call["args"], str(call["id"]))
         except CallError as error:
@@ -207,7 +208,7 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
         async def make() -> ToolResult:
             return await tool.call(arguments)
 
-        if tool.is_call or not is_traced():
+        if tool.is_call:
             return await make()
         info = ToolInfo(name=tool.name, server=tool.server, description=tool.description)
         metadata = {"fractale_step": self._ctx.path}

@@ -109,18 +109,6 @@ async def _silently(config: RunnableConfig, make: Make) -> ToolResult:
         return await _within(cast("Any", {**config, "callbacks": None}), make)
 
 
-def current_task() -> str:
-    """LangGraph's namespace of the task that runs now; empty outside a graph."""
-    config: Any = var_child_runnable_config.get() or {}
-    return str(config.get("configurable", {}).get("checkpoint_ns", ""))
-
-
-def is_traced() -> bool:
-    """Whether the node that runs now has callbacks."""
-    config = var_child_runnable_config.get()
-    return config is not None and _has_handlers(config)
-
-
 def _has_handlers(config: RunnableConfig) -> bool:
     callbacks: Any = config.get("callbacks")
     return bool(getattr(callbacks, "handlers", callbacks))

@@ -23,7 +23,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.kinds import labels
+from fractale.questions.kinds import expected, labels
 from fractale.questions.parsing import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
@@ -240,13 +240,6 @@ class TerminalUser:
             if (answer := self._read(question, raw)) is not MISSING:
                 return answer
 
-    async def _interrupt(self, question: Mapping[str, Any]) -> Any:
-        self._show(*shown.interrupt_lines(question, self._run))
-        while True:
-            raw = await self._terminal.line("  > ")
-            if (answer := self._read(question, raw)) is not MISSING:
-                return answer
-
     async def _in_doubt(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.in_doubt_lines(question, self._run))
         key = await self._key(IN_DOUBT_KEYS, "afd")
@@ -256,6 +249,14 @@ class TerminalUser:
             text = await self._terminal.line("  its outputs as JSON, Enter for none > ")
             raw = f'{{"outputs": {text.strip() or "{}"}}}'
             if (answer := self._read(question, raw)) is not MISSING:
+                return answer
+
+    async def _interrupt(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.interrupt_lines(question, self._run))
+        self._show(row(f"  answer with: {shown.inert(expected(question))}"))
+        while True:
+            text = await self._terminal.line("  > ")
+            if (answer := self._read(question, text)) is not MISSING:
                 return answer
 
     async def _tool_changed(self, question: Mapping[str, Any]) -> Any:

@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from fractale.agents.tool_runs import current_task
+from langgraph.config import get_config
+
 from fractale.errors import (
     AnswerError,
     CallError,
@@ -142,6 +143,23 @@ def labels_of(*records: Mapping[str, Any]) -> Labels:
 # An attempt
 
 
+def current_task() -> str:
+    """LangGraph's namespace of the task that runs now; empty outside a graph."""
+    try:
+        return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    except RuntimeError:
+        return ""
+
+
+def has_callbacks() -> bool:
+    """Whether anything listens to LangChain's callbacks of the task that runs now."""
+    try:
+        callbacks: Any = get_config().get("callbacks")
+    except RuntimeError:
+        return False
+    return bool(getattr(callbacks, "handlers", callbacks))
+
+
 class CallJournal:
     """The run's journal for the calls of one attempt, numbered within each task of LangGraph.
 
@@ -165,14 +183,19 @@ class CallJournal:
         """The running task of LangGraph."""
         return current_task()
 
-    def next_site(self, agent: str | None = None, *, prompt: bool = False) -> CallSite:
+    def next_site(
+        self, agent: str | None = None, *, prompt: bool = False, part: str = ""
+    ) -> CallSite:
         """The call site of the next call of the running task.
 
         Args:
             agent: The path of the sub-agent that makes it, if it is not the step's own.
             prompt: Whether the call is of a prompt. Prompts have separate numbers.
+            part: Calls with a part have separate numbers, too. So it does not matter in which
+                order the parallel calls of a task are made.
         """
-        task = f"{current_task()}|prompt" if prompt else current_task()
+        part = "prompt" if prompt else part
+        task = f"{current_task()}|{part}" if part else current_task()
         site = self._site(task, agent)
         self._numbers[task] = site.number
         self._sites.append(site)

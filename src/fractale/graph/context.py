@@ -246,6 +246,11 @@ class Meter:
     def _tokens(self) -> int:
         return self.total.get("input_tokens", 0) + self.total.get("output_tokens", 0)
 
+    @property
+    def limits_cost(self) -> bool:
+        """Whether the run has a limit of cost."""
+        return self.limits.cost is not None
+
     def check(self) -> None:
         """Check the limits before a call.
 

@@ -14,12 +14,12 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt, interrupt
 from pydantic_core import to_jsonable_python
 
+from fractale import questions
 from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions import (
     MISSING,
     asks_secret,
-    code_interrupt,
     default_answer,
     expected,
     identity,
@@ -118,16 +118,17 @@ def of_code(
     found: tuple[Interrupt[Any], ...] = error.args[0] if error.args else ()
     mask = attempt.context.mask
 
-    def asked(value: Any) -> Any:
+    def asked(each: Interrupt[Any]) -> Any:
+        value, schema = each.value, each.response_schema
         if is_question(value) or is_job(value):
             return value
         plain = mask(to_jsonable_python(value, fallback=str))
-        return code_interrupt(attempt.path, plain, server=server, tool=tool, agent=agent)
+        known = schema if isinstance(schema, dict) else None
+        return questions.interrupt(attempt.path, agent, plain, known, server=server, tool=tool)
 
     return GraphInterrupt(
         tuple(
-            Interrupt(asked(each.value), each.id, response_schema=each.response_schema)
-            for each in found
+            Interrupt(asked(each), each.id, response_schema=each.response_schema) for each in found
         )
     )
 

@@ -22,8 +22,10 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
                ``{outputs: {...}}`` (the call was made and returned these)
 job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (submit the job once more)
-interrupt      value (what Python code gave to LangGraph's `interrupt`), server and tool (whose code
-               it is), agent: any text or JSON, which `interrupt` returns
+interrupt      value (what a LangGraph agent, or the code of a tool, asked by its own interrupt),
+               agent, server and tool (whose code it is), schema (JSON Schema of the answer, or
+               null): the answer in the form that the code expects. For a request of
+               LangChain's human-in-the-loop form, ``{decisions: [{type: approve}, …]}``
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
 =============  ===================================================================================
@@ -45,18 +47,18 @@ from fractale.questions.answers import Answers, Checked, identity, read_reply, r
 from fractale.questions.kinds import (
     MISSING,
     Approval,
-    CodeInterrupt,
     ElicitationQuestion,
     InDoubt,
     JobUnknown,
+    OfGraph,
     Question,
     Review,
     ToolChanged,
     asks_secret,
+    calls_in,
     default_answer,
     expected,
     is_answer,
-    is_code_interrupt,
     is_job,
     is_question,
     job,
@@ -73,8 +75,8 @@ tool_changed = ToolChanged.ask
 review = Review.ask
 elicitation = ElicitationQuestion.ask
 in_doubt = InDoubt.ask
-code_interrupt = CodeInterrupt.ask
 job_unknown = JobUnknown.ask
+interrupt = OfGraph.ask
 
 __all__ = [
     "MISSING",
@@ -82,14 +84,14 @@ __all__ = [
     "Checked",
     "approval",
     "asks_secret",
-    "code_interrupt",
+    "calls_in",
     "default_answer",
     "elicitation",
     "expected",
     "identity",
     "in_doubt",
+    "interrupt",
     "is_answer",
-    "is_code_interrupt",
     "is_job",
     "is_question",
     "job",

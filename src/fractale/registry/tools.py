@@ -52,8 +52,17 @@ def make_tool(entry: RegistryEntry, found: Any) -> LocalTool | FastMCPMade:
 
 def is_agent_like(found: Any) -> bool:
     """Whether an object looks like a sub-agent: it describes itself, and is not a function."""
-    described = hasattr(found, "description") or hasattr(found, "input_schema")
+    # Not `hasattr`, which runs the object's properties: those of LangChain build schemas.
+    described = _declares(found, "description") or _declares(found, "input_schema")
     return (inspect.isclass(found) or not inspect.isroutine(found)) and described
+
+
+def _declares(found: Any, name: str) -> bool:
+    try:
+        inspect.getattr_static(found, name)
+    except AttributeError:
+        return False
+    return True
 
 
 def _own_name(found: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
 from fractale.plan.escape import JOINERS
-from fractale.questions import tool_of
+from fractale.questions import calls_in, tool_of
 from fractale.questions.forms import (
     as_schema,
     choices_of,
@@ -18,7 +18,7 @@ from fractale.questions.forms import (
     properties_of,
     required_of,
 )
-from fractale.questions.kinds import labels
+from fractale.questions.kinds import is_breakpoint, labels
 
 WIDTH = 96
 NAME_MOST = 24
@@ -214,6 +214,38 @@ def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     return [head("?", f"step {step} failed", question, run), *prose(error, "    ")]
 
 
+def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """The question of a LangGraph agent, or of a tool's Python code."""
+    return [
+        head("?", f"{asker(question)} asks", question, run),
+        *(row(f"    {line}") for line in asked_lines(question)),
+    ]
+
+
+def asker(question: Mapping[str, Any]) -> str:
+    """The tool or the agent whose code asks with LangGraph's `interrupt`."""
+    if question.get("tool"):
+        return f"the tool {inert(str(question['tool']), 80)}"
+    return f"the agent {inert(str(question['agent']), 80)}"
+
+
+def asked_lines(question: Mapping[str, Any]) -> list[str]:
+    """The calls that a LangGraph agent asks about, or the value of its interrupt."""
+    if is_breakpoint(question):
+        return ["it stops here, at a breakpoint of its graph"]
+    if calls := calls_in(question):
+        return [line for call in calls for line in _call_lines(call)]
+    value = question["value"]
+    if isinstance(value, str):
+        return exact(value.strip()).split("\n")
+    return arguments_lines(value) if isinstance(value, dict) else exact_value(value)  # pyright: ignore[reportUnknownArgumentType] - the agent's own data
+
+
+def _call_lines(call: Mapping[str, Any]) -> list[str]:
+    arguments = arguments_lines(table(call, "args"))
+    return [f"may it call {exact(str(call['name']))}?", *(f"  {line}" for line in arguments)]
+
+
 def log_lines(log: Path) -> list[Line]:
     """The path of a job's log, and its last lines."""
     from fractale.cli.render.text import shorten_path
@@ -235,20 +267,6 @@ def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
         row("  The call may have been made, or not; look before you say."),
         *(row(f"    {line}") for line in arguments_lines(table(question, "arguments"))),
     ]
-
-
-def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """The question of Python code, as the code words it."""
-    step = inert(str(question["step"]))
-    by = question.get("tool") or question.get("agent")
-    words = f"{inert(str(by))} asks, in step {step}" if by else f"step {step} asks"
-    return [head("?", words, question, run), *prose(interrupt_text(question))]
-
-
-def interrupt_text(question: Mapping[str, Any]) -> str:
-    """The value that Python code gave to LangGraph's `interrupt`."""
-    value = question["value"]
-    return value if isinstance(value, str) else as_json(value)
 
 
 def job_unknown_lines(question: Mapping[str, Any], run: str) -> list[Line]:

@@ -8,13 +8,14 @@ from typing import Any, cast
 from fractale.cli.render.phrases import as_json, job_text, jobs_in_words
 from fractale.cli.render.questions import (
     arguments_lines,
+    asked_lines,
+    asker,
     changed_words,
     choices_lines,
     cost_lines,
     default_line,
     exact,
     field_lines,
-    interrupt_text,
 )
 from fractale.cli.render.text import (
     Line,
@@ -410,8 +411,7 @@ def _failure_text(question: Mapping[str, Any]) -> list[str]:
 
 
 def _interrupt_text(question: Mapping[str, Any]) -> list[str]:
-    by = inert(str(question.get("tool") or question.get("agent") or "its code"), 80)
-    return [f"{by} asks:", *_said(interrupt_text(question))]
+    return [f"{asker(question)} asks:", *_indented(asked_lines(question))]
 
 
 def _said(text: Any) -> list[str]:
