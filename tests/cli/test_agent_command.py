@@ -195,7 +195,7 @@ def test_an_agent_of_the_older_kind_gets_the_words_as_its_goal(fractale):
 def test_one_that_takes_no_words_says_so(fractale):
     done = fractale("agent", "--direct", "-a", "my_tools.Silent", "silent", "Go", "on")
     assert done.returncode == 2
-    assert "takes no instruction" in done.stderr
+    assert "does not accept an instruction" in done.stderr
     end = fractale.end("agent", "--direct", "-a", "my_tools.Silent", "silent")
     assert end["outputs"] == {"answer": {"done": True}}
 
@@ -263,13 +263,13 @@ def test_help_for_one_that_is_not_there_says_so(project, monkeypatch, capsys):
     ("words", "says"),
     [
         (("agent", "--direct", "aks", "hello"), "did you mean `ask`"),
-        (("agent", "--direct", "ask"), "say what to do"),
-        (("prompt",), "say what to do"),
-        (("agent", "ask", "--direct", "hello"), "options come first"),
-        (("agent", "ask", "--model=x", "hello"), "options come first"),
+        (("agent", "--direct", "ask"), "the instruction is missing"),
+        (("prompt",), "the instruction is missing"),
+        (("agent", "ask", "--direct", "hello"), "must come before the instruction"),
+        (("agent", "ask", "--model=x", "hello"), "must come before the instruction"),
         (("agent", "--direct", "-i", "instruction=a", "ask", "b"), "given twice"),
         (("agent", "--no-such-option", "ask"), "--no-such-option"),
-        (("agent", "--direct", "ask", "-"), "nothing on stdin"),
+        (("agent", "--direct", "ask", "-"), "stdin is empty"),
         (("agent", "-i", "agent=x", "ask", "hello"), "--direct"),
         (("agent", "-i", "log_text=5", "-i", "max_tries=0", "result_parse", "x"), "max_tries"),
     ],
@@ -399,7 +399,7 @@ async def test_a_prompt_that_two_servers_have_is_asked_by_its_whole_name():
 
 
 async def test_an_agent_that_nobody_has_is_an_error_with_the_names_there_are():
-    with pytest.raises(UsageError, match="no sub-agent `optimise`") as error:
+    with pytest.raises(UsageError, match="sub-agent `optimise` not found") as error:
         await find_agent("optimise", FakeToolServer(), Catalog())
     assert "ask" in str(error.value.hint)
 

@@ -239,7 +239,10 @@ def test_what_is_missing_in_a_registry_may_be_of_a_server(project):
     write(project, "p.yaml", "name: p\nsteps: [{name: s, tool: elsewhere}]\n")
     done = fractale(project, *words, env={"FRACTALE_MCP_PORT": "9"})
     assert done.returncode == 0
-    assert "no registry here has `elsewhere`; --online asks the servers" in done.stderr
+    assert (
+        "no registry on the command line has `elsewhere`; check the servers with --online"
+        in done.stderr
+    )
     write(project, "p.yaml", "name: p\nservers: [no]\nsteps: [{name: s, tool: greet}]\n")
     done = fractale(project, *words, env={"FRACTALE_MCP_PORT": "9"})
     assert done.returncode == 3
@@ -272,7 +275,7 @@ def test_list_works_without_a_key_and_without_a_server(project):
 def test_list_tells_a_server_that_is_not_there(project):
     done = fractale(project, "list", env={"FRACTALE_MCP_PORT": "9"})
     assert done.returncode == 0
-    assert "not there" in done.stdout
+    assert "not connected" in done.stdout
 
 
 def test_config_shows_where_a_value_is_from_and_no_secret(project):

@@ -56,13 +56,16 @@ def test_a_run_goes_on_with_the_answer_that_it_waits_for(project, capsys):
     [run] = runs(project)
     assert fractale(["resume", run, "--answer", "a=yes"]) == 0
     assert (project / "state" / "runs" / run / "here").exists()
+    capsys.readouterr()
+    assert fractale(["resume", run]) == 0
+    assert f"run {run} has already ended; nothing was run" in capsys.readouterr().err
 
 
 def test_without_a_job_there_is_nothing_to_go_on_with(project, capsys):
     assert fractale(["run", "p.yaml", "--quiet"]) == 4
     capsys.readouterr()
     assert fractale(["resume", "--ready"]) == 0
-    assert capsys.readouterr().err == "no run waits for a job\n"
+    assert capsys.readouterr().err == "no run is waiting for a job\n"
     assert fractale(["resume", "--ready", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -73,7 +76,7 @@ def test_runs_go_on_when_their_jobs_have_ended(project, capsys):
     assert fractale(["run", "p.yaml", "--quiet"]) == 4, "it waits for a person, and is left alone"
     capsys.readouterr()
     assert fractale(["resume", "--ready"]) == 0
-    assert capsys.readouterr().err == "nothing is ready; waiting: 1 run, for 2 jobs\n"
+    assert capsys.readouterr().err == "no run is ready: 1 run waiting for 2 jobs\n"
     (project / "go-0").touch()
     said, code = ready(capsys)
     assert (" completed\n" in said, code) == (True, 0), said
@@ -81,14 +84,14 @@ def test_runs_go_on_when_their_jobs_have_ended(project, capsys):
     said, code = ready(capsys)
     assert (" failed\n" in said, code) == (True, 1), said
     assert fractale(["resume", "--ready"]) == 0
-    assert capsys.readouterr().err == "no run waits for a job\n"
+    assert capsys.readouterr().err == "no run is waiting for a job\n"
 
 
 def test_a_run_whose_time_is_up_goes_on_and_ends_its_job(project, capsys):
     (project / "late.yaml").write_text(LATE)
     assert fractale(["run", "late.yaml", "--detach", "--quiet"]) == 4
     said, code = ready(capsys)
-    assert ("took more than the step's timeout" in said, code) == (True, 1), said
+    assert ("exceeded the timeout of its step" in said, code) == (True, 1), said
 
 
 def ready(capsys) -> tuple[str, int]:
@@ -98,7 +101,7 @@ def ready(capsys) -> tuple[str, int]:
         capsys.readouterr()
         code = fractale(["resume", "--ready"])
         said = capsys.readouterr().err
-        if not said.startswith("nothing is ready"):
+        if not said.startswith("no run is ready"):
             return said, code
         assert time.monotonic() < until, said
         time.sleep(0.1)
@@ -107,8 +110,8 @@ def ready(capsys) -> tuple[str, int]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "say which run"),
-        (["k7f3a", "--ready"], "either one run, or all that are ready"),
+        ([], "no run was named"),
+        (["k7f3a", "--ready"], "RUN and --ready exclude each other"),
         (["k7f3a"], "k7f3a"),
     ],
 )

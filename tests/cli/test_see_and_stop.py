@@ -148,7 +148,7 @@ def test_cancelling_a_run_stops_it_and_a_resume_submits_its_job_again(place):
     assert "stopped" in said
     # It is neither waited for nor taken up by a cron job; a person resumes it.
     assert "stopped" in here.call("runs")[1]
-    assert "no run waits for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
     here.go()
     code, _, said = here.call("resume", here.run)
     assert code == 0, said
@@ -238,7 +238,7 @@ def test_a_job_that_is_over_is_told_so_and_left(place):
         (["logs", "-1", "melts"], "has no step `melts`", "steps with a job: melt"),
         (["logs", "-1", "melt", "--attempt", "2"], "no job of attempt 2", "fractale show"),
         (["logs", "-1", "melt", "--item", "2"], "no job of item 2", "fractale show"),
-        (["logs", "-1", "melt", "--element", "2"], "is not an array", "leave --element out"),
+        (["logs", "-1", "melt", "--element", "2"], "is not an array", "leave out --element"),
     ],
 )
 def test_what_is_not_there_is_an_error_with_a_way_on(place, words, says, hint):
@@ -482,7 +482,7 @@ def test_the_question_after_a_failure_shows_the_log(place):
     here = place(BAD)
     words = (sys.executable, "-m", "fractale.cli", "run", "plan.yaml")
     with Tmux(here.folder, *words, env=here.environment) as terminal:
-        terminal.wait_for("r retry it · s skip it and go on · q quit · l show its job's log")
+        terminal.wait_for("r retry · s skip and continue · q quit · l show its job's log")
         terminal.type("l")
         screen = terminal.wait_for("│ ERROR: Unknown pair style")
         assert "│ Last command: pair_style reax/c" in screen
@@ -546,7 +546,7 @@ def test_an_array_is_counted_looked_into_and_cancelled_as_a_whole(place):
     assert "--element I" in err
     code, _, err = here.call("cancel", "-1", "scan[6]", "--yes")
     assert code == 2
-    assert "an array ends as a whole" in err
+    assert "whole array can be cancelled" in err
     code, out, _ = here.call("cancel", "-1", "scan", "--yes", "--json")
     assert code == 0
     (job,) = json.loads(out)["jobs"]
@@ -570,8 +570,8 @@ def test_the_parts_of_an_array_are_elements_by_index_wherever_they_are_named(pla
     assert not re.search(r"\bitems?\b", whole)
     code, _, err = here.call("logs", "-1", "scan", "--item", "1")
     assert code == 2
-    assert "its parts are elements" in " ".join(err.split())
+    assert "it has elements, not items" in " ".join(err.split())
     code, _, err = here.call("logs", "-1", "scan")
-    assert "add --element I, or name one" in " ".join(err.split())
+    assert "add --element INDEX, or name one" in " ".join(err.split())
     assert "--item" not in err
     assert here.call("logs", "-1", "scan", "--element", "2")[1] == "at 2\n"

@@ -236,7 +236,7 @@ def test_inner_steps_stand_below_the_step_around_them(state, shown):
     [
         (["show", "nope"], "no run `nope`"),
         (["show", "-1", "transfrm"], "did you mean `transform`"),
-        (["show", "-1", "report"], "did not come to step `report`"),
+        (["show", "-1", "report"], "did not reach step `report`"),
     ],
 )
 def test_what_is_not_there_is_an_error(state, capsys, words, says):

@@ -130,7 +130,7 @@ steps:
 def test_a_failure_asks_retry_skip_or_quit(project, answers, code, made):
     terminal = run(project, FAILS)
     for letter in answers:
-        assert "no such queue" in terminal.ask_for("r retry it")
+        assert "no such queue" in terminal.ask_for("r retry ·")
         terminal.type(letter)
     assert terminal.end() == code
     assert (project / "made").exists() is made
@@ -153,7 +153,7 @@ def test_an_approval_shows_the_exact_call_inert_and_does_as_told(project, answer
     terminal.type(answer)
     if code:
         # A refused call is a failed step, and a failure asks, too.
-        terminal.ask_for("r retry it")
+        terminal.ask_for("r retry ·")
         terminal.type("q")
     assert terminal.end() == code
     assert len(list(project.glob("made*"))) == (0 if code else 1)
@@ -179,7 +179,7 @@ def test_several_questions_at_once_are_asked_one_after_the_other(project):
         seen = terminal.ask_for("y once")
         assert f"question {number} of 3" in seen
         terminal.type("n" if "make[1] wants" in seen else "y")
-    terminal.ask_for("r retry it")
+    terminal.ask_for("r retry ·")
     terminal.type("q")
     assert terminal.end() == 1
     assert [(project / name).exists() for name in "abc"] == [True, False, True]
@@ -195,7 +195,7 @@ def test_what_is_typed_before_a_question_is_no_answer_to_it(project):
     terminal.type("y")
     terminal.ask_for("y once")
     terminal.type("n")
-    terminal.ask_for("r retry it")
+    terminal.ask_for("r retry ·")
     terminal.type("q")
     assert terminal.end() == 1
     assert not list(project.glob("made*"))
@@ -365,11 +365,11 @@ def test_an_approval_on_a_terminal_explained_edited_and_given(project):
         screen.type("x")
         screen.ask_for("one of: y, a, n, e, ?")
         screen.type("e")
-        shown = screen.ask_for("y call it so")
+        shown = screen.ask_for("y call it with these")
         screen.type("n")
         screen.ask_for("y once")
         screen.type("e")
-        screen.ask_for("y call it so")
+        screen.ask_for("y call it with these")
         screen.type("y")
         assert screen.end() == 0
     assert_same("terminal_approval", normal(shown))
@@ -435,11 +435,11 @@ def test_without_an_editor_a_plan_is_read_from_a_file_and_arguments_from_a_line(
     terminal = dialogue(project, REVIEW, call, PATH=str(project / "bin"))
     terminal.ask_for("a accept")
     terminal.type("e")
-    terminal.ask_for("a file with the plan")
+    terminal.ask_for("a file with the changed plan")
     terminal.type("missing.yaml")
     terminal.ask_for("missing.yaml")
     terminal.type("e")
-    terminal.ask_for("a file with the plan")
+    terminal.ask_for("a file with the changed plan")
     terminal.type("new.yaml")
     terminal.wait_for('answer: {"plan": "name: new\\n"}')
     terminal.ask_for("y once")
@@ -451,7 +451,7 @@ def test_without_an_editor_a_plan_is_read_from_a_file_and_arguments_from_a_line(
     terminal.type("e")
     terminal.ask_for("the arguments as JSON")
     terminal.type('{"nodes": 2}')
-    terminal.ask_for("y call it so")
+    terminal.ask_for("y call it with these")
     terminal.type("y")
     assert answer_of(terminal) == {"arguments": {"nodes": 2}}
 
@@ -470,7 +470,7 @@ def test_always_says_which_arguments_must_stay(project, typed, answer):
     terminal = dialogue(project, call)
     assert "s wants to call mail.send" in terminal.ask_for("y once")
     terminal.type("a")
-    terminal.ask_for("these arguments stay as they are: to,text")
+    terminal.ask_for("these arguments stay the same: to,text")
     terminal.type("cc")
     assert "no argument `cc`" in terminal.ask_for("y once")
     terminal.type("a")
@@ -500,7 +500,7 @@ def test_an_editor_that_fails_leaves_the_question_as_it_was(project):
     terminal = dialogue(project, REVIEW, EDITOR="false")
     terminal.ask_for("a accept")
     terminal.type("e")
-    terminal.ask_for("Editing failed")
+    terminal.ask_for("failed with exit code")
     terminal.type("r")
     assert answer_of(terminal) == "reject"
 
@@ -526,7 +526,7 @@ def test_a_servers_question_is_asked_field_by_field(project):
         screen.type("many")
         screen.ask_for("not a whole number")
         screen.type("")
-        screen.ask_for("an answer is needed here")
+        screen.ask_for("this field is required")
         screen.type("4")
         screen.ask_for("Queue")
         screen.type("2")
@@ -582,7 +582,7 @@ def test_a_servers_question_can_be_declined(project, schema, typed, answer):
 )
 def test_a_call_that_the_run_was_killed_in(project, typed, answer):
     terminal = dialogue(project, questions.in_doubt("submit", "submit_job", {"nodes": 2}))
-    assert "may have been made, or not" in terminal.ask_for("a call it again")
+    assert "may or may not have run" in terminal.ask_for("a call it again")
     for number, text in enumerate(typed):
         if number:
             terminal.ask_for("")

@@ -707,7 +707,7 @@ def test_the_command_line_asks_shows_and_accepts(project, good):
     waits = f(project, "resume", "-1", "--answer", "s=yes")
     assert waits.returncode == 4
     said = waits.stdout + waits.stderr
-    assert "server good changed its tool send since it was agreed to" in said
+    assert "server good changed its tool send since you approved it" in said
     assert "+Send a text to everybody." in said
     assert "accept or reject" in said
     shown = f(project, "list", "--changes")
@@ -717,7 +717,7 @@ def test_the_command_line_asks_shows_and_accepts(project, good):
         "changed"
     ] == ["description"]
     accepted = f(project, "list", "--accept-changes", "good")
-    assert "pinned good.send as it is now" in accepted.stdout
+    assert "pinned the present form of good.send" in accepted.stdout
     audit = (project / ".fractale" / "audit.jsonl").read_text().splitlines()
     line = json.loads(audit[-1])
     assert (line["what"], line["kind"], line["by"]) == ("trust", "tool", "command")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import fractale
 from fractale.graph.compile import FLAT_STEPS, compile_plan, node_of
 from fractale.graph.context import Dependencies
+from fractale.plan.kinds import KINDS
 from fractale.testing import FakeToolServer
 
 PLAN = """
@@ -131,3 +133,8 @@ def test_a_step_is_found_in_its_segment():
     assert node_of(fractale.load(PLAN), "sweep") == "sweep"
     with pytest.raises(KeyError):
         node_of(plan, "nowhere")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_step_has_a_file_of_its_name_that_builds_it(kind):
+    assert callable(importlib.import_module(f"fractale.graph.kinds.{kind}").build)

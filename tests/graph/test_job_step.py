@@ -459,7 +459,7 @@ def test_a_draft_submits_jobs_only_where_the_tool_for_it_is_offered():
         ("tasks", "many", r"`tasks` must be a whole number of at least 1, not `many`"),
         ("time", "soon", r"`time` must be a duration such as `10m`, not `soon`"),
         ("memory", "some", r"`memory` must be an amount such as `4G`"),
-        ("scheduler", "slrum", r"`scheduler` must be one of local, slurm"),
+        ("scheduler", "slrum", r"`scheduler` must be one of slurm, pbs"),
         ("queue", [1], r"`queue` must be text"),
         ("queue", "a\nb", r"`queue` must be text on one line"),
     ],

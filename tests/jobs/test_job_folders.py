@@ -240,7 +240,7 @@ async def test_the_command_says_how_many_and_how_much(yard, capsys):
     assert await asyncio.to_thread(fractale, words) == 0
     said = capsys.readouterr().out
     assert "0 runs removed" in said
-    assert ", 1 job folder of " in said
+    assert ", 1 job directory of " in said
     assert yard.left() == set()
 
 

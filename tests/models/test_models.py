@@ -211,7 +211,7 @@ async def test_no_json_after_the_correction_is_an_error_that_says_what_was_paid(
     with pytest.raises(ModelError, match=r"Yes, four\.") as caught:
         await Models(Settings(), given=model).ask(QUESTION, schema=SCHEMA)
     assert caught.value.usage.calls == 2
-    assert "there is no JSON in it" in model.requests[1][-1].text
+    assert "it contains no JSON" in model.requests[1][-1].text
 
 
 async def test_of_several_values_in_the_text_the_one_that_fits_is_meant():
@@ -351,6 +351,14 @@ def test_what_another_provider_lacks_is_told(monkeypatch):
     models = Models(Settings(environment={"AZURE_OPENAI_API_KEY": "x"}))
     with pytest.raises(SettingsError, match="azure_openai:mine"):
         models.get("azure_openai:mine")
+
+
+def test_a_provider_that_langchain_does_not_know_has_its_class_in_the_table(tmp_path, monkeypatch):
+    package = "class ChatCerebras:\n    def __init__(self, *, model):\n        self.model = model\n"
+    (tmp_path / "langchain_cerebras.py").write_text(package)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = Settings(environment={"CEREBRAS_API_KEY": "x" * 9})
+    assert providers.build(settings, "cerebras", "llama3.1-8b").model == "llama3.1-8b"
 
 
 def test_a_local_file_that_is_no_model_is_found_before_the_run(tmp_path):

@@ -236,7 +236,7 @@ class TestElicitation:
         field = {"type": "array", "items": items, "default": ["batch"]}
         lines = field_lines("queues", {"type": "object", "properties": {"queues": field}})
         assert lines == [
-            "queues (any of these, comma between, optional)",
+            "queues (any of these, separated by commas, optional)",
             " 1  debug",
             " 2  batch   (default)",
         ]

@@ -233,7 +233,7 @@ def test_json_says_where_and_what(two, capsys):
 
 def test_no_difference_is_said(two, capsys):
     assert fractale(["diff", "aaaaa", "aaaaa"]) == 0
-    assert "every step went the same way" in capsys.readouterr().out
+    assert "all steps took the same path" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_can_be_compared(two, capsys):

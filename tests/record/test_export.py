@@ -230,7 +230,7 @@ def of_type(entities, kind: str) -> list[dict]:
 
 
 async def test_the_crate_meets_what_its_profiles_require(real, tmp_path):
-    entities = crate_of(real, tmp_path / "crate", licence="CC-BY-4.0")
+    entities = crate_of(real, tmp_path / "crate", license_name="CC-BY-4.0")
     root, plan = entities["./"], entities["plan.yaml"]
     profiles = refs(root["conformsTo"])
     for profile in ("process", "workflow", "provenance"):
@@ -318,7 +318,7 @@ def test_a_crate_is_refused_where_it_would_not_be_true(tmp_path, recorded):
         write_crate(history, tmp_path / "crate")
     run = Recording(tmp_path / "state", "other").start("a")
     keep_plan(run.folder, load_plan(tmp_path / "plan.yaml"))
-    with pytest.raises(UsageError, match="finished no step"):
+    with pytest.raises(UsageError, match="has no finished step"):
         write_crate(read_history(run.folder), tmp_path / "crate")
     assert not (tmp_path / "crate").exists()
 
@@ -339,7 +339,7 @@ def validator() -> str | None:
 
 @pytest.mark.skipif(validator() is None, reason="roc-validator is not installed: see the Makefile")
 async def test_the_crate_is_valid(real, tmp_path):
-    write_crate(real, tmp_path / "crate", licence="CC-BY-4.0")
+    write_crate(real, tmp_path / "crate", license_name="CC-BY-4.0")
     assert faults_of(tmp_path / "crate") == []
 
 
@@ -386,7 +386,7 @@ def test_the_graph_is_printed(state, capsys, form):
 def test_a_graph_without_its_plan_says_so(state, capsys, recorded):
     (recorded.folder.path / "plan.yaml").unlink()
     assert fractale(["export", "-1", "--graph", "json"]) == 0
-    assert "has changed or is gone" in capsys.readouterr().err
+    assert "has changed or was removed" in capsys.readouterr().err
 
 
 def test_transitions_are_written_for_the_owner_only_or_printed(state, capsys):
@@ -408,7 +408,7 @@ def test_a_crate_is_written(state, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "say what to write"),
+        ([], "choose what to write"),
         (["--transitions", "/nowhere/at/all.jsonl"], "cannot write"),
     ],
 )

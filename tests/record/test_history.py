@@ -164,10 +164,10 @@ async def test_the_plan_of_a_run_is_found_while_it_is_the_same(run_plan, setting
     history = latest(settings)
     assert plan_hash(load_plan(plan)) == history.head["plan_hash"]
     plan.write_text("# a remark\n" + plan.read_text())
-    assert plan_of(history.folder, history.head) == load_plan(plan)
+    assert plan_of(history.record, history.head) == load_plan(plan)
     plan.write_text("name: p\nsteps: [{name: other, tool: say}]\n")
-    kept = history.folder.path / "plan.yaml"
-    assert plan_file(history.folder, history.head) == (kept if kept.exists() else None)
+    kept = history.record.path / "plan.yaml"
+    assert plan_file(history.record, history.head) == (kept if kept.exists() else None)
 
 
 # -- records of every kind ----------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_where_it_diverges_is_told_with_both_sides(desk):
     code, out, _ = desk.call("replay", "-1", "--today")
     assert code == 1
     assert out == (
-        "diverged after 2 of 14 events that are equal: other arguments\n"
+        "diverged after 2 of 14 events: other arguments\n"
         "  step `first` calls `change` with other arguments\n"
         "  what  recorded one\n"
         "        now      one more\n"
@@ -176,7 +176,7 @@ def test_a_recording_moves_with_its_plan(desk, tmp_path, name):
     desk.plan.write_text(PLAN.replace("Say ", "Tell me "))
     code, out, _ = desk.call("test", "recordings")
     assert code == 1
-    assert "the model openai:scripted is asked something else" in out
+    assert "the request to model openai:scripted differs" in out
     assert out.endswith("1 recording: 1 diverged\n")
     code, out, _ = desk.call("test", "recordings", "--json")
     told = json.loads(out)
@@ -229,13 +229,13 @@ def test_of_what_a_recording_names_only_what_is_given_is_imported(desk, tmp_path
     for name in ("recordings/a.zip", "recordings/b"):
         code, out, err = desk.with_tools("replay", name)
         assert code == 0, out + err
-        assert "what the recording names was not imported" in out
+        assert "the code that the recording names was not imported" in out
         assert f"-r {desk.folder}/mine.yaml -a my_agents.TELL" in out
-        assert "note: taken as recorded: what was done by `tell`" in out
+        assert "note: results taken from the record: `tell`" in out
         assert not imported.exists()
     code, out, _ = desk.with_tools("test", "recordings")
     assert code == 0
-    assert out.count("what the recording names was not imported") == 2
+    assert out.count("the code that the recording names was not imported") == 2
     assert not imported.exists()
     for given in (("-r", "mine.yaml"), ("-a", "my_agents.TELL")):
         code, out, err = desk.with_tools("replay", "recordings/a.zip", *given)
@@ -327,10 +327,10 @@ def test_a_plan_that_is_gone_is_the_one_that_was_recorded(desk):
     desk.plan.unlink()
     code, out, _ = desk.call("test", ".fractale")
     assert code == 0
-    assert "p.yaml is gone: the plan is the one that was recorded" in out
+    assert "p.yaml not found; the recorded plan was used" in out
     code, _, err = desk.call("replay", "-1", "--today")
     assert code == 2
-    assert "is gone" in err
+    assert "was not found" in err
 
 
 def test_a_plan_that_is_invalid_today_fails_its_recordings_only(desk):
@@ -356,7 +356,7 @@ def test_what_can_not_be_replayed_is_said_with_its_code(desk):
     (folder / "tools.json").unlink()
     code, _, err = desk.call("replay", run)
     assert code == 2
-    assert "does not say which tools" in err
+    assert "does not list the tools" in err
     code, out, _ = desk.call("test", ".fractale", "--json")
     told = json.loads(out)
     assert (code, told["counts"]) == (1, {"not-recorded": 1})
@@ -370,7 +370,7 @@ def test_files_that_are_no_recordings(desk):
     folder = desk.folder / "recordings"
     folder.mkdir()
     code, _, err = desk.call("test", "recordings")
-    assert (code, "no recording in" in err) == (2, True)
+    assert (code, "no recordings found in" in err) == (2, True)
     (folder / "broken.zip").write_bytes(b"PK\x03\x04 no zip")
     with zipfile.ZipFile(folder / "sly.zip", "w") as archive:
         archive.writestr("../../sly.txt", "out")
@@ -382,7 +382,7 @@ def test_files_that_are_no_recordings(desk):
     assert {each["error"]["code"] for each in told["recordings"]} == {"bad-recording"}
     assert not list(desk.folder.parent.glob("sly.txt"))
     code, out, _ = desk.call("test", "recordings/empty.zip")
-    assert (code, "can't be replayed" in out) == (1, True)
+    assert (code, "cannot be replayed" in out) == (1, True)
     assert "recordings/empty.zip is not a recording" in out
 
 
@@ -405,9 +405,9 @@ def test_a_recording_is_written_where_nothing_is(desk):
     (desk.folder / "full").mkdir()
     (desk.folder / "full" / "file").write_text("mine")
     code, _, err = desk.call("export", "-1", "--recording", "full")
-    assert (code, "is there already" in err) == (2, True)
+    assert (code, "already exists" in err) == (2, True)
     code, _, err = desk.call("replay", "-1", "--today", "--plan", "plans/p.yaml")
-    assert (code, "name two plans" in err) == (2, True)
+    assert (code, "exclude each other" in err) == (2, True)
     assert desk.call("export", "-1", "--recording", "r.zip")[0] == 0
     assert (desk.folder / "r.zip").stat().st_mode & 0o077 == 0
     with zipfile.ZipFile(desk.folder / "r.zip") as archive:

@@ -668,7 +668,7 @@ async def test_what_a_model_is_asked_counts(stage):
     await stage.record(AGENT, yes=True)
     found = (await stage.replay(AGENT.replace("Do it.", "Do all."))).divergence
     assert (found.what, found.step) == ("arguments", "work")
-    assert "the model openai:scripted is asked something else" in found.message
+    assert "the request to model openai:scripted differs" in found.message
     fewer = await stage.replay(AGENT.replace("[wait, look, change]", "[wait, look]"))
     assert fewer.divergence.what == "arguments"
 
@@ -783,7 +783,7 @@ async def test_with_a_real_model_tools_answer_as_recorded(stage):
 async def test_a_record_without_its_tools_says_so(stage):
     await stage.record(CHAIN)
     (stage.last.path / "tools.json").unlink()
-    with pytest.raises(NotRecorded, match="does not say which tools") as told:
+    with pytest.raises(NotRecorded, match="does not list the tools") as told:
         await stage.replay()
     assert told.value.reason == "no-tools"
 
@@ -791,7 +791,7 @@ async def test_a_record_without_its_tools_says_so(stage):
 async def test_a_record_without_its_journal_says_so(stage):
     await stage.record(CHAIN)
     (stage.last.path / "journal.jsonl").unlink()
-    with pytest.raises(NotRecorded, match="is gone, and it made calls") as told:
+    with pytest.raises(NotRecorded, match="was not found, and the run made calls") as told:
         await stage.replay()
     assert told.value.reason == "no-journal"
 

@@ -153,7 +153,7 @@ def test_a_full_disk_under_its_output_stops_the_run_too(tmp_path, processes, wor
         if words:
             assert done.returncode == 1
             assert "No space left" in done.stderr
-            assert "a fault of fractale" not in done.stderr
+            assert "a bug in fractale" not in done.stderr
             assert len(held.changes()) < STEPS
             finish(held, run=True)
         assert held.changes() == WHOLE

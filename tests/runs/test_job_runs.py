@@ -112,7 +112,7 @@ class Place:
 
         def once() -> tuple[int, str, str] | None:
             code, out, err = self.call("resume", "--ready")
-            return None if "nothing is ready" in err else (code, out, err)
+            return None if "no run is ready" in err else (code, out, err)
 
         return self.until(once, "a run that is ready")
 
@@ -148,7 +148,7 @@ def test_a_detached_run_holds_no_process_and_goes_on_when_its_job_has_ended(plac
     assert "waits for melt (job " in out
     code, _, err = here.call("resume", "--ready")
     assert code == 0
-    assert "nothing is ready; waiting: 1 run, for 1 job" in err
+    assert "no run is ready: 1 run waiting for 1 job" in err
     code, _, out = here.call("resume", "-1", "--detach")
     assert code == 4
     here.go()
@@ -160,7 +160,7 @@ def test_a_detached_run_holds_no_process_and_goes_on_when_its_job_has_ended(plac
         here.ready()
     assert here.events[-1]["outputs"] == {"speed": 7}
     assert len(here.lines("starts")) == len(here.lines("after")) == 1
-    assert "no run waits for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
 
 
 def test_what_a_run_waits_for_is_told_as_json(place):
@@ -306,11 +306,11 @@ def test_unknown_needs_a_person_and_ready_leaves_it_to_one(place):
     assert code == 4
     assert "the outcome of its job" in out
     assert "answer with: wait, success, failure, or again" in out
-    assert "no run waits for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
     code, _, out = here.call("resume", "-1", "--answer", "a=wait", "--detach")
     assert code == 4
     assert "waiting for job " in out
-    assert "nothing is ready" in here.call("resume", "--ready")[2], "its patience lasts"
+    assert "no run is ready" in here.call("resume", "--ready")[2], "its patience lasts"
     code, _, out = here.call("run", "plan.yaml")
     code, _, out = here.call("resume", "-1", "--answer", "a=success")
     assert code == 0
@@ -349,7 +349,7 @@ def test_ready_and_a_run_exclude_each_other(place):
     assert here.call("resume")[0] == 2
     code, _, err = here.call("resume", "-1", "--ready")
     assert code == 2
-    assert "either one run, or all that are ready" in err
+    assert "RUN and --ready exclude each other" in err
 
 
 def test_a_dry_run_says_what_would_be_submitted(place):

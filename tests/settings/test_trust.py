@@ -168,6 +168,11 @@ ENDLESS = {"serve", "logs"}
 
 def test_every_command_is_among_those_that_are_tried():
     tried = {words[0] for words in [*ACTS.values(), *LOOKS.values()]} | ENDLESS
+    missing = set(COMMANDS) - tried
+    assert not missing, (
+        f"add {sorted(missing)} to ACTS (it runs what a project says, so it needs trust) or to "
+        "LOOKS (it only looks)"
+    )
     assert tried == set(COMMANDS)
 
 

@@ -22,6 +22,7 @@ from fractale.agents.catalog import BUILT_IN
 from fractale.cli.render.site import report_lines
 from fractale.cli.render.text import plain
 from fractale.errors import SettingsError
+from fractale.findings import Finding
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import JobPlan, Template
 from fractale.registry import load_registry
@@ -32,7 +33,7 @@ from fractale.site.checks.tools import load_entries
 from fractale.site.discover import discover, machine_of
 from fractale.site.doctor import Report, Wanted, examine
 from fractale.site.examination import Examination
-from fractale.site.model import Check, Finding, Site
+from fractale.site.model import Check, Site
 from fractale.site.needs import load_needs, read_needs
 from fractale.site.plan_uses import inputs_of, jobs_of, named_by, programs_of
 from fractale.testing.model_server import ModelServer, Reply
@@ -294,7 +295,7 @@ async def test_a_table_of_ones_own_adds_to_what_is_known(project):
     assert "2025.7.22" in there.found
     own.write_text("tools: [{path: a, needs: [nothing]}]\n")
     wrong = await doctor(site(project), registries=[file])
-    assert "nothing says what `nothing` is" in check(wrong, str(own)).found
+    assert "`nothing` is not defined" in check(wrong, str(own)).found
 
 
 def test_the_longest_path_counts():
@@ -557,7 +558,7 @@ async def test_a_state_folder_that_can_not_be_made_is_missing(project):
     (project / "file").touch()
     settings = site(project)
     report = await doctor(replace(settings, state_dir=project / "file" / "state"))
-    found = check(report, "state folder")
+    found = check(report, "state directory")
     assert found.verdict == "missing"
     assert "FRACTALE_STATE_DIR" in found.fix
 
@@ -720,7 +721,7 @@ def test_the_command_ends_with_0_where_all_is_there_and_1_where_not(project):
     plan(project)
     good = command(project, "plan.yaml", "-r", "tools.yaml")
     assert good.returncode == 0, good.stdout + good.stderr
-    assert good.stdout.endswith("all that is needed is there\n")
+    assert good.stdout.endswith("all requirements are met\n")
     assert "\x1b" not in good.stdout
     bad = command(project, "plan.yaml", "--json")
     assert bad.returncode == 1
@@ -954,8 +955,8 @@ def test_a_state_folder_that_others_can_only_see_is_a_warning(tmp_path):
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     ran = forked.run(["doctor", "--site-rules", "--json"], cwd=tmp_path, env=env)
     found = {each["what"]: each for each in json.loads(ran.stdout)["checks"]}
-    assert found["state folder"]["verdict"] == "warning"
-    assert found["state folder"]["fix"] == f"chmod 700 {folder}"
+    assert found["state directory"]["verdict"] == "warning"
+    assert found["state directory"]["fix"] == f"chmod 700 {folder}"
     assert found["files"]["verdict"] == "ok"
 
 

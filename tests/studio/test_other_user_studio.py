@@ -185,7 +185,7 @@ def test_on_another_address_it_wants_the_token_that_it_prints(tmp_path):
         url = printed.group(1).replace("0.0.0.0", "127.0.0.1")
         token = url.rpartition("/")[2]
         assert len(token) == 32
-        assert "can be reached from other machines" in server.log()
+        assert "other machines can reach" in server.log()
         server.run(url)
         (tmp_path / "ran.txt").unlink()
         server.run(f"http://127.0.0.1:{server.port}", api_key=token)

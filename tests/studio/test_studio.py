@@ -434,7 +434,7 @@ def test_history_and_a_fork_with_another_state(studio):
     assert studio.state(thread)["values"]["outputs"] == {"said": "first-third"}
     assert studio.lines("noted.txt") == [*noted, "first-third"], "it is done once more"
     assert errors(studio.run(thread, "asked", {})) == [
-        f"run {thread.rpartition('-')[2]} has begun on this thread, and a run takes its input once"
+        f"run {thread.rpartition('-')[2]} has started on this thread, and cannot get another input"
         " (open a new thread for another run, or resume this one without an input)"
     ]
 
@@ -535,7 +535,7 @@ async def test_what_is_no_answer_is_an_error_and_the_question_stays(here):
     await here.run("asked", {})
     with pytest.raises(RunEnded, match=r"`perhaps` is not a valid answer .* `second`"):
         await here.run("asked", Command(resume="perhaps"))
-    with pytest.raises(RunEnded, match="no updates and no jumps"):
+    with pytest.raises(RunEnded, match="not updates or jumps"):
         await here.run("asked", Command(goto="third"))
     assert await here.asked() == ["second"]
     await here.run("asked", None)
@@ -596,7 +596,7 @@ async def test_a_run_that_fails_is_an_error_with_its_last_words(here):
 async def test_a_run_stops_at_a_breakpoint_and_goes_on(here):
     await here.run("asked", {}, interrupt_after=["first"])
     assert (await here.state()).next == ("second",)
-    with pytest.raises(RunEnded, match="a run takes its input once"):
+    with pytest.raises(RunEnded, match="cannot get another input"):
         await here.run("asked", {"word": "x"})
     await here.run("asked", {})
     assert await here.asked() == ["second"]
@@ -657,7 +657,7 @@ async def test_a_prompt_is_planned_or_asked_directly(with_model):
     await here.run("prompt", {"instruction": "Plan this.", "inputs": {"a": 1}})
     assert await here.asked() == ["plan"]
     here.thread = str(uuid.uuid4())
-    with pytest.raises(RunEnded, match="no server has a prompt `x`"):
+    with pytest.raises(RunEnded, match="prompt `x` not found on any server"):
         await here.run("prompt", {"prompt": "x"})
     drawn = (await here.graph("prompt")).get_graph(xray=True)
     assert {"ask", "plan:draft", "plan:review"} <= set(drawn.nodes)
@@ -670,7 +670,7 @@ async def test_any_plan_is_run_from_its_text(here):
     assert (await here.state()).values["steps"]["only"]["outcome"] == "success"
     assert (here.folder / "noted.txt").read_text() == "b\n"
     here.thread = str(uuid.uuid4())
-    for given, said in (({}, "no plan is named"), ({"plan": text, "w": 1}, "the input has `w`")):
+    for given, said in (({}, "no plan was named"), ({"plan": text, "w": 1}, "unknown key `w`")):
         with pytest.raises(RunEnded, match=said):
             await here.run("plan", given)
 
@@ -739,7 +739,7 @@ def test_plans_that_cannot_be_graphs_are_refused(own, tmp_path):
     for name, why, hint in (
         ("1st.yaml", "`1st` is no name of a graph", "begins with a letter"),
         ("plan.yaml", "`plan` is a name that the server needs itself", "taken are any_plan, app"),
-        ("for.yaml", "Python has this word itself", "rename the file"),
+        ("for.yaml", "it is a Python keyword", "rename the file"),
     ):
         (tmp_path / name).write_text("name: p\nsteps: [{name: a, tool: b}]\n")
         with pytest.raises(UsageError, match=why) as refused:

@@ -61,7 +61,7 @@ class Killed:
 
 async def main() -> None:
     root, scheduler, key, out, point = sys.argv[1:6]
-    inner = adapters_of(dict(os.environ), Path(root) / ".local", None)[scheduler]
+    inner = adapters_of(dict(os.environ), dict(os.environ), Path(root) / ".local", None)[scheduler]
     jobs = Jobs(Path(root), os.environ, scheduler, adapters={scheduler: Killed(inner, point)})
     script = f"#!/bin/sh\necho ran >> {out}\nsleep 0.2\n"
     spec = JobSpec(name="killed", folder=Path(root).parent, script=script)

@@ -108,7 +108,7 @@ async def work(
             final = state["messages"]
     except ModelCallLimitExceededError as error:
         raise ModelError(
-            f"the agent did not come to an end within {max_turns} turns",
+            f"the agent did not finish within {max_turns} turns",
             hint="narrow its instruction or its tools, or split the step",
         ) from error
     if (reason := reported(final)) is not None:
@@ -218,8 +218,8 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
 def _summarizing(ctx: AgentContext) -> SummarizationMiddleware:
     async def summarize(messages: Sequence[BaseMessage]) -> str:
         request = HumanMessage(
-            "Summarize this conversation so far for the one who goes on with it: the task, what "
-            "was found out (with figures, names and paths in full), what failed, what is left."
+            "Summarize this conversation so far for the agent who continues it: the task, what "
+            "was found out (with values, names and paths in full), what failed, what is left to do."
         )
         return (await ctx.ask_model([*messages, request])).text
 

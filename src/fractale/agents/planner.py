@@ -157,7 +157,7 @@ async def _explore(
     known = earlier.known
     if not (known or planner.catalog.plain or planner.inputs.get(KNOWN)):
         known = await explore(planner.ctx, task, config)
-    found = [HumanMessage(f"What was found out before:\n{known}")] if known else []
+    found = [HumanMessage(f"Found out before:\n{known}")] if known else []
     messages = [*task, *found, *_failure(earlier)]
     return DraftState(
         messages=cast("list[AnyMessage]", messages),
@@ -181,7 +181,7 @@ async def _draft(state: DraftState, runtime: Runtime[Planner]) -> DraftState:
     reasons = "; ".join(problems)
     planner.warn_invalid(f"draft {number} of {planner.max_drafts}: {reasons}")
     if number >= planner.max_drafts:
-        error = f"no valid draft in {number} tries; the last: {reasons}"
+        error = f"no valid draft in {number} attempts; the last: {reasons}"
         return DraftState(tries=number, text="", error=error, code="draft")
     lines = "\n".join(f"- {problem}" for problem in problems)
     wrong = f"This draft can't be used:\n{lines}\nWrite all the steps again, corrected."
@@ -341,7 +341,7 @@ async def run(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
     after: DraftState = await graph.ainvoke(DraftState(tries=0), request.config, context=planner)
     text = after.get("text", "")
     if not text:
-        return AgentAnswer(outputs={}, error=after.get("error") or "there is no draft")
+        return AgentAnswer(outputs={}, error=after.get("error") or "the planner wrote no draft")
     return AgentAnswer(outputs={"plan": text}, text=text)
 
 

@@ -363,7 +363,7 @@ INPUTS: Mapping[str, Any] = {
             "maximum": 50,
             "description": f"Proposals of the model at most (default {DEFAULT_TRIES}).",
         },
-        "instruction": {"type": "string", "description": "What else the model should know."},
+        "instruction": {"type": "string", "description": "Further information for the model."},
     },
     "required": ["metric_name", "log_text"],
 }
@@ -385,7 +385,7 @@ OUTPUTS: Mapping[str, Any] = {
 RESULT_PARSE = Subagent(
     name="result_parse",
     description=(
-        "Finds a metric in the text of a log by a regular expression that a person agrees to."
+        "Finds a metric in the text of a log by a regular expression that a person approves."
     ),
     input_schema=INPUTS,
     output_schema=OUTPUTS,

@@ -16,45 +16,84 @@ from typing import Any
 
 import click
 
-COMMANDS = {
-    "run": ("fractale.cli.commands.run", "Run a plan."),
-    "agent": ("fractale.cli.commands.agent", "Ask a sub-agent."),
-    "prompt": ("fractale.cli.commands.prompt", "Ask in words, or by a prompt of a server."),
-    "resume": (
-        "fractale.cli.commands.resume",
-        "Go on with a run that stopped, waits, or reached a limit.",
-    ),
-    "cancel": ("fractale.cli.commands.cancel", "End the batch jobs of a run, and the run."),
-    "logs": ("fractale.cli.commands.logs", "Print the log of a step's batch job, as it grows."),
-    "fork": ("fractale.cli.commands.fork", "Start a new run from a step of another one."),
-    "replay": ("fractale.cli.commands.replay", "Run a recorded run again, from its record alone."),
-    "test": ("fractale.cli.commands.test", "Replay a folder of recordings against today's plans."),
-    "runs": ("fractale.cli.commands.runs", "List runs: how they ended, when, what they used."),
-    "show": ("fractale.cli.commands.show", "Show what happened in a run, or in one of its steps."),
-    "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
-    "export": (
-        "fractale.cli.commands.export",
-        "Write a run as a graph, as transitions, or as an RO-Crate.",
-    ),
-    "freeze": ("fractale.cli.commands.freeze", "Write a run's plan with what its planner drafted."),
-    "validate": ("fractale.cli.commands.validate", "Check plans and report every error at once."),
-    "graph": ("fractale.cli.commands.graph", "Draw a plan: text, Mermaid, SVG or PNG."),
-    "list": ("fractale.cli.commands.list", "Show tools, prompts, agents, models and servers."),
-    "doctor": (
-        "fractale.cli.commands.doctor",
-        "Check that all that is needed is there, or how to get it.",
-    ),
-    "discover": ("fractale.cli.commands.discover", "Show what this machine and site have."),
-    "serve": ("fractale.cli.commands.serve", "Serve a registry or server file over MCP."),
-    "studio": ("fractale.cli.commands.studio", "Open plans and runs in LangGraph Studio."),
-    "schema": ("fractale.cli.commands.schema", "Print the JSON Schema of the plan language."),
-    "trust": (
-        "fractale.cli.commands.trust",
-        "Trust a project's settings, or show what is trusted.",
-    ),
-    "config": ("fractale.cli.commands.config", "Show every setting and where it came from."),
-    "version": ("fractale.cli.commands.version", "Show the version."),
+GROUPS = {
+    "Run": {
+        "run": ("fractale.cli.commands.run", "Run a plan."),
+        "prompt": (
+            "fractale.cli.commands.prompt",
+            "Ask for a task in plain English, or use a server's prompt.",
+        ),
+        "agent": ("fractale.cli.commands.agent", "Ask a sub-agent."),
+        "resume": (
+            "fractale.cli.commands.resume",
+            "Resume a run that stopped, waits, or reached a limit.",
+        ),
+        "cancel": (
+            "fractale.cli.commands.cancel",
+            "Cancel the batch jobs of a run, and stop the run.",
+        ),
+        "logs": ("fractale.cli.commands.logs", "Print or follow the log of a batch job."),
+        "fork": ("fractale.cli.commands.fork", "Start a new run from a step of another one."),
+    },
+    "Inspect": {
+        "runs": (
+            "fractale.cli.commands.runs",
+            "List runs: status, start, duration, resources used.",
+        ),
+        "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
+        "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
+        "export": (
+            "fractale.cli.commands.export",
+            "Export a run as a graph, transitions, an RO-Crate or a recording.",
+        ),
+    },
+    "Write plans": {
+        "validate": (
+            "fractale.cli.commands.validate",
+            "Check plans and report all errors at once.",
+        ),
+        "graph": ("fractale.cli.commands.graph", "Draw a plan as text, Mermaid, SVG or PNG."),
+        "freeze": (
+            "fractale.cli.commands.freeze",
+            "Write a run's plan with its accepted drafts as a new plan.",
+        ),
+        "list": ("fractale.cli.commands.list", "List tools, prompts, agents, models and servers."),
+        "schema": ("fractale.cli.commands.schema", "Print the JSON Schema of the plan language."),
+    },
+    "Replay": {
+        "replay": (
+            "fractale.cli.commands.replay",
+            "Repeat a recorded run offline, from its record.",
+        ),
+        "test": (
+            "fractale.cli.commands.test",
+            "Replay a directory of recordings against today's plans.",
+        ),
+    },
+    "Site and settings": {
+        "doctor": (
+            "fractale.cli.commands.doctor",
+            "Check requirements, and show how to install what is missing.",
+        ),
+        "discover": (
+            "fractale.cli.commands.discover",
+            "Show the schedulers, hardware and software of this site.",
+        ),
+        "trust": (
+            "fractale.cli.commands.trust",
+            "Trust a project's settings or a plan, or list what you trust.",
+        ),
+        "config": ("fractale.cli.commands.config", "Show every setting and its source."),
+        "version": ("fractale.cli.commands.version", "Show the version."),
+    },
+    "Serve": {
+        "serve": ("fractale.cli.commands.serve", "Serve a registry or server file over MCP."),
+        "studio": ("fractale.cli.commands.studio", "Open plans and runs in LangGraph Studio."),
+    },
 }
+"""Group → command → its module and summary, in the order of `--help`."""
+
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 class ReaderGone(Exception):
@@ -88,7 +127,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which a user needs them."""
+        """The commands in the order of their groups."""
         return [*COMMANDS]  # the name `list` is a module here, once that is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -98,8 +137,10 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -117,21 +158,24 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
+    epilog="Exit codes: 0 success; 1 failed; 2 wrong use; 3 invalid plan; 4 waiting for an answer "
+    "or a job; 5 limit reached; 75 stopped, resumable; 130 interrupted.",
 )
-@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.version_option(package_name="fractale", message="%(version)s")
 @click.pass_context
-def cli(ctx: click.Context, *, debug: bool) -> None:
-    """Write a plan of tools, prompts and agents in YAML, and run it so that it lasts.
+def cli(ctx: click.Context) -> None:
+    """Run YAML plans of tools, prompts, agents and batch jobs as durable, resumable workflows.
 
     \b
-    A first run, without a key or a server:   make demo
-    What a plan will do, before it does it:   fractale run PLAN --dry-run
+    First run, without an API key:   make demo
+    Preview of a plan:               fractale run PLAN --dry-run
+    Continue the latest run:         fractale resume -1
     """
-    ctx.obj = {"debug": debug, "folder": _working_folder()}
+    ctx.obj = {"directory": _working_directory()}
 
 
-def _working_folder() -> str | None:
+def _working_directory() -> str | None:
     """The directory in which the command was started; None if it was removed."""
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than this command
@@ -227,17 +271,17 @@ def _exit_code(arguments: list[str]) -> int:
             raise
         from fractale.cli.render.problems import show_error
 
-        gone = isinstance(error, FileNotFoundError) and _working_folder() is None
-        return show_error(_folder_removed() if gone else error)
+        gone = isinstance(error, FileNotFoundError) and _working_directory() is None
+        return show_error(_directory_removed() if gone else error)
     return result if isinstance(result, int) else 0
 
 
-def _folder_removed() -> Exception:
+def _directory_removed() -> Exception:
     from fractale.errors import UsageError
 
     return UsageError(
-        "the folder that this command was started in was removed",
-        hint="change to a folder that is there, such as with `cd`, and try again",
+        "the working directory was removed",
+        hint="change to an existing directory with `cd`, and try again",
     )
 
 

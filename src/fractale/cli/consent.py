@@ -152,12 +152,12 @@ def ask_about_plan(
         click.echo("changed since you agreed to it:", err=True)
         changed = changes(before.shown, described) or ["only comments, layout or names"]
         click.echo("\n".join(f"  {line}" for line in changed), err=True)
-    folder = Path(os.path.realpath(plan.file)).parent
-    word = "y" if yes else _word_about(plan, folder)
+    directory = Path(os.path.realpath(plan.file)).parent
+    word = "y" if yes else _word_about(plan, directory)
     log, by = AuditLog.of(settings), "yes" if yes else "person"
-    if word in ("a", "all") and _is_mine(folder):
-        log.record("trust", kind="plans", path=str(folder), by=by)
-        store.add("plan", folder, EVERY_PLAN, shown=EVERY_PLAN)
+    if word in ("a", "all") and _is_mine(directory):
+        log.record("trust", kind="plans", path=str(directory), by=by)
+        store.add("plan", directory, EVERY_PLAN, shown=EVERY_PLAN)
     elif word not in ("y", "yes"):
         raise UsageError(
             f"{plan.file} was not run",
@@ -168,13 +168,13 @@ def ask_about_plan(
     store.add("plan", plan.file, digest, shown=described)
 
 
-def _word_about(plan: Plan, folder: Path) -> str:
+def _word_about(plan: Plan, directory: Path) -> str:
     from fractale.cli.render.questions import exact
 
     termios.tcflush(sys.stdin, termios.TCIFLUSH)  # earlier input cannot be an answer to this
     return _answer(
-        f"{exact(plan.file)} runs all this as you, and you have not agreed to it yet.\n"
-        f"Answer `a` to trust every plan in {exact(str(folder))}, also when it changes.\n"
+        f"{exact(plan.file)} would run all this as you, and you have not agreed to it yet.\n"
+        f"Answer `a` to trust every plan in {exact(str(directory))}, also when it changes.\n"
         "Run it? [y/a/N] "
     )
 
@@ -214,11 +214,11 @@ def _is_agreed(plan: Plan, store: TrustStore, digest: str) -> bool:
     if store.holds("plan", plan.file, digest):
         return True
     files = [Path(os.path.realpath(each.file)) for each in (plan, *_included(plan))]
-    folders = list(_trusted_folders(store))
-    return all(_is_mine(file) and any(f in file.parents for f in folders) for file in files)
+    directories = list(_trusted_directories(store))
+    return all(_is_mine(file) and any(f in file.parents for f in directories) for file in files)
 
 
-def _trusted_folders(store: TrustStore) -> Iterator[Path]:
+def _trusted_directories(store: TrustStore) -> Iterator[Path]:
     for entry in store.entries():
         path = Path(entry.path)
         if entry.kind == "plan" and entry.digest == EVERY_PLAN:
@@ -243,7 +243,8 @@ def _is_mine(file: Path) -> bool:
 
 def _description(plan: Plan, settings: Settings) -> str:
     """The plan's effects as text, without inputs, to show later what has changed."""
-    from fractale.cli.dry_run import describe, text_lines
+    from fractale.cli.render.dry_run import text_lines
+    from fractale.runs.dry_run import describe
 
     return "\n".join(text_lines(plan, describe(plan, None, settings)))
 
@@ -251,7 +252,8 @@ def _description(plan: Plan, settings: Settings) -> str:
 def _shown_plan(
     plan: Plan, settings: Settings, inputs: Mapping[str, Any], extensions: Extensions
 ) -> list[str]:
-    from fractale.cli.dry_run import describe, shown_inputs, text_lines
+    from fractale.cli.render.dry_run import text_lines
+    from fractale.runs.dry_run import describe, shown_inputs
 
     found = describe(plan, shown_inputs(plan, inputs), settings, extensions)
     return ["", *text_lines(plan, found), ""]
@@ -260,7 +262,7 @@ def _shown_plan(
 # -- a run that the user did not start ------------------------------------------------------------
 
 
-def ask_about_run(folder: RunRecord, head: Mapping[str, Any], settings: Settings) -> None:
+def ask_about_run(record: RunRecord, head: Mapping[str, Any], settings: Settings) -> None:
     """Check that the user started a run, or agrees to the code that its record names.
 
     Raises:
@@ -271,25 +273,25 @@ def ask_about_run(folder: RunRecord, head: Mapping[str, Any], settings: Settings
     environment = settings.environment
     if own_runs.is_own(head, environment):
         return
-    log, place = AuditLog.of(settings), str(folder.path)
+    log, place = AuditLog.of(settings), str(record.path)
     if by := options.trust_given(environment):
-        log.record("trust", kind="run", path=place, run=folder.run_id, by=by)
+        log.record("trust", kind="run", path=place, run=record.run_id, by=by)
         return
-    if own_runs.is_agreed(folder.path, head, environment):
+    if own_runs.is_agreed(record.path, head, environment):
         return
     if not _on_terminal():
-        raise own_runs.not_own(folder.run_id, environment)
+        raise own_runs.not_own(record.run_id, environment)
     named = [str(each) for key in ("registries", "agents") for each in head.get(key) or ()]
-    lines = [f"You did not start run {folder.run_id}, or its record was changed: {folder.path}"]
+    lines = [f"You did not start run {record.run_id}, or its record was changed: {record.path}"]
     lines += [f"  imports   {path}" for path in named]
     lines += [f"  plan      {head.get('file') or head.get('plan') or '-'}"]
     lines.append(f"  note      {own_runs.why_not_own(environment)}")
     for line in lines:
         click.echo(inert(line, 1000), err=True)
     if not _agrees("Continue with it?"):
-        raise own_runs.not_own(folder.run_id, environment)
-    log.record("trust", kind="run", path=place, run=folder.run_id, by="person")
-    own_runs.agree(folder.path, head, environment)
+        raise own_runs.not_own(record.run_id, environment)
+    log.record("trust", kind="run", path=place, run=record.run_id, by="person")
+    own_runs.agree(record.path, head, environment)
 
 
 # -- the code that Studio's server imports --------------------------------------------------------
@@ -349,7 +351,7 @@ def _shown_config(file: Path) -> list[str]:
 
     config = read_config(file)
     named = [f"  imports {exact(place)}" for place in _imported(config)]
-    named += [f"  takes variables from {exact(name)}" for name in _variables(config)]
+    named += [f"  reads variables from {exact(name)}" for name in _variables(config)]
     return [f"for Studio's server, {exact(str(file.resolve()))}", *named]
 
 

@@ -28,9 +28,9 @@ from fractale.questions.parsing import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
-FAILURE_KEYS = "  r retry it · s skip it and go on · q quit"
+FAILURE_KEYS = "  r retry · s skip and continue · q quit"
 TOOL_CHANGED_KEYS = "  a accept the change · r reject it: the tool is not used in this run"
-JOB_UNKNOWN_KEYS = "  w wait on · s it went well · f it failed · a submit it again"
+JOB_UNKNOWN_KEYS = "  w keep waiting · s it succeeded · f it failed · a submit it again"
 LOG_KEY = " · l show its job's log"
 LOG = "log"
 """The name of the log in a job's directory, see `fractale.schedulers.folder`."""
@@ -159,7 +159,7 @@ class TerminalUser:
             elif (arguments := await self._edited(question["arguments"])) is not None:
                 question = {**question, "arguments": arguments}
                 self._show(*shown.approval_lines(question, self._run))
-                if await self._key("  y call it so · n go back", "yn") == "y":
+                if await self._key("  y call it with these arguments · n back", "yn") == "y":
                     return {"arguments": arguments}
 
     async def _always(self, question: Mapping[str, Any]) -> Any:
@@ -170,10 +170,12 @@ class TerminalUser:
         tool = shown.exact(tool_of(question))
         listed = shown.exact(",".join(names))
         self._show(
-            row(f"  Later calls of {tool} in this run are made without a question, as long as"),
-            row(f"  these arguments stay as they are: {listed}"),
+            row(f"  fractale makes later calls of {tool} in this run without asking, as long as"),
+            row(f"  these arguments stay the same: {listed}"),
         )
-        text = await self._terminal.line("  Enter all of them · or some, as a,b · none · b back > ")
+        text = await self._terminal.line(
+            "  Enter all of them · or some, such as a,b · none · b back > "
+        )
         word = text.strip()
         if word.casefold() in ("b", "back") and word not in names:
             return MISSING
@@ -195,7 +197,7 @@ class TerminalUser:
             self._complain(error)
             return None
         if not isinstance(data, dict):
-            self._show(row("  arguments are a mapping of names to values", "warn"))
+            self._show(row("  arguments must be a mapping of names to values", "warn"))
             return None
         return data  # pyright: ignore[reportUnknownVariableType] - JSON that a user wrote
 
@@ -224,7 +226,7 @@ class TerminalUser:
     async def _edited_plan(self, plan: str) -> str | None:
         if self._terminal.has_editor:
             return await self._terminal.edit(plan)
-        path = await self._terminal.line("  a file with the plan as it should be > ")
+        path = await self._terminal.line("  a file with the changed plan > ")
         if not path.strip():
             return None
         try:
@@ -265,8 +267,8 @@ class TerminalUser:
 
     async def _job_unknown(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.job_unknown_lines(question, self._run))
-        folder = str(question.get("folder") or "")
-        log = Path(folder) / LOG if folder else None
+        directory = str(question.get("folder") or "")
+        log = Path(directory) / LOG if directory else None
         key = await self._key_or_log(JOB_UNKNOWN_KEYS, "wsfa", log)
         return self._read(question, key)
 
@@ -289,11 +291,13 @@ def _why(question: Mapping[str, Any]) -> list[Line]:
     """The reason for a question, and the effect of each answer."""
     tool = shown.exact(tool_of(question))
     return [
-        *shown.prose(f"It is asked because {question['why']}." if question["why"] else ""),
-        row(f"  y   {tool} is called once, with exactly these arguments"),
-        row(f"  a   so are later calls of {tool} in this run; you say which arguments must stay"),
-        row("  n   it is not called; the step or the model is told so"),
-        row("  e   you change the arguments, see them again, and decide then"),
+        *shown.prose(f"fractale asks because {question['why']}." if question["why"] else ""),
+        row(f"  y   call {tool} once, with exactly these arguments"),
+        row(
+            f"  a   also later calls of {tool} in this run; you choose the arguments that must stay"
+        ),
+        row("  n   do not call it; the step or the model is informed"),
+        row("  e   change the arguments, see them again, and decide then"),
     ]
 
 
@@ -309,7 +313,7 @@ async def fill_form(terminal: TerminalInput, schema: Mapping[str, Any]) -> dict[
     names = list(properties_of(schema))
     if not names:
         return await _send(terminal, {})
-    terminal.show(row("  (/decline says no to it, /cancel gives it up)", "dim"))
+    terminal.show(row("  (/decline refuses to answer, /cancel cancels the request)", "dim"))
     content: dict[str, Any] = {}
     for name in names:
         raw = await _field(terminal, name, schema)
@@ -343,7 +347,7 @@ async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) 
     prompt = f"  [{shown.exact(as_json(defaults[name]))}] > " if name in defaults else "  > "
     secret = name in secret_fields(schema)
     if secret:
-        terminal.show(row("  (a secret: what you type is not shown and not stored)", "dim"))
+        terminal.show(row("  (secret: your input is neither shown nor stored)", "dim"))
         prompt = "  > "
     while True:
         text = await terminal.line(prompt, hidden=secret)
@@ -354,12 +358,12 @@ async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) 
                 return defaults[name]
             if name not in required_of(schema):
                 return None
-            terminal.show(row("  an answer is needed here", "warn"))
+            terminal.show(row("  this field is required", "warn"))
             continue
         try:
             return read_field(properties_of(schema)[name], text)
         except AnswerError as error:
-            words = "this is no such value" if secret else shown.inert(error.message)
+            words = "not a valid value" if secret else shown.inert(error.message)
             terminal.show([("  ", ""), (words, "warn")])
 
 

@@ -118,7 +118,7 @@ def tool_options(function: F) -> F:
         "registries",
         multiple=True,
         type=click.Path(dir_okay=False, path_type=Path),
-        help="A registry or server file whose tools the run may use. Repeatable.",
+        help="Add the tools of a registry or server file. Repeatable.",
     )
     agent = click.option(
         "-a",
@@ -126,7 +126,7 @@ def tool_options(function: F) -> F:
         "agents",
         multiple=True,
         metavar="PATH",
-        help="A sub-agent by dotted path, such as pkg.module.Agent. Repeatable.",
+        help="Add a sub-agent by its dotted path, such as pkg.module.Agent. Repeatable.",
     )
     return registry(agent(function))
 
@@ -136,9 +136,9 @@ def model_options(function: F) -> F:
     backend = click.option(
         "--backend",
         metavar="NAME",
-        help="Where the model runs: gemini, openai or local (in this process, without a key).",
+        help="Model provider: gemini, openai, or local (in this process, without an API key).",
     )
-    model = click.option("--model", metavar="PROVIDER:NAME", help="The model for every step.")
+    model = click.option("--model", metavar="PROVIDER:NAME", help="Use this model for every step.")
     return backend(model(function))
 
 
@@ -147,20 +147,25 @@ def store_option(function: F) -> F:
     return click.option(
         "--store",
         metavar="URL",
-        help="Keep checkpoints in a PostgreSQL server: postgresql://user@host/database.",
+        help="Keep checkpoints on a PostgreSQL server: postgresql://USER@HOST/DATABASE.",
     )(function)
 
 
 def input_options(function: F) -> F:
     """``-i`` and ``--inputs``."""
     one = click.option(
-        "-i", "--input", "pairs", multiple=True, metavar="NAME=VALUE", help="Set an input."
+        "-i",
+        "--input",
+        "pairs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set an input. Repeatable.",
     )
     file = click.option(
         "--inputs",
         "inputs_file",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="A YAML or JSON file of inputs; -i wins over it.",
+        help="Read inputs from a YAML or JSON file; -i overrides it.",
     )
     return one(file(function))
 
@@ -168,17 +173,21 @@ def input_options(function: F) -> F:
 def run_options(function: F) -> F:
     """The options that `run` and `resume` share."""
     options = [
-        click.option("--max-attempts", type=click.IntRange(1), help="Entries of any one step."),
+        click.option("--max-attempts", type=click.IntRange(1), help="Maximum attempts per step."),
         click.option(
             "--limit",
             "limits",
             multiple=True,
             metavar="NAME=VALUE",
-            help="Stop, resumable, at: steps, attempts, time (90s, 10m), tokens, cost, depth.",
+            help="Pause the run at a limit: steps, attempts, time (90s, 10m), tokens, cost, depth.",
         ),
-        click.option("--yes", is_flag=True, help="Agree beforehand to what would be asked."),
-        click.option("--json", "as_json", is_flag=True, help="Print one event a line on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="Only tell how it ended."),
+        click.option(
+            "--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking."
+        ),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON event per line on stdout."
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="Print only the final summary."),
         trust_option,
     ]
     for option in reversed(options):
@@ -188,7 +197,7 @@ def run_options(function: F) -> F:
 
 def detach_option(function: F) -> F:
     """``--detach``."""
-    words = "Do not wait for a batch job: end, waiting for it, and hold no process."
+    words = "Exit while batch jobs run; resume later with `fractale resume`."
     return click.option("--detach", is_flag=True, help=words)(function)
 
 
@@ -207,7 +216,7 @@ def _answers_file(function: F) -> F:
         "--answers",
         "answers_file",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="A YAML or JSON file of answers: of a step, or of a step's questions by their text.",
+        help="Read answers from a YAML or JSON file, by step or by the text of a question.",
     )(function)
 
 
@@ -217,7 +226,7 @@ def _answer(name: str) -> Callable[[F], F]:
         name,
         multiple=True,
         metavar="STEP=ANSWER",
-        help="Answer what a step asks, such as submit=yes. Repeatable.",
+        help="Answer the question of a step, such as submit=yes. Repeatable.",
     )
 
 
@@ -236,7 +245,7 @@ def read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise InputError(f"an input is given as NAME=VALUE, not `{pair}`")
+            raise InputError(f"`{pair}` is not a valid input; write NAME=VALUE")
         inputs[name.strip()] = value
     return inputs
 
@@ -287,7 +296,7 @@ def read_limits(pairs: tuple[str, ...]) -> Limits:
         except ValueError as error:
             raise UsageError(f"--limit {pair}: {error}") from error
         if values[name] is None or values[name] <= 0:
-            raise UsageError(f"--limit {pair}: must be above 0")
+            raise UsageError(f"--limit {pair}: must be greater than 0")
     return Limits(**values)
 
 
@@ -301,11 +310,11 @@ def read_answers(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         step, equals, answer = pair.partition("=")
         if not equals or not step.strip():
-            raise AnswerError(f"an answer is given as STEP=ANSWER, not `{pair}`")
+            raise AnswerError(f"`{pair}` is not a valid answer; write STEP=ANSWER")
         if step.strip() in found:
             raise AnswerError(
                 f"`{step.strip()}` is answered twice",
-                hint="a file for --answers can answer each of its questions by their text",
+                hint="answer each of its questions by text in a file: --answers FILE",
             )
         found[step.strip()] = answer
     return found
@@ -353,7 +362,7 @@ def trust_option(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=_keep_trust,
-        help="Use the project's settings without asking, this time. See `fractale trust`.",
+        help="Trust the project's settings for this command. See `fractale trust`.",
     )(function)
 
 

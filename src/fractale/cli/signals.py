@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fractale.runs.result import resume_command
+
 if TYPE_CHECKING:
     from fractale.events import Event
 
@@ -129,7 +131,7 @@ class Ending:
         elif self._asked == 1 and self._run and not self._over:
             name = signal.Signals(number).name
             self._in_loop(self.at_boundary, name)
-            self._in_loop(self.say, f"{name}: the run stops after this step; again: at once")
+            self._in_loop(self.say, f"{name}: the run stops after this step; a second one: at once")
             return False
         self._asked = 2
         if self._work:
@@ -145,10 +147,10 @@ class Ending:
         # No import here: the main thread may be blocked in the middle of one.
         if children := sys.modules.get("fractale.mcp.children"):
             children.kill_children()
-        words = "what was under way did not end: the process ends without it"
+        words = "the running call did not end; the process exits without its result"
         if self._run and not self._over:
             words += "".join(f"\nit is not known whether {each} was done" for each in self.unknown)
-            words += f"\nnext: fractale resume {self._run}"
+            words += f"\nnext: {resume_command(self._run)}"
         shown = "\x1b[?25h\r" if os.isatty(2) else ""  # the display has hidden the cursor
         with contextlib.suppress(OSError):
             os.write(2, f"{shown}stopped · {words}\n".encode(errors="backslashreplace"))

@@ -136,12 +136,12 @@ class TerminalInput:
         Raises:
             EndOfInput: `leave` was called. The editor is terminated.
         """
-        with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
-            path = Path(folder) / "edited.yaml"
+        with tempfile.TemporaryDirectory(prefix="fractale-") as directory:
+            path = Path(directory) / "edited.yaml"
             path.write_text(text, encoding="utf-8")
             os.utime(path, (0, 0))  # saving sets any other time
             if code := await self._ended_editor(path):
-                message = f"{self._editor}: Editing failed: it ended with exit code {code}"
+                message = f"the editor `{self._editor}` failed with exit code {code}"
                 self.show([("  ", ""), (message, "warn")])
                 return None
             if not path.exists() or path.stat().st_mtime == 0:

@@ -33,6 +33,7 @@ from fractale.jobs.status import JobStatus, is_plain, status_of, with_notices
 from fractale.schedulers.adapter import JobRecord, Scheduler, Submitted
 from fractale.schedulers.asked import array_of
 from fractale.schedulers.folder import JobFolder, same_job
+from fractale.schedulers.homes import RUN, adapters_of
 from fractale.schedulers.job import JobHandle, JobSpec, Queue
 from fractale.settings import STARTED_BY, Settings, slurm_token, without_secrets
 
@@ -65,12 +66,8 @@ CANCEL_SECONDS: Final = 10.0
 CLEAR_SECONDS: Final = 2.0
 """Seconds after a cancellation until fractale asks the scheduler about the job."""
 
-ORDER: Final = ("slurm", "pbs", "lsf", "flux", "local")
-"""Order in which schedulers are chosen if several answer. Outside a Flux instance, Flux comes late:
-its program may be installed only for use inside another scheduler's jobs."""
-
 LOCAL: Final = "local"
-HINT: Final = "name `scheduler: local` to run jobs as processes of this machine, or try again later"
+HINT: Final = "set `scheduler: local` to run jobs as processes of this machine, or try again later"
 
 
 class Jobs:
@@ -80,7 +77,7 @@ class Jobs:
         root: Directory of the jobs' directories. The nodes must see it.
         environment: Environment of the schedulers' programs and, as far as a scheduler passes it
             on, of the jobs. Secrets are removed, except the token that Slurm's programs need.
-        scheduler: ``flux``, ``slurm``, ``pbs``, ``lsf`` or ``local``; None: the result of `choose`.
+        scheduler: One of `RUN`; None: the result of `choose`.
         queues: Directory of the queue of local jobs; jobs that share cores share a queue. None: a
             directory in `root`.
         cores: Cores that local jobs may use at a time; None: the cores of this process.
@@ -111,13 +108,13 @@ class Jobs:
         self._pollers: dict[str, Poller] = {}
         self._arrays: dict[Path, Elements] = {}
         self._root = root.absolute()
-        environment = without_secrets(environment) | slurm_token(environment)
+        job_environment = without_secrets(environment)
         # A job that a fractale server submits must outlive the server.
-        environment.pop(STARTED_BY, None)
+        job_environment.pop(STARTED_BY, None)
+        environment = job_environment | slurm_token(environment)
         if adapters is None:
-            from fractale.schedulers.homes import adapters_of
-
-            adapters = adapters_of(environment, queues or self._root / ".local", cores)
+            queues = queues or self._root / ".local"
+            adapters = adapters_of(environment, job_environment, queues, cores)
         self._adapters = dict(adapters)
         self._chosen = scheduler
         self._choice_made: Choice | None = None
@@ -173,15 +170,15 @@ class Jobs:
         adapter = self._adapter(name)
         if not adapter.found():
             raise DependencyMissing(
-                f"{adapter.title} is not on this machine",
-                hint="`fractale discover` shows which schedulers are; `local` always is",
+                f"{adapter.title} was not found on this machine",
+                hint="run `fractale discover` to see which schedulers are; `local` always works",
             )
         return adapter
 
     def _adapter(self, name: str) -> Scheduler:
         if name not in self._adapters:
             raise JobError(
-                f"there is no scheduler `{name}`", hint=f"there are {', '.join(self._adapters)}"
+                f"`{name}` is not a scheduler", hint=f"choose one of {', '.join(self._adapters)}"
             )
         return self._adapters[name]
 
@@ -250,7 +247,7 @@ class Jobs:
         if scheduler != "local":
             raise JobError(
                 f"a job of {scheduler} cannot be confined: only local jobs can",
-                hint="say `scheduler: local`, or leave `confine` out",
+                hint="set `scheduler: local`, or leave out `confine`",
             )
         try:
             self._way = self._way or await asyncio.to_thread(find_way, self._environment)
@@ -561,7 +558,7 @@ class Choice:
 
 
 def choose(adapters: Mapping[str, Scheduler], *, in_flux: bool) -> Choice:
-    """Choose the first scheduler of `ORDER` that is installed and answers.
+    """Choose the first scheduler of `RUN` that is installed and answers.
 
     A scheduler that is set up here but does not answer precedes ``local``: a job meant for a
     cluster must not run on its login node while the cluster is down. A client without any
@@ -573,7 +570,7 @@ def choose(adapters: Mapping[str, Scheduler], *, in_flux: bool) -> Choice:
     Raises:
         DependencyMissing: No scheduler is installed.
     """
-    order: Sequence[str] = ("flux", *ORDER) if in_flux else ORDER
+    order: Sequence[str] = ("flux", *RUN) if in_flux else RUN
     names = [name for name in dict.fromkeys(order) if name in adapters] or list(adapters)
     silent: list[tuple[Scheduler, str]] = []
     for adapter in (adapters[name] for name in names):
@@ -591,4 +588,4 @@ def choose(adapters: Mapping[str, Scheduler], *, in_flux: bool) -> Choice:
     if silent:
         said = "; ".join(f"{adapter.title}: {words}" for adapter, words in silent)
         return Choice(scheduler=silent[0][0], silent=f"no scheduler answers: {said}")
-    raise DependencyMissing("no scheduler was found", hint="ask for `local`")
+    raise DependencyMissing("no scheduler was found", hint="set `scheduler: local`")

@@ -1,11 +1,13 @@
 """The providers of models: their keys, their packages, and how to build their models.
 
 This module builds `gemini`, `openai` and `local` from fractale's settings. LangChain's
-`init_chat_model` builds the others, and their packages read their own environment variables.
+`init_chat_model` builds the others that it knows; of the rest, the table names the class. Their
+packages read their own environment variables.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Mapping
@@ -33,15 +35,18 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The requirements of a provider of LangChain's `init_chat_model`.
+    """What models of a provider need.
 
     Args:
         package: The name to install with pip.
         keys: The environment variables of its key; you must set one of them.
+        chat_model: The class of its chat models in the package; empty for a provider that
+            LangChain's `init_chat_model` knows.
     """
 
     package: str
     keys: tuple[str, ...] = ()
+    chat_model: str = ""
 
     @property
     def module(self) -> str:
@@ -62,6 +67,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "bedrock_converse": Provider("langchain-aws"),
     "bedrock_mantle_anthropic": Provider("langchain-aws"),
     "bedrock_mantle_openai": Provider("langchain-aws"),
+    "cerebras": Provider("langchain-cerebras", ("CEREBRAS_API_KEY",), chat_model="ChatCerebras"),
     "cohere": Provider("langchain-cohere", ("COHERE_API_KEY",)),
     "deepseek": Provider("langchain-deepseek", ("DEEPSEEK_API_KEY",)),
     "fireworks": Provider("langchain-fireworks", ("FIREWORKS_API_KEY",)),
@@ -231,9 +237,13 @@ def _is_loopback(url: str) -> bool:
 
 
 def _build_other(settings: Settings, provider: str, model: str) -> BaseChatModel:
-    from langchain.chat_models import init_chat_model
-
+    known = PROVIDERS[provider]
     try:
+        if known.chat_model:
+            chat_model = getattr(importlib.import_module(known.module), known.chat_model)
+            return chat_model(model=model)
+        from langchain.chat_models import init_chat_model
+
         return init_chat_model(model, model_provider=provider)
     except ImportError as error:
         raise _missing_package(provider) from error

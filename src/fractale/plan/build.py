@@ -341,7 +341,7 @@ class _Loader:
             message = f"plans include each other more than {MAX_INCLUDES} levels deep"
             raise PlanError([Problem("too-deep-plan", message, position)])
         if not path.is_file():
-            message = f"there is no file `{path}` to include"
+            message = f"the file `{path}` to include was not found"
             raise PlanError([Problem("missing-include", message, position)])
         return self._once(path, resolved, above)
 

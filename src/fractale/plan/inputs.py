@@ -74,7 +74,7 @@ class InputSpec:
         str | None, Key(choice(tuple(TYPES)), "The type of its values; left out, any value fits.")
     ] = None
     default: Annotated[Any, Key(Form(_default, {}), "The value if the input is not given.")] = None
-    description: Annotated[str, Key(TEXT, "What it is for.")] = ""
+    description: Annotated[str, Key(TEXT, "The purpose of the input.")] = ""
     enum: Annotated[
         tuple[Any, ...] | None,
         Key(Form(_enum, {"type": "array", "minItems": 1}, Inline), "All values that it can have."),

@@ -24,11 +24,10 @@ from fractale.plan.forms import (
 )
 from fractale.plan.node import Node, clip
 from fractale.plan.values import Template, Value, plain_value, template
+from fractale.schedulers.homes import RUN
 
 MetricType = Literal["number", "integer", "string"]
 Take = Literal["last", "first", "all"]
-
-SCHEDULERS: Final = ("local", "slurm", "flux", "pbs", "lsf")
 
 WIDENING: Final = ("confine", "writable", "network")
 """Keys that confine a job. The job of a drafted step is confined; its draft can't change that."""
@@ -237,7 +236,7 @@ _DURATION: Final = _templated(
 _NAME: Final = _templated(lambda fields, key: fields.name(key), {"type": "string"})
 _TEXT_OR_NONE: Final = _templated(lambda fields, key: fields.text(key) or None, {"type": "string"})
 _SCHEDULER: Final = _templated(
-    lambda fields, key: fields.choice(key, SCHEDULERS), {"enum": list(SCHEDULERS)}, _TEMPLATE
+    lambda fields, key: fields.choice(key, RUN), {"enum": list(RUN)}, _TEMPLATE
 )
 _COMMAND: Final = Form(
     _command,
@@ -302,7 +301,8 @@ class Metric:
         ),
     ]
     type: Annotated[
-        MetricType, Key(choice(get_args(MetricType)), "What the text of the group becomes.")
+        MetricType,
+        Key(choice(get_args(MetricType)), "The type that the group's text is converted to."),
     ] = "number"
     take: Annotated[
         Take, Key(choice(get_args(Take)), "Which match counts; `all` gives a list.")
@@ -441,8 +441,8 @@ class JobPlan:
         Value,
         Key(
             _SCHEDULER,
-            "`slurm`, `flux`, `pbs`, `lsf`, or `local` for a plain process; left out, the one "
-            "that there is.",
+            f"{', '.join(f'`{name}`' for name in RUN if name != 'local')}, or `local` for a plain "
+            "process; left out, the one that there is.",
         ),
     ] = None
     confine: Annotated[
@@ -464,8 +464,8 @@ class JobPlan:
         Mapping[str, Metric],
         Key(
             _METRICS,
-            "What is read from the log: name → a regular expression, or `{pattern, type, take, "
-            "required}`.",
+            "The values to read from the log: name → a regular expression, or `{pattern, type, "
+            "take, required}`.",
         ),
     ] = field(default_factory=dict[str, Metric])
     prefix: str = field(default="", compare=False)

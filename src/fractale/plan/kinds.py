@@ -72,7 +72,7 @@ class StepKind:
     """The key that names the kind. Its form is only read here if it has a `read`."""
 
     field: ClassVar[str] = "target"
-    """The field of `Step` that the key sets."""
+    """The field of `Step` that the key sets: `target` for a name, `value` for anything else."""
 
     lacks: ClassVar[frozenset[str]] = frozenset()
     """Common keys without a meaning in this kind."""
@@ -118,7 +118,8 @@ class StepKind:
 
     def data(self, step: Step) -> dict[str, Any]:
         """The keys that define the step's kind, as plain data."""
-        return {self.name: step.target} if step.target else {"type": self.name}
+        value = getattr(step, self.field)
+        return {self.name: self.key.form.dump(value)} if value is not None else {"type": self.name}
 
     def inherits_instruction(self, target: str | None) -> bool:
         """Whether an input can contain the step's instruction, as in 0.1.0."""
@@ -137,7 +138,8 @@ class StepKind:
 
     def summary(self, step: Step) -> str:
         """The call of the step, as text for a drawing."""
-        return escape(step.target or "", SUMMARY_LIMIT)
+        value = getattr(step, self.field)
+        return escape(str(self.key.form.dump(value)), SUMMARY_LIMIT) if value is not None else ""
 
 
 class _Tool(StepKind):

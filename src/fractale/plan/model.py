@@ -150,6 +150,7 @@ class Step:
         kind: A name of `fractale.plan.kinds.KINDS`.
         target: The name of the tool, prompt or agent, or the file of an included plan. None for
             the general agent, for a step that the planner drafts, and for kinds without one.
+        value: The value of the key that names the kind, for kinds whose key is not a name.
         job: The batch job of a job step.
         tools: None: all tools of the run; empty: none.
         rules: In file order. The first rule that is true decides the event.
@@ -173,19 +174,20 @@ class Step:
         str,
         Key(
             choice(tuple(KINDS)),
-            "`tool`, `prompt`, `agent`, `plan`, `parallel`, `job`; left out, the key of that name "
-            "says it, else `agent`.",
+            f"{', '.join(f'`{kind}`' for kind in KINDS)}; left out, the key of that name says it, "
+            "else `agent`.",
             name="type",
         ),
     ]
     target: str | None = None
+    value: Any = None
     job: JobPlan | None = None
-    description: Annotated[str, Key(TEXT, "What the step is for, for you and for models.")] = ""
+    description: Annotated[str, Key(TEXT, "The purpose of the step, for you and for models.")] = ""
     instruction: Annotated[
         str | Template | None,
         Key(
             INSTRUCTION,
-            "What the model is to do; may hold {{ templates }}. `inputs.goal`, `inputs.prompt` and "
+            "The model's task; may contain {{ templates }}. `inputs.goal`, `inputs.prompt` and "
             "`inputs.instruction` also serve.",
         ),
     ] = None
@@ -375,7 +377,7 @@ class Plan:
         warnings: Parts that may mean something else than their author intended.
     """
 
-    name: Annotated[str, Key(TITLE, "What the plan is called.", required="")]
+    name: Annotated[str, Key(TITLE, "The plan's name.", required="")]
     version: Annotated[
         int | None,
         Key(
@@ -384,7 +386,7 @@ class Plan:
         ),
     ] = None
     description: Annotated[
-        str, Key(TEXT, "What the plan does, for you; its first line is the run's title.")
+        str, Key(TEXT, "The purpose of the plan, for you; its first line is the run's title.")
     ] = ""
     inputs: Annotated[
         Mapping[str, InputSpec],

@@ -75,8 +75,8 @@ class Answers:
                 )
             if key != ANY_STEP and len(steps) > 1:
                 raise AnswerError(
-                    f"the answer to `{key}` could be for any of: {', '.join(sorted(steps))}",
-                    hint="write the whole path",
+                    f"the answer to `{key}` could belong to any of: {', '.join(sorted(steps))}",
+                    hint="write the full path of the step",
                 )
 
 

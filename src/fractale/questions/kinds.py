@@ -25,10 +25,10 @@ from fractale.questions.forms import (
 from fractale.questions.parsing import (
     NO,
     YES,
+    brief,
     decision_of,
     is_storable,
     mapping_of,
-    one_line,
     word_of,
 )
 from fractale.schemas import UnusableSchema, misfits
@@ -294,7 +294,7 @@ class Approval(Kind):
         action = mapping_of(decision.get("edited_action")) or {}
         if action.get("name", question["tool"]) not in (question["tool"], tool_of(question)):
             raise AnswerError(
-                f"the call is of `{tool_of(question)}`, not of `{one_line(action['name'])}`",
+                f"the call is of `{tool_of(question)}`, not of `{brief(action['name'])}`",
                 hint="only its arguments can be changed",
             )
         return {"arguments": action.get("args")}
@@ -328,9 +328,9 @@ def _always(question: Mapping[str, Any], raw: Any) -> Any:
     fixed: dict[str, Any] = {}
     for name in map(str, cast("list[Any]", names)):
         if name not in question["arguments"]:
-            raise _not_fixable(question, f"the call has no argument `{one_line(name)}`")
+            raise _not_fixable(question, f"the call has no argument `{brief(name)}`")
         if to_json(given[name]) != to_json(question["arguments"][name]):
-            raise _not_fixable(question, f"`{one_line(name)}` has another value in this call")
+            raise _not_fixable(question, f"`{brief(name)}` has another value in this call")
         fixed[name] = question["arguments"][name]
     return {"always": {"fix": fixed}} if fixed else "always"
 
@@ -338,7 +338,7 @@ def _always(question: Mapping[str, Any], raw: Any) -> Any:
 def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
     names = ", ".join(question["arguments"]) or "none"
     return AnswerError(
-        f"the answer to `{question.get('step')}` does not fit: {why}",
+        f"the answer to `{question.get('step')}` is not valid: {why}",
         hint=f"arguments of the call: {names}",
     )
 
@@ -377,7 +377,7 @@ class ToolChanged(Kind):
 class Review(Kind):
     """Whether a drafted plan may run."""
 
-    expects = "accept, reject, or what should change"
+    expects = "accept, reject, or the changes that you want"
     words = ("accept",)
     keys = frozenset({"feedback", "plan", "decisions"})
 
@@ -470,7 +470,7 @@ class ElicitationQuestion(Kind):
             ]
             step = question.get("step")
             raise AnswerError(
-                f"the answer to `{step}` does not fit: {'; '.join(errors)}",
+                f"the answer to `{step}` is not valid: {'; '.join(errors)}",
                 hint=f"answer with: {expected(question)}",
             )
         return {"action": "accept", "content": content}
@@ -559,13 +559,13 @@ class JobUnknown(Kind):
     words = ("wait", "success", "failure", "again")
 
     @staticmethod
-    def ask(step: str, job: str, scheduler: str, reason: str, folder: str) -> dict[str, Any]:
+    def ask(step: str, job: str, scheduler: str, reason: str, directory: str) -> dict[str, Any]:
         """Ask what to do about a batch job with an unknown outcome.
 
         Args:
             job: The scheduler's id of the job.
             reason: Where fractale looked for the outcome, as text.
-            folder: The directory of its log.
+            directory: The directory of its log.
         """
         return {
             "kind": "job_unknown",
@@ -573,7 +573,7 @@ class JobUnknown(Kind):
             "job": job,
             "scheduler": scheduler,
             "reason": reason,
-            "folder": folder,
+            "folder": directory,
         }
 
     def read(self, question: Mapping[str, Any], raw: Any) -> Any:
@@ -724,7 +724,7 @@ def _decided(question: Mapping[str, Any], raw: Any, answer: Any) -> Any:
         known = isinstance(decision, Mapping)
         kind = cast("Mapping[str, Any]", decision).get("type") if known else None
         if kind not in ("approve", "edit", "reject", "respond") or not _may(question, kind):
-            problem = f"`{one_line(kind)}` is not an allowed decision"
+            problem = f"`{brief(kind)}` is not an allowed decision"
     if problem:
         raise AnswerError(
             f"the answer to `{question.get('step')}` does not fit: {problem}",
@@ -763,7 +763,7 @@ def _check_schema(question: Mapping[str, Any], schema: Mapping[str, Any], answer
     if faults:
         raise AnswerError(
             f"the answer to `{question.get('step')}` does not fit: {'; '.join(map(str, faults))}",
-            hint=f"its schema: {one_line(schema, 300)}",
+            hint=f"its schema: {brief(schema, 300)}",
         )
 
 
@@ -803,7 +803,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     decision = None if isinstance(kind, OfGraph) else decision_of(raw)
     answer = kind.read(question, raw if decision is None else kind.decided(question, decision))
     if answer is None:
-        step, said = question.get("step"), "" if asks_secret(question) else one_line(raw).strip()
+        step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
         words = f"`{said}` is not a valid answer" if said else "an empty answer is not valid"
         raise AnswerError(
             f"{words} for the question of `{step}`", hint=f"answer with: {expected(question)}"
@@ -811,7 +811,7 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     if not is_storable(answer):
         raise AnswerError(
             f"the answer to `{question.get('step')}` cannot be kept in the run's record",
-            hint="numbers have 64 bits and are finite, text is Unicode",
+            hint="numbers must be finite and fit in 64 bits; text must be valid Unicode",
         )
     return answer
 
@@ -907,7 +907,7 @@ def job(step: str, known: Mapping[str, Any]) -> dict[str, Any]:
 
 def job_held(step: str) -> dict[str, Any]:
     """A batch job that is not submitted yet, since the concurrency limit is reached."""
-    return job(step, {"state": "held", "reason": "`max_parallel` jobs are under way"})
+    return job(step, {"state": "held", "reason": "`max_parallel` jobs are in progress"})
 
 
 def is_job(waiting: Any) -> bool:

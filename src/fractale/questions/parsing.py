@@ -84,7 +84,7 @@ def data_of(text: str) -> Any:
     try:
         return read_source(text, "answer").plain()
     except PlanError as error:
-        raise AnswerError(f"this is neither JSON nor YAML: {error.problems[0].message}") from error
+        raise AnswerError(f"not valid JSON or YAML: {error.problems[0].message}") from error
 
 
 def is_storable(value: Any) -> bool:
@@ -105,7 +105,7 @@ def _is_text(text: str) -> bool:
     return text.isascii() or not _SURROGATE.search(text)
 
 
-def one_line(value: Any, limit: int = 60) -> str:
+def brief(value: Any, limit: int = 60) -> str:
     """A value shortened to one line, for a message."""
     text = value if isinstance(value, str) else to_json(value, default=str)
     return clip(text, limit)

@@ -36,7 +36,7 @@ HOME = "https://github.com/converged-computing/fractale"
 ENGINE, LANGUAGE, RUN = "#fractale", "#plan-language", "#run"
 PLAN = "plan.yaml"
 TYPES = {"bool": "Boolean", "int": "Integer", "float": "Float", "str": "Text"}
-NO_LICENCE = "No licence was given: ask who made this crate before you use it."
+NO_LICENSE = "No license was given: ask who made this crate before you use it."
 STATUSES = {
     "success": "http://schema.org/CompletedActionStatus",
     "failure": "http://schema.org/FailedActionStatus",
@@ -56,12 +56,12 @@ This is the record of run `{run}` of that plan by [fractale]({home}), as a Workf
 """
 
 
-def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None) -> Path:
+def write_crate(history: RunHistory, directory: Path, *, license_name: str | None = None) -> Path:
     """Write a run as an RO-Crate.
 
     Args:
-        folder: The directory, made if it does not exist.
-        licence: An SPDX name or a URL of a license; without one the crate says that it has none.
+        directory: The directory, made if it does not exist.
+        license_name: An SPDX name or a URL; without one the crate says that it has no license.
 
     Returns:
         The crate's metadata file.
@@ -76,23 +76,23 @@ def write_crate(history: RunHistory, folder: Path, *, licence: str | None = None
         raise DependencyMissing(
             "an RO-Crate needs the package `rocrate`", hint="pip install 'fractale[crate]'"
         ) from error
-    plan = plan_file(history.folder, history.head)
+    plan = plan_file(history.record, history.head)
     if plan is None:
         raise UsageError(
-            f"the plan of run {history.run} has changed since, or is gone",
-            hint="a crate holds the plan that was run; put it back as it was",
+            f"the plan of run {history.run} has changed or was removed",
+            hint="a crate contains the plan that was run; restore the plan",
         )
     if not any(attempt.outcome in STATUSES for attempt in history.attempts):
-        raise UsageError(f"run {history.run} finished no step: there is nothing to describe")
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", hint="choose another folder")
+        raise UsageError(f"run {history.run} has no finished step to describe")
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty", hint="choose another directory")
     crate = ROCrate(version="1.1")
-    _Writer(crate, history).write(plan, licence)
+    _Writer(crate, history).write(plan, license_name)
     try:
-        crate.write(folder)
+        crate.write(directory)
     except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error}") from error
-    return folder / "ro-crate-metadata.json"
+        raise UsageError(f"cannot write {directory}: {error}") from error
+    return directory / "ro-crate-metadata.json"
 
 
 class _Writer:
@@ -105,9 +105,9 @@ class _Writer:
         self._actions: list[Any] = []
         self._controls: list[Any] = []
 
-    def write(self, plan: Path, licence: str | None) -> None:
+    def write(self, plan: Path, license_name: str | None) -> None:
         self._engine()
-        self._root(licence)
+        self._root(license_name)
         for attempt in self._history.attempts:
             if attempt.outcome in STATUSES:
                 self._attempt(attempt)
@@ -127,7 +127,7 @@ class _Writer:
         add(ENGINE, "SoftwareApplication", name="fractale", url=HOME, softwareVersion=version)
         add(LANGUAGE, "ComputerLanguage", name="fractale plan", url=HOME, version=version)
 
-    def _root(self, licence: str | None) -> None:
+    def _root(self, license_name: str | None) -> None:
         history, root = self._history, self._crate.root_dataset
         profiles = [
             self._entities.add(address, "CreativeWork", name=name, version=version)
@@ -136,7 +136,7 @@ class _Writer:
         root["conformsTo"] = profiles
         root["name"] = f"{history.head.get('plan')}, run {history.run}"
         root["description"] = f"A run of the plan: {history.title}"
-        root["license"] = self._entities.licence(licence)
+        root["license"] = self._entities.license(license_name)
         root["author"] = self._entities.person
         self._crate.metadata["conformsTo"] = [
             {"@id": "https://w3id.org/ro/crate/1.1"},
@@ -192,7 +192,7 @@ class _Writer:
     def _values(self, value: Any, about: str) -> Any:
         if value is None:
             return None
-        return self._entities.value_file(resolve(self._history.folder, value), about)
+        return self._entities.value_file(resolve(self._history.record, value), about)
 
     # -- the whole ------------------------------------------------------------------------------
 
@@ -250,10 +250,10 @@ class _Writer:
 
     def _records(self) -> None:
         """The record itself: the events, the transitions, and the drafts."""
-        folder = self._history.folder.path
+        events = self._history.record.events
         self._read_me()
         self._crate.add_file(
-            folder / "events.jsonl",
+            events,
             "events.jsonl",
             properties={"name": "every event of the run", "encodingFormat": "application/jsonl"},
         )
@@ -269,7 +269,7 @@ class _Writer:
         text = README.format(
             run=history.run, plan=history.head.get("plan"), title=history.title, home=HOME
         )
-        about = self._entities.file("README.md", text, "what is in this crate", "text/markdown")
+        about = self._entities.file("README.md", text, "contents of this crate", "text/markdown")
         about["about"] = {"@id": "./"}
 
     @staticmethod
@@ -343,12 +343,14 @@ class _Entities:
         properties = {"name": about, "encodingFormat": encoding}
         return self._crate.add_file(StringIO(text), dest_path=name, properties=properties)
 
-    def licence(self, licence: str | None) -> Any:
+    def license(self, license_name: str | None) -> Any:
         """The entity of a license, by its SPDX name or URL; without one, a text that says so."""
-        if licence is None:
-            return NO_LICENCE
-        address = licence if "://" in licence else f"https://spdx.org/licenses/{licence}"
-        return self.add(address, "CreativeWork", name=licence)
+        if license_name is None:
+            return NO_LICENSE
+        address = (
+            license_name if "://" in license_name else f"https://spdx.org/licenses/{license_name}"
+        )
+        return self.add(address, "CreativeWork", name=license_name)
 
     def tool(self, attempt: RecordedAttempt) -> Any:
         """The tool, prompt or agent of a step; the engine itself, if the step has steps inside."""
@@ -394,7 +396,7 @@ class _Entities:
 def _owner(history: RunHistory) -> str:
     """The user who owns the run's directory."""
     try:
-        return history.folder.path.owner()
+        return history.record.path.owner()
     except (KeyError, OSError, NotImplementedError):  # the user was removed from this machine
         return "unknown"
 

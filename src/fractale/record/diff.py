@@ -40,13 +40,12 @@ class ForkedFrom:
     Args:
         fork: Which of them is the fork: ``a`` or ``b``.
         step: The step's path.
-        visit: The number of its attempt in the other run, from 1.
         before: How many attempts the other run had made; the fork has their results.
     """
 
     fork: str
     step: str
-    visit: int
+    visit: int  # the number of the attempt in the other run, from 1
     before: int
 
 
@@ -186,8 +185,8 @@ def _since(around: RecordedAttempt, attempt: RecordedAttempt) -> RecordedAttempt
 def _tool_changes(a: RunHistory, b: RunHistory) -> list[ToolChange]:
     """The tools of both runs that changed; none if a record has no tools."""
     try:
-        before = {tool.qualified_name: tool for tool in read_snapshot(a.folder).tools}
-        now = {tool.qualified_name: tool for tool in read_snapshot(b.folder).tools}
+        before = {tool.qualified_name: tool for tool in read_snapshot(a.record).tools}
+        now = {tool.qualified_name: tool for tool in read_snapshot(b.record).tools}
     except NotRecorded:
         return []
     return [
@@ -275,17 +274,17 @@ def _calls(history: RunHistory, attempt: RecordedAttempt) -> list[Any]:
 
 def _value(history: RunHistory, value: Any) -> Any:
     """The whole value, without the run's own directory in it."""
-    return _without(resolve(history.folder, value), str(history.folder.path.absolute()))
+    return _without(resolve(history.record, value), str(history.record.path.absolute()))
 
 
-def _without(value: Any, folder: str) -> Any:
+def _without(value: Any, directory: str) -> Any:
     if isinstance(value, str):
-        return value.replace(folder, RUN_DIR)
+        return value.replace(directory, RUN_DIR)
     if isinstance(value, Mapping):
         table = cast("Mapping[str, Any]", value)
-        return {key: _without(each, folder) for key, each in table.items()}
+        return {key: _without(each, directory) for key, each in table.items()}
     if isinstance(value, list):
-        return [_without(each, folder) for each in cast("list[Any]", value)]
+        return [_without(each, directory) for each in cast("list[Any]", value)]
     return value
 
 

@@ -57,7 +57,7 @@ class GraphNode:
         kind: Of the step; ``start`` or ``end``.
         parent: The step around it; empty at the top.
         drafted: Whether a model wrote it.
-        visits: How many attempts it had; `succeeded`, `failed`, `skipped`: their outcomes.
+        succeeded, failed, skipped: The number of its attempts with this outcome.
     """
 
     id: str
@@ -66,7 +66,7 @@ class GraphNode:
     target: str = ""
     parent: str = ""
     drafted: bool = False
-    visits: int = 0
+    visits: int = 0  # its attempts, without skipped ones
     succeeded: int = 0
     failed: int = 0
     skipped: int = 0
@@ -119,7 +119,7 @@ class RunGraph:
 
 def graph_of(history: RunHistory) -> RunGraph:
     """The graph of a run: its plan and drafts, with how often each part was used."""
-    plan = plan_of(history.folder, history.head)
+    plan = plan_of(history.record, history.head)
     graph = RunGraph(history.run, str(history.head.get("plan")), complete=plan is not None)
     if plan is not None:
         _add_plan(graph, plan, "")
@@ -216,7 +216,7 @@ def transitions(history: RunHistory) -> Iterator[dict[str, Any]]:
     An attempt that did not end is left out. A step of a parallel block leads to no other step: its
     `to` is null.
     """
-    results = results_of(history.folder, history.calls())
+    results = results_of(history.record, history.calls())
     ended = [attempt for attempt in history.attempts if attempt.ended is not None]
     for number, attempt in enumerate(sorted(ended, key=lambda v: v.ended or 0.0), 1):
         data = attempt_data(history, attempt, results)

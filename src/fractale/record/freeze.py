@@ -20,7 +20,7 @@ from fractale.record.plans import plan_of
 from fractale.store.run_record import RunRecord
 
 
-def freeze(folder: RunRecord, target: Path) -> list[Path]:
+def freeze(record: RunRecord, target: Path) -> list[Path]:
     """Write the plan of a run, and each draft as a plan that it includes.
 
     A planned step becomes ``plan: ./STEM/STEP.yaml``, where STEM is the target's name without its
@@ -29,7 +29,7 @@ def freeze(folder: RunRecord, target: Path) -> list[Path]:
     includes are written beside the drafts, so that the files need no others.
 
     Args:
-        folder: The run's record.
+        record: The run's record.
         target: The file of the plan, a ``.yaml``; it must not exist.
 
     Returns:
@@ -41,42 +41,42 @@ def freeze(folder: RunRecord, target: Path) -> list[Path]:
         StoreError: A file cannot be written.
     """
     if target.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"{target} is not a plan file", hint="write -o NAME.yaml")
-    plan = plan_of(folder, folder.read_head())
+        raise UsageError(f"{target} is not a name of a plan file", hint="use -o NAME.yaml")
+    plan = plan_of(record, record.read_head())
     if plan is None:
         raise UsageError(
-            f"the plan of run {folder.run_id} has changed since, or is gone",
-            hint="put it back as it was, or freeze a newer run",
+            f"the plan of run {record.run_id} has changed or was removed",
+            hint="restore the plan, or freeze a newer run",
         )
-    files = _frozen(folder, plan, target.name)
+    files = _frozen(record, plan, target.name)
     _check(files)
     return _write(files, target)
 
 
-def _frozen(folder: RunRecord, plan: Plan, name: str) -> dict[Path, str]:
+def _frozen(record: RunRecord, plan: Plan, name: str) -> dict[Path, str]:
     """The files by their place beside the plan, which is the first of them."""
-    freezer = _Freezer(_accepted(folder), Path(name).with_suffix(""))
+    freezer = _Freezer(_accepted(record), Path(name).with_suffix(""))
     text = dump_plan(freezer.plan(plan, "", Path(name)))
     if not freezer.planned:
         raise UsageError(
-            f"run {folder.run_id} has no step that was planned",
-            hint="only what a planner drafted can be frozen",
+            f"run {record.run_id} has no planned step",
+            hint="only drafts of the planner can be frozen",
         )
     return {Path(name): text, **freezer.files}
 
 
-def _accepted(folder: RunRecord) -> dict[str, set[str]]:
+def _accepted(record: RunRecord) -> dict[str, set[str]]:
     """Path of a step, without the items of a foreach → its drafts."""
     found: dict[str, set[str]] = {}
-    for path, text in folder.read_drafts().items():
+    for path, text in record.read_drafts().items():
         found.setdefault(without_indexes(path), set()).add(text)
     return found
 
 
 def _check(files: Mapping[Path, str]) -> None:
     """Check the files before they are written to the target."""
-    with tempfile.TemporaryDirectory() as folder:
-        written = _write(files, Path(folder) / next(iter(files)).name)
+    with tempfile.TemporaryDirectory() as directory:
+        written = _write(files, Path(directory) / next(iter(files)).name)
         problems = [p for p in check_plan(load_plan(written[0])) if p.severity == "error"]
     if problems:  # an error in fractale: the plan and the drafts were valid
         raise UsageError(f"the frozen plan is not valid: {problems[0]}")
@@ -85,7 +85,7 @@ def _check(files: Mapping[Path, str]) -> None:
 def _write(files: Mapping[Path, str], target: Path) -> list[Path]:
     paths = [target.parent / path for path in files]
     if there := [path for path in paths if path.exists()]:
-        raise UsageError(f"{there[0]} is there already", hint="choose another -o FILE")
+        raise UsageError(f"{there[0]} already exists", hint="choose another file with -o FILE")
     try:
         for path, text in zip(paths, files.values(), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,12 @@ class _Freezer:
 
     Args:
         drafts: The run's drafts, by the path of their step.
-        folder: The directory of drafts and included plans, relative to the plan.
+        directory: The directory of drafts and included plans, relative to the plan.
     """
 
-    def __init__(self, drafts: Mapping[str, set[str]], folder: Path) -> None:
+    def __init__(self, drafts: Mapping[str, set[str]], directory: Path) -> None:
         self._drafts = drafts
-        self._folder = folder
+        self._directory = directory
         self.files: dict[Path, str] = {}
         self.planned = 0
 
@@ -122,7 +122,7 @@ class _Freezer:
         path = f"{prefix}{step.name}"
         if step.kind != "plan":
             return replace(step, steps=tuple(self._step(s, f"{path}/", home) for s in step.steps))
-        file = self._folder / f"{path}.yaml"
+        file = self._directory / f"{path}.yaml"
         inner = self.plan(step.plan or self._draft(step, path), f"{path}/", file)
         self.files[file] = dump_plan(inner)
         target = Path(os.path.relpath(file, home.parent)).as_posix()
@@ -135,12 +135,12 @@ class _Freezer:
         if not texts:
             raise UsageError(
                 f"step `{path}` has no accepted draft in this run",
-                hint="freeze a run that came through the step",
+                hint="freeze a run that completed the step",
             )
         if len(texts) > 1:
             raise UsageError(
-                f"step `{path}` was drafted in {len(texts)} ways, one for each item",
-                hint="only a draft that is the same for all items can be frozen",
+                f"step `{path}` has {len(texts)} different drafts, one per item",
+                hint="only a draft that is equal for all items can be frozen",
             )
         draft = parse_plan(next(iter(texts)), f"draft of {path}")
         return narrow(draft, step.tools, step.approve)

@@ -258,7 +258,7 @@ class RunHistory:
         alive: Whether a process works on the run.
     """
 
-    folder: RunRecord
+    record: RunRecord
     head: Mapping[str, Any]
     title: str = ""
     steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -273,7 +273,7 @@ class RunHistory:
 
     @property
     def run(self) -> str:
-        return self.folder.run_id
+        return self.record.run_id
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -418,7 +418,7 @@ def _as_attempt(block: RecordedAttempt, item: RecordedItem, path: str) -> Record
 # -- whole values, and a history as JSON --------------------------------------------------------
 
 
-def resolve(folder: RunRecord, value: Any) -> Any:
+def resolve(record: RunRecord, value: Any) -> Any:
     """The value of a reference; any other value unchanged.
 
     If the value is gone or damaged, the result is the reference with an `error`.
@@ -426,17 +426,17 @@ def resolve(folder: RunRecord, value: Any) -> Any:
     if not is_reference(value):
         return value
     try:
-        return FileOutputs(folder.outputs).get(value)
+        return FileOutputs(record.outputs).get(value)
     except StoreError as error:
         return {**cast("dict[str, Any]", value), "error": error.message}
 
 
 def input_values(history: RunHistory) -> dict[str, Any]:
     """The whole inputs of the run, without secret ones."""
-    return {name: resolve(history.folder, value) for name, value in history.inputs.items()}
+    return {name: resolve(history.record, value) for name, value in history.inputs.items()}
 
 
-def results_of(folder: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, Any]:
+def results_of(record: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, Any]:
     """The whole results of calls, by their keys in the run's journal.
 
     Returns:
@@ -450,7 +450,7 @@ def results_of(folder: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, An
     if not wanted:
         return {}
     found: dict[str, Any] = {}
-    path = folder.journal
+    path = record.journal
     try:
         with path.open("rb") as file:
             for line in file:
@@ -472,7 +472,7 @@ def _key_of(line: bytes) -> bytes:
 
 def history_data(history: RunHistory) -> dict[str, Any]:
     """A whole history as JSON, every value in full."""
-    results = results_of(history.folder, history.calls())
+    results = results_of(history.record, history.calls())
     return {
         "run": history.run,
         "status": history.status,
@@ -488,7 +488,7 @@ def history_data(history: RunHistory) -> dict[str, Any]:
         "models": history.models,
         "versions": dict(history.versions),
         "tools": dict(history.tools),
-        "record": str(history.folder.path),
+        "record": str(history.record.path),
         "processes": [_plain(process) for process in history.processes],
         "steps": history.steps,
         "drafts": dict(history.drafts),
@@ -508,12 +508,12 @@ def attempt_data(
         results: Of its calls, as `results_of` returns them; None to read them.
     """
     if results is None:
-        results = results_of(history.folder, attempt.calls)
-    folder = history.folder
+        results = results_of(history.record, attempt.calls)
+    record = history.record
     data = _plain(attempt, "parent", "items", "calls", "jobs", "questions", "warnings")
     data["inputs"], data["outputs"] = (
-        resolve(folder, attempt.inputs),
-        resolve(folder, attempt.outputs),
+        resolve(record, attempt.inputs),
+        resolve(record, attempt.outputs),
     )
     data["cost"] = round(attempt.cost, 6)
     data["calls"] = [
@@ -523,8 +523,8 @@ def attempt_data(
     data["items"] = [
         {
             **_plain(item),
-            "inputs": resolve(folder, item.inputs),
-            "outputs": resolve(folder, item.outputs),
+            "inputs": resolve(record, item.inputs),
+            "outputs": resolve(record, item.outputs),
         }
         for _, item in sorted(attempt.items.items())
     ]

@@ -26,25 +26,25 @@ LOUD = ("warning", "error", "critical", "alert", "emergency")
 """Levels of a server's log that count as warnings."""
 
 
-def read_history(folder: RunRecord) -> RunHistory:
+def read_history(record: RunRecord) -> RunHistory:
     """Read the history of a run.
 
     Raises:
         StoreError: The record is missing or damaged.
     """
-    head = folder.read_head()
-    history = RunHistory(folder=folder, head=head, title=str(head.get("plan") or ""))
+    head = record.read_head()
+    history = RunHistory(record=record, head=head, title=str(head.get("plan") or ""))
     reader = _Reader(history)
     try:
-        for event in folder.read_events():
+        for event in record.read_events():
             reader.take(event)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # A damaged line can be valid JSON that is not an event.
         raise StoreError(
-            f"the record of run {folder.run_id} is damaged: {type(error).__name__}: {error}"
+            f"the record of run {record.run_id} is damaged: {type(error).__name__}: {error}"
         ) from error
-    history.drafts = folder.read_drafts()
-    history.alive = holder_of(folder) is not None
+    history.drafts = record.read_drafts()
+    history.alive = holder_of(record) is not None
     return history
 
 

@@ -203,14 +203,13 @@ class RunJob:
             before it recorded the step, the path as it is spelled in the job's key.
         attempt: Which attempt of the step it is of, from 1.
         key: Its idempotency key; the elements of an array have one key.
-        folder: The directory of the job, or of the whole array.
         index: The index of an element of an array.
     """
 
     step: str
     attempt: int
     key: str
-    folder: JobFolder
+    folder: JobFolder  # of the job, or of the whole array
     index: int | None = None
 
     @property
@@ -219,7 +218,7 @@ class RunJob:
         return self.folder if self.index is None else self.folder.element(self.index)
 
 
-def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob]:
+def jobs_of(record: RunRecord, history: RunHistory | None = None) -> list[RunJob]:
     """The batch jobs of a run whose directories exist, in order of submission.
 
     A job is included even if the run was killed before it recorded the submission.
@@ -234,10 +233,10 @@ def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob
     from fractale.record.history_reader import read_history
     from fractale.schedulers.folder import name_of
 
-    root = folder.jobs.absolute()
+    root = record.jobs.absolute()
     there = {each.path.name: each for each in folders_in(root)}
     found: list[RunJob] = []
-    for attempt in (history or read_history(folder)).attempts:
+    for attempt in (history or read_history(record)).attempts:
         for job in attempt.jobs:
             if mine := there.get(name_of(job.key)):
                 made = RunJob(
@@ -252,7 +251,7 @@ def jobs_of(folder: RunRecord, history: RunHistory | None = None) -> list[RunJob
     for name, other in there.items():
         key = "" if name in known else str((other.intent() or {}).get("key") or "")
         if key:
-            words = key.removeprefix(f"{folder.run_id}-").rpartition("-")[0]
+            words = key.removeprefix(f"{record.run_id}-").rpartition("-")[0]
             found.append(RunJob(step=words, attempt=1, key=key, folder=other))
     return found
 
@@ -278,9 +277,9 @@ def as_submitted(chosen: Sequence[RunJob], jobs: Sequence[RunJob]) -> list[RunJo
         steps = {each.step for each in chosen if each.key == job.key}
         if missing := [each.step for each in members[job.key] if each.step not in steps]:
             raise UsageError(
-                f"`{job.step}` is an element of a job array with `{missing[0]}` and others, and "
-                "an array ends as a whole",
-                hint=f"cancel all of it: name the step `{path}`",
+                f"`{job.step}` is part of a job array with `{missing[0]}` and others; only the "
+                "whole array can be cancelled",
+                hint=f"cancel the whole array: name the step `{path}`",
             )
         found[job.key] = replace(job, step=path, index=None)
     return list(found.values())

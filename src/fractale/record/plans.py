@@ -26,7 +26,7 @@ def _meaning(plan: Plan) -> list[Any]:
     return [plan_data(plan), *(_meaning(step.plan) for step in plan.walk() if step.plan)]
 
 
-def keep_plan(folder: RunRecord, plan: Plan) -> Path:
+def keep_plan(record: RunRecord, plan: Plan) -> Path:
     """Copy the plan of a run, and those that it includes, into the run's directory.
 
     The plan's file may change or disappear afterwards, and a plan that is given as text has none.
@@ -37,14 +37,14 @@ def keep_plan(folder: RunRecord, plan: Plan) -> Path:
     Raises:
         StoreError: It cannot be written.
     """
-    target = folder.plan
+    target = record.plan
     try:
         for path, text in _files(plan, target, RunRecord.included_plans.name).items():
             make_folder(path.parent)
             write_private(path, text, sync="none")
     except OSError as error:
         raise StoreError(
-            f"the plan of run {folder.run_id} cannot be kept: {error}", hint=CHECK_SPACE
+            f"the plan of run {record.run_id} cannot be kept: {error}", hint=CHECK_SPACE
         ) from error
     return target
 
@@ -64,9 +64,9 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
     return {target: dump_plan(whole), **found}
 
 
-def plan_file(folder: RunRecord, head: Mapping[str, Any]) -> Path | None:
+def plan_file(record: RunRecord, head: Mapping[str, Any]) -> Path | None:
     """The file with the plan as it was run; None if the plan has changed or is gone."""
-    kept = folder.plan
+    kept = record.plan
     if kept.is_file():
         return kept
     file = Path(str(head.get("file") or ""))
@@ -77,9 +77,9 @@ def plan_file(folder: RunRecord, head: Mapping[str, Any]) -> Path | None:
     return file if same else None
 
 
-def plan_of(folder: RunRecord, head: Mapping[str, Any]) -> Plan | None:
+def plan_of(record: RunRecord, head: Mapping[str, Any]) -> Plan | None:
     """The plan as it was run; None if it has changed or is gone."""
-    file = plan_file(folder, head)
+    file = plan_file(record, head)
     try:
         return load_plan(file) if file else None
     except PlanError:

@@ -64,7 +64,7 @@ class PruneRule:
         given = [v for v in (self.older_than, self.keep, self.max_bytes) if v is not None]
         if not given or min(given) < 0:
             raise UsageError(
-                "which runs to remove is said by an age, a number to keep, or a size, none below 0"
+                "choose the runs to remove by an age, a number to keep, or a size, each at least 0"
             )
 
 
@@ -219,10 +219,10 @@ class _Pruning:
         record = self.records.at(row.id)
         row = row_of(record) or row  # it may have been resumed since the index was written
         if row.status == "waiting" and not self.rule.force:
-            return f"waits for {row.waits_for or 'an answer'}"
+            return f"waiting for {row.waits_for or 'an answer'}"
         if self.report.dry_run:
             holder = holder_of(record)
-            return f"held by {holder}" if holder else await self._why_needed(record)
+            return f"in use by {holder}" if holder else await self._why_needed(record)
         try:
             with RunLock(record):
                 if why := await self._why_needed(record):
@@ -344,10 +344,10 @@ def _taken(
             yield row, None
 
 
-def bytes_in(folder: Path) -> int:
+def bytes_in(directory: Path) -> int:
     """The size of the files in a directory; a file with several names counts by its share."""
     total = 0
-    for root, _, files in os.walk(folder):
+    for root, _, files in os.walk(directory):
         for name in files:
             try:
                 status = (Path(root) / name).lstat()
@@ -387,9 +387,9 @@ def _remove_tree(path: Path) -> None:
         ) from error
 
 
-def _listings(folder: Path) -> dict[int, _Listing]:
+def _listings(directory: Path) -> dict[int, _Listing]:
     found: dict[int, _Listing] = {}
-    for path in folder.glob("*.json"):
+    for path in directory.glob("*.json"):
         status = path.stat()
         users = status.st_nlink - 1
         found[status.st_ino] = _Listing(path, status.st_size // status.st_nlink, users)

@@ -62,7 +62,7 @@ class Recording:
 
     Args:
         name: Its name in lists.
-        folder: The directory of its files.
+        record: Its files.
         source: The directory or file that the user named.
         about: Facts about its export; empty for a run's own directory.
         own: Whether it is a run of the state directory. Any other recording may be a stranger's:
@@ -70,7 +70,7 @@ class Recording:
     """
 
     name: str
-    folder: RunRecord
+    record: RunRecord
     head: Mapping[str, Any]
     source: Path
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -133,24 +133,24 @@ class Recording:
         Raises:
             NotRecorded: The record does not have it.
         """
-        plan = plan_of(self.folder, self.head)
+        plan = plan_of(self.record, self.head)
         if plan is None:
             raise NotRecorded(
                 "no-plan",
-                f"the plan of run {self.folder.run_id} is kept nowhere, or can't be read",
-                hint="give the plan with --plan FILE",
+                f"the plan of run {self.record.run_id} was not found, or cannot be read",
+                hint="name the plan with --plan FILE",
             )
         return plan
 
     @property
     def run_dir(self) -> Path:
         """The path of the run's directory while it ran, which its templates may have used."""
-        return Path(str(self.about.get("run_dir") or self.folder.path))
+        return Path(str(self.about.get("run_dir") or self.record.path))
 
 
 def _is_own(made: Recording, settings: Settings) -> bool:
-    kept = RunRecords(settings.state_dir).has(made.folder.path) and not made.about
-    return kept and is_agreed(made.folder.path, made.head, settings.environment)
+    kept = RunRecords(settings.state_dir).has(made.record.path) and not made.about
+    return kept and is_agreed(made.record.path, made.head, settings.environment)
 
 
 @contextmanager
@@ -166,38 +166,42 @@ def open_recording(
         NotRecorded: It is not a recording, or is damaged.
     """
     if path.is_dir():
-        made = _in_folder(path, path, name)
+        made = _in_directory(path, path, name)
         yield replace(made, own=settings is not None and _is_own(made, settings))
         return
-    with tempfile.TemporaryDirectory(prefix="fractale-") as folder:
-        _unpack(path, Path(folder))
-        yield _in_folder(Path(folder), path, name)
+    with tempfile.TemporaryDirectory(prefix="fractale-") as directory:
+        _unpack(path, Path(directory))
+        yield _in_directory(Path(directory), path, name)
 
 
-def _in_folder(folder: Path, source: Path, name: str) -> Recording:
+def _in_directory(directory: Path, source: Path, name: str) -> Recording:
     about: dict[str, Any] = {}
     try:
-        if (folder / ABOUT_FILE).exists():
-            about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        run = RunRecord(str(about.get("run") or folder.name), folder)
+        if (directory / ABOUT_FILE).exists():
+            about = json.loads((directory / ABOUT_FILE).read_text(encoding="utf-8"))
+        run = RunRecord(str(about.get("run") or directory.name), directory)
         head = run.read_head()
     except (OSError, ValueError, StoreError) as error:
         raise NotRecorded("bad-recording", f"{source} is not a recording: {error}") from error
-    return Recording(name=name or str(source), folder=run, head=head, source=source, about=about)
+    return Recording(name=name or str(source), record=run, head=head, source=source, about=about)
 
 
-def _unpack(path: Path, folder: Path) -> None:
+def _unpack(path: Path, directory: Path) -> None:
     """Unpack a recording's file; nothing is written outside of the directory."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
             if sum(info.file_size for info in infos) > MOST_BYTES:
-                raise NotRecorded("bad-recording", f"{path} is larger than a recording may be")
+                raise NotRecorded(
+                    "bad-recording", f"{path} is larger than the size limit of recordings"
+                )
             for info in infos:
                 parts = PurePosixPath(info.filename).parts
                 if ".." in parts or PurePosixPath(info.filename).is_absolute():
-                    raise NotRecorded("bad-recording", f"{path} has a file outside of itself")
-                archive.extract(info, folder)
+                    raise NotRecorded(
+                        "bad-recording", f"{path} contains a path outside of the recording"
+                    )
+                archive.extract(info, directory)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise NotRecorded("bad-recording", f"{path} is not a recording: {error}") from error
 
@@ -216,15 +220,15 @@ def find_recordings(root: Path) -> list[Path]:
 
 
 def _below(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+    for directory, names, files in os.walk(root):
         if "run.json" in files:
             names.clear()  # no directory inside a run is a recording
-            yield Path(folder)
+            yield Path(directory)
         else:
-            yield from (Path(folder) / name for name in files if name.endswith(ZIP))
+            yield from (Path(directory) / name for name in files if name.endswith(ZIP))
 
 
-def write_recording(folder: RunRecord, target: Path, secrets: Iterable[str]) -> None:
+def write_recording(record: RunRecord, target: Path, secrets: Iterable[str]) -> None:
     """Write the files that a replay needs into a directory, or into one file.
 
     Args:
@@ -236,35 +240,35 @@ def write_recording(folder: RunRecord, target: Path, secrets: Iterable[str]) -> 
         UsageError: It is still running, or the target exists.
         StoreError: It can't be written.
     """
-    if holder_of(folder) is not None:
-        raise UsageError(f"run {folder.run_id} is still running", hint="wait for its end")
-    if not folder.offered.is_file():
+    if holder_of(record) is not None:
+        raise UsageError(f"run {record.run_id} is still running", hint="wait until it ends")
+    if not record.offered.is_file():
         raise NotRecorded(
             "no-tools",
-            f"the record of run {folder.run_id} does not say which tools it was offered",
-            hint="it was made by an older fractale; run the plan again",
+            f"the record of run {record.run_id} does not list the tools that were available",
+            hint="an older version of fractale made it; run the plan again",
         )
     masker = Masker(secrets)
     about = {
         "version": 1,
-        "run": folder.run_id,
-        "run_dir": str(folder.path.absolute()),
+        "run": record.run_id,
+        "run_dir": str(record.path.absolute()),
         "exported_to": str(target.absolute().parent),
     }
-    files = {str(path.relative_to(folder.path)): path for path in _files(folder.path)}
+    files = {str(path.relative_to(record.path)): path for path in _files(record.path)}
     try:
         if target.suffix == ZIP:
             _write_zip(target, files, about, masker)
         else:
-            _write_folder(target, files, about, masker)
+            _write_directory(target, files, about, masker)
     except OSError as error:
         raise StoreError(f"the recording cannot be written to {target}: {error}") from error
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    yield from (folder / name for name in FILES if (folder / name).is_file())
+def _files(directory: Path) -> Iterator[Path]:
+    yield from (directory / name for name in FILES if (directory / name).is_file())
     for pattern in PATTERNS:
-        yield from sorted(path for path in folder.glob(pattern) if path.is_file())
+        yield from sorted(path for path in directory.glob(pattern) if path.is_file())
 
 
 def _write_zip(
@@ -305,11 +309,11 @@ def _copy(name: str, path: Path, place: IO[bytes], masker: Masker) -> None:
         stream.end()
 
 
-def _write_folder(
+def _write_directory(
     target: Path, files: Mapping[str, Path], about: Mapping[str, Any], masker: Masker
 ) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already", hint="name a new directory, or FILE.zip")
+        raise UsageError(f"{target} already exists", hint="choose a new directory or FILE.zip")
     make_folder(target)
     for name, path in files.items():
         place = target / name

@@ -67,7 +67,7 @@ async def names_needed(
     return None if names is None else await waited_for(toolbox, names)
 
 
-def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any], Any]) -> None:
+def keep_snapshot(record: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any], Any]) -> None:
     """Write the snapshot into the run's directory.
 
     Args:
@@ -77,8 +77,8 @@ def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
         StoreError: It can't be written.
     """
     data = to_json(mask(asdict(snapshot)), default=dict).encode()
-    target = folder.offered
-    shared = folder.state_dir / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
+    target = record.offered
+    shared = record.state_dir / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
         try:
             os.link(shared, target)
@@ -92,7 +92,7 @@ def keep_snapshot(folder: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
             write_private(target, data, sync="none")
     except OSError as error:
         raise StoreError(
-            f"what the run is offered cannot be kept in {target}: {error}", hint=CHECK_SPACE
+            f"the list of tools cannot be written to {target}: {error}", hint=CHECK_SPACE
         ) from error
 
 
@@ -104,13 +104,13 @@ def _share(target: Path, shared: Path) -> None:
         return
 
 
-def read_snapshot(folder: RunRecord) -> ToolSnapshot:
+def read_snapshot(record: RunRecord) -> ToolSnapshot:
     """Read the tools, prompts and resources that a run was offered.
 
     Raises:
         NotRecorded: It was not recorded, or is damaged.
     """
-    path = folder.offered
+    path = record.offered
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return ToolSnapshot(
@@ -121,8 +121,8 @@ def read_snapshot(folder: RunRecord) -> ToolSnapshot:
     except FileNotFoundError:
         raise NotRecorded(
             "no-tools",
-            f"the record of run {folder.run_id} does not say which tools it was offered",
-            hint="it was made by an older fractale; run the plan again to have one that does",
+            f"the record of run {record.run_id} does not list the tools that were available",
+            hint="an older version of fractale made it; run the plan again",
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise NotRecorded("no-tools", f"{path} cannot be read: {error}") from error
@@ -133,27 +133,27 @@ def _prompt(data: dict[str, Any]) -> PromptInfo:
     return PromptInfo(**fields)
 
 
-def snapshot_of(folder: RunRecord) -> Snapshot:
+def snapshot_of(record: RunRecord) -> Snapshot:
     """A lookup of the tools that the run was offered when it began."""
 
     @cache
     def described() -> dict[Bound, Described]:
         try:
-            return {bound_to(tool): tool.described for tool in read_snapshot(folder).tools}
+            return {bound_to(tool): tool.described for tool in read_snapshot(record).tools}
         except NotRecorded:
             return {}
 
     return lambda bound: described().get(bound)
 
 
-def bindings_of_old(folder: RunRecord, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
+def bindings_of_old(record: RunRecord, plan: Plan, agents: Collection[str]) -> dict[str, Any]:
     """The bindings of names in a run of an older fractale, derived from its tools.
 
     Args:
         agents: The sub-agents that no server has.
     """
     try:
-        tools = read_snapshot(folder).tools
+        tools = read_snapshot(record).tools
     except NotRecorded:
         return {}
     bindings = Bindings()
@@ -169,8 +169,8 @@ def change_notice(change: ToolChange) -> str:
     name = f"{change.server}.{change.tool}"
     return (
         f"server `{change.server}` changed `{change.tool}` since it was pinned "
-        f"({', '.join(change.parts)}): you are asked before it is used; to see and accept it now: "
-        f"fractale list --accept-changes {name}"
+        f"({', '.join(change.parts)}); fractale asks you before it is used. To accept the "
+        f"change now: fractale list --accept-changes {name}"
     )
 
 

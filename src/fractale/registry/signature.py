@@ -43,7 +43,7 @@ _CONTENT = (
     types.EmbeddedResource,
 )
 _UNKNOWN: Final = (NameError, TypeError, AttributeError, SyntaxError, ValueError)
-"""What an annotation raises that can't be evaluated, such as one imported for type checkers."""
+"""Errors from an annotation that can't be evaluated, such as one imported for type checkers."""
 _T = TypeVar("_T")
 
 

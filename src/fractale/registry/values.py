@@ -55,7 +55,7 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     if is_fastmcps(value) or (
         isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
     ):
-        from fractale.registry.fastmcp_mount import answer_of  # whoever made it imported that
+        from fractale.registry.fastmcp_mount import answer_of  # the maker of the value imported it
 
         return answer_of(value, schema)
     structured = _structured(value, schema is None)
@@ -73,7 +73,7 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
 def _wrapped(name: str, value: Any, structured: Any) -> types.CallToolResult:
     if structured is None and value is not None:
         kind = type(value).__name__
-        raise ToolError(f"`{name}` answered what its output_schema doesn't allow: {kind}, no JSON")
+        raise ToolError(f"`{name}` answered what its output_schema doesn't allow: {kind}, not JSON")
     note = {"fastmcp": {"wrap_result": True}}  # FastMCP's clients unwrap it then
     return types.CallToolResult(
         content=_contents(value), structuredContent={"result": structured}, _meta=note

@@ -342,7 +342,7 @@ def _difference(
         first: What = kinds[1] if kinds[0] == "path" else kinds[0]
         return Divergence(
             what="question" if "question" in kinds else first,
-            message=f"{_where(found)}: the record has {_name(expected)}, now there is "
+            message=f"{_where(found)}: the record has {_name(expected)}, the replay has "
             f"{_name(found)}",
             step=found.step,
             attempt=found.attempt,
@@ -370,7 +370,7 @@ def _missing(left: TraceEvent, end: TraceEvent) -> Divergence:
     error = f": {end.data['error']}" if end.data.get("error") else ""
     return Divergence(
         what="call" if left.kind in (*CALL_STARTS, *CALL_ENDS) else "path",
-        message=f"{_where(left)}: the record has {_name(left)}, before which the run now ends as "
+        message=f"{_where(left)}: the record has {_name(left)}, but the replay ended before it as "
         f"{end.data.get('status')}{error}",
         step=left.step,
         attempt=left.attempt,
@@ -384,10 +384,10 @@ def _unknown(found: TraceEvent, left: TraceEvent | None) -> Divergence:
     Args:
         left: The recorded event in its place, if it is known.
     """
-    there = f"the record has {_name(left)}" if left else "the record has nothing there"
+    there = f"the record has {_name(left)}" if left else "the record has no event here"
     return Divergence(
         what=_kind_of(found),
-        message=f"{_where(found)}: now there is {_name(found)}; {there}",
+        message=f"{_where(found)}: the replay has {_name(found)}; {there}",
         step=found.step,
         attempt=found.attempt,
         recorded=left.data if left else None,
@@ -409,7 +409,7 @@ def _what(expected: TraceEvent, found: TraceEvent, differs: set[str]) -> tuple[W
         return "arguments", f"calls `{data.get('tool')}` with other arguments"
     if found.kind == "step_finished":
         if "inputs" in differs:
-            return "arguments", "is given other inputs"
+            return "arguments", "has other inputs"
         if {"outcome", "decided_by", "error", "reason", "code"} & differs:
             return "outcome", "has another outcome"
         if {"next", "event_name"} & differs:

@@ -195,10 +195,10 @@ class ReplayJournal(Journal):
         """Compare the arguments of a model or a prompt; those of tools are in events, too."""
         if call.kind == "tool" or not was.digest or was.digest == call.digest or self._rules.loose:
             return
-        message = f"the prompt `{call.name}` has other arguments"
+        message = f"prompt `{call.name}` has other arguments"
         if call.kind == "model":
             message = (
-                f"the model {call.name} is asked something else: another instruction, other "
+                f"the request to model {call.name} differs: another instruction, other "
                 "messages or other tools"
             )
         self._diverge("arguments", site, message)
@@ -210,12 +210,12 @@ class ReplayJournal(Journal):
             self._diverge(
                 "call",
                 site,
-                f"now the prompt `{call.name}` is fetched; the record has no such call",
+                f"the replay fetches prompt `{call.name}`; the record does not have this call",
             )
         raise NotRecorded(
             "no-result",
             f"the record does not have the result of `{call.name}` in step `{site.step}`",
-            hint="an older version of fractale recorded it, or its journal is not complete",
+            hint="an older version of fractale recorded it, or its journal is incomplete",
         )
 
     def _diverge(

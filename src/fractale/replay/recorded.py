@@ -217,7 +217,7 @@ class RecordedPolicy(Policy):
         # Older records have the name that the run used, without its server.
         names = (call.tool.qualified_name, call.tool.name, call.tool.own_name)
         if ruling.verdict == "ask" and not any((name, digest) in self.asked for name in names):
-            return Ruling("allow", "the run that is replayed did not ask")
+            return Ruling("allow", "the recorded run did not ask")
         return ruling
 
 
@@ -259,9 +259,9 @@ def _approvals(events: Iterable[Data]) -> Iterable[tuple[str, str]]:
 class RecordedOutputs(MemoryOutputs):
     """Large values of the record, and those of the replay in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__()
-        self._kept = FileOutputs(folder)
+        self._kept = FileOutputs(directory)
 
     def get(self, value: Any) -> Any:
         if is_reference(value) and value["$ref"].removeprefix("sha256:") not in self._values:
@@ -273,15 +273,15 @@ class RecordedJobs:
     """The logs of the batch jobs of a record.
 
     Args:
-        folder: The directory of the jobs' directories in the record.
+        directory: The directory of the jobs' directories in the record.
         masker: Masks the logs as the run did: the files are as the jobs wrote them.
         outside: Whether a log that the record lacks may be read in the job's own directory.
     """
 
     def __init__(
-        self, folder: Path, masker: Masker | None = None, *, outside: bool = False
+        self, directory: Path, masker: Masker | None = None, *, outside: bool = False
     ) -> None:
-        self._folder = folder
+        self._jobs = directory
         self._masker = masker or Masker()
         self._outside = outside
 
@@ -294,7 +294,7 @@ class RecordedJobs:
         return (kept.own_dir / LOG_FILE).is_file()
 
     def _directory(self, job_dir: Path) -> Path:
-        kept = self._folder / job_dir.name
+        kept = self._jobs / job_dir.name
         return job_dir if self._outside and not kept.is_dir() else kept
 
     async def logs(self, handle: JobHandle, **options: Any) -> JobLog:
@@ -307,7 +307,7 @@ class RecordedJobs:
     def _reader(self) -> Any:
         from fractale.jobs import Jobs
 
-        return Jobs(self._folder, {}, adapters={})
+        return Jobs(self._jobs, {}, adapters={})
 
 
 class RecordedAgents(Catalog):
@@ -369,7 +369,7 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
         NotDone, ToolError: The sub-agent raised it in the recorded run.
     """
     if context.agents_path:
-        _unknown(name, context, "another sub-agent asked it")
+        _unknown(name, context, "another sub-agent called it")
     inner, end = comparison.accept_inside(context.path)
     attempt = context.attempt
     for event in inner:
@@ -384,7 +384,7 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
     if decided == "judge":
-        _unknown(name, context, "a model judged what it answered")
+        _unknown(name, context, "a model judged its answer")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
     if decided != "error":
@@ -422,5 +422,5 @@ def _unknown(name: str, context: StepAgentContext, why: str) -> NoReturn:
         "no-agent",
         f"the record does not say what the sub-agent `{name}` answered in step `{context.path}`: "
         f"{why}",
-        hint="look at its code, and give it: fractale replay RUN -r REGISTRY, or -a PATH",
+        hint="review its code, then add it: fractale replay RUN -r REGISTRY, or -a PATH",
     )

@@ -121,9 +121,9 @@ async def replay(
         PlanError: The plan is invalid, or names tools that the run was not offered.
         StoreError: The record is damaged.
     """
-    events = list(recording.folder.read_events())
+    events = list(recording.record.read_events())
     if not events:
-        raise NotRecorded("no-events", f"run {recording.folder.run_id} has no events")
+        raise NotRecorded("no-events", f"run {recording.record.run_id} has no events")
     of = _Replay(
         recording=recording,
         settings=settings,
@@ -147,14 +147,15 @@ class _Replay:
     events: list[dict[str, Any]]
 
     async def play(self) -> Replayed:
-        folder, live = self.recording.folder, self.live
+        record, live = self.recording.record, self.live
         status, ended = _status(self.events)
-        journal = RecordedJournal(folder.journal)
+        journal = RecordedJournal(record.journal)
         if journal.missing and any(event.get("key") for event in self.events):
             raise NotRecorded(
-                "no-journal", f"the journal of run {folder.run_id} is gone, and it made calls"
+                "no-journal",
+                f"the journal of run {record.run_id} was not found, and the run made calls",
             )
-        outputs = RecordedOutputs(folder.outputs)
+        outputs = RecordedOutputs(record.outputs)
         comparison = Comparison(
             as_one_process(self.events, journal.calls, ended=ended),
             ended=ended,
@@ -163,13 +164,13 @@ class _Replay:
                 live_tools=live.tools is not None,
                 live_model=live.models is not None,
             ),
-            then=_lenient(FileOutputs(folder.outputs)),
+            then=_lenient(FileOutputs(record.outputs)),
             now=_lenient(outputs),
         )
         agents = RecordedAgents(self.catalog, self.events, self._offered_names(), comparison)
         # The machine that wrote a recording masked it with its own secrets.
         masker = Masker(() if self.recording.about else self._hidden())
-        jobs = RecordedJobs(folder.jobs, masker, outside=self.recording.own)
+        jobs = RecordedJobs(record.jobs, masker, outside=self.recording.own)
         deps = self._dependencies(outputs, agents, jobs)
         if not live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
@@ -182,7 +183,7 @@ class _Replay:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError from end
         return Replayed(
-            run=folder.run_id,
+            run=record.run_id,
             plan=self.plan.name,
             events=comparison.matched,
             of=comparison.of,
@@ -195,7 +196,7 @@ class _Replay:
     def _offered_names(self) -> set[str]:
         if self.live.tools:
             return set()
-        tools = read_snapshot(self.recording.folder).tools
+        tools = read_snapshot(self.recording.record).tools
         return {name for tool in tools for name in (tool.name, tool.qualified_name)}
 
     def _session(self, comparison: Comparison, deps: Dependencies) -> RunDriver:
@@ -212,14 +213,14 @@ class _Replay:
             secrets = {name: live.secrets.get(name, MASK) for name in secrets}
             settings = self.settings
         session = RunDriver(
-            settings, deps, self.plan, options, recording.folder.run_id, None, secrets
+            settings, deps, self.plan, options, recording.record.run_id, None, secrets
         )
         session.context.run_dir = recording.run_dir
         session.context.start_dir = Path(str(recording.head.get("folder") or Path.cwd()))
         session.context.bindings = (
             Bindings() if live.tools else RecordedBindings.recorded(recording.head, self.events)
         )
-        if point := read_point(recording.folder):
+        if point := read_point(recording.record):
             session.fork(point, recording.head["parent"])
         return session
 
@@ -239,7 +240,7 @@ class _Replay:
         live, settings = self.live, self.settings
         policy = Policy(settings=policy_of(recorded["policy"]) if recorded else settings.policy)
         return Dependencies(
-            toolbox=live.tools or RecordedToolbox(read_snapshot(self.recording.folder)),
+            toolbox=live.tools or RecordedToolbox(read_snapshot(self.recording.record)),
             models=live.models or RecordedModels(settings, recorded, self._model()),
             outputs=outputs,
             policy=RecordedPolicy.of(policy, self.events),
@@ -303,7 +304,7 @@ def _unasked(comparison: Comparison, question: Data) -> None:
     comparison.diverge(
         Divergence(
             what="question",
-            message=f"step `{question.get('step')}` asks what the record has no answer to",
+            message=f"step `{question.get('step')}` asks a question without a recorded answer",
             step=str(question.get("step") or ""),
             now=dict(question),
         )

@@ -55,7 +55,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     """
     named = [str(path) for path in recording.head.get("registries") or ()]
     found = {path: recording.find(path) for path in named}
-    notes = [f"the registry {path} is gone: its sub-agents are not there" for path in named]
+    notes = [f"registry {path} not found; its sub-agents are not available" for path in named]
     notes = [note for note, path in zip(notes, named, strict=True) if found[path] is None]
     registries = [path for path in found.values() if path is not None]
     agents = [str(path) for path in recording.head.get("agents") or ()]
@@ -66,7 +66,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
         return extensions.load(plan)[0], notes
     except PlanError as error:
         # Their tools are not needed here, and their imports may not be installed.
-        notes.append(f"the registries are left out: {error.problems[0]}")
+        notes.append(f"the registries were not loaded: {error.problems[0]}")
         return Extensions(agents=agents).load(plan)[0], notes
 
 
@@ -85,8 +85,8 @@ def left_out_note(recording: Recording, given: Recording) -> list[str]:
     if not options or there:
         return []
     return [
-        "what the recording names was not imported; if its run asked sub-agents of these, look at "
-        f"them, and give them yourself: {' '.join(options)}"
+        "the code that the recording names was not imported; if the run used its sub-agents, "
+        f"review the code and add it with: {' '.join(options)}"
     ]
 
 
@@ -111,7 +111,7 @@ async def check_recording(
             plan = recording.plan_today()
             if plan is None:
                 file = recording.head.get("file")
-                notes.append(f"{file} is gone: the plan is the one that was recorded")
+                notes.append(f"{file} not found; the recorded plan was used")
                 plan = recording.plan_then()
             catalog, more = agents_of(recording, plan)
             notes += more
@@ -122,7 +122,7 @@ async def check_recording(
         return CheckedRecording(name=name, error=error, notes=[*notes, *left_out])
 
 
-async def check_folder(
+async def check_recordings(
     root: Path,
     settings: Settings,
     extensions: Extensions | None = None,

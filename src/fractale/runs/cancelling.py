@@ -22,6 +22,7 @@ from fractale.events import Event, EventLog
 from fractale.jobs.status import JobStatus
 from fractale.private import write_private
 from fractale.record.jobs import RunJob, RunJobs
+from fractale.runs.result import resume_command
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
@@ -87,12 +88,12 @@ class Canceller:
     """Reads the status of one run's jobs, and ends the jobs.
 
     Args:
-        folder: The run's. Only jobs whose directories are in it are ever changed.
+        record: The run's. Only jobs whose directories are in it are ever changed.
     """
 
-    def __init__(self, folder: RunRecord, settings: Settings) -> None:
-        self._folder = folder
-        self._jobs = RunJobs.of(folder.jobs.absolute(), settings)
+    def __init__(self, record: RunRecord, settings: Settings) -> None:
+        self._record = record
+        self._jobs = RunJobs.of(record.jobs.absolute(), settings)
 
     async def look(self, jobs: Sequence[RunJob]) -> list[JobSeen]:
         """The status of some jobs of the run, in the same order."""
@@ -150,7 +151,7 @@ async def _each(call: Callable[[T], Awaitable[JobSeen]], values: Sequence[T]) ->
 # -- stopping the run itself ----------------------------------------------------------------------
 
 
-async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
+async def stop_run(record: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     """Ask the process of a run to stop. Returns whether the run has no process any more.
 
     Args:
@@ -159,21 +160,21 @@ async def stop_run(folder: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     Raises:
         StoreError: The request cannot be written.
     """
-    if holder_of(folder) is None:
+    if holder_of(record) is None:
         return True
     try:
-        write_private(folder.stop_request, f"{time.time()}\n")
+        write_private(record.stop_request, f"{time.time()}\n")
     except OSError as error:
-        raise StoreError(f"cannot ask run {folder.run_id} to stop: {error}") from error
+        raise StoreError(f"cannot ask run {record.run_id} to stop: {error}") from error
     until = time.monotonic() + seconds
-    while holder_of(folder) is not None:
+    while holder_of(record) is not None:
         if time.monotonic() > until:
             return False
         await asyncio.sleep(0.2)
     return True
 
 
-def record_stopped(folder: RunRecord) -> None:
+def record_stopped(record: RunRecord) -> None:
     """Record that a run does not wait for jobs any more, since they were cancelled.
 
     It changes nothing if the run ended, or if the run has a process, which records its own end.
@@ -184,8 +185,8 @@ def record_stopped(folder: RunRecord) -> None:
     from fractale.record.history_reader import read_history
 
     try:
-        with RunLock(folder):
-            history = read_history(folder)
+        with RunLock(record):
+            history = read_history(record)
             history.alive = False  # this process has the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
                 return
@@ -200,13 +201,13 @@ def record_stopped(folder: RunRecord) -> None:
                 "error": "its jobs were cancelled by `fractale cancel`",
                 "hint": None,
                 "usage": history.usage,
-                "record": str(folder.path),
+                "record": str(record.path),
                 "waiting": [],
-                "next": [f"fractale resume {folder.run_id}"],
+                "next": [resume_command(record.run_id)],
             }
-            log = EventLog(folder.events)
+            log = EventLog(record.events)
             try:
-                log(Event("run_finished", folder.run_id, data))
+                log(Event("run_finished", record.run_id, data))
             finally:
                 log.close()
     except RunHeld:
@@ -214,12 +215,12 @@ def record_stopped(folder: RunRecord) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stop_requests(folder: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
+async def stop_requests(record: RunRecord, stop: Callable[[str], None]) -> AsyncGenerator[None]:
     """Call `stop` once if `stop_run` requests it within the block.
 
     A request that is left from an earlier process of the run is deleted.
     """
-    path = folder.stop_request
+    path = record.stop_request
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
     watching = asyncio.create_task(_watch(path, stop))

@@ -22,6 +22,7 @@ from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.history_reader import read_history
 from fractale.record.plans import plan_hash, plan_of
 from fractale.record.snapshot import tool_hashes, versions
+from fractale.runs.result import fork_command
 from fractale.store.run_record import RunRecord
 from fractale.toolbox import ToolInfo
 
@@ -42,34 +43,34 @@ WHOLE = ("name", "agents", "servers", "limits")
 # -- the plan -------------------------------------------------------------------------------------
 
 
-def plan_today(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
+def plan_today(record: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan of a run from its present file, or from the record if the file is gone.
 
     Raises:
         PlanError: The plan cannot be read.
     """
-    file, kept = Path(str(head.get("file") or "")), folder.plan
+    file, kept = Path(str(head.get("file") or "")), record.plan
     return load_plan(kept if kept.is_file() and not file.is_file() else file)
 
 
-def unchanged_plan(folder: RunRecord, head: Mapping[str, Any]) -> Plan:
+def unchanged_plan(record: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan that a run is resumed with: the present plan, whose meaning must not have changed.
 
     Raises:
         PlanError: The plan cannot be read.
         UsageError: The plan has changed. The error lists the changes, and the step for a fork.
     """
-    plan = plan_today(folder, head)
+    plan = plan_today(record, head)
     if plan_hash(plan) == head.get("plan_hash"):
         return plan
-    before = plan_of(folder, head)
+    before = plan_of(record, head)
     changes = plan_changes(before, plan) if before else None
     if changes == []:
         return plan
     which = f": {_listed(changes)}" if changes else ""
     raise UsageError(
-        f"the plan {head['file']} has changed since run {folder.run_id} was started{which}",
-        hint=_ways_to_continue(folder, plan, changes or []),
+        f"the plan {head['file']} has changed since run {record.run_id} was started{which}",
+        hint=_ways_to_continue(record, plan, changes or []),
     )
 
 
@@ -79,13 +80,13 @@ def _listed(changes: Sequence[PlanChange]) -> str:
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
-def _ways_to_continue(folder: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
-    ways = ["put the plan back as it was"]
-    at = fork_step(read_history(folder), plan, changed_steps(changes))
+def _ways_to_continue(record: RunRecord, plan: Plan, changes: Sequence[PlanChange]) -> str:
+    ways = ["restore the plan"]
+    at = fork_step(read_history(record), plan, changed_steps(changes))
     if at:
-        ways.insert(0, f"go on with the changed plan: fractale fork {folder.run_id} --at {at}")
+        ways.insert(0, f"continue with the changed plan: {fork_command(record.run_id, at)}")
     if changes and all(change.name == "limits" for change in changes):
-        ways.append("a limit is raised for one run with --limit NAME=VALUE")
+        ways.append("raise a limit for this run only: --limit NAME=VALUE")
     return "; or ".join(ways)
 
 
@@ -309,10 +310,10 @@ def refuse_changed_tools(history: RunHistory, plan: Plan, tools: Sequence[ToolIn
         return
     which = ", ".join(f"step `{path}` uses `{tool}`" for path, tool in found[:MOST_CHANGES])
     at = fork_step(history, plan, ())
-    fork = f"go on with them as they are: fractale fork {history.run} --at {at}; or "
+    fork = f"continue with today's tools: {fork_command(history.run, at)}; or " if at else ""
     raise UsageError(
-        f"tools take or give something else than when run {history.run} was started: {which}",
-        hint=f"{fork if at else ''}bring back the versions that the run was begun with",
+        f"the schemas of tools have changed since run {history.run} was started: {which}",
+        hint=f"{fork}install the versions that the run was started with",
     )
 
 
@@ -329,7 +330,7 @@ def version_notice(head: Mapping[str, Any]) -> str | None:
     ]
     if not other:
         return None
-    return f"the run goes on with other versions than it was begun with: {', '.join(other)}"
+    return f"the run continues with other versions than it was started with: {', '.join(other)}"
 
 
 def _counts(name: str, version: str) -> str:

@@ -33,10 +33,11 @@ from fractale.private import copy_private, make_folder, write_private
 from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.changes import changed_steps, plan_changes
+from fractale.runs.result import fork_command
 from fractale.store.checkpoints import references_in
 from fractale.store.outputs import FileOutputs, OutputStore
 from fractale.store.run_record import RunRecord
-from fractale.text import did_you_mean
+from fractale.text import count, did_you_mean
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
@@ -113,16 +114,16 @@ async def find_origin(saver: BaseCheckpointSaver[Any], history: RunHistory, at: 
     path, _, number = at.partition("#")
     attempts = _attempts(history, path)
     if number and not (number.isdecimal() and 0 < int(number) <= len(attempts)):
-        times = "never entered" if not attempts else f"entered {len(attempts)} times"
+        times = "not reached" if not attempts else f"attempted {count(len(attempts), 'time')}"
         raise UsageError(
-            f"--at {at}: there is no such attempt in run {history.run}",
+            f"--at {at}: attempt not found in run {history.run}",
             hint=f"`{path}` was {times}; see `fractale show {history.run}`",
         )
     attempt = attempts[int(number or 0) - 1] if attempts else None
     graphs = _graphs(history, attempt, path)
     found = [c async for c in _candidates(saver, history.run, graphs)]
     if not found:
-        raise _no_checkpoint(history, path) if attempt else did_not_come(history, path)
+        raise _no_checkpoint(history, path) if attempt else not_reached(history, path)
     # A skipped attempt is not counted: the attempts after it have the same number.
     alike = [v for v in attempts if attempt and _place(v) == _place(attempt)]
     behind = len(alike) - alike.index(attempt) if attempt else 1
@@ -151,11 +152,14 @@ def _attempts(history: RunHistory, path: str) -> list[RecordedAttempt]:
     if any("[" in each for each in paths):
         block = paths[0].partition("[")[0]
         raise UsageError(
-            f"`{path}` runs once for each item of `{block}`: a fork can't begin inside of one",
-            hint=f"fork the run where all items begin: --at {block}",
+            f"`{path}` runs once per item of `{block}`; a fork cannot begin inside an item",
+            hint=f"fork the run before all items: --at {block}",
         )
     if len(paths) > 1:
-        raise UsageError(f"several steps are named `{path}`", hint=f"one of: {', '.join(paths)}")
+        raise UsageError(
+            f"several steps are named `{path}`",
+            hint=f"write one of their paths: {', '.join(paths)}",
+        )
     for attempt in attempts[:1]:
         _check_parents(attempt)
     return attempts
@@ -166,37 +170,37 @@ def _check_parents(attempt: RecordedAttempt) -> None:
     while around is not None:
         if around.kind == "parallel":
             raise UsageError(
-                f"`{attempt.path}` runs beside other steps of its block: a fork can't begin there",
-                hint=f"fork the run at the block: --at {around.path}",
+                f"`{attempt.path}` runs in parallel with other steps; a fork cannot begin there",
+                hint=f"fork the run before the block: --at {around.path}",
             )
         around = around.parent
 
 
-def did_not_come(history: RunHistory, path: str) -> UsageError:
+def not_reached(history: RunHistory, path: str) -> UsageError:
     """The error if a run did not reach a step."""
     run, parent = history.run, history.head.get("parent")
-    plan = plan_of(history.folder, history.head)
+    plan = plan_of(history.record, history.head)
     if parent and plan and path.partition("/")[0] in {step.name for step in plan.walk()}:
-        there = history.folder.sibling(parent["run"]).path.is_dir()
-        way = f"fractale fork {parent['run']} --at {path}"
-        gone = f"run {parent['run']} itself is gone: it was removed"
+        there = history.record.sibling(parent["run"]).path.is_dir()
+        way = fork_command(parent["run"], path)
+        gone = f"run {parent['run']} was removed"
         return UsageError(
-            f"run {run} was forked from {parent['run']} at `{parent['step']}`, and did not come "
-            f"to `{path}` itself",
-            hint=f"fork that run: {way}" if there else gone,
+            f"run {run} was forked from {parent['run']} at `{parent['step']}` and did not reach "
+            f"`{path}` itself",
+            hint=f"fork the other run: {way}" if there else gone,
         )
     paths = [p for p in history.paths() if "[" not in p]
-    came = f"it came to: {', '.join(paths[:20])}" if paths else "it came to no step at all"
+    reached = f"steps reached: {', '.join(paths[:20])}" if paths else "it did not reach any step"
     return UsageError(
-        f"run {run} did not come to a step `{path}`",
-        hint=did_you_mean(path, paths, otherwise=came),
+        f"run {run} did not reach step `{path}`",
+        hint=did_you_mean(path, paths, otherwise=reached),
     )
 
 
 def _no_checkpoint(history: RunHistory, path: str) -> StoreError:
     return StoreError(
         f"run {history.run} has no checkpoint from before `{path}`",
-        hint="its checkpoints were lost, or are in another store: see `fractale config`",
+        hint="the checkpoints were removed, or are in another store; see `fractale config`",
     )
 
 
@@ -205,11 +209,11 @@ def _no_checkpoint(history: RunHistory, path: str) -> StoreError:
 
 def _graphs(history: RunHistory, attempt: RecordedAttempt | None, path: str) -> list[_Graph]:
     """The graphs around a step, the run's own first."""
-    plan = plan_of(history.folder, history.head)
+    plan = plan_of(history.record, history.head)
     if plan is None:
         raise StoreError(
-            f"the plan of run {history.run} has changed since, or is gone",
-            hint="put it back as it was, or fork a newer run",
+            f"the plan of run {history.run} has changed or was removed",
+            hint="restore the plan, or fork a newer run",
         )
     chain = [attempt] if attempt else []
     while chain and chain[0].parent is not None:
@@ -218,7 +222,7 @@ def _graphs(history: RunHistory, attempt: RecordedAttempt | None, path: str) -> 
     try:
         return list(_along(plan, wanted or [(path, None)]))
     except KeyError:
-        raise did_not_come(history, path) from None
+        raise not_reached(history, path) from None
 
 
 def _along(plan: Plan | None, wanted: Sequence[tuple[str, int | None]]) -> Iterator[_Graph]:
@@ -337,7 +341,7 @@ def _inherited(record: Record) -> Record:
 
 def inherited_inputs(history: RunHistory, plan: Plan) -> dict[str, Any]:
     """The inputs of a run that a plan still has, in full. Secret inputs are not stored anywhere."""
-    store = FileOutputs(history.folder.outputs)
+    store = FileOutputs(history.record.outputs)
     return {name: store.get(value) for name, value in history.inputs.items() if name in plan.inputs}
 
 
@@ -350,9 +354,9 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
     step = next((step for step in plan.steps if step.name == point.step), None)
     if step is None:
         names = [step.name for step in plan.steps]
-        still = "fork the run at a step that it still has"
+        still = "fork the run at a step that the plan still has"
         raise UsageError(
-            f"the plan {plan.file} has no step `{path}{point.step}` any more",
+            f"the plan {plan.file} no longer has step `{path}{point.step}`",
             hint=did_you_mean(point.step, names, otherwise=still),
         )
     if point.inside is None:
@@ -361,8 +365,8 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
         check_point(step.plan, point.inside, f"{path}{point.step}/")
     elif point.draft is None or step.kind != "plan" or step.plan is not None:
         raise UsageError(
-            f"the step `{path}{point.step}` of {plan.file} runs another kind of plan than it did",
-            hint=f"fork the run where it begins: --at {path}{point.step}",
+            f"the step `{path}{point.step}` of {plan.file} now runs another kind of plan",
+            hint=f"fork the run before this step: --at {path}{point.step}",
         )
 
 
@@ -379,10 +383,10 @@ def take_over(
         StoreError: An output is gone, or can't be linked or copied.
     """
     data = json.dumps(point.as_dict()).encode()
-    _link_outputs(history.folder, child, data)
-    if line := inherited(FileLedger(history.folder.job_ledger), at):
+    _link_outputs(history.record, child, data)
+    if line := inherited(FileLedger(history.record.job_ledger), at):
         FileLedger(child.job_ledger).add(line)
-    for path, text in history.folder.read_drafts().items():
+    for path, text in history.record.read_drafts().items():
         if path.partition("/")[0].partition("[")[0] in {*point.records, point.step}:
             child.keep_draft(path, text)
     for path, text in _drafts_of(point):
@@ -411,8 +415,8 @@ def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
             wanted |= references_in([source.read_bytes()]) - known
         except OSError as error:
             raise StoreError(
-                f"an output of run {parent.run_id} can't be taken over: {error}",
-                hint="free space or permissions, or fork the run at an earlier step",
+                f"an output of run {parent.run_id} cannot be linked or copied: {error}",
+                hint="check free space and permissions, or fork the run at an earlier step",
             ) from error
 
 
@@ -443,9 +447,9 @@ def with_outputs(
     records = dict(point.innermost.records)
     for name, values in outputs.items():
         if name not in records:
-            there = f"there are: {', '.join(records) or 'none'}"
+            there = f"steps with outputs: {', '.join(records) or 'none'}"
             raise InputError(
-                f"no step `{name}` has run before the fork begins: it has no outputs to set",
+                f"step `{name}` has no outputs to set: it did not run before the fork",
                 hint=did_you_mean(name, records, otherwise=there),
             )
         record = cast("dict[str, Any]", dict(records[name]))
@@ -475,7 +479,7 @@ def _put(into: Any, keys: list[str], value: Any, path: str) -> Any:
         items[int(key)] = _put(items[int(key)], rest, value, f"{path}.{key}")
         return items
     if not isinstance(into, dict):
-        raise InputError(f"`{path}` is no mapping that has `{key}`")
+        raise InputError(f"`{path}` is not a mapping with the key `{key}`")
     table = dict(cast("dict[str, Any]", into))
     table[key] = _put(table.get(key, {} if rest else None), rest, value, f"{path}.{key}")
     return table
@@ -493,26 +497,26 @@ def _typed(before: Any, value: Any) -> Any:
 # -- the beginning, kept for a fork that is killed before its first checkpoint --------------------
 
 
-def write_point(folder: RunRecord, point: ForkPoint) -> None:
+def write_point(record: RunRecord, point: ForkPoint) -> None:
     """Store the beginning of a fork beside its record.
 
     Raises:
         StoreError: It can't be written.
     """
-    path = folder.entry
+    path = record.entry
     try:
         write_private(path, to_json(point.as_dict()), sync="none")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
-def read_point(folder: RunRecord) -> ForkPoint | None:
+def read_point(record: RunRecord) -> ForkPoint | None:
     """The beginning of a forked run; None: at its plan's first step.
 
     Raises:
         StoreError: The file is damaged.
     """
-    path = folder.entry
+    path = record.entry
     try:
         return ForkPoint.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -592,7 +596,7 @@ def _inputs_read(plan: Plan, name: str) -> set[str]:
 
 
 def _changed(history: RunHistory, plan: Plan) -> set[str]:
-    before = plan_of(history.folder, history.head)
+    before = plan_of(history.record, history.head)
     if before is None or plan_hash(before) == plan_hash(plan):
         return set()
     return changed_steps(plan_changes(before, plan))

@@ -107,8 +107,8 @@ def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
 def _no_agent(name: str, known: list[str]) -> UsageError:
     tail = did_you_mean(name, known, before="; ")
     return UsageError(
-        f"there is no sub-agent `{name}`{tail}",
-        hint=f"sub-agents: {', '.join(known)}; `fractale prompt …` asks the generalist",
+        f"sub-agent `{name}` not found{tail}",
+        hint=f"sub-agents: {', '.join(known)}; for other tasks use `fractale prompt`",
     )
 
 
@@ -198,8 +198,8 @@ def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
     values = {n: convert(InputSpec(name=n, type=_type(expert, n)), v)[0] for n, v in inputs.items()}
     if faults := faults_of_given(expert.input_schema, values):
         raise UsageError(
-            f"`{expert.name}` can't take these inputs: {'; '.join(faults)}",
-            hint=f"fractale agent {expert.name} --help",
+            f"inputs of `{expert.name}` are not valid: {'; '.join(faults)}",
+            hint=f"see its inputs: fractale agent {expert.name} --help",
         )
 
 
@@ -210,14 +210,14 @@ def is_small(model: str) -> bool:
 
 def _check_words(expert: Expert, words: str, inputs: Mapping[str, Any]) -> None:
     if words and WORDS in inputs:
-        raise UsageError(f"the instruction is given twice: in words, and by -i {WORDS}=…")
+        raise UsageError(f"the instruction is given twice: as WORDS and as -i {WORDS}=…")
     if words and expert.words_as == "":
         raise UsageError(
-            f"`{expert.name}` takes no instruction in words",
-            hint=f"it takes: {', '.join(f'-i {n}=…' for n in _properties(expert)) or 'nothing'}",
+            f"`{expert.name}` does not accept an instruction",
+            hint=f"set its inputs: {', '.join(f'-i {n}=…' for n in _properties(expert)) or 'none'}",
         )
     if not words and expert.name == GENERALIST and not {*inputs} & {*INSTRUCTION_INPUTS}:
-        raise UsageError("say what to do", hint="the words after the command are the instruction")
+        raise UsageError("the instruction is missing", hint="write it after the command")
 
 
 def _properties(expert: Expert) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[
 def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A step for the planner. Its input `agent` or `prompt` names the expert for the draft."""
     if expert.kind in inputs:
-        raise UsageError(f"-i {expert.kind}=… can't be given here", hint="use --direct")
+        raise UsageError(f"-i {expert.kind}=… cannot be used here", hint="use --direct")
     instruction = f"Ask {expert.name}, with the inputs as they are, and find out the others."
     return {
         "name": _step_name(expert.name),
@@ -281,7 +281,7 @@ def _steps_that_hand_over(
 ) -> list[dict[str, Any]]:
     """The generalist's step, and the step that is planned if it hands over."""
     if reserved := {"agent", KNOWN} & {*inputs}:
-        raise UsageError(f"-i {min(reserved)}=… can't be given here", hint="use --direct")
+        raise UsageError(f"-i {min(reserved)}=… cannot be used here", hint="use --direct")
     first = _direct_step(expert, words, inputs)
     given = {name: _reference("inputs", name) for name in inputs}
     known = f"steps.{first['name']}.outputs.{KNOWN}"

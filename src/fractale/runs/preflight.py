@@ -126,7 +126,9 @@ async def check_local(plan: Plan, settings: Settings, extensions: Extensions) ->
 
 
 def _perhaps_elsewhere(problem: Problem) -> Problem:
-    message = f"no registry here has `{problem.missing}`; --online asks the servers for it"
+    message = (
+        f"no registry on the command line has `{problem.missing}`; check the servers with --online"
+    )
     return replace(problem, message=message, severity="warning")
 
 
@@ -159,8 +161,8 @@ def check_answers(answers: Mapping[str, Any], plan: Plan) -> None:
         if names.count(step) > 1:
             several = ", ".join(path for path in paths if path.endswith(f"/{step}"))
             raise AnswerError(
-                f"the answer to `{key}` could be for any of: {several}",
-                hint="write the whole path",
+                f"the answer to `{key}` could belong to any of: {several}",
+                hint="write the full path of the step",
             )
         if step not in names and not _drafts(plan):
             steps = f"its steps: {', '.join(paths)}"

@@ -103,7 +103,7 @@ async def _why_ready(
     if status.over and not (status.state == "unknown" and now < float(job.get("patience") or 0)):
         return f"job {handle.title} {_ended(status)}"
     if _is_late(job, now):
-        return f"job {handle.title} took more than the step's timeout"
+        return f"job {handle.title} exceeded the timeout of its step"
     return None
 
 
@@ -116,14 +116,14 @@ def _is_late(job: Mapping[str, Any], now: float) -> bool:
 
 def _ended(status: JobStatus) -> str:
     if status.state == "unknown":
-        return "is nowhere to be found"
+        return "was not found"
     return status.state.replace("_", " ")
 
 
-def waited_for(folder: RunRecord) -> list[dict[str, Any]]:
+def waited_for(record: RunRecord) -> list[dict[str, Any]]:
     """The jobs that a run waits for, from its record."""
     found: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
-    for event in folder.events_from_end(TELLING):
+    for event in record.events_from_end(TELLING):
         kind, step = event["event"], str(event.get("step"))
         if kind == "run_finished":
             for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):

@@ -1,4 +1,4 @@
-"""How a run ended, or what it waits for, and the useful next commands."""
+"""How a run ended, or what it waits for, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def finished_data(result: RunResult) -> dict[str, Any]:
 
 
 def next_commands(result: RunResult) -> list[str]:
-    """The commands that are useful now."""
+    """The commands to type next."""
     if result.record is None:
         return []
-    resume = f"fractale resume {result.run}"
+    resume = resume_command(result.run)
     asked = [each for each in result.waiting if not is_job(each)]
     if result.status == "waiting" and any(asks_secret(each) for each in asked):
         return [resume]  # the user types a secret at the terminal
@@ -106,9 +106,19 @@ def next_commands(result: RunResult) -> list[str]:
     if result.status == "limit":
         return [f"{resume} --limit NAME=VALUE"]
     if result.status == "failed" and result.decided:
-        again = f"fractale fork {result.run} --at {_place(result.decided)}"
+        again = fork_command(result.run, _place(result.decided))
         return [*_looks(result.run, result.decided), again]
     return [resume] if result.status == "stopped" else []
+
+
+def resume_command(run: str) -> str:
+    """The command that continues a run."""
+    return f"fractale resume {run}"
+
+
+def fork_command(run: str, at: str) -> str:
+    """The command that starts a new run from a step of this one."""
+    return f"fractale fork {run} --at {at}"
 
 
 def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:

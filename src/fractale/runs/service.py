@@ -90,7 +90,7 @@ class Runs:
         self._models = models or Models(settings)
         self._policy = policy or Policy(settings=settings.policy)
         self._agents = agents or Catalog()
-        self._folders = RunRecords(settings.state_dir)
+        self._records = RunRecords(settings.state_dir)
         self._pins = pins_of(toolbox)
 
     async def start(
@@ -130,7 +130,7 @@ class Runs:
         secrets: Mapping[str, str],
         head: Mapping[str, Any],
         bindings: Bindings,
-        fill: Callable[[RunRecord, OutputStore], None] = lambda _folder, _store: None,
+        fill: Callable[[RunRecord, OutputStore], None] = lambda _record, _store: None,
     ) -> tuple[RunDriver, dict[str, Any]]:
         """A new run, ready to be driven, and its inputs in the form that its state stores.
 
@@ -138,22 +138,22 @@ class Runs:
             fill: Writes files into the run's directory that must exist before its head.
         """
         changed = await self._pin(plan)
-        folder = self._new_folder(options.run_id) if options.keep else None
-        run_id = folder.run_id if folder else options.run_id or "run"
-        store = FileOutputs(folder.outputs) if folder else MemoryOutputs()
-        dependencies = self._dependencies(store, folder)
-        driver = RunDriver(self._settings, dependencies, plan, options, run_id, folder, secrets)
+        record = self._new_record(options.run_id) if options.keep else None
+        run_id = record.run_id if record else options.run_id or "run"
+        store = FileOutputs(record.outputs) if record else MemoryOutputs()
+        dependencies = self._dependencies(store, record)
+        driver = RunDriver(self._settings, dependencies, plan, options, run_id, record, secrets)
         driver.context.bindings = bindings
         driver.notices += changed
         kept = {name: store.put(driver.context.mask(value)) for name, value in values.items()}
-        if folder:
+        if record:
             try:
-                fill(folder, store)
+                fill(record, store)
             except StoreError:
-                folder.remove()
+                record.remove()
                 raise
             offered = await take_snapshot(self._toolbox, plan, self._agents.names())
-            keep_snapshot(folder, offered, driver.context.mask)
+            keep_snapshot(record, offered, driver.context.mask)
             policy = self._policy.settings
             known = {
                 "versions": versions(),
@@ -162,10 +162,10 @@ class Runs:
                 "settings": settings_data(self._settings, self._models, policy),
             }
             whole = {**_head(plan, kept), **known, **self._head, **head}
-            folder.write_head(marked(whole, self._settings.environment))
-            keep_plan(folder, plan)
-            bindings.attach(FileNotes(folder.bindings))
-            bindings.snapshots.append(snapshot_of(folder))
+            record.write_head(marked(whole, self._settings.environment))
+            keep_plan(record, plan)
+            bindings.attach(FileNotes(record.bindings))
+            bindings.snapshots.append(snapshot_of(record))
         return driver, kept
 
     async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
@@ -180,7 +180,9 @@ class Runs:
         try:
             self._pins.save()
         except StoreError as error:  # the run's own record has the approved definitions
-            found.append(("not-pinned", f"{error.message}: later runs will not see what changes"))
+            found.append(
+                ("not-pinned", f"{error.message}; later runs cannot detect changes of tools")
+            )
         return found
 
     async def fork(
@@ -212,26 +214,26 @@ class Runs:
         """
         options, changes = options or RunOptions(), changes or ForkChanges()
         if not options.keep:
-            raise UsageError("a fork is always recorded", hint="leave `keep` as it is")
-        history = read_history(self._folders.find(run_id))
-        plan = plan or plan_today(history.folder, history.head)
+            raise UsageError("a fork must be recorded", hint="use `keep=True`")
+        history = read_history(self._records.find(run_id))
+        plan = plan or plan_today(history.record, history.head)
         async with checkpoints(self._settings, options) as saver:
             origin = await find_origin(saver, history, at)
         check_point(plan, origin.point)
         values = bind_inputs(plan, {**inherited_inputs(history, plan), **changes.inputs}, secrets)
         # This run approves its tools anew, by the pinned definitions.
-        names = self._bindings_of(history.folder, history.head, plan).data()["names"]
+        names = self._bindings_of(history.record, history.head, plan).data()["names"]
         bindings = Bindings(pins=self._pins)
         bindings.take({"names": names})
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
-        theirs, parent = FileOutputs(history.folder.outputs), origin.parent(history.run)
+        theirs, parent = FileOutputs(history.record.outputs), origin.parent(history.run)
         point = with_outputs(origin.point, theirs, changes.outputs)
 
-        def fill(folder: RunRecord, store: OutputStore) -> None:
+        def fill(record: RunRecord, store: OutputStore) -> None:
             nonlocal point
-            take_over(history, folder, point, origin.at)
+            take_over(history, record, point, origin.at)
             point = by_reference(point, store)
-            write_point(folder, point)
+            write_point(record, point)
 
         kept = {**_kept_of(history.head), **self._head, "parent": parent}
         driver, inputs = await self._begin(
@@ -248,59 +250,62 @@ class Runs:
         run_id: str,
         options: RunOptions | None = None,
         *,
+        plan: Plan | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> RunResult:
         """Resume a run that was stopped, waits, or reached a limit.
 
         Args:
             run_id: The run's id; ``-1`` is the latest.
+            plan: The result of `unchanged_plan`, if the caller needed it; None: it is read here.
+            secrets: The secret inputs.
 
         Raises:
             UsageError: The run was not found, or its plan or a tool that it still needs has
                 changed.
         """
         options = options or RunOptions()
-        folder = self._folders.find(run_id)
-        head = folder.read_head()
-        plan = unchanged_plan(folder, head)
-        await self._check_tools(folder, head, plan)
-        dependencies = self._dependencies(FileOutputs(folder.outputs), folder)
+        record = self._records.find(run_id)
+        head = record.read_head()
+        plan = plan or unchanged_plan(record, head)
+        await self._check_tools(record, head, plan)
+        dependencies = self._dependencies(FileOutputs(record.outputs), record)
         driver = RunDriver(
-            self._settings, dependencies, plan, options, folder.run_id, folder, secrets or {}
+            self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
         driver.context.start_dir = Path(head.get("folder") or Path.cwd())
-        driver.context.bindings = self._bindings_of(folder, head, plan)
+        driver.context.bindings = self._bindings_of(record, head, plan)
         if notice := version_notice(head):
             driver.notices.append(("versions", notice))
-        if point := read_point(folder):
+        if point := read_point(record):
             driver.fork(point, head["parent"])
         return await driver.resume(head["inputs"])
 
-    def _bindings_of(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
+    def _bindings_of(self, record: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """The bound names of a run that began earlier."""
-        bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(folder)])
-        bindings.take(head.get("bindings") or bindings_of_old(folder, plan, self._agents.names()))
-        bindings.attach(FileNotes(folder.bindings))
+        bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(record)])
+        bindings.take(head.get("bindings") or bindings_of_old(record, plan, self._agents.names()))
+        bindings.attach(FileNotes(record.bindings))
         return bindings
 
-    async def _check_tools(self, folder: RunRecord, head: Mapping[str, Any], plan: Plan) -> None:
+    async def _check_tools(self, record: RunRecord, head: Mapping[str, Any], plan: Plan) -> None:
         """Check that the tools that are still needed have the same schemas."""
         names = tools_of(plan, self._agents.names())
         tools = await self._toolbox.tools(names) if head.get("tools") else []
         now = tool_hashes(tools)
         if any(now.get(name, digest) != digest for name, digest in head.get("tools", {}).items()):
-            refuse_changed_tools(read_history(folder), plan, tools)
+            refuse_changed_tools(read_history(record), plan, tools)
 
     def head(self, run_id: str) -> dict[str, Any]:
         """The start of a run: its plan's file, its inputs, its registries."""
-        return self._folders.find(run_id).read_head()
+        return self._records.find(run_id).read_head()
 
-    def _new_folder(self, run_id: str | None) -> RunRecord:
+    def _new_record(self, run_id: str | None) -> RunRecord:
         length = SHARED_ID_LENGTH if self._settings.store else ID_LENGTH
-        return self._folders.new(run_id, length=length)
+        return self._records.new(run_id, length=length)
 
-    def _dependencies(self, store: OutputStore, folder: RunRecord | None) -> Dependencies:
-        jobs = folder.jobs if folder else self._settings.state_dir / JOBS
+    def _dependencies(self, store: OutputStore, record: RunRecord | None) -> Dependencies:
+        jobs = record.jobs if record else self._settings.state_dir / JOBS
         return Dependencies(
             toolbox=self._toolbox,
             models=self._models,

@@ -243,7 +243,7 @@ def servers_of(settings: Settings, plan: Plan | None) -> list[ServerSettings]:
     if missing:
         there = f"servers in the settings: {', '.join(settings.servers) or 'none'}"
         raise SettingsError(
-            f"{plan.file} needs the server `{missing[0]}`, which the settings do not have",
+            f"{plan.file} needs server `{missing[0]}`, which is not in the settings",
             hint=did_you_mean(missing[0], settings.servers, otherwise=there),
         )
     return [settings.servers[name] for name in plan.servers]
@@ -287,8 +287,8 @@ def _with_recorded_store(settings: Settings, head: Mapping[str, Any]) -> Setting
         return settings
     if store_password(there):
         raise SettingsError(
-            f"the run keeps its checkpoints in {there}, and its password is kept nowhere",
-            hint="give it once more with --store, or leave it out there and set PGPASSWORD",
+            f"the run keeps its checkpoints in {there}, and fractale does not store its password",
+            hint="set PGPASSWORD, or add the password to the URL with --store",
         )
     return settings.with_flags(store=there)
 

@@ -109,4 +109,5 @@ def _whose(lines: Sequence[str]) -> str:
     for title, mark in _UNREAD:
         if any(map(mark.match, lines)):
             return f"the script is for {title}, which fractale does not read"
-    return "the script has no #SBATCH, #FLUX:, #PBS, #BSUB or #COBALT line"
+    *marks, last = (dialect_of(name).mark for name in READ)
+    return f"the script has no {', '.join(marks)} or {last} line"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from fractale.masking import Masker
+from fractale.schedulers.homes import DECLARED
 from fractale.secret_names import INPUT_VARIABLE
 from fractale.settings.secrets import is_secret_variable, secrets_of_variable
 
@@ -19,8 +20,8 @@ PASSED_ON: tuple[str, ...] = (
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY", "KRB5CCNAME"),
     # schedulers
-    *("SLURM_*", "SBATCH_*", "SALLOC_*", "SRUN_*", "SQUEUE_*", "PBS_*", "FLUX_*"),
-    *("LSB_*", "LSF_*", "LS_*", "SGE_*", "COBALT_*", "PALS_*", "PMI_*", "PMIX_*"),
+    *(glob for scheduler in DECLARED.values() for glob in scheduler.variables),
+    *("SGE_*", "PALS_*", "PMI_*", "PMIX_*"),
     # software of a site
     *("MODULEPATH", "MODULESHOME", "MODULES_*", "MODULESHOME", "LOADEDMODULES", "_LMFILES_"),
     *("LMOD_*", "SPACK_*", "EASYBUILD_*", "CRAY*", "LM_LICENSE_FILE", "MANPATH", "INFOPATH"),

@@ -63,12 +63,12 @@ class Project:
     """The project's directory, and the results of the search for it.
 
     Args:
-        folder: The nearest ``.fractale`` that counts, else one to be made in the working directory.
+        directory: The nearest ``.fractale`` that counts, else a new one in the working directory.
         config: Its settings file, if it has one that counts.
         passed_over: Sentences about files that do not count, with the reason.
     """
 
-    folder: Path
+    directory: Path
     config: SettingsFile | None = None
     passed_over: tuple[str, ...] = ()
 
@@ -96,8 +96,8 @@ def find_project(here: Path, environment: Mapping[str, str]) -> Project:
     home = _home(environment).resolve()
     passed: list[str] = []
     searched = list(_searched(here, home))
-    for folder in searched:
-        place = folder / PROJECT_FOLDER
+    for directory in searched:
+        place = directory / PROJECT_FOLDER
         try:
             with _opened(place) as descriptor:
                 if why := fault_of(os.fstat(descriptor)):
@@ -105,7 +105,9 @@ def find_project(here: Path, environment: Mapping[str, str]) -> Project:
                     continue
                 config, fault = _read_config(place, descriptor)
                 return Project(
-                    folder=place, config=config, passed_over=(*passed, *([fault] if fault else ()))
+                    directory=place,
+                    config=config,
+                    passed_over=(*passed, *([fault] if fault else ())),
                 )
         except (FileNotFoundError, NotADirectoryError):
             if place.is_symlink():
@@ -119,50 +121,52 @@ def find_project(here: Path, environment: Mapping[str, str]) -> Project:
                     continue
             raise SettingsError(f"cannot read {place / CONFIG}: {error.strerror}") from error
     last = searched[-1]
-    above = (folder / PROJECT_FOLDER for folder in last.parents)
+    above = (directory / PROJECT_FOLDER for directory in last.parents)
     if beyond := next((place for place in above if os.path.lexists(place)), None):
         why = "your home directory" if last == home else "where the owner of directories changes"
         passed.append(f"{beyond} is not used: the search for settings ends at {last}, {why}")
-    return Project(folder=here / PROJECT_FOLDER, passed_over=tuple(passed))
+    return Project(directory=here / PROJECT_FOLDER, passed_over=tuple(passed))
 
 
 def _searched(here: Path, home: Path) -> Generator[Path]:
     """The directories to look into, from `here` up."""
     me = os.geteuid()
-    folder = here
+    directory = here
     while True:
-        yield folder
-        if folder in (home, folder.parent) or not _is_owned(folder, me):
+        yield directory
+        if directory in (home, directory.parent) or not _is_owned(directory, me):
             return
-        if not _is_owned(folder.parent, me):
+        if not _is_owned(directory.parent, me):
             return
-        folder = folder.parent
+        directory = directory.parent
 
 
-def _is_owned(folder: Path, uid: int) -> bool:
+def _is_owned(directory: Path, uid: int) -> bool:
     try:
-        return folder.stat().st_uid == uid
+        return directory.stat().st_uid == uid
     except OSError:
         return False
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Generator[int]:
+def _opened(directory: Path) -> Generator[int]:
     """A directory's descriptor: its files are then read from the directory that was checked."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _read_config(folder: Path, descriptor: int) -> tuple[SettingsFile | None, str | None]:
+def _read_config(directory: Path, descriptor: int) -> tuple[SettingsFile | None, str | None]:
     """The settings file in an open directory, or why it does not count."""
-    path = folder / CONFIG
+    path = directory / CONFIG
     try:
         found = os.stat(CONFIG, dir_fd=descriptor, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
-            return None, _passed_over(path, "it is a symbolic link", f"replace {path} by a file")
+            return None, _passed_over(
+                path, "it is a symbolic link", f"replace {path} with a regular file"
+            )
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         file = os.open(CONFIG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
     except FileNotFoundError:
@@ -233,22 +237,22 @@ def read_table(data: bytes, file: str) -> dict[str, Any]:
     return cast("dict[str, Any]", node.plain())
 
 
-def state_fault(folder: Path, *, links: bool = False) -> str | None:
+def state_fault(directory: Path, *, links: bool = False) -> str | None:
     """Why a state directory must not be used; None if it may, or if it does not exist yet.
 
     Args:
         links: Whether the directory itself may be a symbolic link, as one that the user named.
     """
     try:
-        found = folder.stat() if links else folder.lstat()
+        found = directory.stat() if links else directory.lstat()
         if stat.S_ISLNK(found.st_mode):
-            return f"{folder} is a symbolic link"
+            return f"{directory} is a symbolic link"
         if why := fault_of(found):
-            return f"{folder} is not used: {why}"
+            return f"{directory} is not used: {why}"
         if not stat.S_ISDIR(found.st_mode):
             return None  # the function that opens it reports this
         for name in STATE_NAMES:
-            place = folder / name
+            place = directory / name
             with contextlib.suppress(FileNotFoundError):
                 inside = place.lstat()
                 if stat.S_ISLNK(inside.st_mode):
@@ -260,7 +264,7 @@ def state_fault(folder: Path, *, links: bool = False) -> str | None:
     return None
 
 
-def check_state_folder(folder: Path, *, named: bool) -> None:
+def check_state_folder(directory: Path, *, named: bool) -> None:
     """Check that a state directory is the user's own.
 
     Args:
@@ -269,11 +273,11 @@ def check_state_folder(folder: Path, *, named: bool) -> None:
     Raises:
         SettingsError: It is not.
     """
-    if fault := state_fault(folder, links=named):
+    if fault := state_fault(directory, links=named):
         raise SettingsError(
             f"the state directory cannot be used: {fault}",
             hint="set FRACTALE_STATE_DIR to a directory of your own, or work in another directory; "
-            f"if all in it is yours: chmod -R go-w {folder}",
+            f"if all files in it are yours: chmod -R go-w {directory}",
         )
 
 

@@ -77,7 +77,7 @@ FILE_KEYS = (
 
 def load_settings(
     environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
+    directory: Path | None = None,
     *,
     trust_project: bool = False,
     untrusted: Literal["refuse", "narrow"] = "refuse",
@@ -87,7 +87,7 @@ def load_settings(
 
     Args:
         environment: Used instead of the process's own environment.
-        folder: The working directory to search from; the process's own if None.
+        directory: The working directory to search from; the process's own if None.
         trust_project: Use the project's settings as if the user had trusted them, as
             FRACTALE_TRUST_PROJECT=1 does.
         untrusted: How to treat settings of a project that would act and are not trusted:
@@ -104,10 +104,10 @@ def load_settings(
             the user's file or the state directory is another user's, or others may write to it.
     """
     env = dict(os.environ if environment is None else environment)
-    here = (folder or Path.cwd()).resolve()
+    here = (directory or Path.cwd()).resolve()
     user = read_user_file(user_folder(env) / CONFIG)
     project = find_project(here, env)
-    merged = _Merged({"state_dir": project.folder})
+    merged = _Merged({"state_dir": project.directory})
     if user is not None:
         merged.add(str(user.path), user.table)
     waiting: tuple[Waiting, ...] = ()
@@ -124,7 +124,7 @@ def load_settings(
                 raise UntrustedProject(file.path, waits, changes_of(file, env))
         merged.add(str(file.path), taken, of_project=True)
     settings = replace(
-        merged.settings(env, here, project.folder / CONFIG),
+        merged.settings(env, here, project.directory / CONFIG),
         waiting=waiting,
         declined=declined,
         project=project,

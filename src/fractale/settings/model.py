@@ -80,8 +80,13 @@ class Settings:
     def lock_file(self) -> Path:
         """Where the tools of servers are pinned: beside the project's settings if it has any."""
         project = self.project
-        if project and project.config and not self.waiting and os.access(project.folder, os.W_OK):
-            return project.folder / LOCK_FILE
+        if (
+            project
+            and project.config
+            and not self.waiting
+            and os.access(project.directory, os.W_OK)
+        ):
+            return project.directory / LOCK_FILE
         return self.state_dir / LOCK_FILE
 
     @property

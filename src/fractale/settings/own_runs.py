@@ -61,7 +61,7 @@ def not_own(run_id: str, environment: Mapping[str, str]) -> SettingsError:
     """The error for a record that the user did not make and did not agree to."""
     return SettingsError(
         f"you did not start run {run_id}, or its record was changed",
-        hint=f"look at it with `fractale show {run_id}`; then add --trust-project, "
+        hint=f"review it with `fractale show {run_id}`; then add --trust-project, "
         f"or set FRACTALE_TRUST_PROJECT=1\n{why_not_own(environment)}",
     )
 
@@ -69,7 +69,9 @@ def not_own(run_id: str, environment: Mapping[str, str]) -> SettingsError:
 def why_not_own(environment: Mapping[str, str]) -> str:
     """When a run counts as another user's although this user started it."""
     if not _has_home(environment):
-        return "without HOME no run counts as yours: its key is in ~/.config/fractale/key"
+        return (
+            "without HOME, fractale cannot find the key ~/.config/fractale/key that marks your runs"
+        )
     path = user_folder(environment) / KEY_FILE
     return (
         f"a run that you did start counts as yours only with the key that it was started with, "

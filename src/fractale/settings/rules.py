@@ -143,7 +143,7 @@ def _tool_rule(rule: Any, where: str, origin: str) -> ToolRule:
     raise SettingsError(
         f"{where} must be a glob of tool names, or "
         "{tool: GLOB, arguments: {NAME: GLOB}, when: EXPRESSION}",
-        hint="put globs in quotes: YAML takes a bare * for something else",
+        hint="put globs in quotes: in YAML a bare * has another meaning",
     )
 
 
@@ -156,12 +156,12 @@ def _condition(source: Any, where: str) -> Expression | None:
     found = Expression(str(source), Position(where, 1, 1))
     problems = [problem.message for problem in syntax_problems(found, "when")]
     problems += [
-        f"`{reference.path[0]}` is not defined; there are {_listed(WHEN_NAMES)}"
+        f"`{reference.path[0]}` is not defined; use {_listed(WHEN_NAMES)}"
         for reference in references(found)
         if reference.path[0] not in WHEN_NAMES
     ]
     if not isinstance(source, str) or problems:
-        what = "; ".join(problems) or "it is not an expression"
+        what = "; ".join(problems) or "not a valid expression"
         raise SettingsError(f"{where}: `when: {source}`: {what}")
     return found
 

@@ -264,5 +264,5 @@ def read_store(value: Any) -> str | None:
     raise SettingsError(
         f"store must be `sqlite` or postgresql://user@host/database, not "
         f"`{without_password(str(value))}`",
-        hint="another place for SQLite's file is set with FRACTALE_STATE_DIR",
+        hint="to move the SQLite files, set FRACTALE_STATE_DIR",
     )

@@ -177,7 +177,7 @@ def parse_server(
         timeout=_seconds(name, "timeout", data, origin),
         handshake=_seconds(name, "handshake", data, origin),
         confine=_flag(name, "confine", data, origin, default=of_project and starts),
-        writable=_folders(name, data, origin),
+        writable=_directories(name, data, origin),
         network=_flag(name, "network", data, origin),
         project=project,
         origin=origin,
@@ -245,7 +245,7 @@ def _check_starts(name: str, data: Mapping[str, Any], origin: str, *, starts: bo
     for key in CONFINE_KEYS:
         if key in data:
             raise SettingsError(
-                f"server `{name}`: `{key}` is for servers that are started, and this one has a "
+                f"server `{name}`: `{key}` is only for servers with a `command`; this one has a "
                 f"URL ({origin})"
             )
 
@@ -266,12 +266,14 @@ def _flag(
     raise SettingsError(f"server `{name}`: `{key}` must be true or false, not `{value}` ({origin})")
 
 
-def _folders(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+def _directories(name: str, data: Mapping[str, Any], origin: str) -> tuple[str, ...]:
     value = data.get("writable")
-    folders = [value] if isinstance(value, str) else value or []
-    if isinstance(folders, list) and all(isinstance(f, str) for f in cast("list[Any]", folders)):
-        return tuple(cast("list[str]", folders))
-    raise SettingsError(f"server `{name}`: `writable` must be a list of folders ({origin})")
+    directories = [value] if isinstance(value, str) else value or []
+    if isinstance(directories, list) and all(
+        isinstance(f, str) for f in cast("list[Any]", directories)
+    ):
+        return tuple(cast("list[str]", directories))
+    raise SettingsError(f"server `{name}`: `writable` must be a list of directories ({origin})")
 
 
 def _secrets_of_table(table: Mapping[str, str]) -> set[str]:
@@ -311,7 +313,7 @@ def _names(server: str, value: Any, origin: str) -> tuple[str, ...]:
         if all(re.fullmatch(r"[A-Za-z_*?][A-Za-z0-9_*?]*", text) for text in texts):
             return tuple(texts)
     raise SettingsError(
-        f"server `{server}`: `env_from` must be a list of variables' names ({origin})",
+        f"server `{server}`: `env_from` must be a list of names of variables ({origin})",
         hint='such as `env_from: [SITE_TOKEN, "EB*"]`; a value itself belongs under `env`',
     )
 

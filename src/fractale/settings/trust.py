@@ -134,7 +134,7 @@ class TrustStore:
         except OSError as error:
             raise SettingsError(
                 f"cannot write {self._path}: {error.strerror or error}",
-                hint="check space and permissions of that directory",
+                hint="check free space and permissions of the directory",
             ) from error
 
     def _check_folder(self) -> None:
@@ -158,7 +158,7 @@ class TrustStore:
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise SettingsError(
                 f"{self._path} is damaged: {error}",
-                hint=f"remove it with `rm {self._path}`: fractale then asks again",
+                hint=f"remove it with `rm {self._path}`: fractale then asks you again",
             ) from error
 
 
@@ -175,12 +175,12 @@ def _entries(data: bytes) -> _Entries:
         if not all(isinstance(text, str) for text in texts) or entry.kind not in get_args(
             TrustKind
         ):
-            raise ValueError("an entry is not of the right form")
+            raise ValueError("an entry is not valid")
     return {(entry.kind, entry.path): entry for entry in entries}
 
 
 def _refused(path: Path, why: str) -> SettingsError:
     return SettingsError(
         f"{path} is not used: {why}",
-        hint=f"make it yours alone: `chmod go-w {path}`; if others could write to it, remove it",
+        hint=f"check its content, then: chmod go-w {path}",
     )

@@ -65,7 +65,7 @@ class UntrustedProject(SettingsError):
     ) -> None:
         super().__init__(
             "\n".join(untrusted_lines(path, waiting, changed)),
-            hint=f"look at the file, then: fractale trust {shlex.quote(str(path.parent.parent))}\n"
+            hint=f"review the file, then: fractale trust {shlex.quote(str(path.parent.parent))}\n"
             "or for one command: --trust-project, or FRACTALE_TRUST_PROJECT=1; to continue "
             "without these settings: FRACTALE_TRUST_PROJECT=0",
         )
@@ -156,11 +156,11 @@ def _policy(name: str, rules: Any) -> Iterator[Waiting]:
         "deny": "refuses these calls",
         "ask": "asks before these calls",
         "sources": "changes which data counts as trusted, or as public",
-        "yes_covers": "lets --yes agree to calls with untrusted arguments",
+        "yes_covers": "lets --yes approve calls with untrusted arguments",
     }
     entries = cast("list[Any]", rules) if isinstance(rules, list) else [rules]
     for entry in entries:
-        effect = effects.get(name, "changes what may be called")
+        effect = effects.get(name, "changes which calls are allowed")
         yield _waiting(f"policy.{name}", _text(entry), effect)
 
 
@@ -241,12 +241,12 @@ _EFFECTS: Final[Mapping[str, tuple[Callable[[Any], str], str]]] = {
     "model": (_text, "sends prompts and data to this model"),
     "fallback_models": (_text, "sends prompts and data to these models"),
     "local_model": (_text, "loads this model file"),
-    "openai_base_url": (_url, "sends prompts, data and your OPENAI_API_KEY there"),
-    "gemini_base_url": (_url, "sends prompts, data and your GEMINI_API_KEY there"),
-    "store": (_store, "keeps checkpoints in that database"),
-    "state_dir": (_text, "reads and writes runs there"),
+    "openai_base_url": (_url, "sends prompts, data and your OPENAI_API_KEY to this address"),
+    "gemini_base_url": (_url, "sends prompts, data and your GEMINI_API_KEY to this address"),
+    "store": (_store, "keeps checkpoints in this database"),
+    "state_dir": (_text, "reads and writes runs in this directory"),
     "max_attempts": (_text, "raises this limit"),
     "local_cores": (_text, "raises this limit"),
-    "audit": (_text, "writes there what you agree to"),
+    "audit": (_text, "writes the audit log to this file"),
     "poll_seconds": (_text, "changes how often a scheduler is asked"),
 }

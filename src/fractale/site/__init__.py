@@ -8,7 +8,8 @@
 - `model`: findings, sites and the lines of the doctor's report.
 """
 
+from fractale.findings import Finding
 from fractale.site.discover import PROBES, discover
-from fractale.site.model import Check, Finding, Site
+from fractale.site.model import Check, Site
 
 __all__ = ["PROBES", "Check", "Finding", "Site", "discover"]

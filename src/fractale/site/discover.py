@@ -17,12 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from fractale.findings import Finding
 from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import make_folder, write_private
+from fractale.schedulers import homes
 from fractale.settings import Settings
-from fractale.site.model import Finding, Site
-from fractale.site.probes import containers, folders, machine, schedulers, software
+from fractale.site.model import Site
+from fractale.site.probes import containers, folders, machine, software
 from fractale.site.programs import SLOW, TIMEOUT, Machine
 
 Probe: TypeAlias = "Callable[[Machine], Awaitable[Finding | list[Finding]]]"
@@ -30,12 +32,7 @@ Probe: TypeAlias = "Callable[[Machine], Awaitable[Finding | list[Finding]]]"
 PROBES: Mapping[str, Mapping[str, Probe]] = {
     "machine": {"machine": machine.machine_itself},
     "gpus": {"nvidia": machine.nvidia, "amd": machine.amd},
-    "schedulers": {
-        "slurm": schedulers.slurm,
-        "flux": schedulers.flux,
-        "pbs": schedulers.pbs,
-        "lsf": schedulers.lsf,
-    },
+    "schedulers": homes.probes(),
     "software": {
         "modules": software.modules,
         "spack": software.spack,
@@ -63,20 +60,19 @@ SURROUNDINGS = (
     "HOME",
     "CONTAINER_HOST",
     "DOCKER_HOST",
-    "FLUX_URI",
     "KUBECONFIG",
     "LMOD_CMD",
     "LOADEDMODULES",
-    "LSB_JOBID",
-    "LSF_ENVDIR",
     "MODULEPATH",
     "MODULESHOME",
-    "PBS_CONF_FILE",
-    "PBS_JOBID",
-    "SLURM_CONF",
-    "SLURM_JOB_ID",
     "SPACK_ROOT",
     "TMPDIR",
+    *(
+        name
+        for each in homes.DECLARED.values()
+        for name in (each.job_variable, *each.found_by)
+        if name
+    ),
 )
 """Environment variables that change the findings."""
 
@@ -158,7 +154,7 @@ async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
     except TimeoutError:
         found = Finding(name=name, state="broken", problem=f"no answer within {limit:g} s")
     except Exception as error:  # noqa: BLE001 - reported as an unknown
-        why = f"could not be looked at: {type(error).__name__}: {error}"
+        why = f"could not be examined: {type(error).__name__}: {error}"
         found = Finding(name=name, state="broken", problem=why)
     return found if isinstance(found, list) else [found]
 

@@ -1,61 +1,16 @@
-"""Findings of the probes, and the lines of the doctor's report."""
+"""All findings of a machine, and the lines of the doctor's report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-State: TypeAlias = Literal["works", "broken", "absent"]
+from fractale.findings import Finding, absent
+
 Verdict: TypeAlias = Literal["ok", "missing", "warning"]
 
 MARKS: Mapping[Verdict, str] = {"ok": "✓", "missing": "✗", "warning": "!"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A probe's finding about one thing.
-
-    Args:
-        name: Such as ``slurm``, ``docker``, ``home``.
-        state: ``works`` only if it answered; ``broken`` if it is present and did not answer.
-        path: The program, or the directory.
-        evidence: The question that was asked, as text: it shows what ``works`` is based on.
-        problem: Why it does not work.
-        details: Further facts, as JSON.
-    """
-
-    name: str
-    state: State = "works"
-    version: str = ""
-    path: str = ""
-    evidence: str = ""
-    problem: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data without unknown fields."""
-        fields = {
-            "version": self.version,
-            "path": self.path,
-            "evidence": self.evidence,
-            "problem": self.problem,
-        }
-        known = {key: value for key, value in fields.items() if value}
-        return {"name": self.name, "state": self.state, **known, **self.details}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Finding:
-        """Read a finding from the data of `as_dict`."""
-        own = ("name", "state", "version", "path", "evidence", "problem")
-        fields = {key: str(data[key]) for key in own if key in data}
-        details = {key: value for key, value in data.items() if key not in own}
-        return replace(cls(name=""), **cast("dict[str, Any]", fields), details=details)
-
-
-def absent(name: str, why: str) -> Finding:
-    """A finding for something that is not present."""
-    return Finding(name=name, state="absent", problem=why)
 
 
 def words_of(finding: Finding) -> str:
@@ -85,7 +40,7 @@ class Site:
     @property
     def machine(self) -> Finding:
         """The finding about the machine itself."""
-        return next(iter(self.sections.get("machine", ())), absent(self.host, "not looked at"))
+        return next(iter(self.sections.get("machine", ())), absent(self.host, "not examined"))
 
     def find(self, name: str) -> Finding:
         """The finding with a name; an absent one if no probe looked for it."""
@@ -93,7 +48,7 @@ class Site:
             for finding in findings:
                 if finding.name == name:
                     return finding
-        return absent(name, "it was not looked for")
+        return absent(name, "it was not examined")
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: every section is a list of findings."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from fractale.errors import SettingsError
 from fractale.plan.source import MAX_BYTES
+from fractale.schedulers.homes import NAMES
 from fractale.settings import read_table
 
 Kind: TypeAlias = Literal["program", "works", "any", "first", "scheduler", "module", "packages"]
@@ -25,6 +26,8 @@ KINDS: tuple[Kind, ...] = (
 )
 BY_FINDINGS: frozenset[Kind] = frozenset({"works", "any", "first", "scheduler"})
 FILE = "needs.yaml"
+EVERY = "every"
+"""All schedulers, as the value of `scheduler`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +158,7 @@ def read_needs(data: Any, file: str, under: NeedsTable | None = None) -> NeedsTa
     all_needs = {**under.needs, **needs}
     unknown = sorted({name for row in tools.values() for name in row} - set(all_needs))
     if unknown:
-        raise SettingsError(f"{file}: nothing says what `{unknown[0]}` is; add it to `needs`")
+        raise SettingsError(f"{file}: `{unknown[0]}` is not defined; add it to `needs`")
     return NeedsTable(
         needs=all_needs, tools={**under.tools, **tools}, packages={**under.packages, **packages}
     )
@@ -167,6 +170,8 @@ def _need(name: str, row: Mapping[str, Any]) -> Need:
         raise ValueError(f"`{name}` must have one of {', '.join(KINDS)}")
     value: Any = row[kinds[0]]
     targets = cast("Sequence[Any]", value) if isinstance(value, list) else [value]
+    if kinds[0] == "scheduler" and value == EVERY:
+        targets = NAMES
     return Need(
         name=str(name),
         kind=kinds[0],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from fractale.findings import ProgramAnswer, version_in
 from fractale.programs import run_with_limit
 from fractale.registry.calls import in_thread
 
@@ -21,25 +21,6 @@ SLOW = 3.0
 """Factor on the timeout of programs that are known to be slow."""
 MOST_BYTES = 4 * 1024 * 1024
 SHOWN = 300
-VERSION = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramAnswer:
-    """A program's answer.
-
-    Args:
-        problem: Empty after exit code 0; otherwise the cause, in the program's words if possible.
-    """
-
-    out: str = ""
-    err: str = ""
-    problem: str = ""
-
-    @property
-    def lines(self) -> list[str]:
-        """The non-empty lines of its standard output."""
-        return [line for line in self.out.splitlines() if line.strip()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +86,6 @@ class Machine:
         """
         async with asyncio.timeout(self.timeout):
             return await in_thread(call)
-
-
-def version_in(text: str) -> str:
-    """The first text that looks like a version."""
-    found = VERSION.search(text)
-    return found[0].rstrip(".") if found else ""
 
 
 def last_line(text: str) -> str:

@@ -77,7 +77,8 @@ def load_app(place: str) -> Starlette:
     if not isinstance(found, Starlette):
         raise UsageError(
             f"langgraph.json: `{place}` is a {type(found).__name__}, not a Starlette app",
-            hint="`fractale studio` puts its gate before the app: give one of Starlette or FastAPI",
+            hint="`fractale studio` puts access checks in front of the app; "
+            "use a Starlette or FastAPI app",
         )
     return found
 

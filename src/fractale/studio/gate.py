@@ -49,8 +49,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 STRANGER = "this server answers only the user who started it"
 NO_TOKEN = f"this request needs the server's token ({TOKEN})"
 NOBODY = (
-    "this server cannot tell which user connects: it answers its own user on this machine; "
-    f"for others, start it with a token in {TOKEN}"
+    "this server cannot identify the user who connects: it answers only its own user on this "
+    f"machine; for others, start it with a token in {TOKEN}"
 )
 PAGE = "not from this page"
 
@@ -64,8 +64,8 @@ def read_token(environment: Mapping[str, str]) -> str | None:
     token = environment.get(TOKEN) or None
     if token is not None and not _TOKEN.fullmatch(token):
         raise SettingsError(
-            f"{TOKEN} must have 16 to 128 characters out of A-Z, a-z, 0-9, `_` and `-`",
-            hint='make one: python -c "import secrets; print(secrets.token_urlsafe(32))"',
+            f"{TOKEN} must have 16 to 128 characters from A-Z, a-z, 0-9, `_` and `-`",
+            hint='create one: python -c "import secrets; print(secrets.token_urlsafe(32))"',
         )
     return token
 
@@ -82,8 +82,8 @@ def required_token(environment: Mapping[str, str], *, tells_users: bool) -> str 
     token = read_token(environment)
     if token is None and not tells_users:
         raise SettingsError(
-            "this machine does not say which user connects, and the server has no token",
-            hint=f"start it with `fractale studio`, which makes one, or set {TOKEN}",
+            "fractale cannot identify the user who connects, and the server has no token",
+            hint=f"start it with `fractale studio`, which creates a token, or set {TOKEN}",
         )
     return token
 

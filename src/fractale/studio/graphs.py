@@ -43,7 +43,7 @@ from fractale.store.index import RunFilter, list_runs
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.studio.launch import OPTIONS, graph_name, server_settings
 from fractale.studio.runs import RunPerformer
-from fractale.studio.saver import RunThreads, one_line, read_head
+from fractale.studio.saver import RunThreads, read_head, with_hint
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -120,7 +120,7 @@ def _build(source: PlanSource, own: Extensions, config: dict[str, Any]) -> Studi
     except PlanError as error:
         raise HTTPException(UNUSABLE, "; ".join(map(str, error.problems))) from error
     except FractaleError as error:
-        raise HTTPException(UNUSABLE, one_line(error)) from error
+        raise HTTPException(UNUSABLE, with_hint(error)) from error
     # A graph that is only inspected calls nothing.
     deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
     schemas = {"input": source.input_schema(plan), "context": source.context_schema()}
@@ -185,10 +185,10 @@ class _Look:
         return {}
 
 
-def drafts_of(folder: RunRecord) -> dict[str, str]:
+def drafts_of(record: RunRecord) -> dict[str, str]:
     """Path of a planned step → its draft in a run; in a foreach, the draft of the first item."""
     found: dict[str, str] = {}
-    for path, text in folder.read_drafts().items():
+    for path, text in record.read_drafts().items():
         found.setdefault(_ITEM.sub("", path), text)
     return found
 
@@ -198,8 +198,8 @@ def drafts_of(folder: RunRecord) -> dict[str, str]:
 
 OUTPUT: Mapping[str, Any] = {
     "status": {"enum": ["success", "failed"]},
-    "outputs": {"description": "What the plan returns."},
-    "error": {"type": "string", "description": "Why it failed."},
+    "outputs": {"description": "The outputs of the plan."},
+    "error": {"type": "string", "description": "The error, if the run failed."},
 }
 
 
@@ -302,7 +302,7 @@ class PlanSource(Protocol):
     """The origin of a new run's plan."""
 
     def shown(self, context: Mapping[str, Any]) -> Plan:
-        """Return the plan to draw if there is no run.
+        """Return the plan to draw of a thread without a run.
 
         Args:
             context: The assistant's context.
@@ -394,7 +394,7 @@ class AnyPlan:
         """The fields for a plan and its inputs."""
         known = schema_of_inputs(plan)
         inputs = known if known["properties"] else {"type": "object", "title": "Inputs"}
-        words = "A plan's path, or its YAML text; not needed where the assistant names one."
+        words = "A plan's path, or its YAML text; not needed if the assistant names one."
         return _object({PLAN: {"type": "string", "description": words}, INPUTS: inputs})
 
     def context_schema(self) -> Schema:
@@ -407,8 +407,8 @@ class AnyPlan:
         named = given.get(PLAN) or context.get(PLAN)
         if not named:
             raise UsageError(
-                "no plan is named",
-                hint="give one in the assistant's context, or as `plan` in the input",
+                "no plan was named",
+                hint="name a plan in the assistant's context, or as `plan` in the input",
             )
         return read_plan(str(named))
 
@@ -440,11 +440,11 @@ class Prompt:
         """The fields for the prompt and the agent."""
         del plan
         described = {
-            WORDS: ("string", "What to do."),
-            "agent": ("string", "Whom to ask: a sub-agent. Left out: the generalist."),
-            "prompt": ("string", "Whom to ask: a server's prompt."),
-            "direct": ("boolean", "Ask at once, without the planner."),
-            INPUTS: ("object", "What else it is given."),
+            WORDS: ("string", "The instruction."),
+            "agent": ("string", "The sub-agent to ask. Default: the generalist."),
+            "prompt": ("string", "The prompt of a server to use."),
+            "direct": ("boolean", "Ask directly, without the planner."),
+            INPUTS: ("object", "Further inputs."),
         }
         fields = {
             name: {"type": kind, "description": text} for name, (kind, text) in described.items()
@@ -483,7 +483,9 @@ async def _expert(given: Mapping[str, Any], workspace: Workspace) -> Expert:
         return await find_agent(name, workspace.toolbox, workspace.agents)
     found = await find_prompt(str(name), workspace.toolbox)
     if found is None:
-        raise UsageError(f"no server has a prompt `{name}`", hint="see `fractale list prompts`")
+        raise UsageError(
+            f"prompt `{name}` not found on any server", hint="see `fractale list prompts`"
+        )
     return found
 
 
@@ -504,6 +506,7 @@ def _inputs_in(given: Mapping[str, Any], own: set[str]) -> dict[str, Any]:
     inputs: Any = given.get(INPUTS) or {}
     strange = sorted(set(given) - own)
     if not isinstance(inputs, Mapping) or strange:
-        what = f"`{strange[0]}`" if strange else f"`{INPUTS}` that is no mapping"
-        raise UsageError(f"the input has {what}", hint=f"it takes: {', '.join(sorted(own))}")
+        key = f"the input has an unknown key `{strange[0]}`"
+        what = key if strange else f"`{INPUTS}` must be a mapping"
+        raise UsageError(what, hint=f"its keys: {', '.join(sorted(own))}")
     return dict(cast("Mapping[str, Any]", inputs))

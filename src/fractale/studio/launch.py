@@ -123,7 +123,7 @@ def prepare(
     if not all(map(importlib.util.find_spec, needed)):
         raise DependencyMissing(
             "LangGraph's development server is not installed",
-            hint="pip install 'fractale[studio]' (it is under the Elastic licence)",
+            hint="pip install 'fractale[studio]' (it has the Elastic license)",
         )
     config = _write_config(start, settings)
     words = ["dev", "--config", str(config), "--host", start.host, "--port", str(start.port)]
@@ -235,14 +235,20 @@ def _named(plans: Sequence[Path]) -> Mapping[str, Path]:
         load_plan(path)
         name = graph_name(path)
         if name in named or not name.isidentifier() or keyword.iskeyword(name) or name in TAKEN:
-            why, hint = "is no name of a graph", "rename the file: a name begins with a letter"
+            why, hint = (
+                "is not a valid name of a graph",
+                "rename the file: a name begins with a letter",
+            )
             if name in named:
-                why, hint = "is that of two plans", "rename the file"
+                why, hint = "is the name of two plans", "rename the file"
             elif name in TAKEN:
-                why = "is a name that the server needs itself"
-                hint = f"rename the file; taken are {', '.join(TAKEN)}"
+                why = "is a name that the server uses"
+                hint = f"rename the file; reserved names: {', '.join(TAKEN)}"
             elif keyword.iskeyword(name):
-                why, hint = "is no name of a graph: Python has this word itself", "rename the file"
+                why, hint = (
+                    "is not a valid name of a graph: it is a Python keyword",
+                    "rename the file",
+                )
             raise UsageError(f"{path}: `{name}` {why}", hint=hint)
         named[name] = path.absolute()
     return named

@@ -28,12 +28,12 @@ from fractale.private import append_line, open_private
 from fractale.questions import Answers, is_job
 from fractale.runs.changes import plan_today
 from fractale.runs.options import RunOptions
-from fractale.runs.result import RunResult
+from fractale.runs.result import RunResult, fork_command
 from fractale.runs.workspace import Extensions, Workspace, as_started, kept_store
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.run_record import RunRecord, RunRecords
-from fractale.studio.saver import KEPT_AS, RunThreads, one_line, read_head
+from fractale.studio.saver import KEPT_AS, RunThreads, read_head, with_hint
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -86,7 +86,7 @@ class RunPerformer:
                 async for chunk in chunks:
                     yield chunk
         except FractaleError as error:
-            raise RunEnded(one_line(error)) from error
+            raise RunEnded(with_hint(error)) from error
 
     async def _do(self, order: Order, stream: Mapping[str, Any], emit: Emit) -> None:
         feed = _Feed(order, stream, emit)
@@ -94,10 +94,10 @@ class RunPerformer:
             listeners=[feed.listen],
             replies=order.replies,
             answers=order.answers,
-            run_id=order.run_id if order.folder is None else None,
+            run_id=order.run_id if order.record is None else None,
             invoke=feed.invoke,
         )
-        do = self._start if order.folder is None else self._resume
+        do = self._start if order.record is None else self._resume
         result = await do(order, options)
         if result.status not in ("success", "waiting") and not feed.at_breakpoint:
             hint = f" ({result.hint})" if result.hint else ""
@@ -113,14 +113,14 @@ class RunPerformer:
             )
 
     async def _resume(self, order: Order, options: RunOptions) -> RunResult:
-        assert order.folder is not None  # noqa: S101 - the caller looked
-        take(order.folder, order.request)
-        head = order.folder.read_head()
-        if not is_agreed(order.folder.path, head, self.settings.environment):
-            raise not_own(order.folder.run_id, self.settings.environment)
+        assert order.record is not None  # noqa: S101 - the caller looked
+        take(order.record, order.request)
+        head = order.record.read_head()
+        if not is_agreed(order.record.path, head, self.settings.environment):
+            raise not_own(order.record.run_id, self.settings.environment)
         _check_store(self.settings, head)
         settings, extensions = as_started(self.settings, head)
-        plan = plan_today(order.folder, head)
+        plan = plan_today(order.record, head)
         async with Workspace.open(settings, plan, extensions) as workspace:
             secrets = read_secrets(plan, settings.environment)
             return await workspace.runs.resume(order.run_id, options, secrets=secrets)
@@ -215,7 +215,7 @@ class Order:
     Args:
         thread: The server's thread.
         run_id: The id of the run, whether new or not.
-        folder: The record of the run to resume; None for a new run.
+        record: The record of the run to resume; None for a new run.
         given: The input of a new run.
         context: The assistant's context.
         replies: Answers to the questions that the run waits for.
@@ -227,7 +227,7 @@ class Order:
 
     thread: str
     run_id: str
-    folder: RunRecord | None = None
+    record: RunRecord | None = None
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     context: Mapping[str, Any] = field(default_factory=dict[str, Any])
     replies: Answers = field(default_factory=Answers)
@@ -267,42 +267,42 @@ async def order_of(
     if record is not None and await asyncio.to_thread(was_taken, record, base["request"]):
         # The server was killed and retries: it only needs to resume. An answer that was already
         # used would now go to another question.
-        return Order(**base, run_id=record.run_id, folder=record)
+        return Order(**base, run_id=record.run_id, record=record)
     if record is None:
         if not isinstance(given, Mapping):
             raise UsageError("this thread has no run to resume", hint="give an input first")
         run_id = await asyncio.to_thread(threads.id_for, thread)
         known = cast("Mapping[str, Any]", given)
         return Order(**base, run_id=run_id, given=known)
-    order = Order(**base, run_id=record.run_id, folder=record)
+    order = Order(**base, run_id=record.run_id, record=record)
     if isinstance(given, Mapping):
         await _check_resumable(graph, order, cast("Mapping[str, Any]", given))
         return order
     return await _resumed(graph, order, given, fields)
 
 
-def take(folder: RunRecord, request: str) -> None:
+def take(record: RunRecord, request: str) -> None:
     """Record that a request was accepted, before any work on it.
 
     Raises:
         StoreError: The record can't be written.
     """
     try:
-        descriptor = open_private(folder.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        descriptor = open_private(record.studio_orders, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             append_line(descriptor, f"{request}\n".encode())
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise StoreError(f"cannot write to the record of run {folder.run_id}: {error}") from error
+        raise StoreError(f"cannot write to the record of run {record.run_id}: {error}") from error
 
 
-def was_taken(folder: RunRecord, request: str) -> bool:
+def was_taken(record: RunRecord, request: str) -> bool:
     """Whether a request was accepted before: as the run's first one, or later."""
-    if read_head(folder).get(KEPT_AS, {}).get("request") == request:
+    if read_head(record).get(KEPT_AS, {}).get("request") == request:
         return True
     try:
-        return request in folder.studio_orders.read_text(encoding="utf-8").split()
+        return request in record.studio_orders.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         return False
 
@@ -315,8 +315,8 @@ async def _check_resumable(graph: StudioGraph, order: Order, given: Mapping[str,
     state = await graph.aget_state({"configurable": {"thread_id": order.thread}})
     if given or (state.values and not state.tasks):
         raise UsageError(
-            f"run {order.run_id} has begun on this thread, and a run takes its input once",
-            hint="open a new thread for another run, or resume this one without an input",
+            f"run {order.run_id} has started on this thread, and cannot get another input",
+            hint="open a new thread for a new run, or resume this run without an input",
         )
 
 
@@ -329,8 +329,8 @@ async def _resumed(
     at = str(fields.get("checkpoint_id") or place)
     if fields.get("checkpoint_ns"):
         raise UsageError(
-            "a run can't begin again inside of a step here",
-            hint=f"fractale fork {order.run_id} --at STEP/INNER does that",
+            "a run cannot restart inside of a step here",
+            hint=f"use the command line: {fork_command(order.run_id, 'STEP/INNER')}",
         )
     if at == place:
         return replace(order, replies=_replies(given, state.interrupts))
@@ -353,7 +353,7 @@ def _resumed_with(given: Any) -> Any:
     command = cast("Command[Any]", given)
     if command.update or command.goto:
         raise UsageError(
-            "a run takes answers, no updates and no jumps",
+            "a run accepts answers, but not updates or jumps",
             hint="edit the thread's state, or fork the run",
         )
     return command.resume

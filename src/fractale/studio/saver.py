@@ -44,26 +44,26 @@ KEPT_AS = "studio"
 class RunThreads:
     """The threads of the runs of one state directory."""
 
-    def __init__(self, folders: RunRecords) -> None:
-        self._folders = folders
+    def __init__(self, records: RunRecords) -> None:
+        self._records = records
 
     def run_of(self, thread: str) -> RunRecord | None:
         """The run of a thread; None if the thread has no run yet."""
         for run_id in _own_ids(thread):
-            record = self._folders.at(run_id)
+            record = self._records.at(run_id)
             if _started_on(read_head(record)) == thread:
                 return record
         # A version 5 UUID was computed from a run's id.
         if uuid.UUID(thread).version != 5:
             return None
-        names = self._folders.names()
+        names = self._records.names()
         found = next((name for name in names if thread_of_id(name) == thread), None)
-        return self._folders.at(found) if found else None
+        return self._records.at(found) if found else None
 
     def id_for(self, thread: str) -> str:
         """The id for the run of a new thread."""
         short, whole = _own_ids(thread)
-        return whole if read_head(self._folders.at(short)) else short
+        return whole if read_head(self._records.at(short)) else short
 
 
 def thread_of(run_id: str, head: Mapping[str, Any]) -> str:
@@ -76,10 +76,10 @@ def thread_of_id(run_id: str) -> str:
     return str(uuid.uuid5(NAMESPACE, run_id))
 
 
-def read_head(folder: RunRecord) -> dict[str, Any]:
+def read_head(record: RunRecord) -> dict[str, Any]:
     """Read how a run was started; empty if the run does not exist or has no head yet."""
     try:
-        return folder.read_head()
+        return record.read_head()
     except StoreError:
         return {}
 
@@ -224,9 +224,9 @@ def _as_http() -> Generator[None]:
         yield
     except (StoreError, RunHeld) as error:
         held = isinstance(error, RunHeld)
-        raise HTTPException(CONFLICT if held else FAILED, one_line(error)) from error
+        raise HTTPException(CONFLICT if held else FAILED, with_hint(error)) from error
 
 
-def one_line(error: FractaleError) -> str:
-    """Format an error and its hint in one line."""
+def with_hint(error: FractaleError) -> str:
+    """An error with its hint, as text."""
     return f"{error} ({error.hint})" if error.hint else str(error)

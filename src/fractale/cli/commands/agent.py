@@ -35,7 +35,7 @@ def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.answer_options
 @options.store_option
 @options.run_options
-@click.option("--direct", is_flag=True, help="Ask it at once, without the planner.")
+@click.option("--direct", is_flag=True, help="Ask the sub-agent directly, without the planner.")
 @click.pass_context
 @options.collected
 def command(
@@ -46,10 +46,10 @@ def command(
     direct: bool,
     given: options.CommandLine,
 ) -> int:
-    """Ask the sub-agent NAME. The WORDS after it are the instruction; - reads it from stdin.
+    """Ask the sub-agent NAME. WORDS are the instruction; - reads it from stdin.
 
-    The planner looks around first, fills in what the sub-agent takes, and shows the step that asks
-    it; --direct asks at once. Options come before NAME; --help after NAME shows its inputs.
+    The planner first fills in the sub-agent's inputs and shows you the step, unless you give
+    --direct. Options come before NAME; --help after NAME shows the sub-agent's inputs.
 
     \b
     fractale agent optimize Tune lmp for atom-steps per second on one node
@@ -104,7 +104,7 @@ def _lines_about(expert: Expert) -> list[str]:
         f"fractale agent [OPTIONS] {inert(expert.name, 80)}{words}",
         *(f"  {line}" for line in fold(inert(expert.description, 400), 90)),
         "",
-        "Inputs, each given with -i NAME=VALUE:",
+        "Inputs, set with -i NAME=VALUE:",
         *_input_lines(expert.input_schema),
         "",
         "Outputs:",
@@ -135,8 +135,8 @@ def _run_plan(path: str, words: str, given: options.CommandLine) -> int:
 
     if words:
         raise UsageError(
-            f"{path} is a plan, which takes no instruction: `{words}`",
-            hint=f"its inputs come before it: fractale run {path} -i NAME=VALUE",
+            f"{path} is a plan; a plan has no instruction: `{words}`",
+            hint=f"set its inputs with -i: fractale run {path} -i NAME=VALUE",
         )
     click.echo(f"{path} is a plan: running it, as `fractale run {path}` does", err=True)
     plan = load_plan(path)

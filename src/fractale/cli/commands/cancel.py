@@ -27,10 +27,10 @@ MOST_LINES = 20
 @click.command("cancel", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("step", required=False, shell_complete=complete_steps)
-@click.option("--yes", is_flag=True, help="Do not ask first.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--yes", is_flag=True, help="Cancel without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
-    """End the batch jobs of RUN and stop the run; with STEP, end only the jobs of that step.
+    """Cancel the batch jobs of RUN and stop the run; with STEP, only the jobs of that step.
 
     \b
     fractale cancel k7f3a              all its jobs; `fractale resume` submits them again
@@ -38,38 +38,38 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     fractale cancel k7f3a 'tune[3]'    the job of one item of a foreach, counted from 0;
                                        a job array only ends as a whole
 
-    It first shows what it will end, and asks. The run may be in progress, stopped, or left with
-    --detach. Without STEP its process stops, too, and the run can be resumed. With STEP the run
-    continues by its plan: a step fails if its job was cancelled.
+    fractale first lists the jobs that it will cancel, and asks. The run may be in progress,
+    stopped, or detached. Without STEP its process also stops, and you can resume the run. With STEP
+    the run continues by its plan: a step fails if its job was cancelled.
 
-    Exit codes: 0 the jobs were cancelled, or none was in progress; 1 one could not be cancelled,
+    Exit codes: 0 all jobs were cancelled, or none was in progress; 1 a job could not be cancelled,
     or you answered no; 2 wrong use.
     """
     from fractale.cli.consent import ask_about_run
     from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
-    folder = RunRecords(settings.state_dir).find(run_id)
-    ask_about_run(folder, folder.read_head(), settings)
-    return asyncio.run(_Cancel(settings, folder, step, yes=yes, as_json=as_json).run())
+    record = RunRecords(settings.state_dir).find(run_id)
+    ask_about_run(record, record.read_head(), settings)
+    return asyncio.run(_Cancel(settings, record, step, yes=yes, as_json=as_json).run())
 
 
 def offer(settings: Settings, run_id: str) -> None:
     """Ask, after Ctrl-C on a terminal, whether to end the run's jobs, too, if it has any."""
     from fractale.store.run_record import RunRecords
 
-    folder = RunRecords(settings.state_dir).find(run_id)
-    asyncio.run(_Cancel(settings, folder, None, yes=False, as_json=False).offer())
+    record = RunRecords(settings.state_dir).find(run_id)
+    asyncio.run(_Cancel(settings, record, None, yes=False, as_json=False).offer())
 
 
 class _Cancel:
     """One execution of the command."""
 
     def __init__(
-        self, settings: Settings, folder: RunRecord, step: str | None, *, yes: bool, as_json: bool
+        self, settings: Settings, record: RunRecord, step: str | None, *, yes: bool, as_json: bool
     ) -> None:
         self._settings = settings
-        self._folder = folder
+        self._record = record
         self._step = step
         self._yes = yes
         self._as_json = as_json
@@ -79,7 +79,7 @@ class _Cancel:
 
         canceller, seen = await self._look()
         going = [each for each in seen if each.in_progress]
-        holder = None if self._step else holder_of(self._folder)
+        holder = None if self._step else holder_of(self._record)
         if not going and holder is None:
             return self._nothing_to_do(seen)
         if not self._yes and not self._agrees(going, str(holder) if holder else ""):
@@ -100,7 +100,7 @@ class _Cancel:
     async def _look(self) -> tuple[Canceller, list[JobSeen]]:
         from fractale.runs.cancelling import Canceller
 
-        canceller = Canceller(self._folder, self._settings)
+        canceller = Canceller(self._record, self._settings)
         return canceller, await canceller.look(self._chosen())
 
     def _chosen(self) -> list[RunJob]:
@@ -113,8 +113,8 @@ class _Cancel:
         from fractale.record.history_reader import read_history
         from fractale.record.jobs import as_submitted, is_of_step, jobs_of
 
-        history = read_history(self._folder)
-        jobs = jobs_of(self._folder, history)
+        history = read_history(self._record)
+        jobs = jobs_of(self._record, history)
         if self._step is None:
             return as_submitted(jobs, jobs)
         found = [job for job in jobs if is_of_step(job.step, self._step)]
@@ -127,7 +127,7 @@ class _Cancel:
         if self._as_json:
             self._print_json([], stopped=False)
         else:
-            click.echo(f"no job of {of} {self._folder.run_id} is in progress; nothing was done")
+            click.echo(f"no job of {of} {self._record.run_id} is in progress; nothing was done")
             _print_jobs(seen[-MOST_LINES:])
         return 0
 
@@ -137,17 +137,19 @@ class _Cancel:
         Raises:
             UsageError: The process has no terminal to ask on.
         """
-        run = self._folder.run_id
+        run = self._record.run_id
         if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            what = _jobs(len(going)) if going else f"the run, which {holder} has"
+            what = _jobs(len(going)) if going else f"the run, in progress in {holder}"
             raise UsageError(
-                f"cancelling needs your agreement: {what} would end",
-                hint=f"add --yes to cancel without a question; see `fractale show {run}` first",
+                f"cancelling {what} needs your agreement",
+                hint=f"check with `fractale show {run}`, then add --yes",
             )
         if going:
             self._list(going, f"these jobs of run {run} would be cancelled", err=True)
         if holder:
-            click.echo(f"the run is in progress ({holder}): it would stop, resumable", err=True)
+            click.echo(
+                f"the run is in progress ({holder}); it would stop and could be resumed", err=True
+            )
         what = f"cancel {_jobs(len(going))}" if going else f"stop run {run}"
         click.echo(f"{what}? [y/N] ", nl=False, err=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
@@ -165,15 +167,15 @@ class _Cancel:
         with_run = self._step is None
         AuditLog.of(self._settings).record(
             "cancel",
-            run=self._folder.run_id,
+            run=self._record.run_id,
             step=self._step,
             jobs=[each.job.key for each in going],
             yes=self._yes,
         )
-        stopped = not with_run or await stop_run(self._folder)
+        stopped = not with_run or await stop_run(self._record)
         ended = await canceller.cancel(going, with_run=with_run)
         if with_run:
-            record_stopped(self._folder)
+            record_stopped(self._record)
         failed = [each for each in ended if each.trouble]
         if self._as_json:
             self._print_json(ended, stopped=stopped and with_run)
@@ -182,26 +184,27 @@ class _Cancel:
         return 1 if failed else 0
 
     def _print_json(self, ended: Sequence[JobSeen], *, stopped: bool) -> None:
-        run, jobs = self._folder.run_id, [each.as_dict() for each in ended]
+        run, jobs = self._record.run_id, [each.as_dict() for each in ended]
         click.echo(to_json({"run": run, "step": self._step, "jobs": jobs, "stopped": stopped}))
 
     def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
+        from fractale.runs.result import resume_command
         from fractale.store.locks import holder_of
 
-        run, gone = self._folder.run_id, [each for each in ended if not each.trouble]
+        run, gone = self._record.run_id, [each for each in ended if not each.trouble]
         _print_jobs(ended)
         if not stopped:
-            click.echo(f"run {run} is in the middle of a call; it stops after that")
+            click.echo(f"run {run} is in the middle of a call and stops after it")
         done = f"cancelled {_jobs(len(gone))} of run {run}" if ended else f"stopped run {run}"
         if ending := [each for each in gone if each.status and not each.status.over]:
             done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
         if self._step is None:
-            click.echo(f"next    fractale resume {run}    submits the cancelled jobs again")
-        elif holder_of(self._folder):
+            click.echo(f"next    {resume_command(run)}    submits the cancelled jobs again")
+        elif holder_of(self._record):
             click.echo(f"the run continues by its plan; next    fractale show {run}")
         else:
-            click.echo(f"next    fractale resume {run}    continues by its plan")
+            click.echo(f"next    {resume_command(run)}    continues by its plan")
 
 
 def _jobs(number: int) -> str:

@@ -32,7 +32,7 @@ SHOWN = (
 @click.command("config")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, as_json: bool) -> None:
-    """Show every setting and where it came from. Secrets are never shown."""
+    """Show every setting and its source. Secrets are never shown."""
     settings = settings_of(check_state=False)
     rows = Masker(settings.secrets)(_rows(settings))
     if as_json:

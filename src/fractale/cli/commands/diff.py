@@ -14,10 +14,10 @@ from fractale.plain import to_json
 @click.command("diff", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("first", metavar="A", shell_complete=complete_runs)
 @click.argument("second", metavar="B", shell_complete=complete_runs)
-@click.option("--full", is_flag=True, help="Show long values whole, and steps that are the same.")
+@click.option("--full", is_flag=True, help="Show long values in full, and also equal steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def command(first: str, second: str, *, full: bool, as_json: bool) -> int:
-    """Compare the runs A and B: where they part, and what differs step by step.
+    """Compare the runs A and B: where their paths split, and the differences of each step.
 
     \b
     fractale diff k7f3a -1
@@ -26,8 +26,8 @@ def command(first: str, second: str, *, full: bool, as_json: bool) -> int:
     from fractale.record.history_reader import read_history
     from fractale.store.run_record import RunRecords
 
-    folders = RunRecords(options.settings_of().state_dir)
-    found = diff_runs(*(read_history(folders.find(run_id)) for run_id in (first, second)))
+    records = RunRecords(options.settings_of().state_dir)
+    found = diff_runs(*(read_history(records.find(run_id)) for run_id in (first, second)))
     if as_json:
         click.echo(to_json(diff_data(found), default=str))
     else:

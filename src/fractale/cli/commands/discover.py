@@ -9,23 +9,21 @@ from fractale.plain import to_json
 
 @click.command("discover")
 @click.argument("section", required=False)
-@click.option(
-    "--refresh", is_flag=True, help="Look again, whatever was found within the last hour."
-)
+@click.option("--refresh", is_flag=True, help="Ignore results of the last hour, and look again.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long one program may take to answer; slow ones get three times that.",
+    help="Time limit for each program; slow programs get three times as long.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(section: str | None, *, refresh: bool, timeout: float, as_json: bool) -> None:
-    """Show what this machine and site have, or one SECTION of it; nothing is changed.
+    """Show the schedulers, hardware and software of this machine and site, or one SECTION of them.
 
-    Schedulers with queues and nodes, GPUs, modules, Spack, MPI, containers, Kubernetes, folders.
-    A thing works (✓) where something answered; where it is there and does not (✗), it says why.
+    Lists schedulers with their partitions and nodes, GPUs, modules, Spack, MPI, containers,
+    Kubernetes and directories. ✓: it works; ✗: it is present but does not work, with the reason.
 
     \b
     fractale discover
@@ -39,7 +37,9 @@ def command(section: str | None, *, refresh: bool, timeout: float, as_json: bool
     from fractale.site.discover import PROBES, look
 
     if section is not None and section not in PROBES:
-        raise UsageError(f"there is no section `{section}`", hint=f"one of: {', '.join(PROBES)}")
+        raise UsageError(
+            f"`{section}` is not a valid section", hint=f"choose one of: {', '.join(PROBES)}"
+        )
     with own_stdout() as stdout:
         site = asyncio.run(look(settings_of(), refresh=refresh, timeout=timeout))
         if as_json:

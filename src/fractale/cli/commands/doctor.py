@@ -19,7 +19,7 @@ from fractale.plain import to_json
     "server_files",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A server file, as `fractale serve` takes it. Repeatable.",
+    help="Check this server file, as for `fractale serve`. Repeatable.",
 )
 @options.input_options
 @options.model_options
@@ -28,16 +28,18 @@ from fractale.plain import to_json
 @click.option(
     "--site-rules",
     is_flag=True,
-    help="Check instead what a site's security officer asks: sockets, polling, secrets, files.",
+    help="Check only the rules of a shared site: sockets, polling, secrets, files.",
 )
-@click.option("--online", is_flag=True, help="Also ask the model a word, which costs some tokens.")
+@click.option(
+    "--online", is_flag=True, help="Also send the model a short request, which costs a few tokens."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long one program or server may take to answer.",
+    help="Time limit for each program or server.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.collected
@@ -50,10 +52,10 @@ def command(
     timeout: float,
     given: options.CommandLine,
 ) -> int:
-    """Check that what PLAN, a registry or a server file needs is there, and say how to get it.
+    """Check the requirements of PLAN, a registry or a server file, and show how to meet them.
 
-    Without any of them the site is checked for every feature. ✓ is there; ✗ is needed and is not;
-    ! is not there and may not be needed. Exit code 0: nothing needed is missing; 1: something is.
+    Without any of them, check the site for every feature. ✓: found; ✗: required but missing;
+    !: missing, and possibly not required. Exit code 0: no requirement is missing; 1: one is.
 
     \b
     fractale doctor

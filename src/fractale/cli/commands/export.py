@@ -23,27 +23,34 @@ FORMS = ("mermaid", "graphml", "json")
 
 @click.command("export", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
-@click.option("--graph", type=click.Choice(FORMS), help="Print the graph, with what was taken.")
+@click.option(
+    "--graph",
+    type=click.Choice(FORMS),
+    help="Print the graph of the plan with the path that the run took.",
+)
 @click.option(
     "--transitions",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="Write every transition with all that is known of it, one a line of JSON; - prints.",
+    help="Write every transition in detail, one line of JSON each; - prints to stdout.",
 )
 @click.option(
     "--crate",
     type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Write a Workflow Run RO-Crate. Its folder must not be there, or be empty.",
+    metavar="DIR",
+    help="Write a Workflow Run RO-Crate into a new or empty directory.",
 )
 @click.option(
     "--recording",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write what `fractale replay` and `fractale test` need: FILE.zip, or a folder.",
+    help="Write a recording for `fractale replay` and `fractale test`: FILE.zip or a directory.",
 )
 @click.option(
-    "--license", "licence", metavar="SPDX", help="The crate's licence, such as CC-BY-4.0, or a URL."
+    "--license",
+    "license_name",
+    metavar="SPDX",
+    help="License of the crate, such as CC-BY-4.0, or a URL.",
 )
 def command(
     run_id: str,
@@ -51,9 +58,9 @@ def command(
     transitions: Path | None,
     crate: Path | None,
     recording: Path | None,
-    licence: str | None,
+    license_name: str | None,
 ) -> int:
-    """Write RUN for others to read: its graph, its transitions, or all of it as an RO-Crate.
+    """Export RUN: its graph, its transitions, an RO-Crate of all of it, or a recording.
 
     \b
     fractale export -1 --graph mermaid > run.mmd
@@ -65,14 +72,14 @@ def command(
 
     if not (graph or transitions or crate or recording):
         raise UsageError(
-            "say what to write",
-            hint="--graph FORM, --transitions FILE, --crate FOLDER, --recording FILE.zip",
+            "choose what to write",
+            hint="use --graph FORM, --transitions FILE, --crate DIR or --recording FILE.zip",
         )
     history = load(run_id)
     if recording:
         from fractale.record.recordings import write_recording
 
-        write_recording(history.folder, recording, settings_of().secrets)
+        write_recording(history.record, recording, settings_of().secrets)
         click.echo(f"wrote {recording}", err=True)
     if graph:
         click.echo(_graph(history, graph), nl=False)
@@ -83,7 +90,7 @@ def command(
     if crate:
         from fractale.record.crate import write_crate
 
-        write_crate(history, crate, licence=licence)
+        write_crate(history, crate, license_name=license_name)
         click.echo(f"wrote {crate}", err=True)
     return 0
 
@@ -93,7 +100,10 @@ def _graph(history: RunHistory, form: str) -> str:
 
     graph = graph_of(history)
     if not graph.complete:
-        click.echo("the plan has changed or is gone: only what was taken is drawn", err=True)
+        click.echo(
+            "the plan has changed or was removed: the graph shows only the path that was taken",
+            err=True,
+        )
     if form == "mermaid":
         return mermaid(graph)
     if form == "graphml":

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     "at",
     metavar="STEP",
     required=True,
-    help="Begin just before this step: its name or path, STEP#2 for its second attempt.",
+    help="Start before this step: its name or path, or STEP#2 for its second attempt.",
 )
 @click.option(
     "--set",
     "changed",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Another value: inputs.NAME, or steps.STEP.outputs.KEY of a step before. Repeatable.",
+    help="Change a value: inputs.NAME, or steps.STEP.outputs.KEY of an earlier step. Repeatable.",
 )
-@click.option("--plan", "plan_file", type=click.Path(), help="Another plan that has the step.")
+@click.option("--plan", "plan_file", type=click.Path(), help="Use another plan that has this step.")
 @options.tool_options
 @options.model_options
 @options.store_option
@@ -46,9 +46,9 @@ def command(
     *,
     given: options.CommandLine,
 ) -> int:
-    """Start a new run that has all that RUN had when it came to STEP; -1 is the latest run.
+    """Start a new run from the state of RUN before STEP; -1 is the latest run.
 
-    RUN itself stays as it is. Its plan may have changed since: the fork takes it as it is now.
+    RUN does not change. The fork uses the present file of the plan, unless you give --plan.
 
     \b
     fractale fork k7f3a --at run --set inputs.time=30m
@@ -65,10 +65,10 @@ def command(
     from fractale.store.run_record import RunRecords
 
     changes, settings = read_changes(changed), given.settings(acts=True)
-    folder = RunRecords(settings.state_dir).find(run_id)
-    head = folder.read_head()
-    ask_about_run(folder, head, settings)
-    plan = load_plan(plan_file) if plan_file else plan_today(folder, head)
+    record = RunRecords(settings.state_dir).find(run_id)
+    head = record.read_head()
+    ask_about_run(record, head, settings)
+    plan = load_plan(plan_file) if plan_file else plan_today(record, head)
     check_answers(given.answers, plan)
     settings, extensions = as_started(settings, head, given.extensions)
     if plan_hash(plan) != head.get("plan_hash"):  # the user agreed to the plan that ran
@@ -80,7 +80,7 @@ def command(
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
         return await workspace.runs.fork(
-            folder.run_id, at, run_options, plan=plan, changes=changes, secrets=secrets
+            record.run_id, at, run_options, plan=plan, changes=changes, secrets=secrets
         )
 
     return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)
@@ -106,7 +106,7 @@ def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
                 outputs.setdefault(step, {})[".".join(keys)] = value
             case _:
                 raise InputError(
-                    f"--set {pair}: not a value that can be set",
+                    f"--set {pair}: this value cannot be set",
                     hint="such as inputs.time=30m or steps.read.outputs.nodes=4",
                 )
     return ForkChanges(inputs=inputs, outputs=outputs)

@@ -16,12 +16,18 @@ ENDINGS = {".mmd": "mermaid", ".md": "mermaid", ".svg": "svg", ".png": "png", ".
 
 @click.command("graph")
 @click.argument("plan", type=click.Path(), shell_complete=complete_plans)
-@click.option("-f", "--format", "form", type=click.Choice(FORMATS), help="Default: by OUTPUT.")
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="The format. Default: from the name of OUTPUT, or text.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file."
 )
 def command(plan: str, form: str | None, output: Path | None) -> None:
-    """Draw PLAN as text for the terminal, Mermaid, SVG or PNG, without a network.
+    """Draw PLAN as text, Mermaid, SVG or PNG. No network is needed.
 
     \b
     fractale graph plans/translate.yaml
@@ -48,7 +54,7 @@ def command(plan: str, form: str | None, output: Path | None) -> None:
         click.echo(f"wrote {output}", err=True)
     elif isinstance(data, bytes):
         if sys.stdout.isatty():
-            raise UsageError("a PNG is not for a terminal", hint="give -o FILE.png")
+            raise UsageError("cannot print a PNG on a terminal", hint="write a file: -o FILE.png")
         sys.stdout.buffer.write(data)
     else:
         click.echo(data.rstrip("\n"))

@@ -23,9 +23,9 @@ CHOOSERS: tuple[Chooser, ...] = ("plan", "model")
 """The origin of a call of a tool: a step of the plan, or a model."""
 
 LEGEND = (
-    "in a plan: a `tool` step that a person wrote; its `approve` can ask for more.",
-    "by a model: a call that a model chose, or of a step that a model drafted. `ask` needs a",
-    "person, or --yes. Rules about arguments, and what a model has read, are decided call by call.",
+    "in a plan: a `tool` step that you wrote; its `approve` can require approval.",
+    "by a model: a call that a model chose, or a step that a model drafted. `ask` needs your",
+    "approval, or --yes. Rules about arguments, and about what a model has read, apply per call.",
 )
 
 
@@ -33,21 +33,23 @@ LEGEND = (
 @click.argument("section", required=False, type=click.Choice(SECTIONS))
 @options.tool_options
 @options.trust_option
-@click.option("--policy", "show_policy", is_flag=True, help="Show what may be called, and why.")
+@click.option(
+    "--policy", "show_policy", is_flag=True, help="Show which tools may be called, and why."
+)
 @click.option(
     "--changes",
     metavar="[NAME]",
     is_flag=False,
     flag_value="*",
-    help="Show which tools of SERVER or SERVER.TOOL changed since they were pinned; of all servers "
-    "without NAME.",
+    help="Show tools that changed since they were pinned: of SERVER, SERVER.TOOL, or by default of "
+    "all servers.",
 )
 @click.option(
     "--accept-changes",
     "accepted",
     metavar="NAME",
     multiple=True,
-    help="Show the changes of SERVER or SERVER.TOOL and pin it as it is now; repeatable.",
+    help="Show the changes of SERVER or SERVER.TOOL, and pin its present form. Repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.collected
@@ -59,9 +61,9 @@ def command(
     accepted: tuple[str, ...],
     given: options.CommandLine,
 ) -> None:
-    """Show the tools, prompts, resources, agents, models and servers that a run would have.
+    """List the tools, prompts, resources, agents, models and servers available to a run.
 
-    Works without a key and without a server: what cannot be reached is listed with the reason.
+    Works without an API key. Servers that cannot be reached are listed with the reason.
     """
     import asyncio
 
@@ -155,7 +157,7 @@ def _offers_text(found: dict[str, Any]) -> str:
 
 def _line(section: str, row: dict[str, Any]) -> str:
     if section == "servers":
-        state = "connected" if row["connected"] else f"not there: {row['error']}"
+        state = "connected" if row["connected"] else f"not connected: {row['error']}"
         state = f"confined, {state}" if row["confined"] else state
         return _columns((row["name"], 24), (row["transport"], 8), (row["address"], 32), (state, 0))
     if section == "models":
@@ -303,8 +305,8 @@ async def _meant(toolbox: Toolbox, names: Sequence[str]) -> list[ToolInfo]:
             silent = [s for s in statuses if name.startswith(s.name) and not s.connected]
             why = f": {silent[0].error}" if silent else ""
             raise UsageError(
-                f"no server `{name}` and no tool `{name}` of a server is there{why}",
-                hint="write SERVER or SERVER.TOOL; to see what there is: fractale list tools",
+                f"server or tool `{name}` not found{why}",
+                hint="write SERVER or SERVER.TOOL; see: fractale list tools",
             )
         found += of_name
     return found
@@ -322,7 +324,7 @@ def _changes_text(rows: Sequence[dict[str, Any]]) -> str:
         diff = [f"  {line}" for line in exact(row["diff"]).split("\n")]
         blocks.append("\n".join([f"{name} changed: {exact(', '.join(row['changed']))}", *diff]))
         if row["accepted"]:
-            blocks.append(f"pinned {name} as it is now")
+            blocks.append(f"pinned the present form of {name}")
     if not rows[0]["accepted"]:
         blocks.append("accept with: fractale list --accept-changes SERVER.TOOL (or SERVER)")
     return "\n\n".join(blocks)

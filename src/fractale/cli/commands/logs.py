@@ -43,15 +43,23 @@ PIECE = 1024 * 1024
 @click.command("logs", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("step", required=False, shell_complete=complete_steps)
-@click.option("-f", "--follow", is_flag=True, help="Print what is written, until the job is over.")
-@click.option("--tail", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing until the job ends.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Start with the last N lines.")
 @click.option(
-    "--item", type=click.IntRange(1), metavar="N", help="The Nth item of a foreach, from 1."
+    "--item", type=click.IntRange(1), metavar="N", help="The Nth item of a foreach, counted from 1."
 )
 @click.option(
-    "--element", type=click.IntRange(0), metavar="I", help="An array's element, by index."
+    "--element",
+    type=click.IntRange(0),
+    metavar="I",
+    help="The element of a job array with this index.",
 )
-@click.option("--attempt", type=click.IntRange(1), metavar="N", help="The step's Nth attempt.")
+@click.option(
+    "--attempt",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The Nth attempt of the step. Default: the latest.",
+)
 def command(
     run_id: str,
     step: str | None,
@@ -62,27 +70,27 @@ def command(
     *,
     follow: bool,
 ) -> int:
-    """Print the log of the batch job of STEP: what the job wrote to stdout and stderr.
+    """Print the stdout and stderr of the batch job of STEP.
 
     \b
     fractale logs k7f3a melt                 the log so far
-    fractale logs -1 melt --follow           ... and what comes, until the job is over
+    fractale logs -1 melt --follow           the log as it grows, until the job ends
     fractale logs k7f3a sweep --item 3       the third item of a foreach
     fractale logs k7f3a melt --attempt 1     an earlier attempt of the step
     fractale logs k7f3a scan --element 7     one element of a job array
 
-    The log goes to stdout, and how the job is to stderr. Without STEP it is the run's only job.
-    Terminal sequences in the log are left out, other control characters are written out.
+    The log goes to stdout, the state of the job to stderr. STEP can be left out if the run has one
+    job. Terminal sequences in the log are removed; other control characters are escaped.
     """
     from fractale.record.history_reader import read_history
     from fractale.record.jobs import jobs_of
     from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
-    folder = RunRecords(settings.state_dir).find(run_id)
-    history = read_history(folder)
-    job = choose(history, jobs_of(folder, history), step, item, attempt, element)
-    return asyncio.run(_print_log(settings, folder, job, tail, follow=follow))
+    record = RunRecords(settings.state_dir).find(run_id)
+    history = read_history(record)
+    job = choose(history, jobs_of(record, history), step, item, attempt, element)
+    return asyncio.run(_print_log(settings, record, job, tail, follow=follow))
 
 
 def choose(
@@ -109,9 +117,9 @@ def choose(
         raise no_job(history, jobs, step)
     if item is not None and is_array_of(history, found[0]):
         raise UsageError(
-            f"the job of `{step or without_indexes(found[0].step)}` is an array: its parts are "
-            "elements, by index, not items",
-            hint="add --element I in place of --item",
+            f"the job of `{step or without_indexes(found[0].step)}` is a job array; it has "
+            "elements, not items",
+            hint="use --element INDEX instead of --item",
         )
     if item is not None:
         found = [job for job in found if f"[{item - 1}]" in job.step]
@@ -121,7 +129,7 @@ def choose(
         which = [f"item {item}" if item else "", f"attempt {attempt}" if attempt else ""]
         raise UsageError(
             f"step `{step}` of run {history.run} has no job of {' and '.join(filter(None, which))}",
-            hint=f"see `fractale show {history.run} {step}`",
+            hint=f"see its jobs: fractale show {history.run} {step}",
         )
     latest = {job.step: job for job in found}  # of each step, its last job
     if element is not None:
@@ -130,7 +138,9 @@ def choose(
         names = list(latest)
         more = ", …" if len(names) > SHOWN else ""
         of_items = all(name.endswith("]") for name in names)
-        option = "--element I" if is_array_of(history, latest[names[0]]) else "--item N (from 1)"
+        option = (
+            "--element INDEX" if is_array_of(history, latest[names[0]]) else "--item N (from 1)"
+        )
         hint = f"add {option}, or " if of_items else ""
         raise UsageError(
             f"run {history.run} has {len(names)} jobs"
@@ -154,21 +164,21 @@ def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> Usa
     if step is None or not (history.of_step(step) or step in _planned(history)):
         what = f"run {run} has no step `{step}`" if step else f"run {run} has no batch job"
         there = f"steps with a job: {', '.join(names[:SHOWN])}" if names else ""
-        return UsageError(what, hint=there or f"see what the run did: fractale show {run}")
+        return UsageError(what, hint=there or f"see its steps: fractale show {run}")
     if not history.of_step(step):
         return UsageError(
-            f"run {run} did not come to step `{step}`", hint=f"fractale show {run} says how far"
+            f"run {run} did not reach step `{step}`", hint=f"see its progress: fractale show {run}"
         )
     attempts = history.of_step(step)
     if attempts[-1].kind == "job":
         return UsageError(
-            f"step `{step}` of run {run} has no job folder: no job was submitted, or its folder "
-            "was removed",
-            hint=f"why: fractale show {run} {step}",
+            f"step `{step}` of run {run} has no job directory: no job was submitted, or the "
+            "directory was removed",
+            hint=f"see why: fractale show {run} {step}",
         )
     return UsageError(
         f"step `{step}` of run {run} submitted no batch job",
-        hint=f"its calls and their results: fractale show {run} {step}",
+        hint=f"see its calls and results: fractale show {run} {step}",
     )
 
 
@@ -180,19 +190,21 @@ def _planned(history: RunHistory) -> set[str]:
 
 
 async def _print_log(
-    settings: Settings, folder: RunRecord, job: RunJob, tail: int | None, *, follow: bool
+    settings: Settings, record: RunRecord, job: RunJob, tail: int | None, *, follow: bool
 ) -> int:
     from fractale.runs.cancelling import Canceller
 
     shown = _Shown(_log_of(job), tail)
     shown.print_new()
     looks, due = 0, 0.0
-    canceller = Canceller(folder, settings)
+    canceller = Canceller(record, settings)
     reported = ""
     while True:
         if time.monotonic() >= due:
             seen = (await canceller.look([job]))[0]
-            words = seen.trouble or (seen.status.reason if seen.status else "was not submitted yet")
+            words = seen.trouble or (
+                seen.status.reason if seen.status else "has not been submitted yet"
+            )
             if not follow or not seen.in_progress:
                 shown.print_new(last=True)
                 _say(job, seen.handle.title if seen.handle else "", words)
@@ -222,11 +234,11 @@ def _with_element(jobs: Mapping[str, RunJob], element: int) -> dict[str, RunJob]
     if not found:
         step = without_indexes(next(iter(jobs)))
         if all(job.index is None for job in jobs.values()):
-            raise UsageError(f"the job of `{step}` is not an array", hint="leave --element out")
+            raise UsageError(f"the job of `{step}` is not an array", hint="leave out --element")
         there = sorted(job.index for job in jobs.values() if job.index is not None)
         some = ", ".join(map(str, there[:SHOWN])) + (" …" if len(there) > SHOWN else "")
         raise UsageError(
-            f"the job array of `{step}` has no element {element}", hint=f"there are: {some}"
+            f"the job array of `{step}` has no element {element}", hint=f"its elements: {some}"
         )
     return found
 
@@ -242,8 +254,8 @@ def _log_of(job: RunJob) -> Path:
         there = sorted(int(each.name) for each in elements.iterdir() if each.name.isdecimal())
         some = ", ".join(map(str, there[:SHOWN])) + (" …" if len(there) > SHOWN else "")
         raise UsageError(
-            f"the job of `{job.step}` is an array: each element has a log of its own",
-            hint=f"add --element I; those that have begun: {some}",
+            f"the job of `{job.step}` is an array, and each element has its own log",
+            hint=f"add --element INDEX; started so far: {some}",
         )
     return job.own_folder.log
 

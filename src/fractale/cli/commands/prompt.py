@@ -29,27 +29,31 @@ Find = Callable[["Workspace"], Awaitable["tuple[Expert, str]"]]
 @options.answer_options
 @options.store_option
 @options.run_options
-@click.option("--direct", is_flag=True, help="Ask at once, without the planner.")
+@click.option(
+    "--direct", is_flag=True, help="Ask the agent or prompt directly, without the planner."
+)
 @click.pass_context
 @options.collected
 def command(
     ctx: click.Context, words: tuple[str, ...], *, direct: bool, given: options.CommandLine
 ) -> int:
-    """Do what the WORDS say; - reads them from stdin.
+    """Carry out the instruction WORDS; - reads it from stdin.
 
-    Where the first word is the name of a prompt that a server has, that prompt is asked, with -i
-    for its arguments: the planner fills them in and shows the step that asks it. Other words go to
-    an agent that works with the tools at once, and hands over to the planner if several steps are
-    needed; --direct never plans. Options come before the words.
+    An agent works on the instruction with the available tools. If it needs several steps, it hands
+    over to the planner, unless you give --direct. If the first word is the name of a prompt of a
+    server, fractale uses that prompt: the planner fills in its arguments, and -i sets them.
+    Options come before WORDS.
 
     \b
-    fractale prompt Tell me a joke, and give me choices about the category.
+    fractale prompt Write a joke, and give me choices about the category.
     fractale prompt --direct -i script=job.sbatch transform_jobspec_expert
     """
     check_no_options(ctx, words[1:])
     typed = read_words(words)
     if not typed:
-        raise UsageError("say what to do", hint="fractale prompt Which partitions are free?")
+        raise UsageError(
+            "the instruction is missing", hint="fractale prompt Which partitions are free?"
+        )
 
     async def find(workspace: Workspace) -> tuple[Expert, str]:
         from fractale.runs.one_step import GENERALIST, find_agent, find_prompt
@@ -93,7 +97,7 @@ def read_words(words: Sequence[str]) -> list[str]:
         return list(words)
     text = sys.stdin.read().rstrip("\n")
     if not text.strip():
-        raise UsageError("there is nothing on stdin", hint="`-` reads the instruction from it")
+        raise UsageError("stdin is empty", hint="`-` reads the instruction from stdin")
     return [*words[:-1], text]
 
 
@@ -106,6 +110,6 @@ def check_no_options(ctx: click.Context, words: Sequence[str]) -> None:
     first = words[0].partition("=")[0] if words else ""
     if first in {option for param in ctx.command.params for option in param.opts}:
         raise UsageError(
-            f"`{first}` stands where the instruction has begun",
-            hint=f"options come first: fractale {ctx.command.name} {first} …",
+            f"option `{first}` must come before the instruction",
+            hint=f"fractale {ctx.command.name} {first} …",
         )

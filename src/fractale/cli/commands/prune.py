@@ -21,12 +21,16 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SHOWN = 20
 
 
-@click.command("prune")
-@click.option("--older-than", metavar="AGE", help="Runs that ended so long ago, such as 30d.")
-@click.option("--keep", type=click.IntRange(0), metavar="N", help="All but the latest N runs.")
-@click.option("--max-size", metavar="SIZE", help="The latest stay while they fit in it: 500M, 2G.")
-@click.option("--force", is_flag=True, help="Also runs that wait for an answer or a job.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.command("prune", short_help="Remove old runs.")
+@click.option(
+    "--older-than", metavar="AGE", help="Remove runs that ended longer ago than this, such as 30d."
+)
+@click.option("--keep", type=click.IntRange(0), metavar="N", help="Keep the latest N runs.")
+@click.option(
+    "--max-size", metavar="SIZE", help="Keep the latest runs that fit in this size: 500M, 2G."
+)
+@click.option("--force", is_flag=True, help="Also remove runs that wait for an answer or a job.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.store_option
 def command(
@@ -39,15 +43,15 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Remove old runs with their checkpoints and jobs, and what no run refers to.
+    """Remove old runs with their checkpoints and jobs, and outputs that no run refers to.
 
     \b
     fractale runs prune --older-than 30d --dry-run
     fractale runs prune --keep 100 --max-size 2G
 
-    A run that a process works on always stays, and one whose job goes on; one that waits, or of
-    whose job nothing shows the end, unless --force is given. Folders of jobs that belong to no
-    run go by --older-than.
+    Runs that are in progress, or whose job is still running, are always kept. Runs that wait for an
+    answer or a job, or whose job has an unknown state, are kept unless you give --force.
+    --older-than also removes the directories of jobs that do not belong to a run.
     """
     import asyncio
 
@@ -55,15 +59,15 @@ def command(
 
     if older_than is None and keep is None and max_size is None:
         raise UsageError(
-            "it is not said which runs to remove",
-            hint="--older-than 30d, --keep 100 or --max-size 2G, or several of them",
+            "choose which runs to remove",
+            hint="use --older-than 30d, --keep 100, --max-size 2G, or several of them",
         )
     rule = PruneRule(
         older_than=_age(older_than), keep=keep, max_bytes=_bytes(max_size), force=force
     )
     settings = options.settings_of().with_flags(store=store)
     if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
-        raise UsageError(f"there are no runs in {settings.state_dir}")
+        raise UsageError(f"no runs found in {settings.state_dir}")
     report = asyncio.run(prune(settings, rule, dry_run=dry_run))
     if as_json:
         click.echo(to_json(report.as_dict()))
@@ -98,7 +102,7 @@ def _bytes(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([kmgt]?)b?", text.strip().lower())
     if match is None:
-        raise UsageError(f"--max-size {text}: not a size", hint="such as 500M or 2G")
+        raise UsageError(f"--max-size {text}: not a valid size", hint="such as 500M or 2G")
     return int(float(match[1]) * UNITS[match[2]])
 
 
@@ -107,17 +111,19 @@ def _print(report: PruneReport) -> None:
     _print_runs(report.removed)
     click.echo(f"{count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
     beside = (
-        (report.outputs, "output", "that nothing refers to"),
-        (report.jobs, "job folder", f"of {_size(report.job_bytes)}"),
+        (report.outputs, "output", "without a run"),
+        (report.jobs, "job directory", f"of {_size(report.job_bytes)}"),
         (report.listings, "listing", "of tools"),
     )
     extra = "".join(f", {count(n, noun)} {words}" for n, noun, words in beside if n)
-    stay = "stays" if report.runs == 1 else "stay"
+    stay = "is kept" if report.runs == 1 else "are kept"
     click.echo(f"{extra}; {count(report.runs, 'run')} {stay}, {_size(report.bytes)}")
     if report.jobs_left:
-        click.echo(f"{count(report.jobs_left, 'job folder')} left: not known to be over")
+        click.echo(
+            f"{count(report.jobs_left, 'job directory')} kept: the state of the job is unknown"
+        )
     if report.spared:
-        click.echo("these stay all the same:")
+        click.echo("kept nevertheless:")
         _print_runs(report.spared)
 
 

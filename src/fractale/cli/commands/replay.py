@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 @click.option(
     "--live",
     type=click.Choice(["tools", "model"]),
-    help="Call this side for real; the other one is the record's.",
+    help="Call the real tools or the real model; take the other side from the record.",
 )
 @click.option(
     "--loose",
     is_flag=True,
-    help="Compare calls, arguments, outcomes and the path, but not what was answered.",
+    help="Compare calls, arguments, outcomes and the path, but not the texts of answers.",
 )
-@click.option("--plan", "plan_file", type=click.Path(), help="Another plan than was run.")
-@click.option("--today", is_flag=True, help="The plan's file as it is now.")
+@click.option("--plan", "plan_file", type=click.Path(), help="Replay with another plan.")
+@click.option("--today", is_flag=True, help="Replay with the present file of the plan.")
 @options.tool_options
 @options.model_options
 @options.trust_option
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @options.collected
 def command(
     run: str,
@@ -48,16 +48,16 @@ def command(
     today: bool,
     given: options.CommandLine,
 ) -> int:
-    """Run the recorded RUN again, offline: no model and no tool is called, no server started.
+    """Repeat the recorded RUN offline, without calling models or tools or starting servers.
 
-    RUN is the id of a run (-1 is the latest), or a recording: a folder or a .zip file. Of what a
-    recording names, only what you give with -r and -a is imported. Exit code 0: event for event
-    equal but for times and ids; 1: it diverged, and this says where first.
+    RUN is the id of a run (-1 is the latest) or a recording, which is a directory or a .zip file.
+    For a recording, fractale imports only the code that you name with -r and -a. Exit code 0: all
+    events are equal, except for times and ids; 1: the replay diverged, with the first difference.
 
     \b
     fractale replay k7f3a
-    fractale replay k7f3a --today            by the plan as it is now
-    fractale replay k7f3a --live tools       with real tools, answers of the model as recorded
+    fractale replay k7f3a --today            with the present plan
+    fractale replay k7f3a --live tools       with real tools and the recorded answers of the model
     fractale replay recordings/translate.zip
     """
     from fractale.cli.commands.show import print_lines
@@ -68,7 +68,7 @@ def command(
     from fractale.replay.suite import left_out_note, replayed_data
 
     if plan_file and today:
-        raise UsageError("--plan and --today name two plans", hint="give one of them")
+        raise UsageError("--plan and --today exclude each other", hint="give one of them")
     settings = given.settings(acts=live is not None)
     with open_recording(find(run, settings), settings=settings) as recording:
         plan = _plan(recording, plan_file, today=today)
@@ -98,17 +98,17 @@ def find(run: str, settings: Settings) -> Path:
     from fractale.errors import UsageError
     from fractale.store.run_record import RunRecords
 
-    folders = RunRecords(settings.state_dir)
+    records = RunRecords(settings.state_dir)
     path = Path(run)
-    if run not in folders.names():
+    if run not in records.names():
         if path.is_file() or (path / "run.json").is_file():
             return path
         if path.is_dir() or path.suffix == ".zip":
             raise UsageError(
                 f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
-                hint="write one: fractale export RUN --recording FILE.zip",
+                hint="create one: fractale export RUN --recording FILE.zip",
             )
-    return folders.find(run).path
+    return records.find(run).path
 
 
 def _plan(recording: Recording, file: str | None, *, today: bool) -> Plan:
@@ -122,7 +122,7 @@ def _plan(recording: Recording, file: str | None, *, today: bool) -> Plan:
     plan = recording.plan_today()
     if plan is None:
         raise UsageError(
-            f"the plan's file {recording.head.get('file')} is gone", hint="name one with --plan"
+            f"the plan {recording.head.get('file')} was not found", hint="name a plan with --plan"
         )
     return plan
 

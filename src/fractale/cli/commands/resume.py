@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fractale.runs import RunOptions, RunResult, Workspace
     from fractale.runs.ready import ReadyRun
     from fractale.settings import Settings
+    from fractale.store.run_record import RunRecord
 
 WELL: Final = (0, 4)
 """Exit codes of a run without an error: it succeeded, or it waits again."""
@@ -36,12 +37,10 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @options.store_option
 @options.run_options
 @options.detach_option
-@click.option(
-    "--ready", is_flag=True, help="Go on with every run whose batch job has ended; for cron."
-)
+@click.option("--ready", is_flag=True, help="Resume every run whose batch job has ended; for cron.")
 @options.collected
 def command(run_id: str | None, *, ready: bool, given: options.CommandLine) -> int:
-    """Go on with RUN where it was left; -1 is the latest run.
+    """Resume RUN from its last checkpoint; -1 is the latest run.
 
     \b
     fractale resume k7f3a
@@ -49,13 +48,13 @@ def command(run_id: str | None, *, ready: bool, given: options.CommandLine) -> i
     fractale resume -1 --answer submit=yes
     fractale resume --ready
 
-    --answer counts for what the run waits for now, --answers for all that it asks from here on.
-    --ready waits for nothing: a run that comes to its next job ends, waiting for that one. It
-    returns 0 if each run that went on went well.
+    --answer answers the questions that the run waits for now, --answers also later ones. --ready
+    does not wait for jobs: a run that submits its next job ends, and waits for it without a
+    process. --ready returns 0 if no resumed run failed.
     """
     if (run_id is None) != ready:
-        words = "say which run" if run_id is None else "either one run, or all that are ready"
-        raise UsageError(words, hint="`fractale resume RUN`, or `fractale resume --ready`")
+        words = "no run was named" if run_id is None else "RUN and --ready exclude each other"
+        raise UsageError(words, hint="use `fractale resume RUN` or `fractale resume --ready`")
     settings = given.settings(acts=True)
     if run_id is None:
         return resume_ready(replace(given, detach=True), settings)
@@ -71,18 +70,25 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     from fractale.runs.workspace import as_started
     from fractale.store.run_record import RunRecords
 
-    folder = RunRecords(settings.state_dir).find(run_id)
-    head = folder.read_head()
-    ask_about_run(folder, head, settings)
+    record = RunRecords(settings.state_dir).find(run_id)
+    head = record.read_head()
+    ask_about_run(record, head, settings)
     settings, extensions = as_started(settings, head)
-    plan = unchanged_plan(folder, head)
+    plan = unchanged_plan(record, head)
     check_answers({**given.answers, **given.replies}, plan)
     secrets = secrets_of(plan, settings)
+    if _has_ended(record):
+        _say(f"run {record.run_id} has already ended; nothing was run", given)
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
-        return await workspace.runs.resume(run_id, run_options, secrets=secrets)
+        return await workspace.runs.resume(run_id, run_options, plan=plan, secrets=secrets)
 
     return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)
+
+
+def _has_ended(record: RunRecord) -> bool:
+    last = next(record.events_from_end(("run_started", "run_finished")), None)
+    return last is not None and last.get("status") in ("success", "failed")
 
 
 def resume_ready(given: options.CommandLine, settings: Settings) -> int:
@@ -103,11 +109,11 @@ def resume_ready(given: options.CommandLine, settings: Settings) -> int:
 
 def _nothing_ready(waiting: Mapping[str, int]) -> str:
     if not waiting:
-        return "no run waits for a job"
+        return "no run is waiting for a job"
     from fractale.cli.render.text import count
 
     runs, jobs = count(len(waiting), "run"), count(sum(waiting.values()), "job")
-    return f"nothing is ready; waiting: {runs}, for {jobs}"
+    return f"no run is ready: {runs} waiting for {jobs}"
 
 
 def _resume_one(given: options.CommandLine, settings: Settings, ready: ReadyRun) -> int:
@@ -117,7 +123,7 @@ def _resume_one(given: options.CommandLine, settings: Settings, ready: ReadyRun)
     try:
         return resume(given, settings, ready.run)
     except RunHeld:
-        _say(f"{ready.run}: another process has gone on with it", given)
+        _say(f"{ready.run}: another process is running it", given)
         return 0
     except FractaleError as error:  # the other runs can still be resumed
         return show_error(error)

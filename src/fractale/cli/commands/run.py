@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fractale.cli import options
+from fractale.errors import PlanError
 
 if TYPE_CHECKING:
     from fractale.plan.model import Plan
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Plan files below the typed directory, for shell completion."""
-    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
-    found = [*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("plans/*.yaml")]
+    directory = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
+    found = [*directory.glob("*.yaml"), *directory.glob("*.yml"), *directory.glob("plans/*.yaml")]
     return sorted(str(p) for p in found if str(p).startswith(incomplete))
 
 
@@ -35,9 +36,9 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
     "--run-id",
     "new_id",
     metavar="ID",
-    help="Give the run this id, as scripts want it: job-$SLURM_JOB_ID.",
+    help="Use this id for the run instead of a random one, such as job-$SLURM_JOB_ID.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would run. Opens no connection.")
+@click.option("--dry-run", is_flag=True, help="Show what the plan would do, without a connection.")
 @options.collected
 def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:
     """Run PLAN, a YAML file.
@@ -53,10 +54,41 @@ def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:
     loaded = load_plan(plan)
     settings = given.settings(acts=not dry_run)
     if dry_run:
-        from fractale.cli.dry_run import show
-
-        return show(loaded, given.inputs, settings, given.extensions, as_json=given.as_json)
+        return show_effects(given, settings, loaded)
     return start(given, settings, loaded)
+
+
+def show_effects(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
+    """Print what a run of the plan would do, without a connection; returns the exit code.
+
+    The modules that the user names with ``-r`` or ``-a`` are imported, to check the plan against
+    them. Nothing that the plan names is imported.
+
+    Raises:
+        PlanError: The plan is invalid.
+        InputError: The inputs are invalid.
+    """
+    from fractale.cli.commands.validate import offered_problems
+    from fractale.cli.render.dry_run import text_lines
+    from fractale.plain import to_json
+    from fractale.plan.check import check_plan, in_order
+    from fractale.plan.inputs import read_secrets
+    from fractale.runs.dry_run import describe, shown_inputs
+
+    problems = check_plan(plan)
+    if given.extensions:
+        problems = in_order([*problems, *offered_problems(plan, given.extensions)])
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise PlanError(errors)
+    secrets = read_secrets(plan, settings.environment)
+    found = describe(plan, shown_inputs(plan, given.inputs), settings, given.extensions)
+    if given.as_json:
+        missing = [name for name, s in plan.inputs.items() if s.secret and name not in secrets]
+        click.echo(to_json({**found, "missing_secrets": missing}))
+    else:
+        lines = [*text_lines(plan, found), "nothing was run and no connection was opened"]
+        click.echo("\n".join(lines))
+    return 0
 
 
 def start(given: options.CommandLine, settings: Settings, plan: Plan) -> int:

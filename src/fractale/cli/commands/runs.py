@@ -39,19 +39,26 @@ class RunsGroup(click.Group):
 
 
 @click.group("runs", cls=RunsGroup, invoke_without_command=True)
-@click.option("--plan", metavar="GLOB", help="Only runs of plans with this name, such as trans*.")
+@click.option(
+    "--plan", metavar="GLOB", help="Show only runs of plans with this name, such as 'trans*'."
+)
 @click.option(
     "--status",
     "statuses",
     multiple=True,
     type=click.Choice(STATUSES),
-    help="Only runs that stand so. Repeatable.",
+    help="Show only runs with this status. Repeatable.",
 )
-@click.option("--since", metavar="TIME", help="Started since: 2d, 12h, or 2026-11-23.")
 @click.option(
-    "--limit", type=click.IntRange(0), help=f"At most so many; 0 for all. Default {MOST}."
+    "--since", metavar="TIME", help="Show only runs started since then: 2d, 12h, or 2026-11-23."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one run a line as JSON, all of them.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    metavar="N",
+    help=f"Show at most N runs; 0 shows all. Default: {MOST}.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all runs as JSON, one per line.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -62,10 +69,10 @@ def command(
     *,
     as_json: bool,
 ) -> int:
-    """List runs, the latest first: how each ended, when, how long, what it used, what it waits for.
+    """List runs, the latest first, with status, times, resources used, and what they wait for.
 
-    RAN is how long the run or a batch job of it was in progress. COMPUTED is how long its jobs ran,
-    WAITED how long they waited to start, both summed over all jobs. NODE-H is their node-hours.
+    RAN: time during which the run or one of its batch jobs was in progress. COMPUTED: total runtime
+    of its jobs. WAITED: total time that its jobs waited to start. NODE-H: node-hours of its jobs.
 
     \b
     fractale runs --status waiting
@@ -111,7 +118,7 @@ def _since(text: str | None) -> float | None:
             return time.time() - parse_duration(text)
         except ValueError:
             raise UsageError(
-                f"--since {text}: neither a time nor how long ago",
+                f"--since {text}: not a valid time or duration",
                 hint="such as 2d, 12h30m, 2026-11-23 or 2026-11-23T08:00",
             ) from None
 
@@ -125,7 +132,7 @@ def _print(rows: Sequence[RunRow], *, more: bool) -> None:
     if not rows:
         click.echo("no runs", err=True)
     if more:
-        click.echo(f"the latest {len(rows)}; --limit 0 shows all", err=True)
+        click.echo(f"showing the latest {len(rows)} runs; --limit 0 shows all", err=True)
 
 
 HEADINGS = (

@@ -7,7 +7,7 @@ import click
 
 @click.command("schema")
 def command() -> None:
-    """Print the JSON Schema of the plan language, for editors to complete and check plans."""
+    """Print the JSON Schema of the plan language, for completion and checks in editors."""
     import json
 
     from fractale.plan.schema import plan_schema

@@ -19,34 +19,42 @@ from fractale.errors import PlanError, Problem
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE...",
 )
-@click.option("--transport", type=click.Choice(["http", "stdio", "sse"]), help="Default: http.")
-@click.option("--host", help="Default: what the file says, else 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Default: the file's, else 8089.")
-@click.option("--path", help="Of the endpoint. Default: the file's, else /mcp, for sse /sse.")
-@click.option("--stdio", is_flag=True, help="The same as --transport stdio.")
+@click.option(
+    "--transport", type=click.Choice(["http", "stdio", "sse"]), help="The transport. Default: http."
+)
+@click.option("--host", help="Address to listen on. Default: from the file, or 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on. Default: from the file, or 8089.",
+)
+@click.option("--path", help="Endpoint path. Default: from the file, or /mcp (/sse for sse).")
+@click.option("--stdio", is_flag=True, help="Same as --transport stdio.")
 @click.option(
     "--token",
     envvar="FRACTALE_MCP_TOKEN",
-    help="Callers must send it as a bearer token. Better set FRACTALE_MCP_TOKEN than type it.",
+    help="Require this bearer token. Set FRACTALE_MCP_TOKEN to keep it off the command line.",
 )
-@click.option("--ssl-certfile", metavar="PEM", help="The certificate: with it, HTTPS is served.")
-@click.option("--ssl-keyfile", metavar="PEM", help="The certificate's key, without a pass phrase.")
+@click.option("--ssl-certfile", metavar="PEM", help="Certificate file, to serve HTTPS.")
+@click.option(
+    "--ssl-keyfile", metavar="PEM", help="Private key of the certificate, without a passphrase."
+)
 @click.option(
     "--allowed-host",
     "allowed_hosts",
     multiple=True,
     metavar="NAME",
-    help="A further name that callers may use for this machine; * any. Repeat it for more.",
+    help="Accept this host name, too; * accepts any. Repeatable.",
 )
 @click.option(
     "--allowed-origin",
     "allowed_origins",
     multiple=True,
     metavar="ORIGIN",
-    help="A web origin, as https://lab.example, whose pages may call. Repeat it for more.",
+    help="Accept calls from pages of this web origin, such as https://lab.example. Repeatable.",
 )
 def command(files: tuple[Path, ...], *, stdio: bool, **options: Any) -> None:
-    """Serve the tools, prompts and resources of FILEs over MCP, on this machine only by default.
+    """Serve the tools, prompts and resources of FILEs over MCP, by default only on this machine.
 
     \b
     fractale serve registries/demo.yaml
@@ -56,10 +64,10 @@ def command(files: tuple[Path, ...], *, stdio: bool, **options: Any) -> None:
 
     if stdio:
         options["transport"] = "stdio"
-    serve(load_all(files), on_ready=_tell, **options)
+    serve(load_all(files), on_ready=_report, **options)
 
 
-def _tell(url: str) -> None:
+def _report(url: str) -> None:
     where = urlsplit(url)
     click.echo(f"serving at {url} · health {where.scheme}://{where.netloc}/health", err=True)
 

@@ -44,10 +44,10 @@ def load(run_id: str) -> RunHistory:
 @click.command("show", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("step", required=False, shell_complete=complete_steps)
-@click.option("--full", is_flag=True, help="Show long values whole.")
+@click.option("--full", is_flag=True, help="Show long values in full.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
-    """Show the way that RUN took and why; with STEP, every attempt of it with all that is known.
+    """Show the steps that RUN took and why; with STEP, every attempt of this step in detail.
 
     \b
     fractale show -1                   the latest run
@@ -103,9 +103,9 @@ def _attempts(history: RunHistory, step: str) -> list[RecordedAttempt]:
 
     paths = history.paths()
     planned = step in {str(known.get("name")) for known in history.steps}
-    there = f"it came to: {', '.join(paths[:20])}" if paths else "it came to no step at all"
+    there = f"steps reached: {', '.join(paths[:20])}" if paths else "it did not reach any step"
     raise UsageError(
-        f"run {history.run} {'did not come to' if planned else 'has no'} step `{step}`",
+        f"run {history.run} {'did not reach' if planned else 'has no'} step `{step}`",
         hint=there if planned else did_you_mean(step, paths, otherwise=there),
     )
 
@@ -117,7 +117,7 @@ def _data(
 
     if attempts is None:
         return history_data(history)
-    results = results_of(history.folder, [call for attempt in attempts for call in attempt.calls])
+    results = results_of(history.record, [call for attempt in attempts for call in attempt.calls])
     return {
         "run": history.run,
         "step": step,

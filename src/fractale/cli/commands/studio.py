@@ -22,9 +22,15 @@ from fractale.cli.commands.run import complete_plans
 @options.model_options
 @options.store_option
 @options.trust_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=2024, show_default=True)
-@click.option("--no-browser", is_flag=True, help="Do not open Studio's page.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=2024,
+    show_default=True,
+    help="Port to listen on.",
+)
+@click.option("--no-browser", is_flag=True, help="Do not open Studio in a browser.")
 @options.collected
 def command(
     plans: tuple[Path, ...],
@@ -34,10 +40,11 @@ def command(
     no_browser: bool,
     given: options.CommandLine,
 ) -> None:
-    """Start LangGraph's development server on the plans of this folder, and open Studio on it.
+    """Start LangGraph's development server in this directory, and open Studio in a browser.
 
-    Its graphs are those of langgraph.json, and the PLANs. `plan` runs any plan, `prompt` asks in
-    words. Runs are recorded as those of the command line are.
+    Studio shows the graphs of langgraph.json and the PLANs. Its graph `plan` runs any plan, and
+    `prompt` takes an instruction in plain English. Runs are recorded like those of the command
+    line.
 
     \b
     fractale studio
@@ -55,16 +62,16 @@ def command(
     command, environment = prepare(start, settings)
     if environment.get(TOKEN):
         click.echo(
-            "the address below has the server's token in it: with it anyone can run commands as "
-            "you, so keep it to yourself",
+            "the address below contains the server's token: anyone who has it can run commands as "
+            "you, so keep it secret",
             err=True,
         )
     else:
-        click.echo("only you can use the server: other users are refused", err=True)
+        click.echo("only you can use the server; it refuses other users", err=True)
     if not is_own(host):
         click.echo(
-            f"warning: {host} can be reached from other machines, and nothing is encrypted: "
-            "better listen on 127.0.0.1, and connect with ssh -L",
+            f"warning: other machines can reach {host}, and the connection is not encrypted; "
+            "listen on 127.0.0.1 and connect with ssh -L instead",
             err=True,
         )
     run_server(command, environment)

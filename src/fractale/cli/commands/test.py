@@ -18,16 +18,15 @@ if TYPE_CHECKING:
 
 
 @click.command("test")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @options.tool_options
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @options.collected
-def command(folder: Path, *, given: options.CommandLine) -> int:
+def command(directory: Path, *, given: options.CommandLine) -> int:
     """Replay every recording in DIR against today's plans and code; nothing is called.
 
-    A recording is a run's own folder, or what `fractale export RUN --recording FILE.zip` wrote.
-    Sub-agents of your own are imported if you give them with -r or -a. Exit code 0: all are equal;
-    1: not all are.
+    A recording is the directory of a run, or the output of `fractale export RUN --recording`. Name
+    your own sub-agents with -r or -a. Exit code 0: all recordings match; 1: otherwise.
 
     \b
     fractale export -1 --recording recordings/translate.zip
@@ -37,17 +36,17 @@ def command(folder: Path, *, given: options.CommandLine) -> int:
     from fractale.record.recordings import find_recordings
     from fractale.replay.suite import checked_data
 
-    paths = find_recordings(folder)
+    paths = find_recordings(directory)
     if not paths:
         raise UsageError(
-            f"there is no recording in {folder}",
-            hint="write one: fractale export RUN --recording FILE.zip",
+            f"no recordings found in {directory}",
+            hint="create one: fractale export RUN --recording FILE.zip",
         )
     width = max(
-        len(str(path.relative_to(folder) if path != folder else path.name)) for path in paths
+        len(str(path.relative_to(directory) if path != directory else path.name)) for path in paths
     )
     shown = None if given.as_json else width
-    found = asyncio.run(_check(folder, options.settings_of(), given.extensions, shown))
+    found = asyncio.run(_check(directory, options.settings_of(), given.extensions, shown))
     verdicts = [checked.verdict for checked in found]
     if given.as_json:
         counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
@@ -62,16 +61,16 @@ def command(folder: Path, *, given: options.CommandLine) -> int:
 
 
 async def _check(
-    folder: Path, settings: Settings, own: Extensions, width: int | None
+    directory: Path, settings: Settings, own: Extensions, width: int | None
 ) -> list[CheckedRecording]:
     """Replay all recordings; with a `width` for the names, print each result at once."""
     from fractale.cli.commands.show import print_lines
     from fractale.cli.render.replay import checked_lines
     from fractale.cli.running import own_stdout
-    from fractale.replay.suite import check_folder
+    from fractale.replay.suite import check_recordings
 
     found: list[CheckedRecording] = []
-    checks = check_folder(folder, settings, own)
+    checks = check_recordings(directory, settings, own)
     while True:
         with own_stdout():
             checked = await anext(checks, None)

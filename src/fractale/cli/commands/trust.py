@@ -32,26 +32,26 @@ from fractale.settings.files import user_folder
 
 @click.command("trust")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--show", is_flag=True, help="List what is trusted, and what waits here.")
+@click.option("--show", is_flag=True, help="List what you trust, and what waits for your trust.")
 @click.option("--remove", is_flag=True, help="Stop trusting PATH.")
 @click.option("--plans", is_flag=True, help="Trust every plan in the directory PATH.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path | None, *, show: bool, remove: bool, plans: bool, as_json: bool) -> None:
-    """Trust the settings of the project in PATH, by default the working directory's, or a plan.
+    """Trust the settings of the project in PATH (default: the working directory), or a plan.
 
     A project's `.fractale/config.yaml` may name servers to start, addresses to send keys to, and
     calls to allow. fractale uses these settings only once you have trusted the file. If the file
-    changes, fractale asks again. What you trust is kept in `~/.config/fractale/trust.json`.
+    changes, fractale asks again. Your decisions are stored in `~/.config/fractale/trust.json`.
 
-    On a terminal, `fractale run` shows a plan that you have not trusted, and asks, before its
-    first run.
+    On a terminal, `fractale run` shows each plan that you have not trusted yet, and asks before
+    its first run.
 
     \b
-    fractale trust              show the settings of this project that wait, and trust them
-    fractale trust plan.yaml    show what this plan does, and trust it as it is
-    fractale trust --plans .    trust every plan in this directory, also as they change
-    fractale trust --show       list what is trusted, and what waits here
-    fractale trust --remove .   stop trusting this project, and the plans in it
+    fractale trust              show the waiting settings of this project, and trust them
+    fractale trust plan.yaml    show what this plan does, and trust its present content
+    fractale trust --plans .    trust every plan in this directory, also after changes
+    fractale trust --show       list what you trust, and what waits for your trust
+    fractale trust --remove .   stop trusting this project and its plans
     """
     if show + remove + plans > 1:
         raise UsageError("--show, --remove and --plans exclude each other", hint="give one of them")
@@ -79,8 +79,8 @@ def _log(environment: dict[str, str]) -> AuditLog:
     If the user does not own a state directory there, lines are written beside the trust store.
     """
     settings = load_settings(environment, untrusted="narrow", check_state=False)
-    folder = settings.state_dir
-    kept = folder.is_dir() and not folder.is_symlink() and not fault_of(folder.stat())
+    directory = settings.state_dir
+    kept = directory.is_dir() and not directory.is_symlink() and not fault_of(directory.stat())
     log = AuditLog.of(settings, kept=kept)
     return log if kept else replace(log, files=(user_folder(environment) / FILE, *log.files))
 
@@ -89,7 +89,7 @@ def _remove(store: TrustStore, path: Path, log: AuditLog) -> dict[str, Any]:
     count = store.remove(path)
     if not count:
         raise UsageError(
-            f"{path.resolve()} is not trusted", hint="see what is: fractale trust --show"
+            f"{path.resolve()} is not trusted", hint="list what you trust: fractale trust --show"
         )
     log.record("trust", removed=count, path=str(path.resolve()), by="command")
     return {
@@ -126,9 +126,9 @@ def _trust(path: Path, environment: dict[str, str]) -> dict[str, Any]:
             "trust", kind="project", path=str(file.path), digest=file.digest, by="command"
         )
         trust_file(file, environment)
-        lines += ["", f"trusted: {file.path}", f"undo: fractale trust --remove {project.folder}"]
+        lines += ["", f"trusted: {file.path}", f"undo: fractale trust --remove {project.directory}"]
     else:
-        lines = [f"nothing in {file.path} waits for your trust"]
+        lines = [f"no setting in {file.path} waits for your trust"]
     rows = [_row(each) for each in waits]
     return {"json": {"path": str(file.path), "trusted": rows}, "lines": lines}
 
@@ -186,7 +186,7 @@ def _file_of(project: Project, path: Path) -> SettingsFile:
         passed = "".join(f"\n{words}" for words in project.passed_over)
         raise UsageError(
             f"no settings file of a project found from {path.resolve()}{passed}",
-            hint="give the directory that has `.fractale/config.yaml`",
+            hint="name the directory that contains `.fractale/config.yaml`",
         )
     return project.config
 

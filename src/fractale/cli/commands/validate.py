@@ -18,14 +18,14 @@ from fractale.settings import Settings
 @click.argument("plans", nargs=-1, required=True, type=click.Path(), shell_complete=complete_plans)
 @options.tool_options
 @options.trust_option
-@click.option("--online", is_flag=True, help="Also ask the servers of the settings.")
+@click.option("--online", is_flag=True, help="Also check against the servers of the settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as JSON.")
 @options.collected
 def command(plans: tuple[str, ...], *, online: bool, given: options.CommandLine) -> int:
-    """Check PLANs and report every error at once, with its place.
+    """Check PLANs and report all errors at once, each with its file and line.
 
-    With -r or -a the tools, prompts, agents and arguments are also checked against what those
-    offer, without a connection; with --online, against the servers of the settings too.
+    With -r or -a, also check tools, prompts, agents and their arguments, without a connection. With
+    --online, also check them against the servers of the settings.
     """
     from fractale.cli.render.problems import print_problems
 

@@ -6,7 +6,9 @@ import click
 
 
 @click.command("version")
-@click.option("--json", "as_json", is_flag=True, help="With the versions of what it stands on.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, with the versions of dependencies."
+)
 def command(*, as_json: bool) -> None:
     """Show the version."""
     from importlib.metadata import PackageNotFoundError, version

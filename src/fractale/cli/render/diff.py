@@ -30,7 +30,7 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
     """
     lines = [_side("A", diff.a), _side("B", diff.b), *_forked(diff.forked), row("")]
     if diff.about:
-        lines += [row("what was run"), *_changes(diff.about, full=full), row("")]
+        lines += [row("plan, inputs and versions"), *_changes(diff.about, full=full), row("")]
     lines += [line for change in diff.tools for line in _tool(change, full=full)]
     lines += [*([row("")] if diff.tools else []), *_verdict(diff), row("")]
     width = min(max([cells(inert(attempt.path)) for attempt in diff.attempts] + [8]), NAME_MOST)
@@ -39,14 +39,14 @@ def diff_lines(diff: RunDiff, *, full: bool = False, unicode: bool = True) -> li
             lines += _attempt(attempt, width, full=full, sign="≠" if unicode else "!")
     same = sum(1 for attempt in diff.attempts if not attempt.changed)
     if same and not full:
-        lines.append(row(f"{count(same, 'attempt')} the same but for time", "dim"))
+        lines.append(row(f"{count(same, 'attempt')} equal except for time", "dim"))
     return lines
 
 
 def _tool(change: ToolChange, *, full: bool) -> Iterator[Line]:
     """A tool with a changed definition, and the changes."""
     name, parts = exact(f"{change.server}.{change.tool}"), exact(", ".join(change.parts))
-    yield row(f"{name} is another tool in B: {parts} changed")
+    yield row(f"{name} differs in B: {parts} changed")
     lines = exact(change.diff()).split("\n")
     shown = lines if full else lines[:MOST_LINES]
     for text in shown:
@@ -77,13 +77,13 @@ def _verdict(diff: RunDiff) -> Iterator[Line]:
     """The attempts at which the runs first differ and first take different paths."""
     first, parting = diff.first, diff.parting
     if first is None:
-        yield row("every step went the same way, with the same inputs and outputs", "good")
+        yield row("all steps took the same path, with the same inputs and outputs", "good")
         return
     yield row(f"first difference  {_place(first)}: {', '.join(first.changed)}")
     if parting is None:
-        yield row("both went the same way")
+        yield row("both took the same path")
         return
-    yield row(f"they part at      {_place(parting)}: A {_went(parting.a)}, B {_went(parting.b)}")
+    yield row(f"paths split at    {_place(parting)}: A {_went(parting.a)}, B {_went(parting.b)}")
 
 
 def _place(attempt: AttemptDiff) -> str:

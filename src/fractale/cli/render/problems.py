@@ -150,19 +150,19 @@ def _error(error: Exception) -> list[Line]:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return [
             [("error", "bad"), (f"  cannot write: {inert(str(error), 500)}", "")],
-            row("       free some space; `fractale runs` says where runs stand"),
+            row("       free some space; `fractale runs` lists the state of each run"),
         ]
     if isinstance(error, OSError) and error.errno in CLOSED and error.filename is None:
         return [
             [("error", "bad"), (f"  cannot write the output: {inert(str(error), 500)}", "")],
-            row("       see where it goes: it must be open for writing"),
+            row("       check that stdout and stderr can be written to"),
         ]
     if not isinstance(error, FractaleError):
         name = type(error).__name__
         words = inert(str(error), 500) or "no message"
         return [
             [("error", "bad"), (f"  unexpected {name}: {words}", "")],
-            row("       this is a fault of fractale; --debug shows where it happened"),
+            row("       this is a bug in fractale; add --debug to see the traceback"),
         ]
     place = f"{error.position}  " if error.position else ""
     message = inert(f"{place}{error.message}", 2000, lines=True).split("\n")

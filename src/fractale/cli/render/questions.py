@@ -199,9 +199,9 @@ def _kind(field: Mapping[str, Any], *, optional: bool) -> str:
     kind = " ".join([str(field.get("type") or ""), *bounds]).strip()
     if kind == "array":
         several = as_schema(field.get("items")).get("type") or "values"
-        kind = f"list of {several}, comma between"
+        kind = f"list of {several}, separated by commas"
         if choices_of(field):
-            kind = "any of these, comma between"
+            kind = "any of these, separated by commas"
     words = [inert(kind, 60)] if kind and not options_of(field) else []
     words += ["optional"] if optional else []
     return f" ({', '.join(words)})" if words else ""
@@ -255,7 +255,7 @@ def log_lines(log: Path) -> list[Line]:
         text = read_tail(log, LOG_LINES, LONGEST_TAIL).text
     except OSError as error:
         return [row(f"  {log} cannot be read: {error}", "warn")]
-    lines = exact(text.rstrip("\n")).split("\n") if text.strip() else ["(it is empty)"]
+    lines = exact(text.rstrip("\n")).split("\n") if text.strip() else ["(empty)"]
     return [row(f"  {inert(shorten_path(str(log)))}", "dim"), *(row(f"  │ {x}") for x in lines)]
 
 
@@ -264,7 +264,7 @@ def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     step, tool = inert(str(question["step"])), exact(tool_of(question))
     return [
         head("!", f"the run was killed while {step} called {tool}", question, run),
-        row("  The call may have been made, or not; look before you say."),
+        row("  The call may or may not have run. Check before you answer."),
         *(row(f"    {line}") for line in arguments_lines(table(question, "arguments"))),
     ]
 
@@ -272,11 +272,11 @@ def in_doubt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 def job_unknown_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     """A batch job with an unknown outcome."""
     step, job = inert(str(question["step"])), inert(str(question["job"]))
-    words = f"nobody knows what became of the job {job} of {step}".replace("  ", " ")
-    folder = str(question.get("folder") or "")
+    words = f"the outcome of job {job} of {step} is unknown".replace("  ", " ")
+    directory = str(question.get("folder") or "")
     return [
         head("!", words, question, run),
         *prose(str(question["reason"])),
-        *([row(f"  Its log and all that is known of it: {inert(folder)}")] if folder else []),
-        row("  Look at the scheduler before you say; submitted again, it may run twice."),
+        *([row(f"  Its log and state are in {inert(directory)}")] if directory else []),
+        row("  Check the scheduler before you answer: submitted again, the job may run twice."),
     ]

@@ -26,7 +26,7 @@ WORDS: dict[str, tuple[str, Mark]] = {
     "equal": ("equal", "good"),
     "diverged": ("diverged", "bad"),
     "invalid": ("invalid plan", "bad"),
-    "not-recorded": ("can't be replayed", "warn"),
+    "not-recorded": ("cannot be replayed", "warn"),
 }
 
 
@@ -35,10 +35,10 @@ def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
     lines = [row(f"note: {inert(note)}", "dim") for note in notes]
     if replayed.missing:
         names = ", ".join(f"`{inert(name)}`" for name in replayed.missing)
-        lines.append(row(f"note: taken as recorded: what was done by {names}", "dim"))
+        lines.append(row(f"note: results taken from the record: {names}", "dim"))
     if replayed.divergence is None:
         return [*lines, [("equal", "good"), (f", {equal_words(replayed)}", "")]]
-    at = f"after {replayed.events} of {count(replayed.of, 'event')} that are equal"
+    at = f"after {replayed.events} of {count(replayed.of, 'event')} "
     title: Line = [("diverged", "bad"), (f" {at}: {WHAT[replayed.divergence.what]}", "")]
     return [*lines, title, *divergence_lines(replayed.divergence)]
 
@@ -47,7 +47,7 @@ def equal_words(replayed: Replayed) -> str:
     """The number of equal events, and the end of an incomplete record."""
     words = count(replayed.events, "event")
     if replayed.ends:
-        return f"{words}: as far as the record of the run goes, which ends {inert(replayed.ends)}"
+        return f"{words}, up to the end of the record, which is {inert(replayed.ends)}"
     return words
 
 

@@ -20,7 +20,8 @@ from fractale.cli.render.text import (
     row,
     seconds,
 )
-from fractale.site.model import MARKS, Check, Finding, Site, State, Verdict
+from fractale.findings import Finding, State
+from fractale.site.model import MARKS, Check, Site, Verdict
 from fractale.site.probes.folders import size
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def _head(site: Site) -> list[Line]:
         parts.append(f"inside {inert(str(known['inside_job']), 60)}")
     age = max(0.0, time.time() - site.looked)
     when = (
-        f"looked {seconds(age)} ago; --refresh looks again"
+        f"checked {seconds(age)} ago; --refresh checks again"
         if site.cached
-        else (f"looked now, in {seconds(site.seconds)}")
+        else (f"checked now, in {seconds(site.seconds)}")
     )
     words = " · ".join(part for part in parts if part)
     return [[(inert(site.host, 60), ""), (f"   {when}", "dim")], row(f"  {words}")]
@@ -105,7 +106,7 @@ def _things(findings: Sequence[Finding], screen: int) -> Iterator[Line]:
     absent = [inert(finding.name, 40) for finding in findings if finding.state == "absent"]
     if absent:
         mark, color = STATES["absent"]
-        yield [(f" {mark} ", color), (f"not here: {', '.join(absent)}", "dim")]
+        yield [(f" {mark} ", color), (f"not found: {', '.join(absent)}", "dim")]
 
 
 def _title(finding: Finding) -> str:
@@ -245,7 +246,7 @@ def _folders(findings: Sequence[Finding]) -> Iterator[Line]:
             "network" if known.get("network") else "",
             f"{size(free or 0)} free of {size(total or 0)}",
             "" if known.get("writable") else "not writable",
-            "" if known.get("exists") else "not made yet",
+            "" if known.get("exists") else "not created yet",
             f"runs are {known.get('runs')}",
         ]
         yield [(f" {mark} ", color), (f"{inert(finding.name)}  {inert(finding.path)}", "")]
@@ -302,12 +303,10 @@ def _some(names: Sequence[str]) -> list[str]:
 
 
 def _outcome(report: Report) -> list[Line]:
-    lines = [row("all that is needed is there", "good")]
+    lines = [row("all requirements are met", "good")]
     if report.missing:
-        verb = "is" if report.missing == 1 else "are"
-        lines = [row(f"{count(report.missing, 'thing')} that {verb} needed {verb} missing", "bad")]
+        lines = [row(f"{count(report.missing, 'requirement')} missing", "bad")]
     if report.warnings:
-        verb = "is" if report.warnings == 1 else "are"
-        what = f"{count(report.warnings, 'thing')} that may not be needed {verb} not there"
+        what = f"{count(report.warnings, 'optional item')} not found"
         lines.append(row(what, "warn"))
     return lines

@@ -68,7 +68,7 @@ def step_lines(
     from fractale.record.history import results_of
 
     calls = [call for attempt in attempts for call in attempt.calls]
-    results = results_of(history.folder, calls)
+    results = results_of(history.record, calls)
     about = f"   run {history.run} · {count(len(attempts), 'attempt')}"
     lines: list[Line] = [[(inert(step), ""), (about, "dim")]]
     for attempt in attempts:
@@ -92,7 +92,7 @@ class _AttemptLines:
     ) -> None:
         self._width = width
         self._values_width = width if wrap else UNBOUND
-        self._folder = history.folder
+        self._record = history.record
         self._attempt = attempt
         self._results = results
         self._full = full
@@ -151,7 +151,7 @@ class _AttemptLines:
 
         if value is None or value == {}:
             return []
-        return self._block(label, resolve(self._folder, value))
+        return self._block(label, resolve(self._record, value))
 
     def _outputs(self) -> list[Line]:
         if self._attempt.items and not self._full and not self._attempt.outputs_cut:
@@ -170,7 +170,7 @@ class _AttemptLines:
     def _items(self) -> list[Line]:
         found: list[Line] = []
         for index, item in sorted(self._attempt.items.items()):
-            why = f": {inert(_error_of(self._folder, item), 300)}" if item.error else ""
+            why = f": {inert(_error_of(self._record, item), 300)}" if item.error else ""
             name = f"{self._attempt.name}[{index}]"
             words = f"{item.outcome or 'not finished'}{why}"
             found.append(row(f"  {self._attempt.part(name)}, {inert(name)}"))
@@ -185,7 +185,7 @@ class _AttemptLines:
         for job in self._attempt.jobs:
             where = f", {self._attempt.part(job.step)}" if job.step.endswith("]") else ""
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
-            for label, text in _job_rows(job, self._folder):
+            for label, text in _job_rows(job, self._record):
                 for i, piece in enumerate(_pieces(inert(text, 1000), self._width - 16)):
                     found.append([(f"    {label if i == 0 else '':10}", "dim"), (piece, "")])
         return found
@@ -214,7 +214,7 @@ class _AttemptLines:
         if result is not None:
             return [*found, *self._block("result", said(result), 4)]
         if call.text:
-            label = "result" if len(call.text) < SHORT_TEXT else "result, its beginning"
+            label = "result" if len(call.text) < SHORT_TEXT else "result (beginning)"
             found += self._block(label, _parsed(call.text), 4)
         return found
 
@@ -232,16 +232,16 @@ class _AttemptLines:
         return found
 
 
-def _error_of(folder: RunRecord, item: RecordedItem) -> str:
+def _error_of(record: RunRecord, item: RecordedItem) -> str:
     """The error of an item; an error in its outputs comes first."""
     from fractale.record.history import resolve
 
-    outputs = resolve(folder, item.outputs)
+    outputs = resolve(record, item.outputs)
     error = cast("dict[str, Any]", outputs).get("error") if isinstance(outputs, dict) else None
     return str(error or item.error)
 
 
-def _job_rows(job: RecordedJob, folder: RunRecord) -> list[tuple[str, str]]:
+def _job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"
@@ -253,7 +253,7 @@ def _job_rows(job: RecordedJob, folder: RunRecord) -> list[tuple[str, str]]:
         ("submitted", f"{exactly(job.submitted)}{waits}" if job.submitted else ""),
         ("started", f"{exactly(job.started)}{ended}" if job.started else ""),
         ("key", job.key),
-        ("log", f"fractale logs {folder.run_id} {shlex.quote(job.step)}"),
+        ("log", f"fractale logs {record.run_id} {shlex.quote(job.step)}"),
     ]
     return [(label, text) for label, text in rows if text]
 

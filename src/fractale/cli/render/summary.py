@@ -107,7 +107,7 @@ def _who(data: Mapping[str, Any]) -> str:
     if by == "when":
         return f"last step: `{step}`, skipped"
     words = reason if by == "rule" else f"{by}: {reason}" if reason else by
-    return f"`{step}` decided it: {words}"
+    return f"decided by `{step}`: {words}"
 
 
 def _what_failed(data: Mapping[str, Any]) -> str:
@@ -125,7 +125,7 @@ def _what_failed(data: Mapping[str, Any]) -> str:
         return inert(f"{named} of `{job['step']}`{words}{took}", 400)
     if _step_failed(data):
         return f"step `{inert(str(decided.get('step')))}` failed"
-    return inert(str(data.get("error") or "the plan ended in failed"), 300)
+    return inert(str(data.get("error") or "the plan ended with `failed`"), 300)
 
 
 def _attempts_used(data: Mapping[str, Any], step: str) -> str:
@@ -395,15 +395,15 @@ def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
 
 def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
     lines = exact(str(question["diff"])).rstrip("\n").split("\n")
-    return [f"{changed_words(question)} since it was agreed to:", *_indented(lines)]
+    return [f"{changed_words(question)} since you approved it:", *_indented(lines)]
 
 
 def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
     job = inert(str(question["job"]), 40)
     named = f"its job {job}" if job else "its job, which may not have been submitted,"
     rows = [f"the outcome of {named} is unknown:", *_said(question["reason"])]
-    folder = str(question.get("folder") or "")
-    return [*rows, *([f"  see {inert(shorten_path(folder))}"] if folder else [])]
+    directory = str(question.get("folder") or "")
+    return [*rows, *([f"  see {inert(shorten_path(directory))}"] if directory else [])]
 
 
 def _failure_text(question: Mapping[str, Any]) -> list[str]:

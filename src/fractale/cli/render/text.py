@@ -227,9 +227,11 @@ def shorten_path(path: str) -> str:
     The start directory is used since a tool may have changed the working directory.
     """
     context = click.get_current_context(silent=True)
-    folder = context.find_root().obj["folder"] if context and context.find_root().obj else None
+    directory = (
+        context.find_root().obj["directory"] if context and context.find_root().obj else None
+    )
     try:
-        near = os.path.relpath(path, folder)
+        near = os.path.relpath(path, directory)
     except (OSError, ValueError):  # the directory was removed, or is on another drive
         return path
     return near if len(near) < len(path) and not near.startswith("../..") else path

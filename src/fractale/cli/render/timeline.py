@@ -32,6 +32,7 @@ from fractale.cli.render.text import (
     shorten_path,
     when,
 )
+from fractale.runs.result import resume_command
 
 if TYPE_CHECKING:
     from fractale.record.history import RecordedAttempt, RecordedCall, RecordedQuestion, RunHistory
@@ -86,8 +87,8 @@ def _head_rows(history: RunHistory) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {number}" for name, number in history.versions.items())
     tools = [f"{name} {digest[:8]}" for name, digest in history.tools.items()]
     yield "tools", f"{len(tools)} with these schemas: {', '.join(tools)}" if tools else ""
-    folder = history.folder.drafts
-    yield "drafts", ", ".join(shorten_path(str(folder / f"{p}.yaml")) for p in history.drafts)
+    drafts = history.record.drafts
+    yield "drafts", ", ".join(shorten_path(str(drafts / f"{p}.yaml")) for p in history.drafts)
 
 
 def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
@@ -97,7 +98,7 @@ def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
         if attempt > 1
         else parent.get("step")
     )
-    gone = not history.folder.sibling(str(parent.get("run"))).path.is_dir()
+    gone = not history.record.sibling(str(parent.get("run"))).path.is_dir()
     return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
 
 
@@ -110,8 +111,8 @@ def standing_lines(history: RunHistory) -> list[Line]:
     words = " · its process was killed, or the machine stopped"
     return [
         [("stopped", "warn"), (words, "")],
-        row(f"  record  {inert(shorten_path(str(history.folder.path)))}"),
-        row(f"  next    fractale resume {history.run}"),
+        row(f"  record  {inert(shorten_path(str(history.record.path)))}"),
+        row(f"  next    {resume_command(history.run)}"),
     ]
 
 

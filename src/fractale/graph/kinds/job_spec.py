@@ -16,10 +16,10 @@ from fractale.plan.job import (
     JOB_KEYS,
     MEMORY_PATTERN,
     MOST_COUNT,
-    SCHEDULERS,
     WIDENING,
     seconds_of,
 )
+from fractale.schedulers.homes import RUN
 from fractale.schedulers.request import Array
 
 TEXTS = ("queue", "account", "folder")
@@ -94,8 +94,8 @@ def _value(attempt: Attempt, key: str, value: Any) -> Any:
     text = str(value) if key == "script" else str(value).strip()
     if key == "memory" and not re.fullmatch(MEMORY_PATTERN, text):
         _fail(attempt, key, _not("an amount such as `4G`", value))
-    if key == "scheduler" and text not in SCHEDULERS:
-        _fail(attempt, key, _not(f"one of {', '.join(SCHEDULERS)}", value))
+    if key == "scheduler" and text not in RUN:
+        _fail(attempt, key, _not(f"one of {', '.join(RUN)}", value))
     if key in TEXTS and re.search(r"[\x00-\x1f\x7f]", text):
         _fail(attempt, key, _not("text on one line", value))
     return text

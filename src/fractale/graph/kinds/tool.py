@@ -43,10 +43,10 @@ from fractale.policy import (
     grant_of,
     may_repeat,
     reads_only,
-    shown,
     source_of,
 )
 from fractale.questions import is_job
+from fractale.questions.parsing import brief
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
@@ -227,7 +227,7 @@ def _taints_of_templates(attempt: Attempt, arguments: Mapping[str, Any]) -> tupl
     for name, value in arguments.items():
         labels = attempt.argument_sources.get(name, NO_LABELS)
         if sources := tuple(sorted(each for each in labels if each.stated)):
-            found.append(Taint(argument=name, value=shown(value), sources=sources, copied=True))
+            found.append(Taint(argument=name, value=brief(value), sources=sources, copied=True))
     return tuple(found)
 
 

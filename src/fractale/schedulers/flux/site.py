@@ -1,7 +1,7 @@
-"""Queues and nodes of a Flux instance, from ``flux queue list`` and ``flux resource list``.
+"""Whether a Flux instance answers, and its queues and nodes.
 
-These programs always have the version of the instance. The `flux.queue` of other bindings may
-have another version.
+``flux queue list`` and ``flux resource list`` always have the version of the instance. The
+`flux.queue` of other bindings may have another version.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from fractale.findings import Finding, ProbedMachine, absent
 from fractale.schedulers.flux.times import read_time
 from fractale.schedulers.job import Queue
-from fractale.schedulers.sizes import figure
+from fractale.schedulers.notation import figure, if_written
 
 QUEUES: Final = (
     "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"
@@ -45,8 +46,9 @@ def read_queue(line: str) -> dict[str, Any] | None:
     return {
         "name": name.rstrip("*"),
         "default": name.endswith("*") or not name,
-        "time_limit": _seconds(limit),
-        "default_time": _seconds(default),
+        # 0 means no limit.
+        "time_limit": if_written(read_time, limit) or None,
+        "default_time": if_written(read_time, default) or None,
         "nodes_per_job": nodes,
         "cores_per_job": cores,
         "gpus_per_job": gpus,
@@ -102,9 +104,33 @@ def _status(line: str) -> tuple[str, str, str]:
     return ("", "", line) if not colon or " " in name.strip() else (name, colon, said)
 
 
-def _seconds(text: str) -> int | None:
-    """Seconds; None for 0 and for any other text, such as ``inf``."""
-    try:
-        return read_time(text) or None
-    except ValueError:
-        return None
+async def probe(machine: ProbedMachine) -> Finding:
+    """The Flux instance that contains this process."""
+    program = machine.which("flux")
+    if program is None:
+        return absent("flux", "no `flux` on PATH")
+    version = await machine.version(program, "version")
+    ran = await machine.run(program, "resource", "list", "-n", "-o", NODES)
+    if ran.problem:
+        hint = "" if machine.environment.get("FLUX_URI") else " (FLUX_URI is not set)"
+        return Finding(
+            name="flux",
+            state="broken",
+            version=version,
+            path=program,
+            problem=f"no instance answers{hint}: {ran.problem}",
+        )
+    queues = await machine.run(program, "queue", "list", "-n", "-o", QUEUES)
+    details: dict[str, Any] = {
+        "nodes": [node for line in ran.lines if (node := read_nodes(line))],
+        "queues": [queue for line in queues.lines if (queue := read_queue(line))],
+    }
+    if queues.problem:
+        details["queues_problem"] = queues.problem
+    return Finding(
+        name="flux",
+        version=version,
+        path=program,
+        evidence="flux resource list answered",
+        details=details,
+    )

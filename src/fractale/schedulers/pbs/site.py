@@ -1,14 +1,25 @@
-"""Queues and nodes of a PBS server, from the output of PBS's programs."""
+"""Whether a PBS server answers, and its queues and nodes, from the output of PBS's programs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
+from fractale.findings import (
+    MOST_NODES,
+    Finding,
+    ProbedMachine,
+    ProgramAnswer,
+    absent,
+    version_in,
+)
+from fractale.schedulers.notation import if_written
 from fractale.schedulers.pbs.resources import read_size
 from fractale.schedulers.pbs.times import read_time
+
+T = TypeVar("T")
 
 QUEUES: Final = ("qstat", "-Q", "-f", "-F", "json")
 NODES: Final = ("pbsnodes", "-a", "-F", "json")
@@ -69,8 +80,8 @@ def _queue(name: str, facts: Mapping[str, Any]) -> PbsQueue:
     return PbsQueue(
         name=name,
         up=str(facts.get("enabled")) == "True" and str(facts.get("started")) == "True",
-        time_limit=seconds(most.get("walltime")),
-        default_time=seconds(default.get("walltime")),
+        time_limit=if_written(read_time, most.get("walltime")),
+        default_time=if_written(read_time, default.get("walltime")),
         most_nodes=_count(most.get("nodect")),
         most_cores=_count(most.get("ncpus")),
     )
@@ -89,19 +100,9 @@ def _node(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def seconds(value: Any) -> int | None:
-    """A walltime in seconds; None for no walltime."""
-    try:
-        return read_time(str(value))
-    except ValueError:
-        return None
-
-
 def _megabytes(value: Any) -> int | None:
-    try:
-        return read_size(str(value)) // 2**20
-    except ValueError:
-        return None
+    size = if_written(read_size, value)
+    return None if size is None else size // 2**20
 
 
 def _count(value: Any) -> int | None:
@@ -112,3 +113,50 @@ def _count(value: Any) -> int | None:
 def _mapping(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = row.get(key)
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+async def probe(machine: ProbedMachine) -> Finding:
+    """PBS Professional, OpenPBS or Torque."""
+    qstat = machine.which("qstat")
+    if qstat is None:
+        return absent("pbs", "no `qstat` on PATH")
+    said = await machine.run(qstat, "--version")
+    if "pbs" not in f"{said.out}{said.err}".lower() and not machine.which("pbsnodes"):
+        # Slurm and Grid Engine also have a `qstat`.
+        return absent("pbs", f"{qstat} is of another scheduler")
+    version = version_in(said.out) or version_in(said.err)
+    facts: dict[str, Any] = {"name": "pbs", "version": version, "path": qstat}
+    ran = await machine.run(qstat, *QUEUES[1:])
+    if ran.problem and not (ran := await machine.run(qstat, "-Q")).problem:
+        names = [line.split()[0] for line in ran.lines[2:]]
+        queues: list[dict[str, Any]] = [{"name": name} for name in names]
+    elif ran.problem:
+        return Finding(
+            **facts, state="broken", problem=f"the server does not answer: {ran.problem}"
+        )
+    else:
+        queues = [_pbs_queue(queue) for queue in _read(read_queues, ran)]
+    nodes: list[dict[str, Any]] = []
+    if pbsnodes := machine.which(NODES[0]):
+        nodes = _read(read_nodes, await machine.run(pbsnodes, *NODES[1:]))
+    details: dict[str, Any] = {"queues": queues, "nodes": nodes[:MOST_NODES]}
+    return Finding(**facts, evidence="qstat -Q answered", details=details)
+
+
+def _read(reader: Callable[[str], list[T]], ran: ProgramAnswer) -> list[T]:
+    """Parse a program's list; empty if its output has another form."""
+    try:
+        return reader(ran.out)
+    except ValueError:
+        return []
+
+
+def _pbs_queue(queue: PbsQueue) -> dict[str, Any]:
+    return {
+        "name": queue.name,
+        "state": "up" if queue.up else "down",
+        "time_limit": queue.time_limit,
+        "default_time": queue.default_time,
+        "most_nodes_per_job": queue.most_nodes,
+        "most_cores_per_job": queue.most_cores,
+    }

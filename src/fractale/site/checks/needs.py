@@ -6,16 +6,18 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from fractale.agents.catalog import BUILT_IN
+from fractale.findings import Finding
+from fractale.jobs import Jobs
 from fractale.registry.calls import in_thread
 from fractale.registry.imports import import_fault
 from fractale.schedulers.homes import flux_of
+from fractale.settings import Settings
 from fractale.site.checks.packages import version_of
 from fractale.site.checks.tools import SECTION, Loaded
 from fractale.site.examination import Examination
-from fractale.site.model import Check, Finding, words_of
+from fractale.site.model import Check, words_of
 from fractale.site.needs import BY_FINDINGS, Need
 from fractale.site.plan_uses import NamedTargets, Unknown, jobs_of, programs_of
-from fractale.site.probes.schedulers import chosen_scheduler
 
 LOCAL, AUTO = "local", "auto"
 BINDINGS = {"flux": "flux-python"}
@@ -106,8 +108,8 @@ def _bare(names: Iterable[str]) -> list[str]:
 
 def _why_not_surely(named: NamedTargets) -> str:
     if named.free:
-        return f"; only if the model of `{named.free[0]}` calls what needs it"
-    return "; no step of the plan names what needs it"
+        return f"; only if the model of `{named.free[0]}` calls a tool that needs it"
+    return "; no step of the plan names a tool that needs it"
 
 
 async def see(exam: Examination, need: Need) -> tuple[bool, str]:
@@ -148,6 +150,11 @@ def _by_findings(need: Need, findings: Sequence[Finding]) -> tuple[bool, str]:
         if finding.state != "absent":
             return finding.state == "works", words_of(finding)
     return False, "; ".join(finding.problem for finding in findings)
+
+
+def chosen_scheduler(settings: Settings) -> str:
+    """The scheduler for jobs that name none; ``local`` if the machine has none."""
+    return Jobs.of(settings).scheduler
 
 
 async def see_scheduler(exam: Examination, name: str | None) -> tuple[bool, str]:
@@ -202,6 +209,6 @@ def _script_program(exam: Examination, name: str, steps: Sequence[str]) -> Check
         what=what,
         verdict="warning",
         found="not on the PATH here; the job needs it where it runs",
-        fix=need.get if need else "have its script load what it needs, or name it by its path",
+        fix=need.get if need else "load it in the job's script, or name it by its path",
         needed_by=by,
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fractale.findings import Finding
 from fractale.plan.model import JobPlan, Template
 from fractale.schedulers.homes import NAMES as SCHEDULERS
-from fractale.site.checks.needs import BINDINGS, see_scheduler
+from fractale.site.checks.needs import BINDINGS, chosen_scheduler, see_scheduler
 from fractale.site.examination import Examination
-from fractale.site.model import Check, Finding, words_of
+from fractale.site.model import Check, words_of
 from fractale.site.plan_uses import jobs_of
-from fractale.site.probes.schedulers import chosen_scheduler
 from fractale.text import did_you_mean
 
 SECTION = "site"
@@ -101,7 +101,8 @@ async def scheduler_check(exam: Examination, name: str | None) -> Check:
 def _or(exam: Examination, fix: str) -> str:
     """Add an alternative to a fix: a scheduler that answers, otherwise local processes."""
     works = [name for name in SCHEDULERS if exam.site.find(name).state == "works"]
-    return f"{fix}; or name `scheduler: {works[0] if works else 'local'}`"
+    other = f"name `scheduler: {works[0] if works else 'local'}`"
+    return f"{fix}; or {other}" if fix else other
 
 
 def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
@@ -124,14 +125,14 @@ def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
                 section=SECTION,
                 what=what,
                 verdict="missing",
-                found=f"{works[0].name} has no such queue; there are {listed}",
+                found=f"{works[0].name} has no such queue; its queues are {listed}",
                 fix=did_you_mean(job.queue, known, otherwise="name one of them"),
                 needed_by=(f"step {step}",),
             )
         ]
     limit = known[job.queue].get("time_limit")
     if limit and isinstance(job.time, int | float) and job.time > limit:
-        found = f"takes jobs of at most {limit / 60:g} min, and the step asks for {job.time / 60:g}"
+        found = f"allows at most {limit / 60:g} min, and the step asks for {job.time / 60:g}"
         fix = "ask for less `time`, or name another queue"
         by = (f"step {step}",)
         return [

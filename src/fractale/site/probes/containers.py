@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from fractale.site.model import Finding, absent
-from fractale.site.programs import Machine, ProgramAnswer, version_in
+from fractale.findings import Finding, ProgramAnswer, absent, version_in
+from fractale.site.programs import Machine
 
 
 async def docker(machine: Machine) -> Finding:

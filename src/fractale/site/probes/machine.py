@@ -9,16 +9,9 @@ import re
 import shlex
 from typing import Any, cast
 
-from fractale.site.model import Finding, absent
+from fractale.findings import Finding, absent
+from fractale.schedulers.homes import DECLARED
 from fractale.site.programs import Machine
-
-JOB_VARIABLES = {
-    "SLURM_JOB_ID": "Slurm",
-    "PBS_JOBID": "PBS",
-    "LSB_JOBID": "LSF",
-    "FLUX_JOB_ID": "Flux",
-}
-"""Variable that a scheduler sets inside its jobs → the scheduler."""
 
 
 async def machine_itself(machine: Machine) -> Finding:
@@ -37,9 +30,9 @@ async def machine_itself(machine: Machine) -> Finding:
     if limit := _memory_limit(machine):
         details["memory_limit_mb"] = limit
     jobs = [
-        f"{name} job {machine.environment[key]}"
-        for key, name in JOB_VARIABLES.items()
-        if machine.environment.get(key)
+        f"{scheduler.title} job {job}"
+        for scheduler in DECLARED.values()
+        if (job := machine.environment.get(scheduler.job_variable))
     ]
     if jobs:
         details["inside_job"] = jobs[0]

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fractale.site.model import Finding, absent
-from fractale.site.programs import Machine, version_in
+from fractale.findings import Finding, absent, version_in
+from fractale.site.programs import Machine
 
 MOST_NAMES = 400
 PROFILES = ("lmod.sh", "z00_lmod.sh", "00-modulepath.sh", "modules.sh", "modules-init.sh")
