@@ -742,3 +742,108 @@ async def test_deepagents(ask):
     assert by == ["helper", "helper", "helper/buyer", "helper/buyer", "helper"]
     assert len(model.requests) == 5
     assert [e["is_error"] for e in ended.of("tool_finished")].count(True) == 0
+
+
+# In other places
+
+
+async def test_the_generalist_asks_it(ask, settings):
+    shop = Shop()
+    inner = create_agent(ScriptedModel([calls("buy", what="tea"), "Bought tea."]), tools=[shop.buy])
+    outer = ScriptedModel([calls("helper", instruction="Buy tea."), "It is bought."])
+    plan = "name: p\nsteps: [{name: s, instruction: Have tea bought.}]\n"
+    events: list[Event] = []
+    person = Person(lambda _: "yes")
+    given = Extensions(given={"helper": inner})
+    async with Workspace.open(settings, load(plan), given, model=outer) as workspace:
+        options = RunOptions(listeners=[events.append], person=person)
+        result = await workspace.runs.start(load(plan), None, options)
+    assert result.status == "success", result
+    assert shop.made == [("buy", "tea")]
+    assert [each["tool"] for each in person.asked] == ["buy"]
+    agents = [event.data.get("agent") for event in events if event.kind == "model_started"]
+    assert agents == [None, "helper", "helper", None]
+
+
+async def test_items_ask_it_at_the_same_time(ask):
+    def said(messages: list[Any]) -> str:
+        return messages[-1].text.upper()
+
+    plan = """
+    name: p
+    steps:
+      - {name: s, foreach: "['a', 'b', 'c']", agent: helper, instruction: "do {{ item }}"}
+    outputs: {all: "{{ steps.s.outputs }}"}
+    """
+    ended = await ask(create_agent(ScriptedModel(said), tools=[]), plan)
+    assert [each["content"] for each in ended.outputs] == ["DO A", "DO B", "DO C"]
+
+
+async def test_in_a_graph_of_langgraph(settings):
+    """`compile_plan` alone: the answer goes to the agent's node, its tokens are streamed."""
+    from langgraph.types import Command
+
+    from fractale import Dependencies, RunContext, compile_plan, initial_state
+    from fractale.agents.catalog import Catalog
+    from fractale.agents.own import as_agents
+    from fractale.testing import FakeToolServer
+
+    del settings
+    model = ScriptedModel(["Hello there."])
+
+    async def node(state: MessagesState) -> Any:
+        who = interrupt({"question": "who?"})
+        answer = await model.ainvoke([*state["messages"], ("user", str(who))])
+        return {"messages": [answer]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    catalog = Catalog(as_agents({"helper": graph}))
+    deps = Dependencies(toolbox=FakeToolServer(), agents=catalog)
+    built = compile_plan(load(PLAN), deps).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    context = RunContext(run_id="1", plan_name="p")
+    state = await built.ainvoke(initial_state({}), config, context=context)
+    (asked,) = state["__interrupt__"]
+    assert asked.value["value"] == {"question": "who?"}
+    tokens: list[str] = []
+    stream = built.astream(
+        Command(resume={"name": "me"}),
+        config,
+        context=context,
+        stream_mode="messages",
+        subgraphs=True,
+    )
+    async for _, (chunk, _) in stream:
+        tokens.append(chunk.text)
+    assert "".join(tokens).startswith("Hello there.")
+    assert model.requests[0][-1].text == "{'name': 'me'}"
+    state = (await built.aget_state(config)).values
+    assert state["status"] == "success"
+
+
+def test_a_graph_is_not_served_as_a_tool():
+    from fractale.registry import build_server
+
+    with pytest.raises(PlanError, match="as a sub-agent, not as a tool"):
+        build_server([], functions=[made()])
+
+
+async def test_a_model_that_is_not_seen_is_a_warning(ask):
+    async def hidden() -> Any:
+        import asyncio
+        import contextvars
+
+        model = ScriptedModel(["Hidden."])
+        empty = contextvars.Context()
+        return await asyncio.create_task(model.ainvoke("hi"), context=empty)
+
+    async def node(state: MessagesState) -> Any:
+        del state
+        return {"messages": [await hidden()]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    ended = await ask(graph)
+    assert ended.outputs == {"content": "Hidden."}
+    assert [each["code"] for each in ended.of("warning")] == ["unseen-model"]
+    ended = await ask(create_agent(ScriptedModel(["Seen."]), tools=[]))
+    assert ended.of("warning") == []

@@ -17,8 +17,9 @@ And after a kill LangGraph repeats the node that was cut off, as for any graph: 
 again. A tool call that changes something is not repeated: the user decides, or, if it had ended,
 the model reads its result.
 
-A call is not seen if it bypasses LangChain (the provider's own package) or LangGraph's context (a
-thread that the graph starts itself).
+A call is not seen if it bypasses LangChain (the provider's own package, another process) or
+LangGraph's context (a thread that the graph starts itself). If an answer shows such a call of a
+model, the run has a warning.
 
 An interrupt of the graph becomes a question of the kind ``interrupt``. It keeps LangGraph's id, so
 the answer goes straight to the graph's node, in the graph's own form.
@@ -40,7 +41,7 @@ from uuid import UUID
 
 import pydantic_core
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, ToolMessage, message_to_dict
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message_to_dict
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
 from langgraph._internal._constants import CONFIG_KEY_RUNTIME
@@ -83,6 +84,9 @@ MOST_STEPS = 1000
 
 PATIENCE = 2.0
 """Seconds until a thread that cannot reach the event loop does the work itself."""
+
+MADE_BEFORE = "this call was made before, and answered: "
+"""Precedes the result of a call that an earlier process of the run made."""
 
 OWN_MODULES = ("deepagents.", "langchain.agents.")
 LOOKS = frozenset({"ls", "read_file", "glob", "grep"})
@@ -145,6 +149,7 @@ async def run_graph(
             "another graph without the node's config",
             hint="pass `config` on: `await inner.ainvoke(state, config)`",
         )
+    calls.warn_of_unseen(result)
     return calls.marked(cast("Any", result))
 
 
@@ -291,11 +296,36 @@ class GraphCalls(BaseCallbackHandler):
         del kwargs
         self._in_loop(self._tool_failed, run_id, error)
 
+    # -- models that were not seen --------------------------------------------------------------
+
+    @property
+    def _seen(self) -> str:
+        """The key of whether a call of a model was seen in this attempt."""
+        return f"models of {self._attempt.path} {self._attempt.attempts} {self._agent}"
+
+    def warn_of_unseen(self, result: Any) -> None:
+        """Warn if a model wrote the answer, and no call of a model was seen."""
+        given: Any = result
+        messages: Any = given.get("messages") if isinstance(result, Mapping) else None
+        last: Any = cast("list[Any]", messages)[-1:] if isinstance(messages, list) else []
+        by_model = any(
+            isinstance(each, AIMessage) and (each.usage_metadata or each.response_metadata)
+            for each in last
+        )
+        if by_model and not self._attempt.context.notes.get(self._seen):
+            self._attempt.warn(
+                "unseen-model",
+                f"the agent `{self._agent}` called a model in a way that fractale cannot see: "
+                "the limits of the run do not count it",
+            )
+
     # -- models ---------------------------------------------------------------------------------
 
     def _model_started(self, run_id: UUID, spec: str, metadata: dict[str, Any] | None) -> None:
         attempt = self._attempt
         self._check(spec)
+        if not attempt.context.notes.get(self._seen):
+            attempt.context.notes.put(self._seen, True)
         agent = self._path(metadata)
         site = attempt.journal.next_site(agent)
         call = Call(kind="model", name=spec, digest="", safe=True)
@@ -382,13 +412,14 @@ class GraphCalls(BaseCallbackHandler):
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
         with self._asking(site):
-            self._agree(tool, arguments, agent)
+            if not journal.is_begun(site, call):  # else an earlier process had the approval
+                self._agree(tool, arguments, agent)
             self._check()
             known = journal.find(site, call)
             if known is not None and not call.safe:
                 if known.done and call_id:
                     text = str(known.result.get("text") or "")
-                    raise _refused(f"this call was made before, and answered: {text}")
+                    raise _refused(f"{MADE_BEFORE}{text}")
                 if not known.done:
                     self._ask_in_doubt(tool, arguments)
         fields = self._fields(agent, site, tool=tool.name)
@@ -463,7 +494,7 @@ class GraphCalls(BaseCallbackHandler):
         )
         if isinstance(answer, Mapping):
             outputs = to_json(cast("Mapping[str, Any]", answer)["outputs"])
-            raise _refused(f"this call was made before, and answered: {outputs}")
+            raise _refused(f"{MADE_BEFORE}{outputs}")
         if answer != "again":
             words = f"the run was killed during the call of `{tool.own_name}`: it counts as failed"
             raise _refused(words)
@@ -537,8 +568,10 @@ class GraphCalls(BaseCallbackHandler):
             return message
         hints = self._hints.get(str(message.name), {})
         changes = {CHANGES: hints.get("readOnlyHint") is not True}
-        more = {**message.additional_kwargs, **changes}
-        return message.model_copy(update={"additional_kwargs": more})
+        update: dict[str, Any] = {"additional_kwargs": {**message.additional_kwargs, **changes}}
+        if message.text.startswith(MADE_BEFORE):  # LangChain can only pass it on as an error
+            update["status"] = "success"
+        return message.model_copy(update=update)
 
     # -- interrupts -----------------------------------------------------------------------------
 

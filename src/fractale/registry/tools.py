@@ -47,6 +47,9 @@ def make_tool(entry: RegistryEntry, found: Any) -> LocalTool | FastMCPMade:
         return _from_function(entry, found)
     if callable(found):
         return _from_object(entry, found, default_name=_own_name(found))
+    if _declares(found, "ainvoke"):
+        kind = type(found).__name__
+        raise TypeError(f"is {kind}: a run can ask a LangGraph graph as a sub-agent, not as a tool")
     raise TypeError(f"is {type(found).__name__}, which can't be called")
 
 

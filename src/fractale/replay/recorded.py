@@ -381,10 +381,19 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
         if not comparison.ended:
             comparison.end(f"in step `{context.path}`, in the sub-agent `{name}`")
         _unknown(name, context, "it had not ended")
+    if end.data.get("decided_by") == "judge":
+        _unknown(name, context, "a model judged its answer")
+    return _answer_at(end)
+
+
+def _answer_at(end: TraceEvent) -> AgentAnswer:
+    """The answer of a sub-agent, from the end of its step.
+
+    Raises:
+        NotDone, ToolError: The sub-agent raised it in the recorded run.
+    """
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
-    if decided == "judge":
-        _unknown(name, context, "a model judged its answer")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
     if decided != "error":
