@@ -518,7 +518,7 @@ async def _context_of(
     if isinstance(context, RunContext):
         run_id = _run_id(config) if context.run_id == NO_ID else context.run_id
         return replace(context, run_id=run_id, plan_name=context.plan_name or plan.name)
-    known: dict[str, Any] = {"folder": await asyncio.to_thread(Path.cwd), **fields}
+    known: dict[str, Any] = {"start_dir": await asyncio.to_thread(Path.cwd), **fields}
     return RunContext(run_id=_run_id(config), plan_name=plan.name, **known)
 
 

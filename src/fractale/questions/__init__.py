@@ -22,8 +22,9 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
                ``{outputs: {...}}`` (the call was made and returned these)
 job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (submit the job once more)
-interrupt      agent, value (what a LangGraph agent asked by its own interrupt), schema (JSON Schema
-               of the answer, or null): the answer in the agent's own form. For a request of
+interrupt      value (what a LangGraph agent, or the code of a tool, asked by its own interrupt),
+               agent, server and tool (whose code it is), schema (JSON Schema of the answer, or
+               null): the answer in the form that the code expects. For a request of
                LangChain's human-in-the-loop form, ``{decisions: [{type: approve}, …]}``
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
@@ -59,6 +60,7 @@ from fractale.questions.kinds import (
     expected,
     is_answer,
     is_job,
+    is_question,
     job,
     job_held,
     read_answer,
@@ -91,6 +93,7 @@ __all__ = [
     "interrupt",
     "is_answer",
     "is_job",
+    "is_question",
     "job",
     "job_held",
     "job_unknown",

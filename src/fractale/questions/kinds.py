@@ -580,20 +580,32 @@ class Failure(Kind):
 
 
 class OfGraph(Kind):
-    """An interrupt of a LangGraph agent. The answer is passed on in the agent's own form."""
+    """An interrupt of a LangGraph agent, or of the code of a tool.
+
+    The answer is passed on in the form that the code expects.
+    """
 
     @staticmethod
     def ask(
-        step: str, agent: str, value: Any, schema: Mapping[str, Any] | None = None
+        step: str,
+        agent: str,
+        value: Any,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        server: str = "",
+        tool: str = "",
     ) -> dict[str, Any]:
-        """Pass on what an agent asks.
+        """Pass on the question of Python code.
 
         Args:
-            agent: The path of the agent.
+            agent: The path of the agent; empty for a tool that the step itself calls.
             value: The value of its interrupt, as JSON.
-            schema: JSON Schema of the answer, if the agent has one.
+            schema: JSON Schema of the answer, if the code has one.
+            tool: The tool whose code asks, by its name on its server.
         """
+        by = {"server": server, "tool": tool} if tool else {}
         return {
+            **by,
             "kind": "interrupt",
             "step": step,
             "agent": agent,
@@ -779,7 +791,8 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     Raises:
         AnswerError: `raw` is not an answer to this question; the message lists valid answers.
     """
-    kind, decision = kind_of(question), decision_of(raw)
+    kind = kind_of(question)
+    decision = None if isinstance(kind, OfGraph) else decision_of(raw)
     answer = kind.read(question, raw if decision is None else kind.decided(question, decision))
     if answer is None:
         step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
@@ -862,6 +875,14 @@ def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] |
         return None
     content: Any = cast("Mapping[str, Any]", answer).get("content")
     return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
+
+
+def is_question(value: Any) -> bool:
+    """Whether a value is a question of a run: a mapping with a known kind and a step."""
+    if not isinstance(value, Mapping):
+        return False
+    found = cast("Mapping[str, Any]", value)
+    return found.get("kind") in KINDS and "step" in found
 
 
 # Batch jobs, which a run also waits for
