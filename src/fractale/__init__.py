@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fractale.api import load as load
     from fractale.api import run as run
     from fractale.api import validate as validate
+    from fractale.compose import as_node as as_node
+    from fractale.compose import as_tool as as_tool
     from fractale.compose import plan_graph as plan_graph
     from fractale.errors import FractaleError as FractaleError
     from fractale.errors import PlanError as PlanError
@@ -47,7 +49,7 @@ __getattr__, __all__ = lazy(
     __name__,
     {
         "fractale.api": ("arun", "load", "run", "validate"),
-        "fractale.compose": ("plan_graph",),
+        "fractale.compose": ("as_node", "as_tool", "plan_graph"),
         "fractale.errors": ("FractaleError", "PlanError"),
         "fractale.graph.compile": ("compile_plan",),
         "fractale.graph.context": ("Dependencies", "RunContext"),
