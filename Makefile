@@ -128,13 +128,16 @@ test-faults: $(TEST)
 	FRACTALE_FAULTS=1 $(PYTEST) -n 2 $(FAULTS:%=tests/*/test_%.py) \
 	  $(wildcard tests/store/test_store*.py tests/*/test_job*.py)
 
+# Texts that keep the rules of docs/style; tests/docs/test_prose.py reads this list.
+PROSE := docs README.md CONTRIBUTING.md SECURITY.md src/fractale
+
 check: $(TEST)
 	$(BIN)/ruff check src tests graphs docs
 	$(BIN)/ruff format --check src tests graphs docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python docs/style/check.py docs README.md CONTRIBUTING.md SECURITY.md
+	$(BIN)/python docs/style/check.py $(PROSE)
 	@if test -e .coverage; then \
 	  $(BIN)/coverage report --fail-under=95 --format=total; \
 	else \

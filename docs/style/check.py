@@ -120,6 +120,7 @@ def python(text: str) -> Iterator[Passage]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             block = re.sub(r"::\n\n(?:[ ]{4,}.*\n|\n)+", "\n\n", node.value)
+            block = re.sub(r"(?m)^( +)\w+: ", r"\1X: ", block)  # names of arguments
             line = node.lineno
             for paragraph in re.split(r"(\n\s*\n)", block):
                 yield Passage(line, prose(paragraph))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
+
+from typing_extensions import TypedDict
 
 from fractale.models import final_json, whole_json
 from fractale.plain import to_json
@@ -159,7 +161,7 @@ def _says(text: str, structured: Any) -> bool:
 
 
 def _file_line(file: Mapping[str, Any]) -> str:
-    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no folder"
+    where = f"kept as {file['path']}" if "path" in file else "not kept: the run has no directory"
     return f"[{file['mime_type']}, {file['bytes']:,} bytes, {where}]"
 
 

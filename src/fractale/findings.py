@@ -1,4 +1,4 @@
-"""What a probe finds on a machine, and the questions that it can ask the machine.
+"""Findings of a probe on a machine, and the questions that it can ask the machine.
 
 A probe only reads, and never raises: it reports that a thing works, is broken (with the reason),
 or is absent. `fractale.site` runs the probes.

@@ -390,7 +390,7 @@ def _if_written(path: Path) -> str | None:
     if ".fractale" in parts and not _is_left_to_tools(path):
         return (
             "`.fractale` has fractale's own records and settings; tools may only write files of "
-            "other names into the folder of a run (`run.dir`)"
+            "other names into the directory of a run (`run.dir`)"
         )
     return None
 

@@ -27,8 +27,9 @@ from typing import Any, Final, Literal, TypeAlias, cast
 from fractale.errors import TemplateError
 from fractale.plain import as_text
 from fractale.plan.model import Approve
+from fractale.questions.parsing import brief
 from fractale.settings import PolicyList, PolicySettings, SourcesSettings, ToolRule
-from fractale.text import clip, one_line
+from fractale.text import one_line
 from fractale.toolbox import ToolInfo
 
 # Labels
@@ -134,9 +135,6 @@ def _is_listed(globs: Sequence[str], names: Sequence[str]) -> bool:
 
 
 # What flowed into an attempt
-
-MOST_SHOWN: Final = 60
-"""Characters of a value that a question shows."""
 
 ADDRESSES: Final = ("url", "uri", "host", "link", "site", "domain", "address", "endpoint")
 """The ends of names of arguments that expect a host without a scheme."""
@@ -289,7 +287,7 @@ class Seen:
         copied = {source for source, text in self._texts if plain in text}
         return Taint(
             argument=name,
-            value=shown(leaf),
+            value=brief(leaf),
             sources=tuple(sorted(copied) or untrusted),
             copied=bool(copied),
             host="" if self._is_own_host(host) or host in self._hosts else host,
@@ -307,11 +305,6 @@ def _has_word(text: str, word: str) -> bool:
             return True
         start = text.find(word, start + 1)
     return False
-
-
-def shown(value: Any) -> str:
-    """A value on one line, shortened."""
-    return clip(as_text(value), MOST_SHOWN)
 
 
 def _host_of(argument: str, leaf: str) -> str:

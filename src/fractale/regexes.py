@@ -37,7 +37,7 @@ SHOWN_LINE = 300
 VALUE = "value"
 """The name of the group that has the value, if a pattern has several groups."""
 
-NOTHING = "matches nothing; `^` and `$` stand for line ends only after `(?m)`"
+NOTHING = "matches nothing; `^` and `$` match line ends only after `(?m)`"
 
 TOO_LARGE = "it needs too much memory: avoid repeats inside repeats"
 

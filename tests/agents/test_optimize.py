@@ -368,7 +368,7 @@ async def test_arguments_that_the_tool_cannot_take_are_refused_before_the_first_
     host = Host(server, TAKE)
     with pytest.raises(ToolError, match=told) as caught:
         await tune(host, arguments=arguments)
-    assert "`{nodes}` in `arguments` stands for the parameter `nodes`" in str(caught.value.hint)
+    assert "`{nodes}` in `arguments` means the parameter `nodes`" in str(caught.value.hint)
     assert (server.calls, host.model.requests) == ([], [])
 
 
@@ -433,7 +433,7 @@ async def test_the_models_words_are_no_evidence():
     [
         ({"nodes": 99, "skin": 0.3}, "nodes: 99 is outside of 1 to 16"),
         ({"nodes": 4}, "skin: is missing"),
-        ({"nodes": 4, "skin": 0.3, "queue": "debug"}, "queue: is no parameter"),
+        ({"nodes": 4, "skin": 0.3, "queue": "debug"}, "queue: not a parameter"),
         ({"nodes": "4", "skin": 0.3}, "nodes: '4' is not an integer"),
     ],
 )
@@ -517,7 +517,7 @@ async def test_points_of_a_person_come_first_and_unasked():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"tool": "jobs"}, "there is no tool `jobs` for this agent; there are: .*`job`"),
+        ({"tool": "jobs"}, "this agent has no tool `jobs`; it has: .*`job`"),
         ({"start": [{"nodes": 99, "skin": 0.3}]}, r"`start\[0\]` is not in the space: nodes: 99"),
         ({"space": {"nodes": {"type": "int"}}}, "nodes: `low` is an integer"),
         ({"algorithm": "grid"}, "skin: a grid has no end of values"),

@@ -232,19 +232,19 @@ def test_without_optuna_the_extra_is_named(tmp_path):
         ({"type": "int", "low": 1, "high": 2**60}, "`high` is an integer"),
         ({"type": "float", "low": 0, "high": float("inf")}, "`high` is a number"),
         ({"type": "float", "low": "0", "high": 1}, "`low` is a number"),
-        ({"type": "float", "low": 0, "high": 1, "log": True}, "`low` is above 0"),
-        ({"type": "int", "low": 0, "high": 1, "log": True}, "`low` is at least 1"),
-        ({"type": "float", "low": 1, "high": 2, "step": 0}, "`step` is above 0"),
-        ({"type": "float", "low": 1, "high": 2, "log": "y"}, "`log` is true or false"),
+        ({"type": "float", "low": 0, "high": 1, "log": True}, "`low` must be above 0"),
+        ({"type": "int", "low": 0, "high": 1, "log": True}, "`low` must be at least 1"),
+        ({"type": "float", "low": 1, "high": 2, "step": 0}, "`step` must be above 0"),
+        ({"type": "float", "low": 1, "high": 2, "log": "y"}, "`log` must be true or false"),
         ({"type": "float", "low": 1, "high": 2, "log": True, "step": 0.5}, "don't go together"),
-        ({"type": "categorical"}, "`choices` is a list of at least one value"),
-        ({"choices": []}, "`choices` is a list of at least one value"),
-        ({"choices": [[1]]}, "a choice is text, a number"),
+        ({"type": "categorical"}, "`choices` must be a list of at least one value"),
+        ({"choices": []}, "`choices` must be a list of at least one value"),
+        ({"choices": [[1]]}, "a choice must be text, a number"),
         ({"choices": [1, True]}, "two of the `choices` are the same"),
-        ({"choices": ["a"], "low": 1}, "`low` is none of its keys"),
-        ({"type": "real", "low": 0, "high": 1}, "`type` is int, float or categorical"),
-        ({"low": 0, "high": 1}, "`type` is int, float or categorical"),
-        ([1, 2], "it is a mapping with a `type`"),
+        ({"choices": ["a"], "low": 1}, "`low` is not one of its keys"),
+        ({"type": "real", "low": 0, "high": 1}, "`type` must be int, float or categorical"),
+        ({"low": 0, "high": 1}, "`type` must be int, float or categorical"),
+        ([1, 2], "it must be a mapping with a `type`"),
     ],
 )
 def test_a_parameter_that_cannot_be_searched_is_named_with_its_fault(parameter, told):
@@ -271,12 +271,12 @@ def test_all_faults_of_a_space_are_told_at_once():
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({"x": 1.0}, "y: is missing"),
-        ({"x": 1.0, "y": 1.0, "z": 1}, "z: is no parameter"),
+        ({"x": 1.0}, "y: missing"),
+        ({"x": 1.0, "y": 1.0, "z": 1}, "z: not a parameter"),
         ({"x": 11, "y": 1.0}, "x: 11 is outside of -10 to 10"),
         ({"x": "1", "y": 1.0}, "x: '1' is not a number"),
         ({"x": float("nan"), "y": 1.0}, "is not a number"),
-        ("x=1", "`params` is a mapping"),
+        ("x=1", "`params` must be a mapping"),
     ],
 )
 def test_a_trial_that_is_not_of_the_space_is_told_by_number(params, told):
@@ -304,7 +304,7 @@ def test_a_value_that_is_no_finite_number_is_not_taken(value):
             "has 40000 points",
         ),
         ({"x": QUADRATIC["x"], "s": {"choices": [1, 2]}}, "cma-es", "two or more parameters"),
-        (QUADRATIC, "genetic", "there is no algorithm `genetic`"),
+        (QUADRATIC, "genetic", "unknown algorithm `genetic`"),
     ],
 )
 def test_an_algorithm_that_cannot_search_a_space_says_so(space, algorithm, told):

@@ -347,5 +347,5 @@ async def test_an_agent_that_never_ends_is_a_failure_that_says_so(ask):
     with ModelServer(lambda request: Reply(tool_calls=[("look", {})])) as server:
         ran = await ask(AGENT, server)
     assert ran.result.status == "failed"
-    assert "did not come to an end within 50 turns" in ran.result.error
+    assert "did not finish within 50 turns" in ran.result.error
     assert len(server.requests) == 50

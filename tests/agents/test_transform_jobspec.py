@@ -284,7 +284,7 @@ async def test_a_validator_that_is_not_there_or_takes_no_script_is_an_error():
     with pytest.raises(ToolError, match="no tool `nowhere`"):
         await ask(TRANSFORM_JOBSPEC, SmallHost(translates(FLUX), validator({})), given)
     server = FakeToolServer().answer("pwd", "/")
-    with pytest.raises(ToolError, match="takes no script"):
+    with pytest.raises(ToolError, match="expects no script"):
         await ask(
             TRANSFORM_JOBSPEC,
             SmallHost(translates(FLUX), server),
@@ -297,7 +297,7 @@ async def test_a_manager_that_fractale_does_not_know_needs_a_validator():
     host = SmallHost(translates(FLUX))
     asked = await ask(TRANSFORM_JOBSPEC, host, given)
     assert asked.outputs["success"] is False
-    assert "no way to check it" in asked.answer.error
+    assert "it cannot be checked" in asked.answer.error
     assert host.model.requests == []
     cobalt = "#!/bin/bash\n#COBALT -n 2\ncd run\naprun -n 64 lmp -in in.lj\necho done\n"
     server = validator("All valid.", name="cobalt_validate_script")
@@ -306,7 +306,7 @@ async def test_a_manager_that_fractale_does_not_know_needs_a_validator():
     assert asked.outputs["validated_by"] == "cobalt_validate_script"
     assert asked.outputs["tries"] == 2
     server = validator("Looked at it.", name="cobalt_validate_script")
-    with pytest.raises(ToolError, match="no way to check a script for cobalt"):
+    with pytest.raises(ToolError, match="a script for cobalt cannot be checked"):
         await ask(TRANSFORM_JOBSPEC, SmallHost(translates(cobalt), server), given)
 
 

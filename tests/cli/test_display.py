@@ -134,7 +134,7 @@ SUCCESS: dict[str, Any] = {
 }
 GAVE_UP: dict[str, Any] = {
     "status": "failed",
-    "error": "step `run` gave up: it was entered 3 times, its limit",
+    "error": "step `run` was entered 3 times, its limit",
     "decided": {
         "step": "run",
         "by": "exit_code",

@@ -56,6 +56,9 @@ def test_a_run_goes_on_with_the_answer_that_it_waits_for(project, capsys):
     [run] = runs(project)
     assert fractale(["resume", run, "--answer", "a=yes"]) == 0
     assert (project / "state" / "runs" / run / "here").exists()
+    capsys.readouterr()
+    assert fractale(["resume", run]) == 0
+    assert f"run {run} has already ended; nothing was run" in capsys.readouterr().err
 
 
 def test_without_a_job_there_is_nothing_to_go_on_with(project, capsys):

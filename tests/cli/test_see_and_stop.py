@@ -233,7 +233,7 @@ def test_a_job_that_is_over_is_told_so_and_left(place):
 @pytest.mark.parametrize(
     ("words", "says", "hint"),
     [
-        (["cancel", "none"], "there is no run `none`", ""),
+        (["cancel", "none"], "run `none` not found", ""),
         (["cancel", "-1", "melts", "--yes"], "has no step `melts`", "steps with a job: melt"),
         (["logs", "-1", "melts"], "has no step `melts`", "steps with a job: melt"),
         (["logs", "-1", "melt", "--attempt", "2"], "no job of attempt 2", "fractale show"),

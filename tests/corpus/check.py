@@ -320,7 +320,7 @@ class Check:
         known = [*losses, *(Loss(line=0, text="", what=each, why="") for each in translation.said)]
         silent = [
             each
-            for each in compare(parsed, translation.script, told=known)
+            for each in compare(parsed, translation.script, known=known)
             if not each.minor and not any(loss.why == each.why for loss in losses)
         ]
         row.counts["untold"] += len(silent)
@@ -358,7 +358,7 @@ class Check:
         told = [Loss(line=0, text="", what=field, why="") for field in lost]
         found = [
             each
-            for each in compare(first, back.script, told=told)
+            for each in compare(first, back.script, known=told)
             if each.what and not each.minor and not (slots and each.what in OF_TASKS)
         ]
         row.counts["round trips"] += not found

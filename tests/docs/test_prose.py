@@ -51,8 +51,17 @@ def test_docstrings_comments_and_messages_of_code_are_prose(tmp_path):
     assert [each.split(":")[0] for each in findings(tmp_path, code, ".py")] == ["1", "3", "3"]
 
 
-def test_the_documentation_keeps_the_rules():
-    paths = ["docs", "README.md", "CONTRIBUTING.md", "SECURITY.md"]
-    words = [sys.executable, CHECK, *paths]
+def test_the_names_of_arguments_are_not_prose(tmp_path):
+    code = '"""A function.\n\nArgs:\n    told: Known losses.\n    folder: Its folder.\n"""\n'
+    assert findings(tmp_path, code, ".py") == [
+        "5: Use the field's word: 'directory', not 'folder'."
+    ]
+
+
+def test_the_texts_of_make_check_keep_the_rules():
+    """The documentation, and the docstrings, comments and messages of the packages listed."""
+    command = ["make", "--no-print-directory", "--eval=prose: ; @echo $(PROSE)", "prose"]
+    paths = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    words = [sys.executable, CHECK, *paths.split()]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout == ""

@@ -179,7 +179,7 @@ async def test_an_agent_that_never_ends_is_a_failure(run_plan, tools):
         "name: p\nsteps: [{name: s, type: agent, instruction: Look}]\n", tools=tools, model=model
     )
     assert seen.path == ["s:failure"]
-    assert "did not come to an end" in seen.result.error
+    assert "did not finish" in seen.result.error
 
 
 async def test_a_tool_that_fails_inside_an_agent_is_told_to_the_model(run_plan, tools):

@@ -170,12 +170,12 @@ async def test_the_time_limit_of_the_script_counts(here):
 @pytest.mark.parametrize(
     ("directives", "refusal"),
     [
-        ("#SBATCH -N2", "asks for 2 nodes, and without a scheduler there is one"),
+        ("#SBATCH -N2", "asks for 2 nodes; without a scheduler there is only one"),
         ("#BSUB -w 'ended(12)'", "waits for other jobs"),
         ("#SBATCH -n1\n#SBATCH hetjob\n#SBATCH -n2", "`hetjob`, makes several jobs of one"),
-        ("#SBATCH --wait", "line 2 of the script, `--wait`, holds the submission"),
-        ("#PBS -W block=true", "holds the submission until the job is over"),
-        ("#SBATCH --begin=tomorrow", "begins at a time of its own"),
+        ("#SBATCH --wait", "line 2 of the script, `--wait`, makes the submission wait"),
+        ("#PBS -W block=true", "makes the submission wait for the job"),
+        ("#SBATCH --begin=tomorrow", "asks for a begin time"),
     ],
 )
 async def test_what_this_machine_cannot_give_is_refused(here, directives, refusal):
@@ -187,8 +187,8 @@ async def test_what_of_a_script_does_not_count_is_told(here):
     status = await here.run("#SBATCH -p gpu -t 5 --mail-type=END\ntrue")
     assert status.state == "completed"
     assert status.notices == (
-        "line 2: `-p gpu` does not count for a local job: it has no meaning without a scheduler",
-        "line 2: `--mail-type=END` does not count for a local job: it has no meaning without a "
+        "line 2: `-p gpu` does not count for a local job: it has no effect without a scheduler",
+        "line 2: `--mail-type=END` does not count for a local job: it has no effect without a "
         "scheduler",
     )
 

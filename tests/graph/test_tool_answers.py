@@ -72,10 +72,10 @@ class Row:
         server.parts(self.name, *self.parts, structured=self.structured, is_error=self.is_error)
 
 
-NOTHING = "the tool answered with nothing: that is no sign that it did its work"
+NOTHING = "the tool answered with nothing, which does not show that it did its work"
 INVALID = "invalid structured content returned by tool t: `v`: 'no' is not of type 'integer'"
 MISSING = "tool t has an output schema but did not return structured content"
-PICTURE_WITHOUT_FOLDER = "[image/png, 15 bytes, not kept: the run has no folder]"
+PICTURE_WITHOUT_FOLDER = "[image/png, 15 bytes, not kept: the run has no directory]"
 PICTURE = "[image/png, 15 bytes, kept as PATH]"
 ROWS = [
     Row("text", (text("42 lines"),), {"content": "42 lines"}, "42 lines"),

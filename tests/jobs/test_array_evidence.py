@@ -61,7 +61,7 @@ async def test_a_job_that_a_signal_ended_waits_for_a_scheduler_that_does_not_ans
     status = await status_of(folder, "7", "Slurm", ask)
     assert (status.state, status.over) == ("running", False)
     assert status.reason == (
-        "was ended by SIGTERM (exit code 143); why is not known as long as Slurm does not answer: "
+        "was ended by SIGTERM (exit code 143); the reason is unknown until Slurm answers: "
         "its accounting does not answer"
     )
     long_ago = time.time() - 2 * 86_400

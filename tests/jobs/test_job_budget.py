@@ -137,9 +137,7 @@ class TestBudget:
         budget = Budget({"node_hours": 2}, MemoryLedger())
         await budget.reserve("a", an_hour(1.5), never)
         assert budget.words(an_hour(0.5)) == "0.5 node-hours (1.5 of 2 taken so far)"
-        assert budget.words(an_hour(1)) == (
-            "1 node-hour (1.5 of 2 taken so far); there is no room for it"
-        )
+        assert budget.words(an_hour(1)) == ("1 node-hour (1.5 of 2 taken so far); it does not fit")
 
     async def test_a_job_that_was_refused_is_reserved_anew_when_it_is_tried_again(self) -> None:
         ledger = MemoryLedger()

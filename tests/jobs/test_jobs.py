@@ -13,7 +13,7 @@ import pytest
 from fractale.errors import DependencyMissing, JobError, SchedulerUnavailable, StoreError
 from fractale.jobs import JobHandle, Jobs, JobSpec, JobStatus
 from fractale.schedulers.folder import JobFolder, facts_of, name_of, new_tag
-from fractale.schedulers.sizes import bytes_of
+from fractale.schedulers.notation import bytes_of
 from job_parts import SOON, Site, local_site, site, until
 from slurm import running_slurm
 
@@ -71,7 +71,7 @@ class TestEverywhere:
     async def test_a_program_that_is_not_there(self, here):
         status = await here.run(command=("no-such-program",))
         assert (status.state, status.exit_code) == ("failed", 127)
-        assert "there is no such program" in status.reason
+        assert "the program was not found" in status.reason
 
     async def test_the_same_key_is_the_same_job(self, here):
         spec = here.spec("echo once >> ran; sleep 1")
@@ -155,7 +155,7 @@ class TestEverywhere:
         for wrong in (here.spec(), here.spec("true", command=("true",))):
             with pytest.raises(JobError, match="either a script or a command"):
                 await here.jobs.submit(wrong, key="one")
-        with pytest.raises(JobError, match="no name of an environment variable"):
+        with pytest.raises(JobError, match="not a valid name of an environment variable"):
             await here.jobs.submit(here.spec("true", env={"A B": "c"}), key="one")
         # Nothing of it is left: the key is free.
         assert (await here.run("true", key="one")).state == "completed"
@@ -304,7 +304,7 @@ class TestLocal:
         minder.write_text(facts.replace("host=", "host=another-"))
         status = await here.jobs.status(handle)
         assert (status.state, status.over) == ("running", False)
-        assert "cannot be looked at from here" in status.reason
+        assert "cannot reach from this machine" in status.reason
         minder.write_text(facts)
         await here.jobs.cancel(handle)
 
@@ -428,9 +428,9 @@ class TestFinding:
         assert Jobs(tmp_path, path).scheduler == "flux"
 
     def test_a_scheduler_that_is_not_there(self, tmp_path):
-        with pytest.raises(DependencyMissing, match="LSF is not on this machine"):
+        with pytest.raises(DependencyMissing, match="LSF was not found on this machine"):
             _ = Jobs(tmp_path, {"PATH": str(tmp_path)}, "lsf").scheduler
-        with pytest.raises(JobError, match="no scheduler `cobalt`"):
+        with pytest.raises(JobError, match="`cobalt` is not a scheduler"):
             _ = Jobs(tmp_path, {"PATH": str(tmp_path)}, "cobalt").scheduler
 
     def test_a_tag_fits_every_scheduler_and_is_one_jobs_only(self):
@@ -440,7 +440,7 @@ class TestFinding:
 
     def test_sizes(self):
         assert bytes_of("4G") == bytes_of("4 GiB") == bytes_of("4096") == 4 * 2**30
-        with pytest.raises(JobError, match="no amount of memory"):
+        with pytest.raises(JobError, match="not an amount of memory"):
             bytes_of("much")
 
     def test_a_damaged_handle(self):

@@ -277,7 +277,11 @@ class TestPbs:
     @pytest.mark.parametrize(
         ("status", "state", "words"),
         [
-            (265, "failed", "was ended by SIGKILL, perhaps by the kernel for want of memory on"),
+            (
+                265,
+                "failed",
+                "was ended by SIGKILL, perhaps by the kernel because memory ran out on",
+            ),
             (139, "failed", "was ended by SIGSEGV (exit code 139) on"),
             (271, "cancelled", "was cancelled on node3, node4, not by fractale"),
             (-27, "out_of_memory", "ran out of memory on"),
@@ -304,7 +308,7 @@ class TestPbs:
         (handle.job_dir / "ended.0").rename(handle.job_dir / "kept")
         status = await here.jobs.status(handle)
         assert status.state == "running"
-        assert "its exit code is not seen here yet" in status.reason
+        assert "its exit code is not visible here yet" in status.reason
         (handle.job_dir / "kept").rename(handle.job_dir / "ended.0")
         assert (await here.jobs.status(handle)).state == "completed"
 
@@ -559,7 +563,7 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("line", "says"),
         [
-            ("#PBS -J1-10", r"line 2 of the script, `#PBS -J1-10`, makes more of it than one job"),
+            ("#PBS -J1-10", r"line 2 of the script, `#PBS -J1-10`, submits more than one job"),
             ("#PBS -I", r"line 2 of the script, `#PBS -I`, makes the job interactive"),
             ("#BSUB -Is", r"line 2 of the script, `#BSUB -Is`, makes the job interactive"),
         ],
@@ -671,7 +675,7 @@ class TestSlurmWithAccounting:
             ("NODE_FAIL|0:0|{now}|{now}|{now}|n1", "node_failure", None, "lost with its node"),
             ("PREEMPTED|0:0|{now}|{now}|{now}|n1", "cancelled", None, "was preempted"),
             ("FAILED|7:0|{now}|{now}|{now}|n1", "failed", 7, "exit code 7"),
-            ("COMPLETED|0:0|{now}|{now}|{now}|n1", "running", None, "is not seen here yet"),
+            ("COMPLETED|0:0|{now}|{now}|{now}|n1", "running", None, "is not visible here yet"),
             ("COMPLETED|0:0|{now}|{now}|{past}|n1", "unknown", None, "left no sign of having"),
             ("RUNNING|0:0|{now}|{now}|Unknown|n1", "running", None, "runs on n1"),
             ("COMPLETED|0:0|1000|1000|1000|n1", "unknown", None, "does not know it any more"),

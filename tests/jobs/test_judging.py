@@ -95,7 +95,7 @@ def test_the_wrappers_own_exit_codes_are_told_as_what_they_mean(tmp_path):
     record = says("failed", exit_code=72, started=time.time(), nodes=("n1",))
     found = status(job(tmp_path / "a", started=False), record)
     assert found.exit_code is None
-    assert found.reason.startswith("its folder is not seen from the node")
+    assert found.reason.startswith("could not start: the state directory must be on a file system")
 
 
 @pytest.mark.parametrize(("code", "words"), [(137, "SIGKILL"), (139, "SIGSEGV"), (143, "SIGTERM")])

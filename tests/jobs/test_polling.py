@@ -125,7 +125,10 @@ async def test_a_job_that_a_signal_ended_waits_for_the_reason(cluster):
     status = await jobs.status(handle)
     if not status.over:
         assert status.state == "running"
-        assert "was ended by SIGTERM (exit code 143); Slurm is asked why at" in status.reason
+        assert (
+            "was ended by SIGTERM (exit code 143); fractale asks Slurm for the reason at"
+            in status.reason
+        )
     assert (await ended(jobs, handle)).state == "timeout"
 
 

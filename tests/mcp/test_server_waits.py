@@ -120,7 +120,7 @@ async def test_a_run_waits_for_the_grace_once(run_plan, site):
         assert asyncio.get_running_loop().time() - started < 4 * 2.0, "not once a step"
     assert seen.status == "success"
     told = [message for name, _, message in logs if name == "hang"]
-    assert told == ["has not answered after 2 s; going on without it: others have what is needed"]
+    assert told == ["has not answered after 2 s; continuing: others have what is needed"]
 
 
 async def test_a_silent_server_costs_its_handshake_once(site):

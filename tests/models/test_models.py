@@ -211,7 +211,7 @@ async def test_no_json_after_the_correction_is_an_error_that_says_what_was_paid(
     with pytest.raises(ModelError, match=r"Yes, four\.") as caught:
         await Models(Settings(), given=model).ask(QUESTION, schema=SCHEMA)
     assert caught.value.usage.calls == 2
-    assert "there is no JSON in it" in model.requests[1][-1].text
+    assert "it contains no JSON" in model.requests[1][-1].text
 
 
 async def test_of_several_values_in_the_text_the_one_that_fits_is_meant():

@@ -12,7 +12,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from fractale.models import Models
-from fractale.models.conversation import for_model
+from fractale.models.client import for_model
 from fractale.models.tool_schemas import wire_names, wire_schema
 from fractale.policy import Policy
 from fractale.questions import Answers
@@ -389,7 +389,7 @@ async def test_of_a_long_result_both_ends_are_shown_and_the_rest_can_be_searched
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"result": "00000000"}, "there is no result"),
+        ({"result": "00000000"}, "no result"),
         ({"search": "((("}, "not a regular expression"),
         ({"search": "(a+)+$b"}, "matches"),
         ({"search": "nothing like it"}, "nothing in the"),

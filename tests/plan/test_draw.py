@@ -118,7 +118,7 @@ class TestText:
 
     def test_a_transition_to_nowhere_is_drawn_as_such(self):
         plan = parse_plan("name: p\nsteps: [{name: a, tool: t, transitions: {success: b}}]")
-        assert "success → b (there is no such step)" in draw.text(plan)
+        assert "success → b (no such step)" in draw.text(plan)
 
     def test_what_a_plan_says_cannot_reach_the_terminal(self, hostile: Plan):
         drawn = draw.text(hostile)

@@ -106,7 +106,7 @@ def test_a_text_that_is_no_unicode_is_kept_as_an_escape(folder):
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-1", "a b", "x" * 65, "ü"])
 def test_an_id_that_is_none_is_refused(tmp_path, name):
-    with pytest.raises(UsageError, match="is no id of a run"):
+    with pytest.raises(UsageError, match="is not a valid id of a run"):
         RunRecords(tmp_path).new(name)
 
 

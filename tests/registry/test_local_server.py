@@ -570,7 +570,7 @@ def test_what_no_server_can_offer_is_told(registry):
         "ValueError: the function takes no `other`, which is in `job://{other}`",
         "ValueError: `job://{job}{?n}` must have `n` in its path: it has no default",
     ]
-    assert told[-1].startswith("ValueError: `job://{job}/{job}` is no template: ")
+    assert told[-1].startswith("ValueError: `job://{job}/{job}` is not a valid template: ")
 
 
 # Schemas

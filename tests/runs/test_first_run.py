@@ -113,7 +113,7 @@ async def test_a_script_without_a_directive_is_translated_without_it(tmp_path):
 async def test_a_script_that_is_not_there_fails_with_its_name(tmp_path):
     result = await translate(tmp_path, ScriptedModel(), script="absent.sbatch")
     assert not result.ok
-    assert "there is no file absent.sbatch" in result.error
+    assert "file absent.sbatch not found" in result.error
 
 
 async def test_the_result_says_what_was_lost_and_what_to_try(tmp_path):

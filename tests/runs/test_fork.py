@@ -445,7 +445,7 @@ async def test_a_fork_outlives_its_parent(bench):
     again = await bench.fork("fork", "run", inputs={"n": 4})
     assert again.outputs == {"said": "done at 1h of 1"}
     assert (await bench.runs.resume("fork")).status == "success"
-    with pytest.raises(UsageError, match="there is no run"):
+    with pytest.raises(UsageError, match="not found in"):
         await bench.fork(parent.run, "run")
     with pytest.raises(UsageError) as told:
         await bench.fork("fork", "read")
@@ -946,4 +946,4 @@ def test_what_cannot_be_set_is_wrong_use(project, pair):
 def test_a_run_that_is_not_there_is_told(project):
     done = command(project, "fork", "gone1", "--at", "run")
     assert done.returncode == 2
-    assert "there is no run `gone1`" in done.stderr
+    assert "run `gone1` not found" in done.stderr

@@ -111,7 +111,7 @@ def test_a_run_stops_before_the_job_that_does_not_fit_and_goes_on_with_more(plac
     here = place(sweep("jobs: 2"))
     code, end = here.json("run", "plan.yaml")
     assert (code, end["status"]) == (5, "limit"), end
-    assert "which the limit of 2 leaves no room for: 2 are used" in end["error"]
+    assert "more than the limit of 2 leaves: 2 are used" in end["error"]
     assert here.starts() == ["0", "1"]
     code, end = here.json("resume", "-1", "--limit", "jobs=6")
     assert code == 0, end

@@ -279,7 +279,7 @@ def test_a_machine_that_confines_containers_is_no_fault_of_the_dockerfile(tmp_pa
     [
         ({"dockerfile": "RUN true", "uri": "a"}, "no FROM line"),
         ({"dockerfile": HELLO, "uri": "--help"}, "no name of an image"),
-        ({"dockerfile": HELLO, "uri": "a", "context": "/no/such/folder"}, "there is no folder"),
+        ({"dockerfile": HELLO, "uri": "a", "context": "/no/such/folder"}, "not found"),
     ],
 )
 async def test_what_cannot_be_built_is_refused_before_anything_runs(given, why):

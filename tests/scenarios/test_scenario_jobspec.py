@@ -225,7 +225,7 @@ def test_what_sbatch_refuses_is_refused(tmp_path, slurm, old, new, why):
     [
         ("echo hello", "if true; then echo hello", "syntax error: unexpected end of file"),
         ("--time=00:00:30", "--time=00:10:00", "gives 00:01:00 at most: the job would never start"),
-        ("#SBATCH", "#FLUX:", "it has no #SBATCH line: it is no script for slurm"),
+        ("#SBATCH", "#FLUX:", "it has no #SBATCH line: it is not a script for slurm"),
     ],
 )
 def test_what_sbatch_lets_pass_is_refused_too(tmp_path, slurm, old, new, why):
@@ -278,8 +278,8 @@ async def test_a_translation_has_its_targets_directives_and_none_of_the_source(s
     left_above = script.replace("hostname", f"{left}\nhostname")
     left_below = f"{script}{left}\n"
     for faulty, why in [
-        ("#!/bin/sh\nhostname\n", f"it is no script for {target}"),
-        (original, f"it is no script for {target}"),
+        ("#!/bin/sh\nhostname\n", f"it is not a script for {target}"),
+        (original, f"it is not a script for {target}"),
         (left_above, f"`{left}` is a directive of {source}"),
         (left_below, f"`{left}`"),
     ]:

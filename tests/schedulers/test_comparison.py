@@ -296,7 +296,7 @@ THE_SAME = [
     ("module load slurm a\nsrun ./b", "flux run -n4 ./b", "module load slurm a"),
     ("srun ./b", "export OMP_NUM_THREADS=1\nflux run -n4 ./b", "export OMP_NUM_THREADS=1"),
     ("squeue -u me\nsrun ./b", "flux run -n4 ./b", "squeue -u me"),
-    ("srun $OPTIONS ./b x", "flux run -n4 ./b x", "can't be told"),
+    ("srun $OPTIONS ./b x", "flux run -n4 ./b x", "is unknown"),
     ("lmp -in x", "flux run -n4 lmp -in x", "has no launcher"),
 ]
 

@@ -70,6 +70,6 @@ def test_the_order_in_which_a_scheduler_is_chosen():
 
 
 def test_an_unknown_scheduler_is_refused():
-    with pytest.raises(ValueError, match="no scheduler `nqs`"):
+    with pytest.raises(ValueError, match="`nqs` is not a scheduler"):
         home("nqs", "jobs")
     assert optional_home("pbs", "validator") is None

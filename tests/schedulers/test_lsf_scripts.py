@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
 
-from batch_requests import read_back, refused, requests, scripts, untold
-from fractale.schedulers.dialects import dialect_of, read_script
+from batch_requests import ScriptsOf, read_back, refused
 from fractale.schedulers.lsf.directives import DIALECT
 from fractale.schedulers.lsf.times import read_time, write_time
 from fractale.schedulers.request import Array, Chunk, Dependency, Request
-from fractale.schedulers.script import Script
 
 GB, MB = 1 << 30, 1 << 20
-
-
-def script(*lines: str) -> Script:
-    return read_script("\n".join(lines), "lsf")
-
-
-def request(*options: str) -> Request:
-    """What `#BSUB` lines with these options ask for; each is taken by bsub."""
-    found = script(*(f"#BSUB {option}" for option in options))
-    assert found.invalid == ()
-    return found.request
-
-
-def why_invalid(*options: str) -> str:
-    found = script(*(f"#BSUB {option}" for option in options))
-    assert found.invalid, options
-    return " ".join(each.why for each in found.invalid)
-
-
-def untold_of(*options: str) -> str:
-    directives = script(*(f"#BSUB {option}" for option in options)).reading.directives
-    return "; ".join(each.untold for each in directives if each.untold)
-
-
-def remarks_of(*lines: str) -> str:
-    return " ".join(map(str, script(*lines).reading.remarks))
+LSF = ScriptsOf(DIALECT)
 
 
 def test_a_name_with_indices_is_an_array() -> None:
-    found = request('-J "sweep[1-40]%8"', "-n 2")
+    found = LSF.request('-J "sweep[1-40]%8"', "-n 2")
     assert (found.name, str(found.array)) == ("sweep", "1-40%8")
-    assert str(request("-J 'a[1-9:2, 12]'").array) == "1-9:2,12"
-    assert request("-J plain").array is None
+    assert str(LSF.request("-J 'a[1-9:2, 12]'").array) == "1-9:2,12"
+    assert LSF.request("-J plain").array is None
 
 
 def test_values_may_be_attached_to_their_option() -> None:
-    found = request("-n12", "-W1:00", "-qgpu", "-Jname", '-R"span[hosts=1]"')
+    found = LSF.request("-n12", "-W1:00", "-qgpu", "-Jname", '-R"span[hosts=1]"')
     assert (found.tasks, found.seconds, found.queues, found.name) == (12, 3600, ("gpu",), "name")
     assert found.nodes == 1
-    assert "64000" in script("#BSUB -M64000").reading.directives[0].value
+    assert "64000" in LSF.script("#BSUB -M64000").reading.directives[0].value
 
 
 def test_what_bsub_would_read_otherwise_is_lost_and_told() -> None:
@@ -63,50 +35,50 @@ def test_what_bsub_would_read_otherwise_is_lost_and_told() -> None:
 
 
 def test_tasks_hosts_and_cores() -> None:
-    assert request("-n 16", '-R "span[hosts=1]"').totals().nodes == 1
-    tiled = request("-n 16", '-R "span[ptile=4] affinity[core(2)]"')
+    assert LSF.request("-n 16", '-R "span[hosts=1]"').totals().nodes == 1
+    tiled = LSF.request("-n 16", '-R "span[ptile=4] affinity[core(2)]"')
     assert (tiled.nodes, tiled.tasks, tiled.tasks_per_node, tiled.cores_per_task) == (4, 16, 4, 2)
-    assert request("-n 8", "-R span[block=4]").chunks == (Chunk(count=2, tasks=4, cores=4),)
-    assert request("-n 4,16").tasks == 4
-    assert untold_of("-n 4,16") == "up to 16 tasks"
-    assert request("-nnodes 8", "-alloc_flags smt4").nodes == 8
+    assert LSF.request("-n 8", "-R span[block=4]").chunks == (Chunk(count=2, tasks=4, cores=4),)
+    assert LSF.request("-n 4,16").tasks == 4
+    assert LSF.untold_of("-n 4,16") == "up to 16 tasks"
+    assert LSF.request("-nnodes 8", "-alloc_flags smt4").nodes == 8
 
 
 def test_gpus() -> None:
-    per_host = request("-n 4", '-gpu "num=2:mode=shared:j_exclusive=yes"')
-    assert (per_host.gpus_per_node, untold_of("-gpu num=2:mode=shared")) == (2, "")
-    assert request("-n 4", "-gpu num=1/task:gmodel=A100").gpus_per_task == 1
-    assert request("-gpu num=1:gmodel=A100").gpu_kind == "A100"
-    assert request("-gpu -").gpus_per_node == 1
-    assert request('-R "rusage[ngpus_excl_p=3]"').gpus_per_node == 3
-    assert untold_of("-gpu num=1:mode=exclusive_process") == "the GPUs' mode=exclusive_process"
+    per_host = LSF.request("-n 4", '-gpu "num=2:mode=shared:j_exclusive=yes"')
+    assert (per_host.gpus_per_node, LSF.untold_of("-gpu num=2:mode=shared")) == (2, "")
+    assert LSF.request("-n 4", "-gpu num=1/task:gmodel=A100").gpus_per_task == 1
+    assert LSF.request("-gpu num=1:gmodel=A100").gpu_kind == "A100"
+    assert LSF.request("-gpu -").gpus_per_node == 1
+    assert LSF.request('-R "rusage[ngpus_excl_p=3]"').gpus_per_node == 3
+    assert LSF.untold_of("-gpu num=1:mode=exclusive_process") == "the GPUs' mode=exclusive_process"
 
 
 def test_memory_is_of_a_host_and_in_megabytes_unless_it_says_otherwise() -> None:
-    assert request('-R "rusage[mem=2000]"').memory_per_node == 2000 * MB
-    assert request('-R "rusage[mem=4GB]"').memory_per_node == 4 * GB
-    per_task = request("-n 4", '-R "affinity[core(2)] rusage[mem=4GB/task]"')
+    assert LSF.request('-R "rusage[mem=2000]"').memory_per_node == 2000 * MB
+    assert LSF.request('-R "rusage[mem=4GB]"').memory_per_node == 4 * GB
+    per_task = LSF.request("-n 4", '-R "affinity[core(2)] rusage[mem=4GB/task]"')
     assert (per_task.memory_per_core, per_task.totals().memory) == (2 * GB, 16 * GB)
-    assert request("-n 4", '-R "rusage[mem=4GB/job]"').memory == 4 * GB
-    assert "read in MB" in remarks_of("#BSUB -R rusage[mem=2000]")
-    assert "per host" in remarks_of("#BSUB -n 2 -R rusage[mem=2GB]")
+    assert LSF.request("-n 4", '-R "rusage[mem=4GB/job]"').memory == 4 * GB
+    assert "read in MB" in LSF.remarks_of("#BSUB -R rusage[mem=2000]")
+    assert "per host" in LSF.remarks_of("#BSUB -n 2 -R rusage[mem=2GB]")
 
 
 def test_a_limit_of_memory_is_in_kilobytes_and_counts_if_nothing_is_reserved() -> None:
-    assert request("-M 2048000").memory == 2048000 << 10
-    assert request("-M 4GB").memory == 4 * GB
-    assert "in KB" in remarks_of("#BSUB -M 2048000")
-    both = request('-R "rusage[mem=4000]"', "-M 4000")  # many sites count both in MB
+    assert LSF.request("-M 2048000").memory == 2048000 << 10
+    assert LSF.request("-M 4GB").memory == 4 * GB
+    assert "in KB" in LSF.remarks_of("#BSUB -M 2048000")
+    both = LSF.request('-R "rusage[mem=4000]"', "-M 4000")  # many sites count both in MB
     assert (both.memory, both.memory_per_node) == (None, 4000 * MB)
-    assert untold_of("-R rusage[mem=4000]", "-M 8GB").startswith("the limit of memory")
+    assert LSF.untold_of("-R rusage[mem=4000]", "-M 8GB").startswith("the limit of memory")
 
 
 def test_conditions_on_hosts() -> None:
-    assert request('-R "select[gpu32gb && ib] span[hosts=1]"').constraint == "gpu32gb&ib"
-    assert request("-R 'bighost'").constraint == "bighost"
-    assert request('-R "rhel6 || rhel7"').constraint == "rhel6|rhel7"
-    assert untold_of('-R "select[mem>4000] order[ut]"') == "select[mem>4000]; order[ut]"
-    found = script('#BSUB -R "2*{select[a]}+1*{select[b]}"')
+    assert LSF.request('-R "select[gpu32gb && ib] span[hosts=1]"').constraint == "gpu32gb&ib"
+    assert LSF.request("-R 'bighost'").constraint == "bighost"
+    assert LSF.request('-R "rhel6 || rhel7"').constraint == "rhel6|rhel7"
+    assert LSF.untold_of('-R "select[mem>4000] order[ut]"') == "select[mem>4000]; order[ut]"
+    found = LSF.script('#BSUB -R "2*{select[a]}+1*{select[b]}"')
     assert found.invalid == ()
     assert "alternative or compound" in found.reading.directives[0].untold
 
@@ -141,19 +113,19 @@ def test_conditions_on_hosts() -> None:
     ],
 )
 def test_what_options_say(options: list[str], fields: dict[str, object]) -> None:
-    found = request(*options)
+    found = LSF.request(*options)
     assert {name: getattr(found, name) for name in fields} == fields
 
 
 def test_dependencies() -> None:
-    found = request("-w 'done(1) && done(\"prep\") && ended(3) && done(7[*])'")
+    found = LSF.request("-w 'done(1) && done(\"prep\") && ended(3) && done(7[*])'")
     assert found.dependencies == (
         Dependency(kind="afterok", jobs=("1", "prep")),
         Dependency(kind="afterany", jobs=("3",)),
         Dependency(kind="aftercorr", jobs=("7",)),
     )
-    assert request("-w 12").dependencies == (Dependency(kind="afterok", jobs=("12",)),)
-    either = script("#BSUB -w 'done(1) || exit(2)'").reading.directives[0]
+    assert LSF.request("-w 12").dependencies == (Dependency(kind="afterok", jobs=("12",)),)
+    either = LSF.script("#BSUB -w 'done(1) || exit(2)'").reading.directives[0]
     assert "done(1) || exit(2)" in either.untold
     assert "dependencies" in either.sets
 
@@ -184,7 +156,7 @@ def test_dependencies() -> None:
     ],
 )
 def test_what_bsub_refuses(option: str, word: str) -> None:
-    assert word in why_invalid(option)
+    assert word in LSF.why_invalid(option)
 
 
 def test_what_no_field_says_is_valid_and_told() -> None:
@@ -199,13 +171,13 @@ def test_what_no_field_says_is_valid_and_told() -> None:
         "-E pre",
         "-c 5",
     ):
-        found = script(f"#BSUB {option}")
+        found = LSF.script(f"#BSUB {option}")
         assert found.invalid == ()
         assert all(each.untold for each in found.reading.directives), option
 
 
 def test_the_whole_script_is_read() -> None:
-    found = script(
+    found = LSF.script(
         "#!/bin/sh",
         "  #BSUB -n 4   # how many",
         "#BSUB is what begins a line of LSF",
@@ -217,28 +189,28 @@ def test_the_whole_script_is_read() -> None:
     assert (found.request.tasks, found.request.account) == (4, "late")
     assert (found.request.queues, found.request.exclusive) == ((), None)
     assert found.reading.lines == {2, 7}
-    assert "although it is below the first command" in remarks_of("hostname", "#BSUB -P late")
+    assert "although it is below the first command" in LSF.remarks_of("hostname", "#BSUB -P late")
 
 
 def test_words_that_are_no_options_are_remarked() -> None:
-    assert "it is not an option" in remarks_of("#BSUB -N me@there -q long")
-    assert request("-N me@there -q long").queues == ("long",)
+    assert "it is not an option" in LSF.remarks_of("#BSUB -N me@there -q long")
+    assert LSF.request("-N me@there -q long").queues == ("long",)
 
 
 def test_an_option_that_is_given_again_replaces_the_first() -> None:
-    found = script("#BSUB -M 1GB", "#BSUB -M 2GB")
+    found = LSF.script("#BSUB -M 1GB", "#BSUB -M 2GB")
     assert found.request.memory == 2 * GB
     assert all(each.sets or each.untold for each in found.reading.directives)
 
 
 def test_hosts_to_choose_from_are_not_hosts_that_the_job_needs() -> None:
-    assert untold_of('-m "a b c"') == "which hosts may be chosen from"
-    assert request('-m "a b"', "-nnodes 2").hosts == ("a", "b")
+    assert LSF.untold_of('-m "a b c"') == "which hosts may be chosen from"
+    assert LSF.request('-m "a b"', "-nnodes 2").hosts == ("a", "b")
 
 
 def test_the_profile_of_another_shell_is_told() -> None:
-    assert script("#!/bin/bash", "#BSUB -L /bin/bash").request.shell == "/bin/bash"
-    other = script("#!/bin/zsh", "#BSUB -L /bin/bash")
+    assert LSF.script("#!/bin/bash", "#BSUB -L /bin/bash").request.shell == "/bin/bash"
+    other = LSF.script("#!/bin/zsh", "#BSUB -L /bin/bash")
     assert (other.request.shell, other.reading.directives[0].untold != "") == (None, True)
 
 
@@ -320,43 +292,8 @@ def test_gpus_that_do_not_divide_put_all_tasks_on_one_host() -> None:
     assert "do not divide" in written.notes[0]
 
 
-@given(requests())
-@settings(deadline=None)
-def test_what_is_written_is_read_back_or_told(asked: Request) -> None:
-    written = DIALECT.write(asked)
-    reading = read_back(DIALECT, written)
-    assert refused(reading) == []
-    assert untold(asked, written, reading.request) == []
-    assert written.lost.keys() <= asked.said().keys()
-    assert all(each.sets or each.untold for each in reading.directives)
-
-
-@pytest.mark.parametrize(("here", "there"), [("lsf", "pbs"), ("pbs", "lsf")])
-@given(asked=requests())
-@settings(deadline=None)
-def test_there_and_back_keeps_what_both_can_say(here: str, there: str, asked: Request) -> None:
-    """What one scheduler has read, the other one writes, and it comes back."""
-    first = read_back(dialect_of(here), dialect_of(here).write(asked)).request
-    away = dialect_of(there).write(first)
-    back = dialect_of(here).write(read_back(dialect_of(there), away).request)
-    found = read_back(dialect_of(here), back).request
-    lost = {**away.lost, **back.lost}
-    told = type(away)(lines=(), lost=lost, notes=away.notes + back.notes)
-    if "name" in lost:  # names of files hold it
-        told = type(away)(lines=(), lost={**lost, "output": "", "error": ""}, notes=told.notes)
-    assert untold(first, told, found) == []
-
-
 def test_times() -> None:
     assert [read_time(text) for text in ("90", "1:30", "0:90")] == [5400, 5400, 5400]
     assert (write_time(90061), write_time(59)) == ("25:02", "0:01")
     with pytest.raises(ValueError, match="not a time"):
         read_time("1:00:00")
-
-
-@given(scripts("#BSUB"))
-@settings(deadline=None)
-def test_whatever_is_in_the_lines_is_read(lines: list[str]) -> None:
-    reading = DIALECT.read(lines)
-    assert all(each.sets or each.untold or each.invalid for each in reading.directives)
-    assert reading.request.totals().tasks >= 1

@@ -97,7 +97,7 @@ def test_other_schedulers_are_named(line: str, title: str) -> None:
 def test_a_script_of_none_is_said_to_be_of_none() -> None:
     with pytest.raises(ValueError, match="#COBALT"):
         read_script("#!/bin/sh\nhostname\n")
-    with pytest.raises(ValueError, match="there is no scheduler `sge`"):
+    with pytest.raises(ValueError, match="`sge` is not a scheduler"):
         dialect_of("sge")
 
 

@@ -478,7 +478,7 @@ def test_python_is_not_translated_and_told() -> None:
     assert [each.line for each in body.remains] == [3]
     assert "PBS_ARRAY_INDEX" in body.remains[0].why
     assert [str(note) for note in body.notes] == [
-        "PBS begins a job in the home folder, and not where it was submitted"
+        "PBS starts a job in the home directory, not in the directory of the submission"
     ]
 
 
@@ -505,7 +505,7 @@ def test_a_script_for_its_own_scheduler_stays() -> None:
 
 
 def test_an_unknown_scheduler_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no scheduler `sge`"):
+    with pytest.raises(ValueError, match="`sge` is not a scheduler"):
         translated("true", "slurm", "sge")
 
 

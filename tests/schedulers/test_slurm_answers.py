@@ -10,7 +10,7 @@ import pytest
 from fractale.errors import JobError, SchedulerUnavailable
 from fractale.schedulers.adapter import Submitted
 from fractale.schedulers.folder import JobFolder
-from fractale.schedulers.names import hosts_of
+from fractale.schedulers.notation import hosts_of
 from fractale.schedulers.request import Array
 from fractale.schedulers.slurm.jobs import Slurm
 from job_parts import Site, site
@@ -149,7 +149,7 @@ class TestArrays:
         spec = here.spec(f"{script}\ntrue")
         folder = JobFolder(tmp_path / "alone")
         folder.make()
-        with pytest.raises(JobError, match="more of it than one job"):
+        with pytest.raises(JobError, match="submits more than one job"):
             Slurm.of(here.environment).prepare(folder, spec)
 
     @pytest.mark.parametrize(

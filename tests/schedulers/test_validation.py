@@ -211,7 +211,7 @@ def test_an_option_of_pbs_that_qsub_refuses():
 def test_a_translation_that_did_not_happen():
     found = validate_lines("#!/bin/bash\n#SBATCH -n 1\ntrue\n", "flux")
     assert found.errors == [
-        "it has no #FLUX: line: it is no script for flux",
+        "it has no #FLUX: line: it is not a script for flux",
         "line 2: `#SBATCH -n 1` is a directive of slurm",
     ]
 

@@ -140,7 +140,7 @@ def test_what_is_looked_for_in_a_project_has_a_bound_that_is_told(
     bounds = confinement_of(project, tmp_path / "own")
     done = sh(way, bounds, "echo x > zone/.git/config; echo done")
     assert done.stdout == "done\n"
-    assert "more than 2000 folders" in done.stderr
+    assert "more than 2000 directories" in done.stderr
 
 
 def test_writes_go_to_the_project_its_own_temporary_folder_and_what_is_named(
@@ -235,14 +235,14 @@ def test_a_folder_that_holds_private_things_cannot_be_made_writable(
     home: Path, tmp_path: Path
 ) -> None:
     for project, writable, words in (
-        (home, [], "the project's folder is .* your home is in it"),
+        (home, [], "the project's directory is .* your home is in it"),
         (Path("/"), [], "your home is in it"),
         (home / "project", ["~"], "`writable` is .* your home is in it"),
         (home / "project", ["~/.ssh"], "is private"),
         (home / "project", ["~/.config"], "is in it"),
         (home / "project", ["/run"], "of others are in it|it is"),
         (home / "project", ["/proc"], "it is the system's"),
-        (home / "project", ["absent"], "it is not a folder"),
+        (home / "project", ["absent"], "it is not a directory"),
         (home / "project", [".git"], "decides what git runs"),
     ):
         with pytest.raises(SettingsError, match=words) as caught:

@@ -223,7 +223,7 @@ def test_the_doctor_says_so(traced):
     report = json.loads(ran.stdout)
     found = {check["what"]: check for check in report["checks"]}
     assert "at most every 2 s" in found["polling"]["found"]
-    for what in ("secrets in arguments", "state folder", "audit log"):
+    for what in ("secrets in arguments", "state directory", "audit log"):
         assert found[what]["verdict"] == "ok", found[what]
     assert found["audit copy"]["verdict"] == "warning"
 

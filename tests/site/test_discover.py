@@ -128,7 +128,7 @@ async def test_programs_that_say_nonsense_are_told_apart_and_nothing_is_raised(
         stand_ins.write(bin_folder, name, f"echo '{output}'; exit {code}")
     site = await discover(machine)
     told = [each for findings in site.sections.values() for each in findings]
-    assert not [each for each in told if "could not be looked at" in each.problem]
+    assert not [each for each in told if "could not be examined" in each.problem]
     json.dumps(site.as_dict())
     if code:
         broken = [each for each in told if each.state == "broken"]
@@ -203,7 +203,7 @@ class Broken(Machine):
 async def test_a_probe_that_fails_is_told_and_the_others_go_on(machine):
     broken = Broken(environment=machine.environment, state_dir=machine.state_dir)
     site = await discover(broken)
-    assert site.find("slurm").problem == "could not be looked at: ValueError: no such machine"
+    assert site.find("slurm").problem == "could not be examined: ValueError: no such machine"
     assert "did not answer within 10 s" in site.sections["file_systems"][0].problem
     assert site.find("python").state == "works"
     assert site.find("nothing").state == "absent"
@@ -482,7 +482,7 @@ async def test_folders_say_how_much_room_there_is_and_whether_runs_are_safe(mach
     scratch.mkdir()
     site = await discover(on(machine, PSCRATCH=str(scratch), OLDPWD="/"), ["folders"])
     found = {each.name: each for each in site.sections["file_systems"]}
-    assert set(found) >= {"working folder, home", "runs", "$PSCRATCH"}
+    assert set(found) >= {"working directory, home", "runs", "$PSCRATCH"}
     assert not found["runs"].details["exists"], "what is not there yet is told of its place"
     known = found["$PSCRATCH"].details
     assert 0 <= known["free_bytes"] <= known["total_bytes"]
@@ -674,7 +674,7 @@ async def test_the_tool_tells_a_model_what_is_there(machine, run_plan, monkeypat
     }
     assert "python" in [each["name"] for each in found["software"]]
     assert "containers" not in found
-    assert "there is no section shedulers" in json.dumps(seen.result.steps)
+    assert "unknown section `shedulers`" in json.dumps(seen.result.steps)
 
 
 def test_a_site_is_shown_so_that_one_sees_what_there_is():
@@ -693,7 +693,7 @@ def test_long_tables_are_cut_and_say_so():
     assert "q30" not in text
     assert "9 there: a, b, c, d, e, f, …" in text
     assert "A100  40 GB" in text
-    assert "--refresh looks again" in text
+    assert "--refresh checks again" in text
 
 
 def test_what_programs_say_is_inert():

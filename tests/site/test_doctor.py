@@ -295,7 +295,7 @@ async def test_a_table_of_ones_own_adds_to_what_is_known(project):
     assert "2025.7.22" in there.found
     own.write_text("tools: [{path: a, needs: [nothing]}]\n")
     wrong = await doctor(site(project), registries=[file])
-    assert "nothing says what `nothing` is" in check(wrong, str(own)).found
+    assert "`nothing` is not defined" in check(wrong, str(own)).found
 
 
 def test_the_longest_path_counts():
@@ -558,7 +558,7 @@ async def test_a_state_folder_that_can_not_be_made_is_missing(project):
     (project / "file").touch()
     settings = site(project)
     report = await doctor(replace(settings, state_dir=project / "file" / "state"))
-    found = check(report, "state folder")
+    found = check(report, "state directory")
     assert found.verdict == "missing"
     assert "FRACTALE_STATE_DIR" in found.fix
 
@@ -955,8 +955,8 @@ def test_a_state_folder_that_others_can_only_see_is_a_warning(tmp_path):
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     ran = forked.run(["doctor", "--site-rules", "--json"], cwd=tmp_path, env=env)
     found = {each["what"]: each for each in json.loads(ran.stdout)["checks"]}
-    assert found["state folder"]["verdict"] == "warning"
-    assert found["state folder"]["fix"] == f"chmod 700 {folder}"
+    assert found["state directory"]["verdict"] == "warning"
+    assert found["state directory"]["fix"] == f"chmod 700 {folder}"
     assert found["files"]["verdict"] == "ok"
 
 

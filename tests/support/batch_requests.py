@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
+from fractale.schedulers.dialects import read_script
 from fractale.schedulers.request import (
     SIZES,
     Array,
@@ -19,7 +20,7 @@ from fractale.schedulers.request import (
     Request,
     Span,
 )
-from fractale.schedulers.script import Dialect, Reading, Written
+from fractale.schedulers.script import Dialect, Reading, Script, Written
 
 SIZE_FIELDS = SIZES | {"memory", "memory_per_node", "memory_per_core", "memory_per_gpu", "place"}
 
@@ -243,6 +244,39 @@ def scripts(mark: str) -> st.SearchStrategy[list[str]]:
     return st.lists(directive.map(lambda text: f"{mark} {text}") | st.text(max_size=20), max_size=8)
 
 
+@dataclass(frozen=True, slots=True)
+class ScriptsOf:
+    """Scripts of one scheduler, from their lines or from the options in their directives."""
+
+    dialect: Dialect
+
+    def script(self, *lines: str) -> Script:
+        return read_script("\n".join(lines), self.dialect.name)
+
+    def with_options(self, *options: str) -> Script:
+        return self.script(*(f"{self.dialect.mark} {option}" for option in options))
+
+    def request(self, *options: str) -> Request:
+        """The request of options that the scheduler accepts."""
+        found = self.with_options(*options)
+        assert found.invalid == ()
+        return found.request
+
+    def why_invalid(self, *options: str) -> str:
+        """The reasons why the scheduler refuses the options."""
+        found = self.with_options(*options)
+        assert found.invalid, options
+        return " ".join(each.why for each in found.invalid)
+
+    def untold_of(self, *options: str) -> str:
+        """The parts of the options that a request cannot express."""
+        directives = self.with_options(*options).reading.directives
+        return "; ".join(each.untold for each in directives if each.untold)
+
+    def remarks_of(self, *lines: str) -> str:
+        return " ".join(map(str, self.script(*lines).reading.remarks))
+
+
 def read_back(dialect: Dialect, written: Written) -> Reading:
     """What the dialect reads in its own lines."""
     return dialect.read([f"{dialect.mark} {line}" for line in written.lines])
@@ -270,7 +304,7 @@ def untold(asked: Request, written: Written, found: Request) -> list[str]:
             continue
         if name == "error" and (asked.join or "one name" in notes):
             continue
-        if name in ("output", "error") and asked.workdir and "has no folder of a job" in notes:
+        if name in ("output", "error") and asked.workdir and "have no working directory" in notes:
             value = f"{asked.workdir.rstrip('/')}/{value}" if value[0] not in "/~$" else value
         if _plain(name, value, found) != _plain(name, getattr(found, name), found):
             wrong.append(name)

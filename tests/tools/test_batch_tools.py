@@ -449,11 +449,11 @@ class TestFiles:
     def test_what_is_no_text_file(self, tmp_path):
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
         (tmp_path / "large").write_bytes(b"x" * (4 * 1024 * 1024 + 1))
-        with pytest.raises(ValueError, match="there is no file"):
+        with pytest.raises(ValueError, match="not found"):
             read_text_file(str(tmp_path / "absent"))
         with pytest.raises(ValueError, match="not UTF-8"):
             read_text_file(str(tmp_path / "binary"))
         with pytest.raises(ValueError, match="at most"):
             read_text_file(str(tmp_path / "large"))
-        with pytest.raises(ValueError, match="is a folder"):
+        with pytest.raises(ValueError, match="is a directory"):
             write_text_file(str(tmp_path), "x")

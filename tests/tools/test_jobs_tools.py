@@ -270,7 +270,7 @@ async def test_of_several_jobs_with_one_id_the_key_is_asked_for(tmp_path, monkey
     handle = tmp_path / "state" / "jobs" / Path(other["log_file"]).parent.name / "handle.json"
     told = json.loads(handle.read_text())
     handle.write_text(json.dumps({**told, "native_id": one["job_id"], "scheduler": "slurm"}))
-    with pytest.raises(JobError, match="2 jobs are called `q1`") as error:
+    with pytest.raises(JobError, match="2 jobs have the id `q1`") as error:
         await job_status("q1")
     assert "one (local)" in str(error.value.hint)
     assert "other (slurm)" in str(error.value.hint)

@@ -62,7 +62,7 @@ def test_trials_that_fail_again_and_again_end_it():
     for _ in range(2):
         said = next_trial(SPACE, "minimize", said["trials"], said["params"], max_failures=2)
     assert said["stopped_by"] == "failures"
-    assert said["trials"][0]["error"] == "no value came of it"
+    assert said["trials"][0]["error"] == "it returned no value"
     assert said["best"] is None
 
 

@@ -276,12 +276,12 @@ _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\{\{.*\}\}"}
 _FLOW: Final[Mapping[str, Any]] = {
     "tools": {
         **_TEXTS,
-        "description": "What an agent may call. Left out: all tools, but none of the sub-agents.",
+        "description": "The tools that an agent may call. By default all tools, but no sub-agents.",
     },
     "when": _EXPRESSION,
     "foreach": {"anyOf": [_EXPRESSION, {"type": "array"}]},
     "max_parallel": {"type": "integer", "minimum": 1},
-    "keep_going": {"type": "boolean", "description": "Go on if items or steps inside fail."},
+    "keep_going": {"type": "boolean", "description": "Continue if items or steps inside fail."},
     "parallel": _STEPS,
     "rules": {"type": "object", "properties": {"success": _TEXTS, "failure": _TEXTS}},
     "transitions": {
@@ -401,7 +401,10 @@ def _plain_step(kind: str, names: Sequence[str], inputs: Schema) -> dict[str, An
     if kind == "tool":
         required.append("inputs")
     else:
-        properties["instruction"] = {"type": "string", "description": "What it is to do."}
+        properties["instruction"] = {
+            "type": "string",
+            "description": "The task of the prompt or agent.",
+        }
     return {"type": "object", "properties": properties, "required": required}
 
 

@@ -57,6 +57,7 @@ class LoopTool:
         call: Does the work. The model sees a CallError; any other error ends the loop.
         server: The server that has the tool; empty for a tool of fractale itself.
         changes: Whether a call may change something outside; None if it only serves the agent.
+        is_call: Whether it is a call of a server's tool, which the step reports to callbacks.
     """
 
     name: str
@@ -65,6 +66,7 @@ class LoopTool:
     call: Callable[[Mapping[str, Any]], Awaitable[ToolResult]]
     server: str = ""
     changes: bool | None = None
+    is_call: bool = False
 
 
 def server_tool(tool: ToolInfo, ctx: AgentContext) -> LoopTool:
@@ -80,6 +82,7 @@ def server_tool(tool: ToolInfo, ctx: AgentContext) -> LoopTool:
         call=call,
         server=tool.server,
         changes=not reads_only(tool),
+        is_call=True,
     )
 
 
@@ -123,7 +126,7 @@ _QUESTION: Mapping[str, Any] = {
         "choices": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "What the person can choose from; leave out for a free answer.",
+            "description": "The choices for the person; leave out for a free answer.",
         },
         "default": {"type": "string", "description": "The answer that you would take."},
     },
@@ -157,7 +160,7 @@ def _prompts(prompts: list[PromptInfo], ctx: AgentContext) -> LoopTool:
     async def call(arguments: Mapping[str, Any]) -> ToolResult:
         name = str(arguments.get("name") or "")
         if name not in known:
-            raise ToolError(f"there is no prompt `{name}`; there are: {', '.join(known)}")
+            raise ToolError(f"unknown prompt `{name}`; choose from: {', '.join(known)}")
         given: Any = arguments.get("arguments") or {}
         messages = await ctx.get_prompt(name, given)
         return ToolResult(text="\n\n".join(message.text for message in messages))
@@ -210,6 +213,7 @@ def _agent(agent: Subagent | ToolInfo, ctx: AgentContext) -> LoopTool:
         schema=agent.input_schema or NO_ARGUMENTS,
         call=call,
         changes=True,
+        is_call=isinstance(agent, ToolInfo),
     )
 
 
@@ -289,7 +293,7 @@ def _read_result(arguments: Mapping[str, Any], ctx: AgentContext) -> ToolResult:
     name = str(arguments.get("result") or "")
     text = ctx.recall(_key(name))
     if not isinstance(text, str):
-        raise ToolError(f'there is no result "{name}" in this run: take the name from its notice')
+        raise ToolError(f'no result "{name}" in this run: use the name in the notice')
     if pattern := arguments.get("search"):
         return ToolResult(text=_matches(str(pattern), text))
     offset = arguments.get("offset") or 0

@@ -100,11 +100,11 @@ def number(value: Any) -> float:
         ValueError: It is not a finite number.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"the value is no number: {_short(value)}")  # noqa: TRY004 - all faults of a value are one kind
+        raise ValueError(f"the value is not a number: {_short(value)}")  # noqa: TRY004 - all faults of a value are one kind
     try:
         found = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"the value is no number: {_short(value)}") from None
+        raise ValueError(f"the value is not a number: {_short(value)}") from None
     if not math.isfinite(found):
         raise ValueError(f"the value is not finite: {value}")
     return found
@@ -194,4 +194,4 @@ def find_named(name: str, known: Mapping[str, Any], kind: str) -> Any:
     if name in known:
         return known[name]
     there = ", ".join(f"`{each}`" for each in sorted(known)[:MAX_SHOWN_KEYS]) or "none"
-    raise ToolError(f"there is no {kind} `{name}` for this agent; there are: {there}")
+    raise ToolError(f"this agent has no {kind} `{name}`; it has: {there}")

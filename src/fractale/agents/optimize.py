@@ -16,11 +16,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale.agents.ask import as_text
 from fractale.agents.metric import (
@@ -315,7 +316,7 @@ async def _run(state: SearchState, runtime: Runtime[TuningTask]) -> SearchState:
     seconds = _seconds(result.seconds, started)
     fault = failure_in(result)
     if result.arguments is not None:
-        fault = "a person had it run with other arguments, so it says nothing about these"
+        fault = "a person ran it with other arguments, so it says nothing about these"
     if fault:
         return _tried(task, state, fault, seconds)
     if task.metric.agent:
@@ -419,7 +420,7 @@ KEY = "key"
 """The argument by which a tool finds a job that it submitted before (see `fractale.jobs`)."""
 
 HOW = (
-    "a text `{{{0}}}` in `arguments` stands for the parameter `{0}`, and `{{trial}}` for the "
+    "a text `{{{0}}}` in `arguments` means the parameter `{0}`, and `{{trial}}` the "
     "trial's number; a parameter written nowhere becomes an argument of its own name"
 )
 """How to write a parameter into the arguments; a format string for a parameter's name."""
@@ -485,7 +486,7 @@ def _decision_schema(task: TuningTask) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "why": {"type": "string", "description": "What the decision rests on."},
+            "why": {"type": "string", "description": "The reason for the decision."},
             "stop": {"type": "boolean", "description": "End the search."},
             "use": {"enum": ["algorithm", "own"]},
             "params": {
@@ -529,7 +530,7 @@ def _call(task: TuningTask) -> str:
     if not task.arguments:
         return "Each parameter is an argument of that name."
     call = _json(dict(task.arguments))[:MAX_SHOWN_CALL]
-    return f"Its arguments, in which {{NAME}} stands for the parameter NAME: {call}"
+    return f"Its arguments, in which {{NAME}} means the parameter NAME: {call}"
 
 
 def _limits(task: TuningTask, trials: Sequence[Trial]) -> str:
@@ -564,7 +565,7 @@ def _shown(trials: Sequence[Trial], direction: Direction) -> list[Trial]:
 INPUTS: Mapping[str, Any] = {
     "type": "object",
     "properties": {
-        "goal": {"type": "string", "description": "What the job is, and what is known of it."},
+        "goal": {"type": "string", "description": "The job, and all that is known about it."},
         "space": {
             "type": "object",
             "minProperties": 1,
@@ -578,8 +579,8 @@ INPUTS: Mapping[str, Any] = {
         "arguments": {
             "type": "object",
             "description": (
-                "Its fixed arguments. {NAME} in a text stands for the parameter NAME, as in "
-                "{command: [lmp, -np, '{ranks}']}, and {trial} for the trial's number; a parameter "
+                "Its fixed arguments. {NAME} in a text means the parameter NAME, as in "
+                "{command: [lmp, -np, '{ranks}']}, and {trial} the trial's number; a parameter "
                 "written nowhere becomes an argument of its own name."
             ),
         },
@@ -593,20 +594,20 @@ INPUTS: Mapping[str, Any] = {
         "patience": {
             "type": ["integer", "null"],
             "minimum": 1,
-            "description": "End after so many trials without a better one.",
+            "description": "End after this many trials without a better one.",
         },
         "target": {"type": ["number", "null"], "description": "End at a value this good."},
         "max_failures": {
             "type": "integer",
             "minimum": 1,
-            "description": f"Fail after so many failures in a row (default {DEFAULT_FAILURES}).",
+            "description": f"Fail after this many failures in a row (default {DEFAULT_FAILURES}).",
         },
         "algorithm": {"enum": list(ALGORITHMS), "description": "Default: tpe."},
         "seed": {"type": "integer", "minimum": 0, "description": "Default: 0."},
         "start": {
             "type": "array",
             "items": {"type": "object"},
-            "description": "Points to try first, such as the settings of today.",
+            "description": "Points to try first, such as today's settings.",
         },
         "decide": {
             "enum": ["algorithm", MODEL, None],
@@ -615,7 +616,7 @@ INPUTS: Mapping[str, Any] = {
                 "where there is a model."
             ),
         },
-        "instruction": {"type": "string", "description": "What else the model should know."},
+        "instruction": {"type": "string", "description": "Further information for the model."},
     },
     "required": ["space", "direction", "tool", "metric"],
 }

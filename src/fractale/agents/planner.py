@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any, Final, TypedDict, cast
+from typing import Annotated, Any, Final, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -26,6 +26,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale.agents.ask import as_text
 from fractale.agents.draft_catalog import NOT_AS_INPUT, DraftCatalog
@@ -123,10 +124,8 @@ class Planner:
         """Warn of a draft that is not valid."""
 
 
-def drafting_graph(
-    context: type[Planner] = Planner, *, start: str = "explore", then: str = END
-) -> Any:
-    """A builder with the nodes `explore` and `draft`.
+def drafting_graph(*, start: str = "explore", then: str = END) -> Any:
+    """A builder with the nodes `explore` and `draft`. Its context is a `Planner`.
 
     Args:
         start: The first node.
@@ -138,7 +137,7 @@ def drafting_graph(
             return END
         return then if state.get("text") else "draft"
 
-    builder: Any = StateGraph(DraftState, context_schema=context)
+    builder: Any = StateGraph(DraftState)
     builder.add_node("explore", _explore)
     builder.add_node("draft", _draft)
     builder.add_edge(START, start)
@@ -156,7 +155,7 @@ async def _explore(
     known = earlier.known
     if not (known or planner.catalog.plain or planner.inputs.get(KNOWN)):
         known = await explore(planner.ctx, task, config)
-    found = [HumanMessage(f"What was found out before:\n{known}")] if known else []
+    found = [HumanMessage(f"Found out before:\n{known}")] if known else []
     messages = [*task, *found, *_failure(earlier)]
     return DraftState(
         messages=cast("list[AnyMessage]", messages),
@@ -180,7 +179,7 @@ async def _draft(state: DraftState, runtime: Runtime[Planner]) -> DraftState:
     reasons = "; ".join(problems)
     planner.warn_invalid(f"draft {number} of {planner.max_drafts}: {reasons}")
     if number >= planner.max_drafts:
-        error = f"no valid draft in {number} tries; the last: {reasons}"
+        error = f"no valid draft in {number} attempts; the last: {reasons}"
         return DraftState(tries=number, text="", error=error, code="draft")
     lines = "\n".join(f"- {problem}" for problem in problems)
     wrong = f"This draft can't be used:\n{lines}\nWrite all the steps again, corrected."
@@ -340,7 +339,7 @@ async def run(ctx: AgentContext, request: AgentRequest) -> AgentAnswer:
     after: DraftState = await graph.ainvoke(DraftState(tries=0), request.config, context=planner)
     text = after.get("text", "")
     if not text:
-        return AgentAnswer(outputs={}, error=after.get("error") or "there is no draft")
+        return AgentAnswer(outputs={}, error=after.get("error") or "the planner wrote no draft")
     return AgentAnswer(outputs={"plan": text}, text=text)
 
 

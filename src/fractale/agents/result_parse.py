@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import ModelError, ModelUnavailable
@@ -362,7 +363,7 @@ INPUTS: Mapping[str, Any] = {
             "maximum": 50,
             "description": f"Proposals of the model at most (default {DEFAULT_TRIES}).",
         },
-        "instruction": {"type": "string", "description": "What else the model should know."},
+        "instruction": {"type": "string", "description": "Further information for the model."},
     },
     "required": ["metric_name", "log_text"],
 }
@@ -384,7 +385,7 @@ OUTPUTS: Mapping[str, Any] = {
 RESULT_PARSE = Subagent(
     name="result_parse",
     description=(
-        "Finds a metric in the text of a log by a regular expression that a person agrees to."
+        "Finds a metric in the text of a log by a regular expression that a person approves."
     ),
     input_schema=INPUTS,
     output_schema=OUTPUTS,

@@ -13,7 +13,9 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args
+
+from typing_extensions import TypedDict
 
 from fractale.agents.space import Parameter, faults_of, read_space, typed
 from fractale.errors import DependencyMissing, ToolError
@@ -251,9 +253,9 @@ def _check(
     direction: str,
 ) -> None:
     if algorithm not in ALGORITHMS:
-        raise ToolError(f"there is no algorithm `{algorithm}`; there are: {', '.join(ALGORITHMS)}")
+        raise ToolError(f"unknown algorithm `{algorithm}`; choose from: {', '.join(ALGORITHMS)}")
     if direction not in DIRECTIONS:
-        raise ToolError(f"`direction` is minimize or maximize, and not `{direction}`")
+        raise ToolError(f"`direction` must be minimize or maximize, not `{direction}`")
     check_fit(parameters, algorithm)
     for number, trial in enumerate(trials, 1):
         faults = faults_of(parameters, trial.get("params"))
@@ -261,7 +263,7 @@ def _check(
         if value is not None and not is_number(value):
             faults = [*faults, f"the value {value!r} is not a finite number"]
         if faults:
-            raise ToolError(f"trial {number} is not of this space: {'; '.join(faults)}")
+            raise ToolError(f"trial {number} is not in this space: {'; '.join(faults)}")
 
 
 def check_fit(parameters: Mapping[str, Parameter], algorithm: str) -> None:

@@ -113,7 +113,7 @@ def read_space(space: Any) -> dict[str, Parameter]:
         ToolError: The space is not valid. The message lists all faults.
     """
     if not isinstance(space, Mapping) or not space:
-        raise ToolError("`space` is a mapping of at least one parameter", hint=EXAMPLE)
+        raise ToolError("`space` must be a mapping of at least one parameter", hint=EXAMPLE)
     given = cast("Mapping[str, Any]", space)
     faults = [f"{name}: {fault}" for name, each in given.items() for fault in _faults_in(each)]
     if faults:
@@ -129,12 +129,12 @@ EXAMPLE = (
 
 def _faults_in(given: Any) -> list[str]:
     if not isinstance(given, Mapping):
-        return [f"it is a mapping with a `type`, and not {given!r}"]
+        return [f"it must be a mapping with a `type`, not {given!r}"]
     each = cast("Mapping[str, Any]", given)
     kind = _kind_of(each)
     if kind not in KEYS:
-        return [f"`type` is int, float or categorical, and not {kind!r}"]
-    unknown = [f"`{key}` is none of its keys" for key in each if key not in KEYS[kind]]
+        return [f"`type` must be int, float or categorical, not {kind!r}"]
+    unknown = [f"`{key}` is not one of its keys" for key in each if key not in KEYS[kind]]
     return unknown + (_faulty_choices(each) if kind == "categorical" else _faulty_range(each))
 
 
@@ -145,11 +145,11 @@ def _kind_of(given: Mapping[str, Any]) -> Any:
 def _faulty_choices(given: Mapping[str, Any]) -> list[str]:
     choices: Any = given.get("choices")
     if not isinstance(choices, list) or not choices:
-        return ["`choices` is a list of at least one value"]
+        return ["`choices` must be a list of at least one value"]
     several = cast("list[Any]", choices)
     odd = [each for each in several if not isinstance(each, (str, int, float, type(None)))]
     if odd:
-        return [f"a choice is text, a number, true, false or null, and not {odd[0]!r}"]
+        return [f"a choice must be text, a number, true, false or null, not {odd[0]!r}"]
     # To Python, and so to Optuna, 1, 1.0 and true are equal.
     return [] if len(set(several)) == len(several) else ["two of the `choices` are the same"]
 
@@ -160,7 +160,7 @@ def _faulty_range(given: Mapping[str, Any]) -> list[str]:
     named = ["low", "high", *(["step"] if given.get("step") is not None else [])]
     faults = [f"`{key}` is {word}" for key in named if not is_kind(given.get(key))]
     if not isinstance(given.get("log", False), bool):
-        faults.append("`log` is true or false")
+        faults.append("`log` must be true or false")
     return faults or _contradictions(given)
 
 
@@ -170,12 +170,12 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
     if low > high:
         faults.append(f"`low` ({low}) is above `high` ({high})")
     if step is not None and step <= 0:
-        faults.append("`step` is above 0")
+        faults.append("`step` must be above 0")
     if given.get("log"):
         if low < 1 and given["type"] == "int":
-            faults.append("with `log`, `low` is at least 1")
+            faults.append("with `log`, `low` must be at least 1")
         elif low <= 0:
-            faults.append("with `log`, `low` is above 0")
+            faults.append("with `log`, `low` must be above 0")
         if step is not None and not (step == 1 and given["type"] == "int"):
             faults.append("`log` and `step` don't go together")
     return faults
@@ -211,10 +211,10 @@ def _is_integer(value: Any) -> TypeGuard[int]:
 def faults_of(parameters: Mapping[str, Parameter], params: Any) -> list[str]:
     """Why a point is not in the space. Empty if it is."""
     if not isinstance(params, Mapping):
-        return ["`params` is a mapping of the parameters"]
+        return ["`params` must be a mapping of the parameters"]
     point = cast("Mapping[str, Any]", params)
-    missing = [f"{name}: is missing" for name in parameters if name not in point]
-    unknown = [f"{name}: is no parameter" for name in point if name not in parameters]
+    missing = [f"{name}: missing" for name in parameters if name not in point]
+    unknown = [f"{name}: not a parameter" for name in point if name not in parameters]
     outside = [
         f"{name}: {fault}"
         for name, parameter in parameters.items()
@@ -227,7 +227,7 @@ def _fault_of(parameter: Parameter, value: Any) -> str:
     if parameter.type == "categorical":
         if any(_same(value, choice) for choice in parameter.choices):
             return ""
-        return f"{value!r} is none of {_listed(parameter.choices)}"
+        return f"{value!r} is not one of {_listed(parameter.choices)}"
     if not (_is_integer(value) if parameter.type == "int" else _is_finite(value)):
         return f"{value!r} is not {'an integer' if parameter.type == 'int' else 'a number'}"
     if not parameter.low <= value <= parameter.high:

@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, cast
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale.agents.script_validators import arguments_for, find_validator, verdict_of
 from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
@@ -47,7 +48,7 @@ ANSWER: Mapping[str, Any] = {
     "type": "object",
     "properties": {
         "script": {"type": "string", "description": "The whole translated script."},
-        "notes": {"type": "string", "description": "What a person should look at."},
+        "notes": {"type": "string", "description": "The points that a person should check."},
         "no_analogue": {
             "type": "array",
             "items": {"type": "string"},
@@ -209,7 +210,7 @@ async def _choose(state: Translating, runtime: Runtime[ScriptTask]) -> Translati
     tool = await _validator(task, task.validator)
     if tool is None and task.target not in NAMES:
         known = ", ".join(NAMES)
-        fault = f"there is no way to check it: no tool validates it, and fractale knows {known}"
+        fault = f"it cannot be checked: no tool validates it, and fractale knows only {known}"
         return Translating(faults=[fault])
     return Translating(validator=tool.name if tool else "")
 
@@ -227,7 +228,7 @@ async def _validator(task: ScriptTask, name: str) -> ToolInfo | None:
     if not found:
         raise ToolError(f"the agent has no tool `{name}` to validate with", hint="see `tools:`")
     if arguments_for(found[0], "", "", "") is None:
-        raise ToolError(f"`{name}` takes no script, so it can't validate one")
+        raise ToolError(f"`{name}` expects no script, so it can't validate one")
     return found[0]
 
 
@@ -290,7 +291,7 @@ async def _validate(state: Translating, runtime: Runtime[ScriptTask]) -> Transla
 def _without_validator(task: ScriptTask, state: Translating, why: str) -> Translating:
     """Check only the script's own lines, since the tool that was found is not usable."""
     if task.target not in NAMES:
-        raise ToolError(f"there is no way to check a script for {task.target}: {why}")
+        raise ToolError(f"a script for {task.target} cannot be checked: {why}")
     faults = _translation_of(task, state).faults(strict=True)
     return Translating(
         validator="",
@@ -363,7 +364,7 @@ def _repair(state: Translating) -> str:
         return ""
     last = state.get("jobspec")
     shown = f"Your last translation:\n<script>\n{last}</script>\n\n" if last else ""
-    return f"{shown}What is wrong with it; repair that and answer with the whole script:\n{faults}"
+    return f"{shown}Its faults; repair them and answer with the whole script:\n{faults}"
 
 
 # -- whether a script is a translation of another -----------------------------------------------
@@ -467,7 +468,7 @@ INPUTS: Mapping[str, Any] = {
             "maximum": 50,
             "description": f"Translations of the model at most (default {DEFAULT_TRIES}).",
         },
-        "instruction": {"type": "string", "description": "What else the model should know."},
+        "instruction": {"type": "string", "description": "Further information for the model."},
     },
     "required": ["script", "target"],
 }
@@ -488,7 +489,7 @@ OUTPUTS: Mapping[str, Any] = {
             "items": {"type": "string"},
             "description": "Directives that the target has nothing for.",
         },
-        "notes": {"type": "string", "description": "What a person should look at."},
+        "notes": {"type": "string", "description": "The points that a person should check."},
         "warnings": {"type": "array", "items": {"type": "string"}},
         "error": {"type": "string"},
     },

@@ -172,8 +172,8 @@ def _nested(project: str) -> Iterator[str]:
         for folder in level:
             if looked == MOST_FOLDERS:
                 print(  # noqa: T201 - a program
-                    f"fractale: {project} has more than {MOST_FOLDERS} folders: a `.git` deeper "
-                    "in it may not be protected",
+                    f"fractale: {project} has more than {MOST_FOLDERS} directories: a `.git` "
+                    "deeper in it may not be protected",
                     file=sys.stderr,
                 )
                 return
@@ -284,7 +284,7 @@ def _writable(spec: dict[str, Any]) -> Iterator[str]:
         yield from _beside(folder, inside)
         print(  # noqa: T201 - a program
             f"fractale: confined by Landlock: nothing new can be made directly in {folder}, "
-            "only in the folders that are there; bubblewrap would allow it",
+            "only in existing directories; bubblewrap would allow it",
             file=sys.stderr,
         )
     if spec["temporary"]:

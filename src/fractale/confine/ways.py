@@ -140,7 +140,7 @@ def confinement_of(
 
 def _writable(folder: Path, *, is_project: bool, where: str) -> Path:
     real = Path(os.path.realpath(folder))
-    named = "the project's folder" if is_project else "`writable`"
+    named = "the project's directory" if is_project else "`writable`"
     why = forbidden(real, writing=True)
     if why is None and any(home.is_relative_to(real) for home in homes()):
         why = "your home is in it"
@@ -149,10 +149,10 @@ def _writable(folder: Path, *, is_project: bool, where: str) -> Path:
     if why is None and (private := holds_private(real)):
         why = f"{private} is in it"
     if why is None and not real.is_dir():
-        why = "it is not a folder"
+        why = "it is not a directory"
     if why is None:
         return real
-    hint = "work in a folder of the project's own" if is_project else "name a folder below it"
+    hint = "work in a directory for the project" if is_project else "name a directory below it"
     raise SettingsError(
         f"{where or 'a program'} cannot be confined: {named} is {folder}, which cannot be "
         f"writable: {why}",

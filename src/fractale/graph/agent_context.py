@@ -120,7 +120,7 @@ class StepAgentContext:
     async def call_tool(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> ToolResult:
         """Call a tool that the model chose."""
         if not self.may_call(tool):
-            raise PolicyError(f"`{tool.name}` was not called: it is none of the step's tools")
+            raise PolicyError(f"`{tool.name}` was not called: it is not one of the step's tools")
         agent = self.agents_path or None
         agreed = agree(self.attempt, tool, arguments, "model", agent)
         result = await call_tool(self.attempt, tool, agreed, agent)
@@ -136,7 +136,7 @@ class StepAgentContext:
                 outputs=outputs_of(result, agent), text=result.text, error=result.fault
             )
         if not self.names(agent.name):
-            raise PolicyError(f"`{agent.name}` was not asked: it is none of the step's agents")
+            raise PolicyError(f"`{agent.name}` was not asked: it is not one of the step's agents")
         within = self.context.within if agent.tools is None else (*self.context.within, agent.tools)
         below = self.context.deeper(within=within, drafted=self.context.drafted)
         path = f"{self.agents_path}/{agent.name}" if self.agents_path else agent.name

@@ -42,6 +42,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.errors_as_data import (
     CutOff,
     Elicited,
+    Paused,
     cut_data,
     error_data,
     failure_data,
@@ -148,6 +149,15 @@ def current_task() -> str:
         return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     except RuntimeError:
         return ""
+
+
+def has_callbacks() -> bool:
+    """Whether anything listens to LangChain's callbacks of the task that runs now."""
+    try:
+        callbacks: Any = get_config().get("callbacks")
+    except RuntimeError:
+        return False
+    return bool(getattr(callbacks, "handlers", callbacks))
 
 
 class CallJournal:
@@ -339,15 +349,15 @@ class Codec(Generic[T]):
 
     Attributes:
         events: The kinds of its first and its last event; None for a call without events.
-        told: Fields of all its events. `once` adds `call`, its number in the attempt, and `key`,
+        fields: Fields of all its events. `once` adds `call`, its number in the attempt, and `key`,
             its call site.
     """
 
     events: tuple[EventKind, EventKind] | None = None
 
-    def __init__(self, attempt: Attempt, told: Mapping[str, Any]) -> None:
+    def __init__(self, attempt: Attempt, fields: Mapping[str, Any]) -> None:
         self.attempt = attempt
-        self.told = dict(told)
+        self.fields = dict(fields)
 
     def dump(self, result: T, seconds: float | None) -> dict[str, Any]:
         """A result as JSON for the journal, with how long the call took, if it was made."""
@@ -361,7 +371,9 @@ class Codec(Generic[T]):
         """More fields of its first event."""
         return {}
 
-    def finished(self, outcome: T | CallError | Elicited, *, recorded: bool) -> dict[str, Any]:
+    def finished(
+        self, outcome: T | CallError | Elicited | Paused, *, recorded: bool
+    ) -> dict[str, Any]:
         """More fields of its last event: `text`, and those of its kind.
 
         Args:
@@ -400,15 +412,16 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
     Raises:
         CallError: The call failed, now or when it was recorded.
         LimitReached: A limit of the run is used up.
-        GraphInterrupt: The user must answer about an indeterminate call, or to the server.
+        GraphInterrupt: The user must answer about an indeterminate call, to the server, or to the
+            tool's own code.
     """
     if codec.events:  # 2. limits
         attempt.context.meter.check()
         attempt.calls += 1
-        codec.told |= {"call": attempt.calls, "key": site.key}
+        codec.fields |= {"call": attempt.calls, "key": site.key}
         if site.agent:
-            codec.told["agent"] = site.agent
-        attempt.emit(codec.events[0], **codec.told, **codec.started())  # 3. event
+            codec.fields["agent"] = site.agent
+        attempt.emit(codec.events[0], **codec.fields, **codec.started())  # 3. event
     journal = attempt.journal.run
     while True:
         started = time.monotonic()
@@ -427,8 +440,7 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
             raise
         except Elicited as asked:
             _report(codec, asked, started)
-            journal.withdraw(site)
-            journal.note(site, {"asks": asked.question})
+            _withdraw(journal, site, asked)
             codec.answered(asked.question, ask(attempt, asked.question, replayed=asked.replayed))
         else:
             _report(codec, result, started, recorded=recorded)  # 8. event
@@ -455,6 +467,10 @@ async def _journaled(
     started = time.monotonic()
     try:
         result = await make()
+    except Paused as paused:
+        _report(codec, paused, started)
+        _withdraw(journal, site, paused)
+        raise paused.error from None
     except ToolError as error:  # the error is the call's result
         error.seconds = round(time.monotonic() - started, 3)
         journal.finish(site, call, failure_data(error))
@@ -472,12 +488,23 @@ async def _journaled(
     return codec.load(journal.finish(site, call, data)), False
 
 
+def _withdraw(journal: Journal, site: CallSite, asked: Elicited | Paused) -> None:
+    """Have the call made again, once its question is answered."""
+    journal.withdraw(site)
+    if asked.question is not None:
+        journal.note(site, {"asks": asked.question})
+
+
 def _report(
-    codec: Codec[T], outcome: T | CallError | Elicited, started: float, *, recorded: bool = False
+    codec: Codec[T],
+    outcome: T | CallError | Elicited | Paused,
+    started: float,
+    *,
+    recorded: bool = False,
 ) -> None:
     """Emit the last event of a call."""
     fields = codec.finished(outcome, recorded=recorded)
     if codec.events:
         seconds = round(time.monotonic() - started, 3)
         more = {"recorded": True} if recorded else {}
-        codec.attempt.emit(codec.events[1], **codec.told, **more, seconds=seconds, **fields)
+        codec.attempt.emit(codec.events[1], **codec.fields, **more, seconds=seconds, **fields)

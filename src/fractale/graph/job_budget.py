@@ -20,7 +20,7 @@ from fractale.paths import JOBS
 from fractale.schedulers.request import Array
 from fractale.toolbox import ToolInfo
 
-WAITS = "waits for room in the run's limits: other jobs have reserved what is left"
+WAITS = "waits, because other jobs have reserved what is left of the run's limits"
 
 UNSURE = ("unknown", None, "", "completed")
 """States in which a job without times may have run."""

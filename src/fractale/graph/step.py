@@ -240,7 +240,7 @@ class AsStep:
         if attempt.attempts - self.before.get("inherited", 0) > limit:
             times = "once" if limit == 1 else f"{limit} times"
             raise AttemptsExceeded(
-                attempt.path, f"step `{attempt.path}` gave up: it was entered {times}, its limit"
+                attempt.path, f"step `{attempt.path}` was entered {times}, its limit"
             )
         task = str(attempt.config.get("configurable", {}).get("checkpoint_ns", ""))
         if not self.context.meter.enter_step(attempt.path, task):
@@ -657,6 +657,15 @@ def _previous(
 
 
 # In a LangGraph graph
+
+
+def new_graph() -> Graph:
+    """An empty graph of steps. Its context is a `RunContext`.
+
+    LangGraph does not know the context's type: servers ask each graph, also one inside another,
+    for a JSON Schema of its context.
+    """
+    return cast("Graph", StateGraph(PlanState, input_schema=PlanState))
 
 
 def add_node(builder: Graph, name: str, function: Any, **options: Any) -> None:

@@ -34,7 +34,7 @@ WORDS: Final[Mapping[JobState, str]] = {
     "out_of_memory": "ran out of memory",
     "node_failure": "lost with their node",
     "cancelled": "cancelled",
-    "unknown": "ended nobody knows how",
+    "unknown": "ended with an unknown outcome",
 }
 """Each state's text for users, in the order in which the states are counted."""
 

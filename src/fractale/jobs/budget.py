@@ -44,7 +44,7 @@ HOUR: Final = 3600.0
 GLANCE: Final = 0.2
 """Seconds between two calls of `glance`."""
 
-RAISE: Final = "raise it with --limit {name}=… and go on with `fractale resume`"
+RAISE: Final = "raise it with --limit {name}=… and continue with `fractale resume`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,8 +451,8 @@ class Budget:
             taken += f", {short_amount(reserved)} are reserved"
         return LimitReached(
             name,
-            f"the next job may use {more_words}, which the limit of "
-            f"{short_amount(most)} leaves no room for: {taken}",
+            f"the next job may use {more_words}, more than the limit of "
+            f"{short_amount(most)} leaves: {taken}",
             hint=RAISE.format(name=name),
         )
 
@@ -463,7 +463,7 @@ class Budget:
             for name in LIMITS
             if (amount := getattr(more, name)) and (name in self._limits or name == "node_hours")
         ]
-        fits = "" if self.has_room_for(more) else "; there is no room for it"
+        fits = "" if self.has_room_for(more) else "; it does not fit"
         return ", ".join(parts) + fits
 
     def _of(self, name: str) -> str:

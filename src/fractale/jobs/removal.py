@@ -94,7 +94,7 @@ async def check_end(jobs: Jobs, folder: JobFolder) -> EndCheck:
         changed = folder.path.stat().st_mtime
     except (StoreError, OSError) as error:
         return EndCheck(
-            over=False, at=time.time(), words=f"has a folder that cannot be read: {error}"
+            over=False, at=time.time(), words=f"has a directory that cannot be read: {error}"
         )
     ended = folder.ended()
     if ended is not None and time.time() - ended.at > SETTLED:

@@ -67,7 +67,7 @@ CLEAR_SECONDS: Final = 2.0
 """Seconds after a cancellation until fractale asks the scheduler about the job."""
 
 LOCAL: Final = "local"
-HINT: Final = "name `scheduler: local` to run jobs as processes of this machine, or try again later"
+HINT: Final = "set `scheduler: local` to run jobs as processes of this machine, or try again later"
 
 
 class Jobs:
@@ -170,15 +170,15 @@ class Jobs:
         adapter = self._adapter(name)
         if not adapter.found():
             raise DependencyMissing(
-                f"{adapter.title} is not on this machine",
-                hint="`fractale discover` shows which schedulers are; `local` always is",
+                f"{adapter.title} was not found on this machine",
+                hint="run `fractale discover` to see which schedulers are; `local` always works",
             )
         return adapter
 
     def _adapter(self, name: str) -> Scheduler:
         if name not in self._adapters:
             raise JobError(
-                f"there is no scheduler `{name}`", hint=f"there are {', '.join(self._adapters)}"
+                f"`{name}` is not a scheduler", hint=f"choose one of {', '.join(self._adapters)}"
             )
         return self._adapters[name]
 
@@ -247,7 +247,7 @@ class Jobs:
         if scheduler != "local":
             raise JobError(
                 f"a job of {scheduler} cannot be confined: only local jobs can",
-                hint="say `scheduler: local`, or leave `confine` out",
+                hint="set `scheduler: local`, or leave out `confine`",
             )
         try:
             self._way = self._way or await asyncio.to_thread(find_way, self._environment)
@@ -588,4 +588,4 @@ def choose(adapters: Mapping[str, Scheduler], *, in_flux: bool) -> Choice:
     if silent:
         said = "; ".join(f"{adapter.title}: {words}" for adapter, words in silent)
         return Choice(scheduler=silent[0][0], silent=f"no scheduler answers: {said}")
-    raise DependencyMissing("no scheduler was found", hint="ask for `local`")
+    raise DependencyMissing("no scheduler was found", hint="set `scheduler: local`")

@@ -51,10 +51,11 @@ NOTICED_LINES: Final = 40
 MOST_OF_NOTICE: Final = 160
 
 _UNSTARTED: Final = {
-    NO_FOLDER: "its folder is not seen from the node: the state folder has to be on a file system "
-    "that the nodes share",
-    NO_CLAIM: "it could not write into its own folder: is the disk full?",
-    NOT_MINE: "another job of the same key runs or ran already",
+    NO_FOLDER: "could not start: the state directory must be on a file system that all nodes "
+    "share; the job's directory was not found",
+    NO_CLAIM: "could not start, perhaps because the disk is full: nothing could be written to its "
+    "directory",
+    NOT_MINE: "another job with the same key is running or has run",
 }
 
 
@@ -136,7 +137,7 @@ def judged(folder: JobFolder, title: str, answer: PollAnswer, index: int | None)
     record = (answer.records or {}).get(index)
     if answer.trouble:
         if ended is not None and not folder.marked("cancelled") and _is_recent(ended):
-            why = f"why is not known as long as {title} does not answer: {answer.trouble}"
+            why = f"the reason is unknown until {title} answers: {answer.trouble}"
             return _running(folder, f"{exit_words(ended.code)}; {why}", started, ended)
         return JobEvidence(folder, title, None, answer.trouble).status()
     is_old = answer.records is None or (ended is not None and answer.at < ended.at)
@@ -157,11 +158,11 @@ def _not_asked(
     if ended is not None:
         if folder.marked("cancelled"):
             return JobEvidence(folder, title, None).status()
-        words = f"{exit_words(ended.code)}; {title} is asked why at {again}"
+        words = f"{exit_words(ended.code)}; fractale asks {title} for the reason at {again}"
     elif started is not None:
         words = f"runs on {', '.join(_hosts(started))}"
     else:
-        words = f"was submitted; {title} is asked about it at {again}"
+        words = f"was submitted; fractale asks {title} again at {again}"
     if ended is None and started is None:
         return JobStatus(state="pending", reason=words, submitted=submitted)
     return _running(folder, words, started, ended)
@@ -243,7 +244,7 @@ class JobEvidence:
         """The status if the scheduler reports success, but the wrapper left no exit code."""
         shown = f"({record.evidence}: {record.said})"
         if record.ended is not None and abs(time.time() - record.ended) < UNSEEN_SECONDS:
-            words = f"is over {shown}; its exit code is not seen here yet"
+            words = f"is over {shown}; its exit code is not visible here yet"
             return self._make("running", words, record.evidence)
         if self._cancelled():
             return self._by_cancellation(f"and has ended without an exit code {shown}")
@@ -266,7 +267,7 @@ class JobEvidence:
         state: JobState = "cancelled" if ended.signal in ("TERM", "INT") else "failed"
         words = f"{exit_words(ended.code)}{asked}{self._where()} (exit-code file)"
         if self._trouble:
-            words += f"; why is not known as long as {self._title} does not answer"
+            words += f"; the reason is unknown until {self._title} answers"
         if state == "cancelled":
             words += self._by_whom()
         return self._make(state, words, "exit-code file")
@@ -354,7 +355,7 @@ class JobEvidence:
         return self._make("running", record.words or f"runs{self._where()}", record.evidence)
 
     def _unanswered(self) -> JobStatus:
-        tail = f"; how it is now is not known: {self._trouble}"
+        tail = f"; its present state is unknown: {self._trouble}"
         if self._started:
             return self._make("running", f"was started{self._where()}{tail}", "start file")
         return self._make("pending", f"was submitted{tail}", "none")
@@ -455,7 +456,7 @@ def exit_words(code: int) -> str:
     """Describe a shell's exit code for users."""
     if code > 128 and (words := signal_words(code - 128)):
         return f"{words} (exit code {code})"
-    meaning = {126: ": it may not be run", 127: ": there is no such program"}.get(code, "")
+    meaning = {126: ": it may not be executed", 127: ": the program was not found"}.get(code, "")
     return f"ended with exit code {code}{meaning}"
 
 
@@ -465,5 +466,5 @@ def signal_words(number: int) -> str:
         name = signal.Signals(number).name
     except ValueError:
         return ""
-    more = ", perhaps by the kernel for want of memory" if name == "SIGKILL" else ""
+    more = ", perhaps by the kernel because memory ran out" if name == "SIGKILL" else ""
     return f"was ended by {name}{more}"

@@ -340,7 +340,11 @@ class McpToolbox:
             found = {name: manager.catalog.tools for name, manager in self._managers.items()}
             names = _names_of("tool", found)
             infos = {
-                (server, tool.name): replace(tool, name=names.shown(server, tool.name))
+                (server, tool.name): replace(
+                    tool,
+                    name=names.shown(server, tool.name),
+                    traces_itself=tool.traces_itself and self._managers[server].sees_caller,
+                )
                 for server, tools in found.items()
                 for tool in tools
             }
@@ -491,9 +495,7 @@ def _still_waiting(manager: SessionManager, seconds: float) -> str:
 
 
 def _not_waited_for(seconds: float) -> str:
-    return (
-        f"has not answered after {seconds:g} s; continuing without it: others have what is needed"
-    )
+    return f"has not answered after {seconds:g} s; continuing: others have what is needed"
 
 
 def _resources_at(uri: str, infos: Sequence[ResourceInfo]) -> list[tuple[str, str]]:

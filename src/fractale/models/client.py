@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fractale.errors import DependencyMissing, ModelError, UsageError
 from fractale.models import faults, providers
-from fractale.models.conversation import for_model
 from fractale.models.exchange import Exchange
 from fractale.models.retry import RetryPolicy
 from fractale.models.turn import Turns, fault_of_turn, word_about
 from fractale.models.usage import Answer, Usage, earlier_tries, tokens_of, with_earlier_tries
+from fractale.plain import readable_values
 from fractale.settings import Settings
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.tools import BaseTool
+
+IMAGES = "The images that the tools answered with:"
 
 T = TypeVar("T")
 
@@ -331,3 +333,47 @@ def _spec_of(chat: BaseChatModel) -> str:
     name = getattr(chat, "model_name", None) or getattr(chat, "model", None)
     plain = str(name or type(chat).__name__).removeprefix("models/")
     return f"{providers.ALIASES.get(provider, provider)}:{plain}"
+
+
+def for_model(messages: Sequence[BaseMessage], profile: Mapping[str, Any]) -> list[BaseMessage]:
+    """Return the messages, with the images of tool results if the model accepts images.
+
+    Providers accept images in a user's message, and few accept them in a tool's. So images follow
+    the tool results. A model without known image support gets the text only, which names the files.
+
+    Args:
+        profile: LangChain's profile of the model.
+    """
+    from langchain_core.messages import HumanMessage, ToolMessage
+
+    sees = bool(profile.get("image_inputs"))
+    adapted: list[BaseMessage] = []
+    images: list[Any] = []
+    for message in [*messages, None]:
+        if images and not isinstance(message, ToolMessage):
+            adapted.append(HumanMessage([{"type": "text", "text": IMAGES}, *images]))
+            images = []
+        if isinstance(message, ToolMessage):
+            content = cast("str | list[Any]", message.content)  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
+            if not isinstance(content, str):
+                images += [part for part in content if sees and _is_image(part)]
+                message = message.model_copy(update={"content": message.text})
+        if message is not None:
+            adapted.append(message)
+    return [_in_unicode(message) for message in adapted]
+
+
+def _in_unicode(message: BaseMessage) -> BaseMessage:
+    """Replace text that is not valid Unicode, such as a byte of a file name, with U+FFFD.
+
+    A request is JSON in UTF-8 and cannot contain a lone surrogate.
+    """
+    said: dict[str, Any] = {"content": message.content}  # pyright: ignore[reportUnknownMemberType] - LangChain's list of anything
+    if calls := getattr(message, "tool_calls", None):
+        said["tool_calls"] = calls
+    clean = readable_values(said)
+    return message if clean == said else message.model_copy(update=clean)
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and cast("dict[str, Any]", part).get("type") == "image"

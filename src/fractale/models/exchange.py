@@ -112,8 +112,8 @@ class Exchange:
         called = [str(call["name"]) for call in message.tool_calls]
         if name := next(iter(called), None) or called_in_text(message.text, ()):
             raise ModelError(
-                f"{self.turns.spec} called `{name}` where it has no tools: nothing was called",
-                hint="give the step the tools that it needs, or tell the model to answer in words",
+                f"{self.turns.spec} called `{name}`, but it has no tools here: nothing was called",
+                hint="give the step the tools that it needs, or ask the model to answer in text",
             )
         return str(message.text)
 

@@ -103,7 +103,7 @@ def to_model_error(
         return ModelUnavailable(
             f"{spec} {meaning} (HTTP {status}): {said}",
             retry_after=retry_after_of(chain),
-            hint="go on later, or name another model in `model:`",
+            hint="resume later, or name another model in `model:`",
         )
     return ModelError(f"{spec} refused the request (HTTP {status}): {said}", hint=_hint(status))
 
@@ -127,7 +127,7 @@ def withheld(spec: str, reason: str) -> ModelError:
 def cut_off(spec: str) -> ModelUnavailable:
     """The error for an answer whose stream broke off."""
     return ModelUnavailable(
-        f"the answer of {spec} broke off", hint="go on later, or check the network"
+        f"the answer of {spec} broke off", hint="resume later, or check the network"
     )
 
 
@@ -174,7 +174,7 @@ def _without_status(
     if _is_timeout(chain):
         return ModelUnavailable(
             f"{spec} did not answer in time",
-            hint="go on later, or name a faster model in `model:`",
+            hint="resume later, or name a faster model in `model:`",
         )
     if type(chain[0]).__name__ == "ValidationError":
         # pydantic's error about LangChain's message: the arguments are JSON, but not an object.

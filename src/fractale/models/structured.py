@@ -71,11 +71,11 @@ def read(text: str, schema: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
         try:
             errors = _errors(value, schema, work)
         except TooMuchWork as error:
-            return first or (value, [f"the check was given up: {error}"])
+            return first or (value, [f"the check was stopped: {error}"])
         if not errors:
             return value, []
         first = first or (value, errors)
-    return first or (None, ["there is no JSON in it"])
+    return first or (None, ["it contains no JSON"])
 
 
 def _candidates(text: str, schema: Mapping[str, Any] | None) -> list[Any]:
@@ -93,7 +93,7 @@ def schema_errors(value: Any, schema: Mapping[str, Any] | None) -> list[str]:
     try:
         return _errors(value, schema, Work())
     except TooMuchWork as error:
-        return [f"the check was given up: {error}"]
+        return [f"the check was stopped: {error}"]
 
 
 def _errors(value: Any, schema: Mapping[str, Any] | None, work: Work) -> list[str]:

@@ -35,9 +35,9 @@ UNFINISHED = frozenset({"failed", "in_progress", "cancelled", "incomplete"})
 
 TOLD_OF_CALL = (
     "You wrote a call of the tool {name} as text: nothing was called. Call tools with the tool "
-    "calls of this interface, or answer in words."
+    "calls of this interface, or answer in text."
 )
-TOLD_OF_NOTHING = "Your answer was empty. Call a tool, or answer in words."
+TOLD_OF_NOTHING = "Your answer was empty. Call a tool, or answer in text."
 
 THOUGHTS = "reasoning_content"
 """The key of a message's thoughts in `additional_kwargs`."""

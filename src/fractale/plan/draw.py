@@ -22,7 +22,7 @@ DIRECTIONS = {
     "again": " (again)",
     "back": " (back)",
     "ahead": " (ahead)",
-    "nowhere": " (there is no such step)",
+    "nowhere": " (no such step)",
 }
 ENTITIES = {ord(c): f"#{ord(c)};" for c in '"#&<>`\\[]{}()|;%*~'}
 """Characters that Mermaid, its Markdown labels or HTML would interpret → their entities."""
@@ -256,4 +256,4 @@ def _step_label(step: Step) -> str:
 def _end(name: str, target: str) -> str:
     if target in (END_SUCCESS, END_FAILED):
         return f'{name}(["{target}"])'
-    return f"{name}[{label(f'{target}: there is no such step')}]"
+    return f"{name}[{label(f'{target}: no such step')}]"

@@ -229,7 +229,7 @@ class Fields:
                 return None
             self.wrong(key, right)
         elif seconds == 0 and not zero:
-            self.fail(key, "bad-value", f"`{key}` must be longer than nothing")
+            self.fail(key, "bad-value", f"`{key}` must be longer than 0 s")
         return seconds
 
     def choice(self, key: str, words: tuple[Word, ...]) -> Word | None:

@@ -114,7 +114,7 @@ class Flow:
             last = cycle[-1]
             names = " → ".join(f"`{step.name}`" for step in [*cycle, cycle[0]])
             message = (
-                f"{names} goes round for ever: no rule leads out, and no limit ends it; give a "
+                f"{names} repeats forever: no rule leads out, and no limit ends it; give a "
                 "step of it `max_attempts`, or a rule and a transition that lead out"
             )
             path = f"{self.prefix}steps[{self._number[last.name]}].transitions.success"
@@ -204,8 +204,8 @@ def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
         else:
             yield Problem(
                 "inside-parallel",
-                f"`{step.name}` runs beside the other steps of `{block.name}` and leads nowhere; "
-                "give the block the transition",
+                f"`{step.name}` runs in parallel with the other steps of `{block.name}` and leads "
+                "nowhere; give the block the transition",
                 step.where(f"transitions.{event}"),
                 f"{path}.transitions.{event}",
                 len(target),

@@ -216,7 +216,7 @@ def part(type_: type, *, all_keys: bool = False) -> Form:
 def _amount(mapping: Fields, key: str) -> float | None:
     found = mapping.real(key, 0)
     if found == 0:
-        mapping.fail(key, "bad-value", f"`{key}` must be more than nothing")
+        mapping.fail(key, "bad-value", f"`{key}` must be more than 0")
     return found
 
 

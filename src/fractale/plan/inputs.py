@@ -74,7 +74,7 @@ class InputSpec:
         str | None, Key(choice(tuple(TYPES)), "The type of its values; left out, any value fits.")
     ] = None
     default: Annotated[Any, Key(Form(_default, {}), "The value if the input is not given.")] = None
-    description: Annotated[str, Key(TEXT, "What it is for.")] = ""
+    description: Annotated[str, Key(TEXT, "The purpose of the input.")] = ""
     enum: Annotated[
         tuple[Any, ...] | None,
         Key(Form(_enum, {"type": "array", "minItems": 1}, Inline), "All values that it can have."),
@@ -217,6 +217,30 @@ def input_schema() -> dict[str, Any]:
         "if": {"type": "object", "required": ["type"], "properties": kind},
         "then": {"properties": described["properties"], "additionalProperties": False},
     }
+
+
+def schema_of_inputs(plan: "Plan") -> dict[str, Any]:
+    """JSON Schema of the plan's inputs. Secret ones are left out: a form would store them."""
+    specs = [spec for spec in plan.inputs.values() if not spec.secret]
+    return {
+        "title": "Input",
+        "type": "object",
+        "properties": {spec.name: _schema_of(spec) for spec in specs},
+        "required": [spec.name for spec in specs if spec.required],
+    }
+
+
+def _schema_of(spec: InputSpec) -> dict[str, Any]:
+    known: dict[str, Any] = {"title": spec.name}
+    values = {
+        "type": spec.type,
+        "description": spec.description or None,
+        "enum": list(spec.enum) if spec.enum else None,
+        "default": spec.default,
+        "minimum": spec.minimum,
+        "maximum": spec.maximum,
+    }
+    return known | {key: value for key, value in values.items() if value is not None}
 
 
 # Values that the user gives

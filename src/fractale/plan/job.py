@@ -301,7 +301,8 @@ class Metric:
         ),
     ]
     type: Annotated[
-        MetricType, Key(choice(get_args(MetricType)), "What the text of the group becomes.")
+        MetricType,
+        Key(choice(get_args(MetricType)), "The type that the group's text is converted to."),
     ] = "number"
     take: Annotated[
         Take, Key(choice(get_args(Take)), "Which match counts; `all` gives a list.")
@@ -463,8 +464,8 @@ class JobPlan:
         Mapping[str, Metric],
         Key(
             _METRICS,
-            "What is read from the log: name → a regular expression, or `{pattern, type, take, "
-            "required}`.",
+            "The values to read from the log: name → a regular expression, or `{pattern, type, "
+            "take, required}`.",
         ),
     ] = field(default_factory=dict[str, Metric])
     prefix: str = field(default="", compare=False)

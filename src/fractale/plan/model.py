@@ -182,12 +182,12 @@ class Step:
     target: str | None = None
     value: Any = None
     job: JobPlan | None = None
-    description: Annotated[str, Key(TEXT, "What the step is for, for you and for models.")] = ""
+    description: Annotated[str, Key(TEXT, "The purpose of the step, for you and for models.")] = ""
     instruction: Annotated[
         str | Template | None,
         Key(
             INSTRUCTION,
-            "What the model is to do; may hold {{ templates }}. `inputs.goal`, `inputs.prompt` and "
+            "The model's task; may contain {{ templates }}. `inputs.goal`, `inputs.prompt` and "
             "`inputs.instruction` also serve.",
         ),
     ] = None
@@ -377,7 +377,7 @@ class Plan:
         warnings: Parts that may mean something else than their author intended.
     """
 
-    name: Annotated[str, Key(TITLE, "What the plan is called.", required="")]
+    name: Annotated[str, Key(TITLE, "The plan's name.", required="")]
     version: Annotated[
         int | None,
         Key(
@@ -386,7 +386,7 @@ class Plan:
         ),
     ] = None
     description: Annotated[
-        str, Key(TEXT, "What the plan does, for you; its first line is the run's title.")
+        str, Key(TEXT, "The purpose of the plan, for you; its first line is the run's title.")
     ] = ""
     inputs: Annotated[
         Mapping[str, InputSpec],

@@ -191,7 +191,7 @@ def _box(step: Step) -> Box:
 
 def _end(arrow: Arrow) -> Box:
     known = arrow.target in STATE_COLORS
-    words = arrow.target if known else f"{escape(arrow.target)}: there is no such step"
+    words = arrow.target if known else f"{escape(arrow.target)}: no such step"
     return Box(f"end {arrow.target}", [words], "end")
 
 

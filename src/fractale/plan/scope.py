@@ -179,7 +179,7 @@ class Scope:
             fits = inside and text.place == "template"
             return None if fits else _undefined(reference, text, 0, f"it is known only {right}", ())
         if name == ATTEMPTS:
-            right = "it is known only inside a step; outside of it write `steps.NAME.attempts`"
+            right = "it is known only inside a step; elsewhere write `steps.NAME.attempts`"
             return None if text.within else _undefined(reference, text, 0, right, ())
         if reference.optional:
             return None
@@ -187,7 +187,7 @@ class Scope:
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)
-        return _undefined(reference, text, 0, f"there are {listing(known)}", (), meant)
+        return _undefined(reference, text, 0, f"the names are {listing(known)}", (), meant)
 
     def _meant(self, name: str) -> str | None:
         if name in self.plan.inputs:
@@ -254,7 +254,7 @@ class Scope:
             return None
         part = str(reference.path[2])
         near = nearest(part, STEP_PARTS) or f"outputs.{part}"
-        message = f"of a step there are {listing(STEP_PARTS)}"
+        message = f"a step has {listing(STEP_PARTS)}"
         return _undefined(reference, text, 2, message, (), near)
 
 
@@ -312,9 +312,7 @@ def _unknown_part(
 ) -> Problem | None:
     if reference.path[index] in parts:
         return None
-    return _undefined(
-        reference, text, index, f"of `{reference.path[0]}` there are {listing(parts)}", parts
-    )
+    return _undefined(reference, text, index, f"`{reference.path[0]}` has {listing(parts)}", parts)
 
 
 def _undefined(

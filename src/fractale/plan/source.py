@@ -236,7 +236,7 @@ class _Composer:
                 case _:
                     pass
         if self._root is None or self._root.value is None:
-            self._stop("empty-file", "there is nothing in it", Position(self._file, 1, 1))
+            self._stop("empty-file", "the file is empty", Position(self._file, 1, 1))
         self._problems.raise_if_any()
         return self._root
 
@@ -323,7 +323,7 @@ class _Composer:
             self._stop("recursive-alias", message, self._at(event))
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
-            message = f"there is no anchor `&{clip(event.anchor)}` before this"
+            message = f"no anchor `&{clip(event.anchor)}` precedes this alias"
             self._stop("unknown-alias", message, self._at(event))
         self._count_nodes(anchored.size, event)
         self._check_depth(len(self._stack) + anchored.height, event)
@@ -353,7 +353,7 @@ class _Composer:
             message = "merge keys are not part of the plan language; write the keys out"
             self._problem("merge-key", message, key)
         elif plain and not key.source:
-            self._problem("bad-key", "there is no key before this `:`", key)
+            self._problem("bad-key", "this `:` has no key before it", key)
         elif first := mapping.keys.get(key.source):
             message = (
                 f"`{clip(key.source)}` is here twice; the first is in line {first.position.line}"

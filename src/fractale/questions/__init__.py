@@ -11,8 +11,8 @@ question       text, choices [text], default (or null), free (whether any text m
 approval       server, tool, definition (a hash), arguments, why, origins (where untrusted
                arguments came from), yes (false: ``--yes`` does not agree): true (once), false,
                ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (if these
-               arguments have these values), or ``{arguments: {...}}`` (agreed, with these
-               arguments instead)
+               arguments have these values), ``{arguments: {...}}`` (agreed, with these arguments
+               instead), or ``{refuse: text}`` (false, with the reason)
 tool_changed   server, tool (names), tools (name → hash), diff: ``accept`` or ``reject``
 review         plan (YAML text), changes (unified diff to the previous draft, or null), round:
                ``accept``, ``reject``, ``{feedback: text}``, or ``{plan: YAML text}``
@@ -22,12 +22,17 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
                ``{outputs: {...}}`` (the call was made and returned these)
 job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (submit the job once more)
-interrupt      agent, value (what a LangGraph agent asked by its own interrupt), schema (JSON Schema
-               of the answer, or null): the answer in the agent's own form. For a request of
+interrupt      value (what a LangGraph agent, or the code of a tool, asked by its own interrupt),
+               agent, server and tool (whose code it is), schema (JSON Schema of the answer, or
+               null): the answer in the form that the code expects. For a request of
                LangChain's human-in-the-loop form, ``{decisions: [{type: approve}, …]}``
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
 =============  ===================================================================================
+
+The form of LangChain's human-in-the-loop middleware is read, too: ``{"decisions": [{"type":
+"approve"}]}``, ``edit`` with ``edited_action``, ``reject`` with a ``message``; and ``respond`` with
+a ``message`` for a `question`.
 
 A run can also wait for a mapping of kind ``job``: a batch job in progress, with the fields of the
 event `job_state`. A ``job`` is not a question, since it needs no answer.
@@ -55,6 +60,7 @@ from fractale.questions.kinds import (
     expected,
     is_answer,
     is_job,
+    is_question,
     job,
     job_held,
     read_answer,
@@ -87,6 +93,7 @@ __all__ = [
     "interrupt",
     "is_answer",
     "is_job",
+    "is_question",
     "job",
     "job_held",
     "job_unknown",

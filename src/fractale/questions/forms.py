@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from fractale.errors import AnswerError
-from fractale.questions.parsing import NO, YES, data_of, one_line, word_of
+from fractale.questions.parsing import NO, YES, brief, data_of, word_of
 from fractale.schemas import Misfit, UnusableSchema, misfits
 from fractale.secret_names import asks_for_secret, is_secret
 
@@ -107,30 +107,30 @@ def _option(options: Sequence[tuple[Any, str]], text: str) -> Any:
     for value, words in options:
         if text.casefold() in (str(value).casefold(), words.casefold()):
             return value
-    raise AnswerError(f"`{one_line(text)}` is not one of: {', '.join(w for _, w in options)}")
+    raise AnswerError(f"`{brief(text)}` is not one of: {', '.join(w for _, w in options)}")
 
 
 def _integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise AnswerError(f"`{one_line(text)}` is not a whole number") from None
+        raise AnswerError(f"`{brief(text)}` is not a whole number") from None
 
 
 def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise AnswerError(f"`{one_line(text)}` is not a number") from None
+        raise AnswerError(f"`{brief(text)}` is not a number") from None
     if not math.isfinite(value):
-        raise AnswerError(f"`{one_line(text)}` is not a finite number")
+        raise AnswerError(f"`{brief(text)}` is not a finite number")
     return int(text) if re.fullmatch(r"[-+]?\d+", text) else value
 
 
 def _boolean(text: str) -> bool:
     word = word_of(text)
     if word not in YES | NO:
-        raise AnswerError(f"`{one_line(text)}` is not yes or no")
+        raise AnswerError(f"`{brief(text)}` is neither yes nor no")
     return word in YES
 
 
@@ -153,7 +153,7 @@ def errors_of(schema: Mapping[str, Any], value: Any) -> list[str]:
     try:
         found = misfits(schema, value, formats=_formats())
     except UnusableSchema as error:
-        return [f"the server's own schema cannot be used: {one_line(str(error), 200)}"]
+        return [f"the server's own schema cannot be used: {brief(str(error), 200)}"]
     return [_in_words(each) for each in found]
 
 
@@ -200,5 +200,5 @@ _FORMATS: Mapping[str, Callable[[str], bool]] = {
 
 def _in_words(misfit: Misfit) -> str:
     place = misfit.place.removeprefix("$").removeprefix(".")
-    message = one_line(misfit.message, 200)
+    message = brief(misfit.message, 200)
     return f"`{place}`: {message}" if place else message

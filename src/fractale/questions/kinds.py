@@ -22,7 +22,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import NO, YES, is_storable, mapping_of, one_line, word_of
+from fractale.questions.parsing import NO, YES, brief, decision_of, is_storable, mapping_of, word_of
 from fractale.schemas import UnusableSchema, misfits
 
 
@@ -55,6 +55,13 @@ class Kind:
         """
         word = word_of(raw)
         return next((each for each in self.words if word in (each, each[0])), None)
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        """The answer that a decision means, which has the form of LangChain's middleware.
+
+        None if it does not answer this question.
+        """
+        del question, decision
 
     def expected(self, question: Mapping[str, Any]) -> str:
         """The answers to this question, as text for users."""
@@ -99,6 +106,9 @@ class Question(Kind):
             "default": _default_choice(default, texts, free=free),
             "free": free,
         }
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        return decision.get("message") if decision["type"] == "respond" else None
 
     def read(self, question: Mapping[str, Any], raw: Any) -> str | None:
         choices: Sequence[str] = question["choices"]
@@ -200,7 +210,7 @@ class Approval(Kind):
 
     expects = "yes, always, no, {always: {fix: [ARGUMENT, …]}}, or {arguments: {…}}"
     words = ("yes",)
-    keys = frozenset({"arguments", "always"})
+    keys = frozenset({"arguments", "always", "refuse", "decisions"})
 
     @staticmethod
     def ask(
@@ -251,10 +261,35 @@ class Approval(Kind):
         if word in ("a", "always"):
             return "always"
         data = mapping_of(raw)
-        if data is not None and set(data) == {"always"}:
-            return _always(question, data["always"])
-        right = data is not None and set(data) == {"arguments"} and _is_mapping(data["arguments"])
-        return data if right else None
+        if data is None or len(data) != 1:
+            return None
+        ((key, value),) = data.items()
+        if key == "always":
+            return _always(question, value)
+        right = {"arguments": _is_mapping(value), "refuse": isinstance(value, str) and value}
+        return data if right.get(key) else None
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        """Approved; refused, with the reason if there is one; or approved with other arguments.
+
+        Raises:
+            AnswerError: The decision is about another tool, or replaces the call's answer.
+        """
+        if decision["type"] == "respond":
+            raise AnswerError(
+                f"the call of `{tool_of(question)}` cannot be answered instead of made",
+                hint="approve, edit or reject it",
+            )
+        if decision["type"] != "edit":
+            reason = decision.get("message")
+            return {"refuse": reason} if reason else decision["type"] == "approve"
+        action = mapping_of(decision.get("edited_action")) or {}
+        if action.get("name", question["tool"]) not in (question["tool"], tool_of(question)):
+            raise AnswerError(
+                f"the call is of `{tool_of(question)}`, not of `{brief(action['name'])}`",
+                hint="only its arguments can be changed",
+            )
+        return {"arguments": action.get("args")}
 
     def default(self, question: Mapping[str, Any]) -> Any:
         return True if question.get("yes", True) else MISSING
@@ -285,9 +320,9 @@ def _always(question: Mapping[str, Any], raw: Any) -> Any:
     fixed: dict[str, Any] = {}
     for name in map(str, cast("list[Any]", names)):
         if name not in question["arguments"]:
-            raise _not_fixable(question, f"the call has no argument `{one_line(name)}`")
+            raise _not_fixable(question, f"the call has no argument `{brief(name)}`")
         if to_json(given[name]) != to_json(question["arguments"][name]):
-            raise _not_fixable(question, f"`{one_line(name)}` has another value in this call")
+            raise _not_fixable(question, f"`{brief(name)}` has another value in this call")
         fixed[name] = question["arguments"][name]
     return {"always": {"fix": fixed}} if fixed else "always"
 
@@ -298,6 +333,9 @@ def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
         f"the answer to `{question.get('step')}` is not valid: {why}",
         hint=f"arguments of the call: {names}",
     )
+
+
+_ACCEPTED: Final = {"approve": "accept", "reject": "reject"}
 
 
 class ToolChanged(Kind):
@@ -324,13 +362,16 @@ class ToolChanged(Kind):
             "diff": diff,
         }
 
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        return _ACCEPTED.get(decision["type"])
+
 
 class Review(Kind):
     """Whether a drafted plan may run."""
 
     expects = "accept, reject, or the changes that you want"
     words = ("accept",)
-    keys = frozenset({"feedback", "plan"})
+    keys = frozenset({"feedback", "plan", "decisions"})
 
     @staticmethod
     def ask(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
@@ -356,6 +397,12 @@ class Review(Kind):
             return None
         text = data.get("feedback", data.get("plan"))
         return data if isinstance(text, str) and text.strip() else None
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        if decision["type"] != "edit":
+            return _ACCEPTED.get(decision["type"])
+        action = mapping_of(decision.get("edited_action")) or {}
+        return {"plan": (mapping_of(action.get("args")) or {}).get("plan")}
 
     def default(self, question: Mapping[str, Any]) -> Any:
         return "accept"
@@ -419,6 +466,11 @@ class ElicitationQuestion(Kind):
                 hint=f"answer with: {expected(question)}",
             )
         return {"action": "accept", "content": content}
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        if decision["type"] == "reject":
+            return {"action": "decline"}
+        return decision.get("message") if decision["type"] == "respond" else None
 
     def expected(self, question: Mapping[str, Any]) -> str:
         if asks_secret(question):
@@ -528,20 +580,32 @@ class Failure(Kind):
 
 
 class OfGraph(Kind):
-    """An interrupt of a LangGraph agent. The answer is passed on in the agent's own form."""
+    """An interrupt of a LangGraph agent, or of the code of a tool.
+
+    The answer is passed on in the form that the code expects.
+    """
 
     @staticmethod
     def ask(
-        step: str, agent: str, value: Any, schema: Mapping[str, Any] | None = None
+        step: str,
+        agent: str,
+        value: Any,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        server: str = "",
+        tool: str = "",
     ) -> dict[str, Any]:
-        """Pass on what an agent asks.
+        """Pass on the question of Python code.
 
         Args:
-            agent: The path of the agent.
+            agent: The path of the agent; empty for a tool that the step itself calls.
             value: The value of its interrupt, as JSON.
-            schema: JSON Schema of the answer, if the agent has one.
+            schema: JSON Schema of the answer, if the code has one.
+            tool: The tool whose code asks, by its name on its server.
         """
+        by = {"server": server, "tool": tool} if tool else {}
         return {
+            **by,
             "kind": "interrupt",
             "step": step,
             "agent": agent,
@@ -652,7 +716,7 @@ def _decided(question: Mapping[str, Any], raw: Any, answer: Any) -> Any:
         known = isinstance(decision, Mapping)
         kind = cast("Mapping[str, Any]", decision).get("type") if known else None
         if kind not in ("approve", "edit", "reject", "respond") or not _may(question, kind):
-            problem = f"`{one_line(kind)}` is not an allowed decision"
+            problem = f"`{brief(kind)}` is not an allowed decision"
     if problem:
         raise AnswerError(
             f"the answer to `{question.get('step')}` does not fit: {problem}",
@@ -691,7 +755,7 @@ def _check_schema(question: Mapping[str, Any], schema: Mapping[str, Any], answer
     if faults:
         raise AnswerError(
             f"the answer to `{question.get('step')}` does not fit: {'; '.join(map(str, faults))}",
-            hint=f"its schema: {one_line(schema, 300)}",
+            hint=f"its schema: {brief(schema, 300)}",
         )
 
 
@@ -727,9 +791,11 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     Raises:
         AnswerError: `raw` is not an answer to this question; the message lists valid answers.
     """
-    answer = kind_of(question).read(question, raw)
+    kind = kind_of(question)
+    decision = None if isinstance(kind, OfGraph) else decision_of(raw)
+    answer = kind.read(question, raw if decision is None else kind.decided(question, decision))
     if answer is None:
-        step, said = question.get("step"), "" if asks_secret(question) else one_line(raw).strip()
+        step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
         words = f"`{said}` is not a valid answer" if said else "an empty answer is not valid"
         raise AnswerError(
             f"{words} for the question of `{step}`", hint=f"answer with: {expected(question)}"
@@ -809,6 +875,14 @@ def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] |
         return None
     content: Any = cast("Mapping[str, Any]", answer).get("content")
     return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
+
+
+def is_question(value: Any) -> bool:
+    """Whether a value is a question of a run: a mapping with a known kind and a step."""
+    if not isinstance(value, Mapping):
+        return False
+    found = cast("Mapping[str, Any]", value)
+    return found.get("kind") in KINDS and "step" in found
 
 
 # Batch jobs, which a run also waits for

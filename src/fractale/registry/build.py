@@ -129,7 +129,7 @@ class _Builder:
         """The component of an object; None if it can't be served, or is served already."""
         if entry.kind == "agent" and not is_agent_like(found):
             message = (
-                f"`{entry.path}` is no sub-agent: that is a class with `name`, `description`, "
+                f"`{entry.path}` is not a sub-agent: that is a class with `name`, `description`, "
                 "`input_schema` and `__call__`; a function belongs into a registry file"
             )
             self._problems.add(entry.problem("not-an-agent", message))

@@ -12,7 +12,7 @@ alone imports nothing: of its `agents`, only those that a person gave or install
 **What is checked.**
 
 - A path consists of identifiers and dots, so it can't name a file or an expression.
-- A module beside a registry file is found only if no installed module has its name: its folder
+- A module beside a registry file is found only if no installed module has its name: its directory
   comes last on ``sys.path``, and so it can't replace a module of Python, of fractale or of a
   package.
 - An import that fails, or ends the process by `SystemExit`, becomes a problem with the position of

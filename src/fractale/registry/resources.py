@@ -127,7 +127,7 @@ class _Matcher:
         try:
             self._pattern = re.compile("".join(pattern))
         except re.error as error:
-            raise ValueError(f"`{template}` is no template: {error}") from error
+            raise ValueError(f"`{template}` is not a valid template: {error}") from error
         self._query = _query_names(template)
 
     def __call__(self, uri: str) -> dict[str, str] | None:

@@ -14,12 +14,13 @@ from fractale.paths import NOTES
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX, RegistryEntry
-from fractale.registry.langchain import caller_of, is_langchain, schema_of
+from fractale.registry.langchain import caller_of, hints_in, is_langchain, schema_of
 from fractale.registry.schemas import inlined
 from fractale.registry.server import LocalTool
 from fractale.registry.signature import Signature
 from fractale.registry.values import breaks, described_answer, failed, tool_answer
 from fractale.schemas import check_schema
+from fractale.toolbox import TRACES_ITSELF
 
 AGENT = {"fractale.type": "agent"}
 
@@ -84,7 +85,7 @@ def _from_function(
     about: str | None = None,
 ) -> LocalTool | FastMCPMade:
     # The registry's entry overrides the function's own notes.
-    notes = {**getattr(function, NOTES, {}), **entry.annotations}
+    notes = {**getattr(function, NOTES, {}), **hints_in(function), **entry.annotations}
     entry = dataclasses.replace(entry, annotations=notes)
     if is_for_fastmcp(function):
         from fractale.registry.fastmcp_mount import tool_of_function
@@ -215,5 +216,9 @@ def _own(entry: RegistryEntry) -> dict[str, Any]:
 
 
 def _from_langchain(entry: RegistryEntry, tool: Any) -> LocalTool:
+    notes = {**hints_in(tool), **entry.annotations}
+    entry = dataclasses.replace(entry, annotations=notes)
     call = caller_of(tool)
-    return _described(entry, call, tool.name, tool.description, schema_of(tool), None)
+    made = _described(entry, call, tool.name, tool.description, schema_of(tool), None)
+    made.listing.meta = {**(made.listing.meta or {}), TRACES_ITSELF: True}
+    return made

@@ -18,6 +18,17 @@ from fractale.registry.fastmcp_uses import is_fastmcps
 from fractale.registry.schemas import WRAPPED
 from fractale.schemas import UnusableSchema, misfits
 
+INTERRUPT = "__interrupt__"
+"""The key of the questions in the state of a LangGraph graph that stopped at an interrupt."""
+
+
+def unanswered() -> ToolError:
+    """The error for a tool whose graph asked a question outside of the run."""
+    return ToolError(
+        "a graph inside the tool stopped at an interrupt, so the tool has no answer",
+        hint="invoke the graph in the tool's own task: the run then asks the question",
+    )
+
 
 def failed(message: str) -> types.CallToolResult:
     """The result of a failed call."""
@@ -39,10 +50,12 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     """
     if isinstance(value, types.CallToolResult):
         return value
+    if isinstance(value, dict) and INTERRUPT in value:
+        raise unanswered()
     if is_fastmcps(value) or (
         isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
     ):
-        from fractale.registry.fastmcp_mount import answer_of  # whoever made it imported that
+        from fractale.registry.fastmcp_mount import answer_of  # the maker of the value imported it
 
         return answer_of(value, schema)
     structured = _structured(value, schema is None)
@@ -60,7 +73,7 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
 def _wrapped(name: str, value: Any, structured: Any) -> types.CallToolResult:
     if structured is None and value is not None:
         kind = type(value).__name__
-        raise ToolError(f"`{name}` answered what its output_schema doesn't allow: {kind}, no JSON")
+        raise ToolError(f"`{name}` answered what its output_schema doesn't allow: {kind}, not JSON")
     note = {"fastmcp": {"wrap_result": True}}  # FastMCP's clients unwrap it then
     return types.CallToolResult(
         content=_contents(value), structuredContent={"result": structured}, _meta=note

@@ -22,7 +22,7 @@ from fractale.errors import (
     UsageError,
 )
 from fractale.events import EventLog
-from fractale.graph.compile import compile_plan, node_of
+from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import ForkPoint, PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
@@ -31,6 +31,7 @@ from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
 from fractale.record.jobs import RunJobs
+from fractale.record.plans import plan_hash
 from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.options import RunOptions
@@ -47,6 +48,9 @@ from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+
+PLAN_HASH = "fractale_plan"
+"""The key of the plan's hash in the metadata of checkpoints, of a run without a record."""
 
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
@@ -67,34 +71,34 @@ class RunDriver:
         plan: Plan,
         options: RunOptions,
         run_id: str,
-        folder: RunRecord | None,
+        record: RunRecord | None,
         secrets: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._dependencies = dependencies
         self._plan = plan
         self._options = options
-        self._folder = folder
+        self._record = record
         self._store = dependencies.outputs
         self._answering = Answering(options)
-        self._reporter = RunReporter(plan, dependencies, options, folder)
-        self._ledger = FileLedger(folder.job_ledger) if folder else MemoryLedger()
+        self._reporter = RunReporter(plan, dependencies, options, record)
+        self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
-            run_dir=folder.path if folder else None,
+            run_dir=record.path if record else None,
             emit_event=self._reporter.hear,
             meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
             masker=options.masker,
-            notes=FileNotes(folder.notes) if folder else MemoryNotes(),
+            notes=FileNotes(record.notes) if record else MemoryNotes(),
             ask_now=self._answering.ask_now,
-            keep_draft=folder.keep_draft if folder else _not_kept,
+            keep_draft=record.keep_draft if record else _not_kept,
             leave_jobs=self._suspends_on_jobs,
-            roots=_roots(settings, folder),
+            roots=roots_of(settings, record),
             clock=options.clock,
         )
         self._answering.context = self._reporter.context = self.context
@@ -115,13 +119,15 @@ class RunDriver:
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
             snapshot = await graph.aget_state(config)
-            assert self._folder is not None  # noqa: S101 - only kept runs are resumed
-            if not snapshot.values:
+            if self._record is None:
+                self._check_known(snapshot)
+                self._reporter.remember(snapshot.values.get("steps") or {})
+            elif not snapshot.values:
                 self._check_untouched()
                 self._started(resumed=True)
                 return await self._drive(graph, config, self._first_state(inputs))
             used = Usage()
-            for event in self._folder.read_events():
+            for event in self._record.read_events() if self._record else ():
                 self._remember(event)
                 if event["event"] == "model_finished":
                     used += used_in(event)
@@ -136,16 +142,35 @@ class RunDriver:
             self._started(resumed=True)
             return await self._drive(graph, config, None, snapshot.interrupts)
 
+    def _check_known(self, snapshot: Any) -> None:
+        """Check that the checkpointer has a run without a record, and that its plan is the same.
+
+        Raises:
+            UsageError: The checkpointer does not have it, or it was started with another plan.
+        """
+        run = self.context.run_id
+        if not (snapshot.values or snapshot.tasks):
+            raise UsageError(
+                f"run `{run}` not found in the checkpointer",
+                hint="start it with the same `run_id` and `checkpointer`",
+            )
+        then: Any = dict(snapshot.metadata or {}).get(PLAN_HASH)
+        if then is not None and then != plan_hash(self._plan):
+            raise UsageError(
+                f"the plan {self._plan.file} has changed since run {run} was started",
+                hint="restore the plan, or start a new run",
+            )
+
     def _check_untouched(self) -> None:
         """A run without a checkpoint may start anew only if it has done nothing.
 
         Raises:
             StoreError: The run has done something: its checkpoints were lost.
         """
-        folder = self._folder
-        if folder and (folder.journal.exists() or self._reporter.steps):
+        record = self._record
+        if record and (record.journal.exists() or self._reporter.steps):
             raise StoreError(
-                f"run {self.context.run_id} has no checkpoint to go on from",
+                f"run {self.context.run_id} has no checkpoint to continue from",
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
             )
 
@@ -188,23 +213,24 @@ class RunDriver:
             UsageError: Another state directory has it.
         """
         if (await graph.aget_state(config)).values:
-            if self._folder:
-                self._folder.remove()
-            where = "where the checkpoints are kept"
-            raise UsageError(f"there is a run `{self.context.run_id}` already {where}")
+            if self._record:
+                self._record.remove()
+            run, where = self.context.run_id, "where the checkpoints are kept"
+            hint = None if self._record else f"continue it: `fractale.resume({run!r}, plan=…)`"
+            raise UsageError(f"there is a run `{run}` already {where}", hint=hint)
 
     def _first_state(self, inputs: Mapping[str, Any]) -> PlanState:
         state, entry = initial_state(inputs), self.context.entry
         return entry.into(state) if entry else state
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Any, dict[str, Any]]:
-        if self._folder:
-            stack.enter_context(RunLock(self._folder))
+        if self._record:
+            stack.enter_context(RunLock(self._record))
             stop = self._options.control.request_drain
-            await stack.enter_async_context(stop_requests(self._folder, stop))
-            self._reporter.log = log = EventLog(self._folder.events)
+            await stack.enter_async_context(stop_requests(self._record, stop))
+            self._reporter.log = log = EventLog(self._record.events)
             stack.callback(log.close)
-            self.context.journal = FileJournal(self._folder.journal)
+            self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
@@ -213,13 +239,24 @@ class RunDriver:
             await stack.enter_async_context(saver.holding(self.context.run_id))
             await saver.open_run(self.context.run_id)
         entry = self.context.entry
-        builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
-        graph = builder.compile(checkpointer=saver, name=self._plan.name)
-        config: dict[str, Any] = {
+        builder = build_graph(self._plan, self._dependencies, entry.step if entry else None)
+        graph = builder.compile(
+            checkpointer=saver, store=self._options.memory, name=self._plan.name
+        )
+        return graph, self._config()
+
+    def _config(self) -> dict[str, Any]:
+        """LangGraph's configuration of the run."""
+        options = self._options
+        metadata = dict(options.metadata)
+        if self._record is None and options.checkpointer is not None:
+            metadata[PLAN_HASH] = plan_hash(self._plan)
+        given = {"callbacks": options.callbacks, "tags": [*options.tags], "metadata": metadata}
+        return {
             "configurable": {"thread_id": self.context.run_id},
             "recursion_limit": NO_RECURSION_LIMIT,
+            **{name: value for name, value in given.items() if value},
         }
-        return graph, config
 
     def _started(self, *, resumed: bool) -> None:
         forked = {"parent": self.parent} if self.parent and not resumed else {}
@@ -372,14 +409,14 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, folder: RunRecord | None) -> tuple[Path, ...]:
+def roots_of(settings: Settings, record: RunRecord | None) -> tuple[Path, ...]:
     """The directories that a model may read unasked: the project's, and the run's own.
 
     Neither the whole home directory nor the root directory counts as a project.
     """
     here = Path.cwd()
     directories = {here, settings.project_folder or here} - {Path.home(), Path(here.anchor)}
-    return (*sorted(directories), *([folder.path] if folder else []))
+    return (*sorted(directories), *([record.path] if record else []))
 
 
 def _not_kept(path: str, text: str) -> None:

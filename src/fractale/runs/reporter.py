@@ -8,15 +8,14 @@ before an event gets here.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fractale.audit import AuditLog
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog, Status
-from fractale.graph.context import Dependencies, Meter, RunContext
-from fractale.graph.state import Spent
+from fractale.graph.context import Dependencies, Meter, RunContext, limits_set, with_limits
+from fractale.graph.state import Record, Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
@@ -40,7 +39,7 @@ class RunReporter:
     """Reports one run: stores its events, passes them on, and makes its result from them.
 
     Args:
-        folder: The run's record; None: without a record.
+        record: The run's record; None: without a record.
 
     Attributes:
         context: The run; set once it is known.
@@ -55,12 +54,12 @@ class RunReporter:
         plan: Plan,
         dependencies: Dependencies,
         options: RunOptions,
-        folder: RunRecord | None,
+        record: RunRecord | None,
     ) -> None:
         self._plan = plan
         self._dependencies = dependencies
         self._options = options
-        self._folder = folder
+        self._record = record
         self._decided: dict[str, Any] | None = None
         self._notices: dict[str, list[dict[str, Any]]] = {}
         self.context = RunContext()
@@ -119,6 +118,16 @@ class RunReporter:
             "reason": data["reason"],
             "code": data.get("code"),
         }
+
+    def remember(self, records: Mapping[str, Record]) -> None:
+        """Restore the steps of earlier processes from the state of a run without events.
+
+        The state has the latest attempt of each step only.
+        """
+        for name, record in records.items():
+            data: dict[str, Any] = {"decided_by": None, "reason": "", "error": None, **record}
+            attempt, event = record.get("attempts", 1), record.get("event")
+            self.step_finished({**data, "step": name, "attempt": attempt, "event_name": event})
 
     # -- its start and its end ------------------------------------------------------------------
 
@@ -188,7 +197,7 @@ class RunReporter:
             hint=hint,
             decided=decided,
             usage={**usage, **self.jobs.usage(usage["seconds"], self.context.clock.wall())},
-            record=self._folder.path if self._folder else None,
+            record=self._record.path if self._record else None,
             waiting=waiting or [],
             notices=_each_once([n for notices in self._notices.values() for n in notices]),
             output_files=self._keep_long_texts(outputs or {}),
@@ -203,10 +212,10 @@ class RunReporter:
 
     def _keep_long_texts(self, outputs: Mapping[str, Any]) -> dict[str, str]:
         """Outputs that are too long for a screen, as files that the user can open."""
-        if self._folder is None:
+        if self._record is None:
             return {}
         return {
-            name: str(self._folder.write_output(name, value))
+            name: str(self._record.write_output(name, value))
             for name, value in outputs.items()
             if isinstance(value, str) and value.count("\n") > LONG_TEXT_LINES
         }
@@ -233,13 +242,7 @@ def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def limits_of(plan: Plan, options: RunOptions) -> Limits:
     """The plan's limits, replaced by those of the options."""
-    return replace(plan.limits, **limits_set(options.limits, Limits.__slots__))
-
-
-def limits_set(limits: Limits, names: Iterable[str]) -> dict[str, Any]:
-    """Those of some limits that are set."""
-    values = {name: getattr(limits, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    return with_limits(plan.limits, options.limits)
 
 
 def used_in(event: Mapping[str, Any]) -> Usage:

@@ -31,7 +31,7 @@ Jobs:
 - `adapter`: the interface of every scheduler; `job`, `asked`: a job, and its complete request.
 - `folder`, `wrapper`, `header`, `positions`: the job's directory, the script that the scheduler
   starts, its directives, and the indices of its array.
-- `ends`, `programs`, `names`, `sizes`: ends, programs with a time limit, names, and amounts.
+- `ends`, `programs`, `notation`: ends, programs with a time limit, amounts and names as written.
 
 To add a scheduler, write its package, and nothing else: see ``CONTRIBUTING.md``.
 """
@@ -44,7 +44,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a scheduler's package says of itself: `SCHEDULER` in its ``__init__``.
+    """The facts about a scheduler that are needed without its modules: `SCHEDULER` in its package.
 
     Args:
         title: Its name for people.

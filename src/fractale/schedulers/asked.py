@@ -8,9 +8,9 @@ from typing import Any, Final
 from fractale.errors import JobError
 from fractale.schedulers.dialects import read_script, schedulers_of
 from fractale.schedulers.job import JobSpec
+from fractale.schedulers.notation import bytes_of
 from fractale.schedulers.request import SIZES, Array, Request
 from fractale.schedulers.script import Script
-from fractale.schedulers.sizes import bytes_of
 
 _WAITS: Final = frozenset({"wait", "block", "K"})
 """Options that make the submitting program wait for the job's end."""
@@ -45,20 +45,20 @@ def array_of(spec: JobSpec, scheduler: str) -> Array | None:
                 + (
                     "makes several jobs of one"
                     if "components" in directive.sets
-                    else "holds the submission until the job is over; fractale waits for it itself"
+                    else "makes the submission wait for the job's end; fractale waits anyway"
                 ),
-                hint="take the line out, and submit one job per step",
+                hint="remove the line, and submit one job per step",
             )
         unclear = directive.invalid or script.request.array is None
         if "array" in directive.sets and spec.array is None and unclear:
             raise JobError(
-                f"line {directive.line} of the script, `{directive.text}`, is of an array that "
+                f"line {directive.line} of the script, `{directive.text}`, has an array that "
                 f"cannot be read: {directive.invalid or directive.untold}",
                 hint="write the indices as 1-10, 0-9:3 or 1,5,7-9%2, or give them as `array`",
             )
     if script.request.components:
         raise JobError(
-            "the script is of several jobs in one (a heterogeneous job)",
+            "the script describes several jobs in one (a heterogeneous job)",
             hint="submit one job per step",
         )
     return spec.array or script.request.array

@@ -211,8 +211,8 @@ def _beyond_by_mpi(
 # The directory in which the job begins.
 
 _ELSEWHERE: Final = {
-    "home": "{} begins a job in the home folder, and not where it was submitted",
-    "submit": "{} begins a job where it was submitted, and not in the home folder",
+    "home": "{} starts a job in the home directory, not in the directory of the submission",
+    "submit": "{} starts a job in the directory of the submission, not in the home directory",
 }
 
 # Commands that do the same in any directory, unless `_DEPENDS` matches …
@@ -698,7 +698,7 @@ class _Translation:
         """Read the launcher's words, and write them for the other launcher."""
         writing = self.away.launch
         if writing is None:
-            raise UnclearError("there is no launcher")
+            raise UnclearError("the launcher is unknown")
         launch = read_launch(texts, launcher)
         self._program_after(texts, launch.count, fragment=fragment)
         of_job, own = launch.said.pop("of_job", None), self.away.names.get("job_id")

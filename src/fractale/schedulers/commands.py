@@ -723,7 +723,7 @@ def _unsure(mine: _Commands, line: _Line, theirs: _Commands, other: _Line) -> It
         if _tasks(mine, one, theirs, two) == "unknown":
             yield (
                 f"line {other.numbers[0]}: whether `{two.text}` starts as many tasks as the "
-                f"original's `{one.text}` can't be told"
+                f"original's `{one.text}` is unknown"
             )
 
 
@@ -748,8 +748,7 @@ def _tell_gone(
 
 
 MISSING: Final = (
-    "the command `{}` is missing; keep all commands as they are, but those that speak to the "
-    "manager"
+    "the command `{}` is missing; keep all commands as they are, except those that call the manager"
 )
 
 
@@ -758,7 +757,7 @@ def _tell_added(found: Commands, theirs: _Commands, line: _Line, mine: _Commands
     if theirs.is_known(line, mine):
         found.warnings.append(said)
     else:
-        found.errors.append(f"{said}: add none but those that the new manager needs")
+        found.errors.append(f"{said}: add only those that the new manager needs")
 
 
 _MODULES: Final = frozenset({"module", "ml"})

@@ -66,16 +66,16 @@ def compare(
     original: Script,
     translated: Script,
     mentions: Sequence[str] = (),
-    told: Iterable[Loss] = (),
+    known: Iterable[Loss] = (),
 ) -> list[Difference]:
     """List the differences between the requests of a translation and its original.
 
     Args:
         mentions: Texts that may name deliberately omitted directives, such as the comments of the
             translation.
-        told: Known losses.
+        known: Known losses.
     """
-    losses = [*told]
+    losses = [*known]
     lost = frozenset(loss.what for loss in losses if loss.what)
     places = {(loss.line, loss.text) for loss in losses}
     dropped = dropped_fields(original, translated, lost)
@@ -92,9 +92,9 @@ def compare(
         or ((each.line, each.text) not in places and _is_untold(each, translated))
         if not _is_mentioned(each, mentions)
     ]
-    known = lost.union(name for name, fields in FIGURES.items() if fields & lost)
+    expected = lost.union(name for name, fields in FIGURES.items() if fields & lost)
     others = [*_figures(original, translated), *_fields(original, translated)]
-    return [*(each for each in others if each.what not in known), *left_out]
+    return [*(each for each in others if each.what not in expected), *left_out]
 
 
 # -- sizes --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from typing import Any, Final
 from fractale.errors import JobError, JobInDoubt, StoreError
 from fractale.private import make_folder, open_private, write_private
 from fractale.schedulers.job import ELEMENTS, JobHandle, JobSpec
-from fractale.schedulers.names import hosts_of
+from fractale.schedulers.notation import hosts_of
 from fractale.schedulers.request import Array
 
 WITHDRAWN: Final = "withdrawn"
@@ -181,7 +181,7 @@ class JobFolder:
                 if time.monotonic() > deadline:
                     raise JobInDoubt(
                         f"another process has been submitting this job for {patience:.0f} s",
-                        hint=f"see who has {self.path / 'lock'} open, and try again then",
+                        hint=f"try again when no process has {self.path / 'lock'} open",
                     )
                 await asyncio.sleep(0.05)
             yield descriptor
@@ -195,7 +195,7 @@ class JobFolder:
             if error.errno in _LOCK_FAULTS:
                 raise StoreError(
                     f"cannot lock {self.path / 'lock'}: {error}",
-                    hint="set FRACTALE_STATE_DIR to a folder on a file system that has locks",
+                    hint="set FRACTALE_STATE_DIR to a directory on a file system with locks",
                 ) from error
             return False
         return True
@@ -346,7 +346,7 @@ class JobFolder:
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"cannot read {self.path / name}: {error}",
-                hint="look for the job at the scheduler, then remove the folder",
+                hint="look for the job at the scheduler, then remove the directory",
             ) from error
         if not isinstance(found, dict):
             raise StoreError(f"{self.path / name} is damaged")
@@ -363,7 +363,7 @@ def disk(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        hint = "check space and permissions, or set FRACTALE_STATE_DIR to another folder"
+        hint = "check space and permissions, or set FRACTALE_STATE_DIR to another directory"
         raise StoreError(f"cannot write {path}: {error}", hint=hint) from error
     except UnicodeEncodeError as error:
         found = ascii(error.object[error.start : error.end])
@@ -399,5 +399,5 @@ def same_job(folder: JobFolder, spec: JobSpec) -> None:
     if intent is not None and intent.get("digest") != digest(spec):
         raise JobError(
             f"another job, `{intent.get('name')}`, was submitted with this key",
-            hint="give each job a key of its own; the same key is for the same job only",
+            hint="give each job its own key; use a key again only for the same job",
         )

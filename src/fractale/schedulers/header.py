@@ -56,7 +56,7 @@ def _see(directive: Directive, mark: str, spec: JobSpec, refused: Collection[str
             hint="take the line out: fractale submits batch jobs",
         )
     if "array" in directive.sets and spec.array is None:
-        raise JobError(f"{where} makes more of it than one job", hint="give the array as `array`")
+        raise JobError(f"{where} submits more than one job", hint="write the array as `array`")
 
 
 def _kept(directive: Directive, script: Script, dialect: Dialect, own: frozenset[str]) -> list[str]:

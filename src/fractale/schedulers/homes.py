@@ -70,7 +70,8 @@ def home(scheduler: str, part: str) -> ModuleType:
         ValueError: The scheduler is unknown.
     """
     if scheduler not in DECLARED:
-        raise ValueError(f"there is no scheduler `{scheduler}`: there are {', '.join(DECLARED)}")
+        known = ", ".join(DECLARED)
+        raise ValueError(f"`{scheduler}` is not a scheduler: choose one of {known}")
     return importlib.import_module(f"{_PACKAGE}.{scheduler}.{part}")
 
 

@@ -221,7 +221,7 @@ def _file(name: str, writing: Writing, request: Request) -> tuple[str | None, st
     if missing:
         return None, f"left out: `{writing.program}` has no mark for the {', '.join(missing)} in it"
     if name.startswith("'") and "$" in text:
-        return None, "left out: in quotes, the shell does not put in what the mark stands for"
+        return None, "left out: in quotes, the shell does not replace the mark"
     if (text.count("{{") and "{{" in re.sub(r"\{\{\w+\}\}", "", name)) or not text:
         return None, f"left out: `{writing.program}` would replace the marks in it"
     return text, ""
@@ -455,7 +455,7 @@ def times(one: str, other: str) -> str:
     if "1" in (one, other):
         return other if one == "1" else one
     if not _is_number(one) or not _is_number(other):
-        raise UnclearError(f"`{one}` times `{other}` is no number")
+        raise UnclearError(f"`{one}` times `{other}` is not a number")
     inner = [re.fullmatch(r"\$\(\((.*)\)\)", each) for each in (one, other)]
     parts = [f"({m[1]})" if m else each for m, each in zip(inner, (one, other), strict=True)]
     return f"$(({parts[0]} * {parts[1]}))"

@@ -46,7 +46,8 @@ class Programs:
         if found := self.which(name):
             return found
         raise DependencyMissing(
-            f"there is no `{name}` on the PATH", hint="`fractale doctor` says what a site lacks"
+            f"`{name}` was not found on the PATH",
+            hint="run `fractale doctor` to see what this site lacks",
         )
 
     async def run(self, *words: str, more: Mapping[str, str] | None = None) -> ProgramResult:

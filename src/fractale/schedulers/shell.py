@@ -92,7 +92,7 @@ def check_syntax(script: str, shell: str | None, *, path: str | None = None) -> 
         return SyntaxCheck(shell=shell, skipped=f"`{shell}` is not a shell")
     program = shutil.which(shell, path=path)
     if program is None:
-        return SyntaxCheck(shell=shell, skipped=f"there is no `{shell}` here to check it with")
+        return SyntaxCheck(shell=shell, skipped=f"`{shell}` was not found on this machine")
     try:
         # With -f, csh skips the user's start-up files.
         options = ["-fn"] if shell in CSH else ["-n"]

@@ -213,6 +213,6 @@ def untold(
             what=each.what,
             why=NOT_SAID if each.line else each.why,
         )
-        for each in compare(script, translated, told=known)
+        for each in compare(script, translated, known=known)
         if not each.minor
     ]

@@ -136,7 +136,7 @@ def _check_owner(found: Validity, script: Script, *, bare: bool = False) -> None
     owners = schedulers_of(script.lines)
     errors: list[str] = []
     if script.scheduler not in owners and (owners or not bare):
-        errors.append(f"it has no {dialect.mark} line: it is no script for {script.scheduler}")
+        errors.append(f"it has no {dialect.mark} line: it is not a script for {script.scheduler}")
         for name in owners:
             is_directive = dialect_of(name).is_directive
             number = next(n for n, line in enumerate(script.lines, 1) if is_directive(line))
@@ -180,7 +180,7 @@ def foreign_commands(script: Script) -> list[str]:
 def against_original(
     script: Script,
     original: str,
-    told: Sequence[Any] = (),
+    known: Sequence[Any] = (),
     *,
     strict: bool,
     from_manager: str = "",
@@ -188,15 +188,15 @@ def against_original(
     """List the differences between a script and the script that it was translated from.
 
     Args:
-        told: Known losses, as `translate_batch_script` returns them, or as texts. A loss that a
+        known: Known losses, as `translate_batch_script` returns them, or as texts. A loss that a
             comment of the script names is also known.
         strict: Whether another queue, account or name is a difference.
         from_manager: The scheduler of the original; if empty, the first scheduler with a directive
             in it, other than the script's own.
     """
     source = read_script(original, from_manager or _source_of(original, script.scheduler))
-    losses = [_told_loss(cast("dict[str, Any]", each)) for each in told if isinstance(each, dict)]
-    texts = [str(each) for each in told if not isinstance(each, dict)]
+    losses = [_loss_of(cast("dict[str, Any]", each)) for each in known if isinstance(each, dict)]
+    texts = [str(each) for each in known if not isinstance(each, dict)]
     differences = compare(source, script, [*comments_of(script), *texts], losses)
     commands = compare_commands(source, script)
     errors = [
@@ -207,9 +207,9 @@ def against_original(
     return Commands(errors=errors, warnings=commands.warnings)
 
 
-def _told_loss(told: Mapping[str, Any]) -> Loss:
-    words = {name: str(told.get(name) or "") for name in ("text", "what", "why")}
-    line = told.get("line")
+def _loss_of(known: Mapping[str, Any]) -> Loss:
+    words = {name: str(known.get(name) or "") for name in ("text", "what", "why")}
+    line = known.get("line")
     return Loss(line=line if isinstance(line, int) else 0, **words)
 
 

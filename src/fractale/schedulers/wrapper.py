@@ -29,8 +29,8 @@ dir={dir}
 id={id}
 [ -n "$id" ] || id="$(uname -n).$$"
 cd "$dir" || {{
-  echo "fractale: $dir is not there on $(uname -n): the state folder has to be one that the" \
-    "nodes of the jobs see" >&2
+  echo "fractale: $dir is not found on $(uname -n): the nodes of the jobs must see the" \
+    "state directory" >&2
   exit {no_folder}
 }}
 {element}note=".started.$id.$$"
@@ -40,7 +40,7 @@ boot=; read -r boot 2>/dev/null < /proc/sys/kernel/random/boot_id
   printf 'id=%s\nhost=%s\npid=%s\nat=%s\n' "$id" "$(uname -n)" $$ "$(date +%s)" &&
     printf 'boot=%s\nticks=%s\nnodes=%s\n' "$boot" "${{1:-}}" {nodes}
 }} > "$note" || exit {no_claim}
-# A second job of the same key does not begin: whoever makes the link first has it.
+# A second job of the same key does not begin: the first job to make the link runs.
 if ! ln "$note" started 2>/dev/null; then
   if [ ! -e started ]; then  # a file system without links
     (set -C; cat "$note" > started) 2>/dev/null || exit {no_claim}
@@ -180,7 +180,7 @@ def _exports(lines: Sequence[str]) -> str:
 def _lines_of(variables: Mapping[str, str]) -> list[str]:
     for name in variables:
         if not _NAME.fullmatch(name):
-            raise JobError(f"`{name}` is no name of an environment variable")
+            raise JobError(f"`{name}` is not a valid name of an environment variable")
     return [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
 
 

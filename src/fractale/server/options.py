@@ -94,8 +94,8 @@ def _of_files(registries: Sequence[Registry], name: str) -> Any:
 def _check_token(options: ServeOptions) -> None:
     if options.token is None and not options.is_local:
         raise UsageError(
-            f"serving on {options.host} without a token is refused: whoever reaches this machine "
-            "could call every tool",
+            f"serving on {options.host} without a token is refused: anyone who reaches this "
+            "machine could call every tool",
             hint="set FRACTALE_MCP_TOKEN, or serve this machine only with `--host 127.0.0.1`",
         )
     token = options.token or ""

@@ -154,7 +154,7 @@ async def _guarded(place: Machine, name: str, probe: Probe) -> list[Finding]:
     except TimeoutError:
         found = Finding(name=name, state="broken", problem=f"no answer within {limit:g} s")
     except Exception as error:  # noqa: BLE001 - reported as an unknown
-        why = f"could not be looked at: {type(error).__name__}: {error}"
+        why = f"could not be examined: {type(error).__name__}: {error}"
         found = Finding(name=name, state="broken", problem=why)
     return found if isinstance(found, list) else [found]
 

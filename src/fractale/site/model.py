@@ -40,7 +40,7 @@ class Site:
     @property
     def machine(self) -> Finding:
         """The finding about the machine itself."""
-        return next(iter(self.sections.get("machine", ())), absent(self.host, "not looked at"))
+        return next(iter(self.sections.get("machine", ())), absent(self.host, "not examined"))
 
     def find(self, name: str) -> Finding:
         """The finding with a name; an absent one if no probe looked for it."""
@@ -48,7 +48,7 @@ class Site:
             for finding in findings:
                 if finding.name == name:
                     return finding
-        return absent(name, "it was not looked for")
+        return absent(name, "it was not examined")
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: every section is a list of findings."""

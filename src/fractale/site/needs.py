@@ -158,7 +158,7 @@ def read_needs(data: Any, file: str, under: NeedsTable | None = None) -> NeedsTa
     all_needs = {**under.needs, **needs}
     unknown = sorted({name for row in tools.values() for name in row} - set(all_needs))
     if unknown:
-        raise SettingsError(f"{file}: nothing says what `{unknown[0]}` is; add it to `needs`")
+        raise SettingsError(f"{file}: `{unknown[0]}` is not defined; add it to `needs`")
     return NeedsTable(
         needs=all_needs, tools={**under.tools, **tools}, packages={**under.packages, **packages}
     )

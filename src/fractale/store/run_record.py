@@ -171,6 +171,11 @@ def _size(path: Path) -> int:
         return 0
 
 
+def random_id(length: int = SHARED_ID_LENGTH) -> str:
+    """A random ID for a run."""
+    return "".join(secrets.choice(ID_LETTERS) for _ in range(length))
+
+
 class RunRecords:
     """The runs of one state directory."""
 
@@ -189,11 +194,11 @@ class RunRecords:
         """
         if run_id is not None and not ID.fullmatch(run_id):
             raise UsageError(
-                f"`{run_id}` is no id of a run",
+                f"`{run_id}` is not a valid id of a run",
                 hint="letters, digits, `-`, `_` and `.`, at most 64, with a letter or digit first",
             )
         for _ in range(100):
-            name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
+            name = run_id or random_id(length)
             try:
                 self._make_root()
                 new_folder(self._root / name)
@@ -229,7 +234,7 @@ class RunRecords:
             return self.at(names[0])
         if run_id not in names:
             some = f"the latest: {', '.join(names[:5])}" if names else "there are no runs here"
-            raise UsageError(f"there is no run `{run_id}` in {self._root.parent}", hint=some)
+            raise UsageError(f"run `{run_id}` not found in {self._root.parent}", hint=some)
         return self.at(run_id)
 
     def at(self, run_id: str) -> RunRecord:
@@ -278,8 +283,8 @@ def _no_folder(path: Path) -> StoreError:
     """The error for a path that should be a directory, but is a file or leads through one."""
     wrong = next((each for each in (path, *path.parents) if each.exists()), path)
     return StoreError(
-        f"the state folder cannot be used: {wrong} is not a folder",
-        hint="move that file away, or set FRACTALE_STATE_DIR to another folder",
+        f"the state directory cannot be used: {wrong} is not a directory",
+        hint="move that file away, or set FRACTALE_STATE_DIR to another directory",
     )
 
 

@@ -33,7 +33,7 @@ from fractale.runs.workspace import Extensions, Workspace, as_started, kept_stor
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.run_record import RunRecord, RunRecords
-from fractale.studio.saver import KEPT_AS, RunThreads, one_line, read_head
+from fractale.studio.saver import KEPT_AS, RunThreads, read_head, with_hint
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -86,7 +86,7 @@ class RunPerformer:
                 async for chunk in chunks:
                     yield chunk
         except FractaleError as error:
-            raise RunEnded(one_line(error)) from error
+            raise RunEnded(with_hint(error)) from error
 
     async def _do(self, order: Order, stream: Mapping[str, Any], emit: Emit) -> None:
         feed = _Feed(order, stream, emit)

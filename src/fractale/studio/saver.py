@@ -224,9 +224,9 @@ def _as_http() -> Generator[None]:
         yield
     except (StoreError, RunHeld) as error:
         held = isinstance(error, RunHeld)
-        raise HTTPException(CONFLICT if held else FAILED, one_line(error)) from error
+        raise HTTPException(CONFLICT if held else FAILED, with_hint(error)) from error
 
 
-def one_line(error: FractaleError) -> str:
-    """Format an error and its hint in one line."""
+def with_hint(error: FractaleError) -> str:
+    """An error with its hint, as text."""
     return f"{error} ({error.hint})" if error.hint else str(error)

@@ -36,10 +36,10 @@ def read_batch_script(script: str, manager: str | None = None) -> dict[str, Any]
 
     Args:
         script: The script's text.
-        manager: Whose it is; left out, the one whose directive comes first.
+        manager: The script's manager; by default that of its first directive.
 
     Returns:
-        ``manager``; ``facts``, the job's requirements in terms that no manager owns (``nodes``,
+        ``manager``; ``facts``, the job's requirements in terms common to all managers (``nodes``,
         ``tasks``, ``seconds``, ``queue``, …); ``totals`` of the whole job; ``directives``, each
         with its line; ``without_counterpart``, those that other managers cannot express in full,
         with the reason; ``invalid``, the reasons why its manager refuses it; and ``remarks``,
@@ -83,8 +83,8 @@ def find_batch_scripts(
 
     Args:
         scripts: A file, a pattern such as ``jobs/*.sbatch``, or a list of them (also as JSON);
-            ``**`` stands for any directories.
-        to_manager: Whom they are translated for; it is a part of the new names.
+            ``**`` matches any directories.
+        to_manager: The manager to translate for; its name is part of the new file names.
         output: The file to write for a single script, or a directory (one that exists, or a name
             that ends with ``/``).
         default_folder: The directory if `output` is empty.
@@ -99,7 +99,7 @@ def find_batch_scripts(
     names = _listed(scripts) if isinstance(scripts, str) else scripts
     files = list(dict.fromkeys(file for name in names for file in _matches(name)))
     if not files:
-        raise ValueError("no batch script is named")
+        raise ValueError("no batch script was named")
     if len(files) > MOST_FILES:
         raise ValueError(f"{len(files)} files match; at most {MOST_FILES} are translated at once")
     outputs = _outputs(files, to_manager, output, default_folder)
@@ -129,7 +129,7 @@ def _matches(name: str) -> list[str]:
     matched = glob.glob(str(path), recursive=True)  # noqa: PTH207 - an absolute pattern, too
     found = sorted(each for each in matched if Path(each).is_file())
     if not found:
-        raise ValueError(f"no file matches `{name}` (working folder: {Path.cwd()})")
+        raise ValueError(f"no file matches `{name}` (working directory: {Path.cwd()})")
     return found
 
 
@@ -169,7 +169,7 @@ def summarize_translations(
 
     Args:
         scripts: As `find_batch_scripts` gives them.
-        results: What came of each, in the same order: ``jobspec``, ``lost``, ``notes``,
+        results: The result for each script, in the same order: ``jobspec``, ``lost``, ``notes``,
             ``remains``, ``validated_by``, ``note`` and ``file``, or ``error``.
 
     Returns:
@@ -232,10 +232,10 @@ def check_directives(
 
     Args:
         script: The script's text.
-        claimed: What each option is claimed to be, such as ``{"ntasks": 64, "time": "1:00:00"}``.
-        required: Options about which something must be claimed; else an empty claim is valid.
-        source: Who claims it, for the record.
-        kept: An earlier answer of this tool for the same script; what was right stays right.
+        claimed: The claimed value of each option, such as ``{"ntasks": 64, "time": "1:00:00"}``.
+        required: Options that the claim must include; without it, an empty claim is valid.
+        source: The author of the claim, for the record.
+        kept: An earlier answer of this tool for the same script; its right facts stay right.
 
     Returns:
         ``valid`` (whether every claim, now or earlier, is right), ``facts`` and ``supplied_by``
@@ -272,13 +272,13 @@ def check_directives(
 def take_over_directives(
     script: str, missing: list[str], kept: dict[str, Any], source: str = PARSER
 ) -> dict[str, Any]:
-    """Read by parser what somebody else got wrong.
+    """Read the remaining options of a batch script by parser, after a model's claims.
 
     Args:
         script: The script's text.
         missing: Options that are still to be read, as `check_directives` names them.
-        kept: What is known already: ``facts`` and ``supplied_by``.
-        source: Who reads them, for the record.
+        kept: The known facts: ``facts`` and ``supplied_by``.
+        source: The reader of the options, for the record.
 
     Returns:
         ``facts`` and ``supplied_by``, completed, and ``taken_over``: the added facts.
@@ -312,11 +312,11 @@ def translate_batch_script(
     Args:
         script: The script's text: Slurm, Flux, PBS, LSF or Cobalt.
         to_manager: ``flux``, ``slurm``, ``pbs`` or ``lsf``.
-        known: ``facts`` that are established already and ``supplied_by``, who established
-            them; whatever they leave open is read from the script by parser.
-        from_manager: Whose script it is, if it has lines of several; left out, the one whose
-            directive comes first.
-        lossy: Whether a translation that does not do the work of the original is one, too.
+        known: ``facts`` that are established already, and ``supplied_by``, who established
+            them; the parser reads the other facts from the script.
+        from_manager: The script's manager, if it has lines of several; by default that of its
+            first directive.
+        lossy: Whether to accept a translation that does not do the whole work of the original.
 
     Returns:
         ``script``; ``valid``, whether its manager would accept it by its own lines; ``facts``,
@@ -368,7 +368,7 @@ def translate_batch_script(
 def _too_much(translation: Translation) -> list[str]:
     """List why a translation is incomplete; the last entry says how to accept it anyway."""
     lost = list(translation.grave)
-    return [*lost, "`lossy: true` (`-i lossy=true`) writes it all the same"] if lost else []
+    return [*lost, "set `lossy: true` (`-i lossy=true`) to write it anyway"] if lost else []
 
 
 def _loss(loss: Loss) -> dict[str, Any]:
@@ -401,19 +401,19 @@ def _credit(parsed: Script, fact: str, value: Any, by: str) -> str:
 def validate_batch_script(
     script: str, original: str | None = None, told: list[Any] | None = None
 ) -> dict[str, Any]:
-    """Check a batch script without a workload manager at hand.
+    """Check a batch script without its workload manager.
 
     Looks for options that the manager does not know or refuses, for directives of another
-    manager left in it, for shell syntax that its shell refuses, and, where the script it was
-    translated from is given, whether both ask for the same and run the same commands.
+    manager left in it, and for shell syntax that its shell refuses. If the original script is
+    given, also checks whether both scripts ask for the same and run the same commands.
 
     Args:
         script: The script's text.
         original: The script that it was translated from.
-        told: What is known to be lost: ``told`` of `translate_batch_script`, or texts.
+        told: The known losses: ``told`` of `translate_batch_script`, or texts.
 
     Returns:
-        ``valid``, ``checks`` (their number), ``warnings``, and, if there are any,
+        ``valid``, ``checks`` (the number of checks), ``warnings``, and, if there are any,
         ``errors``.
     """
     try:

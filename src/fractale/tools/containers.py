@@ -34,9 +34,9 @@ CONFINED = re.compile(
 )
 """Errors in a container's log if the machine does not allow it to start."""
 CONFINED_HINT = (
-    "this machine did not let {name} start a container, and no other Dockerfile will mend that; "
+    "this machine did not let {name} start a container, and no other Dockerfile can change that; "
     "where containers are confined, BUILDAH_ISOLATION=chroot and STORAGE_DRIVER=vfs in the "
-    "environment may do for podman and buildah"
+    "environment may help podman and buildah"
 )
 
 
@@ -60,11 +60,11 @@ class Tool:
 
 
 async def find_builders() -> dict[str, Any]:
-    """Say which of Docker, Podman and Buildah can build a container here; nothing is changed.
+    """Report which of Docker, Podman and Buildah can build a container here; changes nothing.
 
     Returns:
-        `use`: the one that `build_container` takes, or nothing; `builders`: each with its state
-        (`works`, `broken`, `absent`), version, path and, where it does not work, `problem`.
+        `use`: the builder that `build_container` uses, or null; `builders`: each with its state
+        (`works`, `broken`, `absent`), version, path and, if it does not work, `problem`.
     """
     found = [each.as_dict() for each in await _look()]
     works = [each["name"] for each in found if each["state"] == "works"]
@@ -84,12 +84,12 @@ async def build_container(
     """Build a container image from a Dockerfile.
 
     Args:
-        dockerfile: Its text, or its lines.
+        dockerfile: The Dockerfile's text, or its lines.
         uri: The image's name, such as `lammps:latest`.
-        context: The folder that COPY and ADD take files from; nothing for an empty one.
+        context: The directory that COPY and ADD copy files from; by default an empty one.
         build_args: Values of the Dockerfile's ARGs.
-        builder: Who builds; `auto` takes the first that works.
-        timeout: Seconds it may take; nothing for as long as it needs.
+        builder: The builder to use; `auto` uses the first that works.
+        timeout: The time limit in seconds; null for no limit.
 
     Returns:
         `returncode`; `success`; `builder`; `image` and `seconds`; `log`, its end; and, after a
@@ -133,9 +133,9 @@ async def run_in_container(
     Args:
         uri: The image's name.
         command: The program in the image, and its arguments.
-        builder: Who built it, or `auto`. Podman and Buildah share their images: where the one may
-            not start containers on this machine, the other is tried.
-        timeout: Seconds it may take; nothing for as long as it needs.
+        builder: The builder of the image, or `auto`. Podman and Buildah share their images: if one
+            may not start containers on this machine, the other is tried.
+        timeout: The time limit in seconds; null for no limit.
 
     Returns:
         `returncode`, `success`, `builder`, `log` and, after a failure, `error`.
@@ -145,7 +145,7 @@ async def run_in_container(
     """
     image = _image(uri)
     if not command:
-        raise ValueError("`command` is empty: say which program is to run")
+        raise ValueError("`command` is empty: name the program to run")
     tool, *others = await _working(builder, *SHARING.get(builder, ()))
     ended = await _run(tool, image, command, teller(progress), timeout)
     while others and _is_confined(ended):
@@ -213,7 +213,7 @@ async def _working(wanted: str, *others: str) -> list[Tool]:
     if works:
         return sorted(works, key=lambda tool: names.index(tool.name))
     why = "; ".join(f"{each.name}: {each.problem}" for each in found)
-    raise ValueError(f"nothing here can build or run containers ({why})")
+    raise ValueError(f"no program on this machine can build or run containers ({why})")
 
 
 # -- arguments ----------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def _dockerfile(given: str | list[str]) -> str:
 
 def _image(uri: str) -> str:
     if not IMAGE.fullmatch(uri.strip()):
-        raise ValueError(f"`{uri}` is no name of an image, such as `lab/lammps:latest`")
+        raise ValueError(f"`{uri}` is not a valid image name, such as `lab/lammps:latest`")
     return uri.strip()
 
 
@@ -240,10 +240,10 @@ def _folder(context: str | None) -> Path | None:
         return None
     directory = checked(context)
     if not directory.is_dir():
-        raise ValueError(f"there is no folder {directory} to build from")
+        raise ValueError(f"context directory {directory} not found")
     if private := holds_private(directory):
         raise PermissionError(
-            f"an image is not built from {directory}: {private} is in it, and COPY would take it"
+            f"no image is built from {directory}: it contains {private}, which COPY would copy"
         )
     return directory
 

@@ -6,16 +6,16 @@ from typing import Any
 
 
 async def discover_site(sections: list[str] | None = None, refresh: bool = False) -> dict[str, Any]:
-    """Say what this machine and site have; nothing is changed.
+    """Report the programs and resources of this machine and site; changes nothing.
 
     Schedulers with their queues, limits and nodes; cores, memory, GPUs; environment modules,
-    Spack, MPI, Python; containers, Kubernetes; folders with their file systems and free space. A
-    thing of state `works` has answered; of one that is `broken`, `problem` says why.
+    Spack, MPI, Python; containers, Kubernetes; directories with their file systems and free
+    space. A thing with the state `works` has answered; if the state is `broken`, see `problem`.
 
     Args:
         sections: Which of machine, gpus, schedulers, software, containers, kubernetes,
-            file_systems; nothing for all.
-        refresh: Look again, in place of what was found within the last hour.
+            file_systems; by default all.
+        refresh: Examine the site again, instead of using findings of the last hour.
 
     Returns:
         A list of findings for each section; `absent` names the things that were not found;
@@ -31,7 +31,7 @@ async def discover_site(sections: list[str] | None = None, refresh: bool = False
 
     unknown = [name for name in sections or () if name not in PROBES]
     if unknown:
-        raise ValueError(f"there is no section {unknown[0]}; there are {', '.join(PROBES)}")
+        raise ValueError(f"unknown section `{unknown[0]}`; choose from {', '.join(PROBES)}")
     site = await look(load_settings(untrusted="narrow"), refresh=refresh)
     wanted = {name: site.sections.get(name, ()) for name in sections or PROBES}
     there = {

@@ -16,10 +16,10 @@ def read_text_file(path: str) -> dict[str, Any]:
     """Read a text file.
 
     Args:
-        path: The file, absolute or from the working folder; at most 4 MiB of UTF-8.
+        path: The file, absolute or relative to the working directory; at most 4 MiB of UTF-8.
 
     Returns:
-        ``text`` and ``lines`` (how many).
+        ``text``, and ``lines``, the number of lines.
 
     Raises:
         ValueError: The file does not exist, is too large, or is not text.
@@ -28,7 +28,7 @@ def read_text_file(path: str) -> dict[str, Any]:
     try:
         descriptor = open_file(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ValueError(f"there is no file {path} (working folder: {Path.cwd()})") from error
+        raise ValueError(f"file {path} not found (working directory: {Path.cwd()})") from error
     with os.fdopen(descriptor, "rb") as opened:
         data = opened.read(MAX_BYTES + 1)
         if (size := max(len(data), os.fstat(descriptor).st_size)) > MAX_BYTES:
@@ -43,14 +43,14 @@ def read_text_file(path: str) -> dict[str, Any]:
 
 @takes_paths(writes=["path"])
 def write_text_file(path: str, text: str) -> dict[str, Any]:
-    """Write a text file; the folders above it are made, a file that is there is replaced.
+    """Write a text file. Creates missing parent directories, and replaces an existing file.
 
     Args:
-        path: The file, absolute or from the working folder.
-        text: What it is to hold.
+        path: The file, absolute or relative to the working directory.
+        text: The file's new text.
 
     Returns:
-        ``path`` and ``lines`` (how many).
+        ``path``, and ``lines``, the number of lines.
 
     Raises:
         ValueError: The path is a directory, or the text is not Unicode.
@@ -60,12 +60,12 @@ def write_text_file(path: str, text: str) -> dict[str, Any]:
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        raise ValueError(f"{path} is a folder")
+        raise ValueError(f"{path} is a directory")
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         cut = ascii(error.object[error.start : error.end])
-        raise ValueError(f"the text for {path} holds {cut}, which is half a character") from error
+        raise ValueError(f"the text for {path} has {cut}, which is half a character") from error
     with os.fdopen(open_file(path, writing=True), "wb") as opened:
         opened.truncate()
         opened.write(data)

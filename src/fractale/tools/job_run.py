@@ -31,27 +31,27 @@ async def job_run(
     folder: str | None = None,
     scheduler: JobScheduler | None = None,
 ) -> dict[str, Any]:
-    """Submit a batch job, wait until it is over, and give its log. A job that fails is an error.
+    """Submit a batch job, wait until it is over, and return its log. A failed job is an error.
 
     Args:
         script: The text of a batch script.
-        key: A name for this very job. With the same key the same job is found and not run again,
-            so it has to say everything that tells one job from another.
-        name: For people who look at the queue.
-        nodes: How many.
-        tasks: How many in all.
-        cores_per_task: How many.
-        time: The limit in seconds.
+        key: The job's unique key. A second call with the same key finds the job and does not run
+            it again, so the key must contain everything that distinguishes one job from another.
+        name: The job's name in the queue.
+        nodes: Number of nodes.
+        tasks: Number of tasks in all.
+        cores_per_task: Number of cores for each task.
+        time: The time limit in seconds.
         queue: Queue or partition.
         account: Account, project or bank.
-        env: Variables to set.
-        folder: Where it runs; nothing for the working folder.
-        scheduler: Nothing for the one that is found: flux, slurm, pbs, lsf, else local processes.
+        env: Environment variables to set.
+        folder: The directory where the job runs; by default the working directory.
+        scheduler: By default the first that is found: flux, slurm, pbs, lsf, else local processes.
 
     Returns:
         `job_id`, `scheduler`, `state`, `reason`, `exit_code`, `seconds`, `nodes`, `log_file`, and
         `log`, its last 64 KiB. If the job did not complete, also `error`: its reason, and the
-        end of its log; then the call has failed, too.
+        end of its log; then the call fails, too.
     """
     jobs = Jobs.of(load_settings(untrusted="narrow"), scheduler)
     spec = JobSpec(

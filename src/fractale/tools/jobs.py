@@ -55,28 +55,28 @@ async def job_submit(
     scheduler: JobScheduler | None = None,
     array: str | None = None,
 ) -> dict[str, Any]:
-    """Submit a batch job, or an array of jobs; it is not waited for.
+    """Submit a batch job, or an array of jobs, without waiting for its end.
 
     Args:
-        script: The text of a batch script; its directives count where nothing else is said. Either
-            this or a command.
+        script: The text of a batch script; the other arguments override its directives. Give either
+            `script` or `command`.
         command: A program and its arguments, started once, on the job's first node.
-        name: For people who look at the queue.
-        nodes: How many.
-        tasks: How many in all.
-        cores_per_task: How many.
-        gpus_per_task: How many.
-        memory: For each node, such as 4G.
-        time: The limit in seconds.
+        name: The job's name in the queue.
+        nodes: Number of nodes.
+        tasks: Number of tasks in all.
+        cores_per_task: Number of cores for each task.
+        gpus_per_task: Number of GPUs for each task.
+        memory: Memory of each node, such as 4G.
+        time: The time limit in seconds.
         queue: Queue or partition.
         account: Account, project or bank.
-        env: Variables to set.
-        folder: Where it runs; nothing for the working folder.
-        key: A name for this very job. With the same key, the same job is given back and not
-            submitted again.
-        scheduler: Nothing for the one that is found: flux, slurm, pbs, lsf, else local processes.
-        array: Makes an element for each index, such as 1-100%10: each has `FRACTALE_INDEX` in its
-            environment, and at most 10 run at a time. Nothing for what the script says.
+        env: Environment variables to set.
+        folder: The directory where the job runs; by default the working directory.
+        key: The job's unique key. A second call with the same key returns the same job and does
+            not submit it again.
+        scheduler: By default the first that is found: flux, slurm, pbs, lsf, else local processes.
+        array: Starts one element for each index, such as 1-100%10: each has `FRACTALE_INDEX` in its
+            environment, and at most 10 run at a time. By default the script's own directive.
 
     Returns:
         The job, as an argument for the other tools: `key`, `job_id`, `scheduler`, `log_file`.
@@ -115,11 +115,11 @@ def _array(text: str) -> Array:
 
 @about_jobs("looks")
 async def job_status(key: str) -> dict[str, Any]:
-    """Say how a job is, now, from the evidence that there is.
+    """Report the current state of a job, with the evidence for it.
 
     Args:
-        key: The job's, from `job_submit`; also the key of a run's job as `fractale show` prints
-            it, or what the scheduler calls a job that fractale submitted.
+        key: The job's key from `job_submit`, the key of a run's job that `fractale show` prints,
+            or the scheduler's id of a job that fractale submitted.
 
     Returns:
         The job; `state` (pending, running, completed, failed, cancelled, timeout, out_of_memory,
@@ -134,11 +134,11 @@ async def job_status(key: str) -> dict[str, Any]:
 
 @about_jobs("looks")
 async def job_wait(key: str, progress: Progress, seconds: float = 600.0) -> dict[str, Any]:
-    """Wait until a job is over, or for that many seconds; then say how it is.
+    """Wait until a job is over, at most for `seconds`; then report its state.
 
     Args:
-        key: The job's, from `job_submit`.
-        seconds: At most an hour. A job that is not over can be waited for again.
+        key: The job's key from `job_submit`.
+        seconds: At most an hour. If the job is not over by then, call this tool again.
 
     Returns:
         As `job_status`, with `exit_code` for `job_exit_code`; `over` says whether the job ended.
@@ -158,16 +158,16 @@ async def job_logs(
     search: str | None = None,
     element: int | None = None,
 ) -> dict[str, Any]:
-    """Read what a job has written so far, stdout and stderr together; it is not waited for.
+    """Read a job's log so far, stdout and stderr together, without waiting for the job's end.
 
     Args:
-        key: The job's, from `job_submit`.
-        offset: Where to begin, in bytes; a negative one counts from the end. Without it, of a
-            log longer than `limit` both ends.
-        limit: The most bytes, at most 1 MiB.
-        tail_lines: The last lines, in place of an offset.
-        search: A regular expression: the lines of the whole log that match, with their offsets.
-        element: Of an array, the index of the element; nothing for the last line of each.
+        key: The job's key from `job_submit`.
+        offset: The first byte to read; a negative offset counts from the end. Without it, the
+            start and the end of a log that is longer than `limit`.
+        limit: The number of bytes to read, at most 1 MiB.
+        tail_lines: The number of last lines to read, instead of an offset.
+        search: A regular expression: read the matching lines of the whole log, with their offsets.
+        element: The index of an array's element; by default the last line of each element.
 
     Returns:
         `text`, `offset`, `next_offset` to continue from, and `size` of the whole log in bytes.
@@ -190,10 +190,10 @@ async def job_logs(
 
 @about_jobs("looks")
 async def job_cancel(key: str) -> dict[str, Any]:
-    """End a job; one that is over stays as it is.
+    """Cancel a job; a job that is over does not change.
 
     Args:
-        key: The job's, from `job_submit`.
+        key: The job's key from `job_submit`.
 
     Returns:
         As `job_status`, at most some seconds later; if `over` is false, the job is still ending.
@@ -203,13 +203,13 @@ async def job_cancel(key: str) -> dict[str, Any]:
 
 
 async def job_record(job_id: str, scheduler: JobScheduler | None = None) -> dict[str, Any]:
-    """Say how a job is that fractale did not submit, by the id that the scheduler gave it.
+    """Report the state of a job that fractale did not submit, by the scheduler's id for it.
 
-    Nothing is changed. For a job that fractale submitted, `job_status` knows more.
+    This tool changes nothing. For a job that fractale submitted, `job_status` reports more.
 
     Args:
-        job_id: What the scheduler calls it, such as 4711.
-        scheduler: Nothing for the one that is found.
+        job_id: The scheduler's id of the job, such as 4711.
+        scheduler: By default the first that is found.
 
     Returns:
         `job_id`, `scheduler`, `known` (false if the scheduler does not know the job, or has
@@ -220,7 +220,7 @@ async def job_record(job_id: str, scheduler: JobScheduler | None = None) -> dict
     if not JOB_ID.fullmatch(job_id):
         raise JobError(
             f"`{job_id}` is not the id of a job",
-            hint="give what the scheduler calls it, such as 4711, or 4711.server for PBS",
+            hint="write the scheduler's id, such as 4711, or 4711.server for PBS",
         )
     settings = load_settings(untrusted="narrow")
     jobs = Jobs.of(settings, scheduler)
@@ -243,10 +243,10 @@ async def job_record(job_id: str, scheduler: JobScheduler | None = None) -> dict
 
 
 async def queue_info(scheduler: JobScheduler | None = None) -> dict[str, Any]:
-    """Say which queues or partitions there are, with their nodes and limits.
+    """List the queues or partitions, with their nodes and limits.
 
     Args:
-        scheduler: Nothing for the one that is found.
+        scheduler: By default the first that is found.
 
     Returns:
         `scheduler`, and `queues`: each with `name`, `default`, `state`, `nodes`, `nodes_idle`,
@@ -301,11 +301,11 @@ async def _found(key: str) -> tuple[Jobs, JobHandle]:
         return Jobs.of(settings, root=found[0].job_dir.parent), found[0]
     if found:
         keys = ", ".join(f"{each.key} ({each.scheduler})" for each in found[:MOST_NAMED])
-        raise JobError(f"{len(found)} jobs are called `{key}`", hint=f"give the key: {keys}")
+        raise JobError(f"{len(found)} jobs have the id `{key}`", hint=f"use a key: {keys}")
     raise JobError(
         f"no job was submitted with the key `{key}`",
-        hint="the key is in what `job_submit` answered, or `fractale show RUN STEP` prints; the "
-        "state folder has to be the same. A job that fractale did not submit: `job_record`",
+        hint="`job_submit` returned the key, and `fractale show RUN STEP` prints it; use the same "
+        "state directory. For a job that fractale did not submit, call `job_record`",
     )
 
 

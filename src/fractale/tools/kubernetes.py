@@ -87,14 +87,14 @@ async def kubernetes_job_wait(
     namespace: str | None = None,
     timeout: float = 3600,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
-    """Wait until a job of Kubernetes has ended, and give its log. Changes nothing.
+    """Wait until a Kubernetes job has ended, and return its log. Changes nothing.
 
-    An API server that stops answering meanwhile is waited for, up to ten minutes.
+    If the API server stops answering meanwhile, this tool waits for it for up to ten minutes.
 
     Args:
         name: The job's name.
-        namespace: Its namespace; nothing for that of the current context.
-        timeout: Seconds to wait; the job goes on after them.
+        namespace: The job's namespace; by default that of the current context.
+        timeout: Seconds to wait; the job keeps running afterwards.
 
     Returns:
         `state`: completed, failed, or active at the timeout; `success`; `pods`, each
@@ -155,11 +155,11 @@ def _error(name: str, answer: Mapping[str, Any], logged: ProcessEnd) -> str:
 def _kubectl(name: str, namespace: str | None) -> Kubectl:
     for each in (name, namespace or "default"):
         if not NAME.fullmatch(each):
-            raise ValueError(f"`{each}` is no name that Kubernetes allows: a-z, 0-9 and -")
+            raise ValueError(f"`{each}` is not a valid name in Kubernetes: use a-z, 0-9 and -")
     program = shutil.which("kubectl")
     if program is None:
         raise ValueError(
-            "there is no `kubectl` on PATH: see https://kubernetes.io/docs/tasks/tools"
+            "`kubectl` was not found on PATH: see https://kubernetes.io/docs/tasks/tools"
         )
     return Kubectl(program=program, namespace=namespace or "")
 

@@ -17,7 +17,7 @@ ROUNDING = 0.01
 
 
 def read_lammps_log(log: str) -> dict[str, Any]:
-    """Read the figures of every run in a LAMMPS log.
+    """Read the metrics of every run in a LAMMPS log.
 
     The reported rate is checked against atoms x steps / loop time, so that a torn or edited log
     does not pass.
@@ -38,7 +38,7 @@ def read_lammps_log(log: str) -> dict[str, Any]:
     runs = [_run(lines, index) for index, line in enumerate(lines) if LOOP.search(line)]
     errors = [line.strip() for line in lines if line.startswith("ERROR")]
     if errors:
-        raise ValueError(f"the log speaks of an error: {errors[0]}")
+        raise ValueError(f"the log reports an error: {errors[0]}")
     if not runs:
         raise ValueError("the log has no line `Loop time of …`: no run in it has finished")
     version = re.search(r"^LAMMPS \((.+)\)", log, re.MULTILINE)
@@ -52,7 +52,7 @@ def read_lammps_log(log: str) -> dict[str, Any]:
 def _run(lines: list[str], index: int) -> dict[str, Any]:
     loop = LOOP.search(lines[index])
     if loop is None:  # the caller's search has already matched
-        raise ValueError(f"line {index + 1} is no loop time")
+        raise ValueError(f"line {index + 1} is not a loop time")
     atoms, steps, seconds = int(loop["atoms"]), int(loop["steps"]), float(loop["seconds"])
     run: dict[str, Any] = {
         "atoms": atoms,

@@ -67,7 +67,7 @@ class ProcessEnd:
         if self.returncode is not None:
             how = f"ended with exit code {self.returncode}"
         last = "\n".join(self.log.rstrip().splitlines()[-ERROR_LINES:])
-        said = f"; the last it said:\n{last}" if last else ", and said nothing"
+        said = f"; the end of its output:\n{last}" if last else ", without output"
         return {**answer, "error": f"{what} {how} after {self.seconds:.1f} s{said}"}
 
 

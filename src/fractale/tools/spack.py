@@ -48,14 +48,14 @@ async def spack_install(
     jobs: int | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - a tool's argument
 ) -> dict[str, Any]:
-    """Install a package with Spack, and say all the time which part is being built.
+    """Install a package with Spack, and report which part is being built.
 
-    What is installed already is left as it is, so it can be called again after an interruption.
+    Installed packages are left as they are, so you can call it again after an interruption.
 
     Args:
-        spec: What to install, such as `cowsay` or `hdf5 +mpi %gcc`.
-        jobs: How many processes may build at a time; nothing for Spack's own number.
-        timeout: Seconds it may take; nothing for as long as it needs.
+        spec: The package to install, such as `cowsay` or `hdf5 +mpi %gcc`.
+        jobs: How many processes may build at a time; by default Spack's own number.
+        timeout: The time limit in seconds; null for no limit.
 
     Returns:
         `returncode`, `success`, `seconds`, `prefixes` (the directories of the package, which is
@@ -164,9 +164,9 @@ async def spack_run(
     """Load packages with Spack and run a command with them.
 
     Args:
-        spec: What to load; it must be installed.
-        command: The program and its arguments; no shell reads them.
-        timeout: Seconds it may take; nothing for as long as it needs.
+        spec: The package to load; it must be installed.
+        command: The program and its arguments; no shell interprets them.
+        timeout: The time limit in seconds; null for no limit.
 
     Returns:
         `returncode`, `success`, `seconds`, `log`, `prefix` (the directory of the package, if
@@ -176,7 +176,7 @@ async def spack_run(
         ValueError: Spack was not found here, or the command is empty.
     """
     if not command:
-        raise ValueError("`command` is empty: say which program is to run")
+        raise ValueError("`command` is empty: name the program to run")
     words = ["sh", "-c", LOAD, "sh", _spack(), " ".join(_specs(spec)), *command]
 
     ended = await run_program(words, timeout=timeout, on_line=teller(progress))
@@ -204,7 +204,7 @@ def _spack() -> str:
         found = shutil.which(str(Path(root) / "bin" / "spack"))
     if found is None:
         raise ValueError(
-            "there is no `spack` here: git clone --depth 1 https://github.com/spack/spack, and "
+            "`spack` was not found: git clone --depth 1 https://github.com/spack/spack, and "
             "put its bin on PATH or set SPACK_ROOT"
         )
     return found
@@ -218,5 +218,5 @@ def _specs(spec: str) -> list[str]:
     """
     words = spec.split()
     if not words or words[0].startswith("-") or re.search(r"[;&|<>$`\"'\\()*?\[\]]", spec):
-        raise ValueError(f"`{spec}` is no spec of a package, such as `cowsay` or `hdf5 +mpi`")
+        raise ValueError(f"`{spec}` is not a spec of a package, such as `cowsay` or `hdf5 +mpi`")
     return words

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from fractale.errors import DependencyMissing
 from fractale.paths import open_file, takes_paths
 from fractale.text import clip
-from fractale.tools.tables import table_lines
 
 if TYPE_CHECKING:
     from fractale.agents.search import Direction, Trial
@@ -29,7 +28,7 @@ LABEL_COLUMNS, MOST_LABELS = 10, 6
 
 SHOWN_ERROR = 300
 
-NO_VALUE = "no value came of it"
+NO_VALUE = "it returned no value"
 """The error of a trial that reports neither a value nor an error."""
 
 
@@ -48,21 +47,21 @@ def next_trial(
     target: float | None = None,
     max_failures: int = 3,
 ) -> dict[str, Any]:
-    """Take the result of the last trial into the table, and say what to try next.
+    """Add the result of the last trial to the table, and propose what to try next.
 
     Args:
         space: For each parameter {type: int or float, low, high, log, step} or
             {type: categorical, choices: [...]}.
-        direction: Whether the value is to be as small or as large as it can.
-        trials: The table so far, as this tool gave it; nothing at the start.
-        params: What was tried last, as this tool gave it; nothing at the start.
-        value: What it brought; nothing if it failed.
-        error: Why it failed.
-        seconds: How long it took.
-        algorithm: Who proposes; the same table and seed give the same proposal.
-        max_trials: How many are tried, failed ones included.
+        direction: Whether to make the value as small or as large as possible.
+        trials: The table so far, as this tool returned it; null at the start.
+        params: The settings of the last trial, as this tool returned them; null at the start.
+        value: The value of the last trial; null if it failed.
+        error: Why the last trial failed.
+        seconds: How long the last trial took.
+        algorithm: The algorithm that proposes; the same table and seed give the same proposal.
+        max_trials: The number of trials, including failed ones.
         patience: Stop after so many trials without a better one.
-        target: Stop at a value that is this good.
+        target: Stop at a value at least this good.
         max_failures: Stop after so many failures in a row.
 
     Returns:
@@ -104,12 +103,12 @@ def trial_report(
     name: str = "value",
     png: str | None = None,
 ) -> dict[str, Any]:
-    """What came of a search: the table of its trials, a chart in letters, and one as a picture.
+    """Report on a search: the table of its trials, a chart as text, and a chart as a picture.
 
     Args:
-        trials: As `next_trial` or the agent `optimize` gave it.
+        trials: The table that `next_trial` or the agent `optimize` returned.
         direction: Whether small or large values are good.
-        name: What the values are, with their unit.
+        name: The name of the values, with their unit.
         png: A file to draw the picture into.
 
     Returns:
@@ -161,7 +160,7 @@ def _table(trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any], name: s
             said = clip(str(trial["error"]), SHOWN_ERROR)
             why.setdefault(said, []).append(str(trial["number"]))
     failed = [f"{', '.join(numbers)} failed: {error}" for error, numbers in why.items()]
-    return [*table_lines([head, *rows]), *failed]
+    return [*_table_lines([head, *rows]), *failed]
 
 
 def _cell(value: Any) -> str:
@@ -247,3 +246,18 @@ def _missing(error: ImportError) -> DependencyMissing:
         f"drawing trials needs {error.name}, which is not installed",
         hint="`pip install 'fractale[optimize]'`",
     )
+
+
+def _table_lines(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
+    """Format rows as lines; each column is as wide as its longest cell.
+
+    Args:
+        rows: The first row is the header; all rows have the same number of cells.
+        gap: Spaces between two columns.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        (" " * gap).join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return [line.rstrip() for line in lines]

@@ -34,14 +34,14 @@ async def validate_jobspec(
     told: list[Any] | None = None,
     from_manager: str = "",
 ) -> dict[str, Any]:
-    """Validate a batch script of the manager that is named; submits nothing.
+    """Validate a batch script for the named manager; submits nothing.
 
     Args:
         script: The script's text.
-        manager: Whose script it is to be.
+        manager: The manager that the script is for.
         original: The script that it was translated from; then both must ask for the same.
-        told: What is known to be lost: `told` of `translate_batch_script`, or texts.
-        from_manager: Whose script the original is, if it has lines of several managers.
+        told: The known losses: `told` of `translate_batch_script`, or texts.
+        from_manager: The manager of the original, if that has lines of several managers.
 
     Returns:
         `valid`; `validated_by`: `sbatch`, `flux`, `flux-python`, `flux-mcp`, or `directives`
@@ -52,7 +52,7 @@ async def validate_jobspec(
 
 
 async def validate_slurm(script: str, original: str | None = None) -> dict[str, Any]:
-    """Validate a Slurm batch script: by `sbatch --test-only` where Slurm answers; submits nothing.
+    """Validate a Slurm batch script: by `sbatch --test-only` if Slurm answers; submits nothing.
 
     Args:
         script: The script's text.
@@ -67,7 +67,7 @@ async def validate_slurm(script: str, original: str | None = None) -> dict[str, 
 
 
 async def validate_flux(script: str, original: str | None = None) -> dict[str, Any]:
-    """Validate a Flux batch script: by Flux or its own parsers where they are; submits nothing.
+    """Validate a Flux batch script: by Flux or its own parsers if installed; submits nothing.
 
     Args:
         script: The script's text.
@@ -84,8 +84,8 @@ async def validate_flux(script: str, original: str | None = None) -> dict[str, A
 async def flux_validate_jobspec(content: str) -> dict[str, Any]:
     """Validate a Flux batch script; submits nothing.
 
-    The same as flux-mcp's tool of this name where Flux is, but that a script without a single
-    #FLUX: directive is not valid.
+    Where Flux is installed, the same as flux-mcp's tool of this name, except that a script
+    without a single #FLUX: directive is not valid.
 
     Args:
         content: The script's text.

@@ -238,7 +238,7 @@ def _rule(rule: dict[str, Any]) -> str:
     from fractale.cli.render.text import inert
 
     given = [f"{name} is {glob}" for name, glob in rule["arguments"].items()]
-    where = f" if {', '.join(given)}" if given else ""
+    where = f" where {', '.join(given)}" if given else ""
     when = f" when {rule['when']}" if "when" in rule else ""
     return inert(f"- {rule['list']} {rule['tool']}{where}{when} ({rule['from']})", 300)
 

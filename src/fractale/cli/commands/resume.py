@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fractale.runs import RunOptions, RunResult, Workspace
     from fractale.runs.ready import ReadyRun
     from fractale.settings import Settings
+    from fractale.store.run_record import RunRecord
 
 WELL: Final = (0, 4)
 """Exit codes of a run without an error: it succeeded, or it waits again."""
@@ -76,11 +77,18 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     plan = unchanged_plan(record, head)
     check_answers({**given.answers, **given.replies}, plan)
     secrets = secrets_of(plan, settings)
+    if _has_ended(record):
+        _say(f"run {record.run_id} has already ended; nothing was run", given)
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
         return await workspace.runs.resume(run_id, run_options, plan=plan, secrets=secrets)
 
     return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)
+
+
+def _has_ended(record: RunRecord) -> bool:
+    last = next(record.events_from_end(("run_started", "run_finished")), None)
+    return last is not None and last.get("status") in ("success", "failed")
 
 
 def resume_ready(given: options.CommandLine, settings: Settings) -> int:

@@ -215,12 +215,18 @@ def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
 
 
 def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
-    """The question of a LangGraph agent."""
-    agent = inert(str(question["agent"]))
+    """The question of a LangGraph agent, or of a tool's Python code."""
     return [
-        head("?", f"the agent {agent} asks", question, run),
+        head("?", f"{asker(question)} asks", question, run),
         *(row(f"    {line}") for line in asked_lines(question)),
     ]
+
+
+def asker(question: Mapping[str, Any]) -> str:
+    """The tool or the agent whose code asks with LangGraph's `interrupt`."""
+    if question.get("tool"):
+        return f"the tool {inert(str(question['tool']), 80)}"
+    return f"the agent {inert(str(question['agent']), 80)}"
 
 
 def asked_lines(question: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from fractale.cli.render.phrases import as_json, job_text, jobs_in_words
 from fractale.cli.render.questions import (
     arguments_lines,
     asked_lines,
+    asker,
     changed_words,
     choices_lines,
     cost_lines,
@@ -410,10 +411,7 @@ def _failure_text(question: Mapping[str, Any]) -> list[str]:
 
 
 def _interrupt_text(question: Mapping[str, Any]) -> list[str]:
-    return [
-        f"the agent {inert(str(question['agent']), 80)} asks:",
-        *_indented(asked_lines(question)),
-    ]
+    return [f"{asker(question)} asks:", *_indented(asked_lines(question))]
 
 
 def _said(text: Any) -> list[str]:

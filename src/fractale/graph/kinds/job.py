@@ -19,11 +19,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale import questions
 from fractale.clock import elapsed, moment
@@ -94,8 +95,8 @@ MAX_LINE = 200
 LOG_FILE = "log"
 """In the job's directory: see `fractale.schedulers.folder`."""
 
-MAY_RUN = "it could not be cancelled, and may go on"
-LATE = {"pending": MAY_RUN, "running": MAY_RUN, "unknown": "nobody knows how it ended"}
+MAY_RUN = "it could not be cancelled, and may keep running"
+LATE = {"pending": MAY_RUN, "running": MAY_RUN, "unknown": "its outcome is unknown"}
 """State of a job that was cancelled at the step's timeout → its end as text."""
 
 
@@ -196,7 +197,7 @@ def _graph(start: Callable[[Any], Any] | None = None) -> Any:
         start: Chooses the first node; None: `submit`.
     """
     schema = JobWork if start is None else ArrayWork
-    builder: Any = StateGraph(schema, context_schema=JobRun)
+    builder: Any = StateGraph(schema)
     builder.add_node("submit", _submit, input_schema=JobWork)
     builder.add_node("wait", _wait, input_schema=JobWork)
     builder.add_node("ask", _ask, input_schema=JobWork)
@@ -234,7 +235,9 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
             hint="have the job read the secret from a file of yours",
         )
     if not all(allowed_by(globs, SUBMIT) for globs in attempt.context.within):
-        raise PolicyError("no job was submitted: `job_submit` is none of the planned step's tools")
+        raise PolicyError(
+            "no job was submitted: `job_submit` is not one of the planned step's tools"
+        )
     chosen_by = "model" if attempt.context.drafted else "plan"
     spec, scheduler = spec_of(attempt, wanted)
     name = scheduler or scheduler_of(attempt)

@@ -47,7 +47,7 @@ def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, st
     scheduler = known.pop("scheduler", None)
     command = tuple(known.pop("command", ()))
     confine = _confine(attempt, known)
-    directory = attempt.context.folder / known.pop("folder", "")
+    directory = attempt.context.start_dir / known.pop("folder", "")
     name = str(arguments.get("name") or attempt.step.name)
     if "array" in known:
         known["array"] = Array.parse(known["array"])

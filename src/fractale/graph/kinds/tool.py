@@ -15,16 +15,20 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from langgraph.errors import GraphInterrupt, is_invalid_resume
+
 from fractale import questions
-from fractale.errors import CallError, PolicyError, ToolError, TransportError
+from fractale.agents.tool_runs import ToolRun
+from fractale.errors import AnswerError, CallError, PolicyError, ToolError, TransportError
 from fractale.evidence import misfit_of, outputs_of
 from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
-from fractale.graph.call import Attempt, Codec, once
-from fractale.graph.errors_as_data import Elicited
-from fractale.graph.interrupts import ask, identity_of
+from fractale.graph.call import Attempt, Codec, current_task, has_callbacks, once
+from fractale.graph.errors_as_data import Elicited, Paused
+from fractale.graph.interrupts import ask, identity_of, of_code
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
@@ -39,13 +43,14 @@ from fractale.policy import (
     grant_of,
     may_repeat,
     reads_only,
-    shown,
     source_of,
 )
+from fractale.questions import is_job
+from fractale.questions.parsing import brief
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
-from fractale.toolbox import Elicitation, ToolInfo, ToolResult
+from fractale.toolbox import LOCAL_CALL, Elicitation, LocalCall, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from fractale.graph.step import StepNode
@@ -154,11 +159,12 @@ def agree(
     answer = ask(attempt, question)
     if grant := grant_of(question, answer):
         context.grants.append(grant)
-    elif isinstance(answer, Mapping):
-        edited = cast("Mapping[str, Any]", answer)["arguments"]
-        return _unmask(edited, masked, arguments)
+    elif isinstance(answer, Mapping) and "arguments" in answer:
+        return _unmask(cast("Mapping[str, Any]", answer)["arguments"], masked, arguments)
     elif answer is not True:
-        raise PolicyError(f"a person refused the call of `{tool.name}`")
+        given = cast("Mapping[str, Any] | None", answer if isinstance(answer, Mapping) else None)
+        why = f": {given['refuse']}" if given and "refuse" in given else ""
+        raise PolicyError(f"a person refused the call of `{tool.name}`{why}")
     return arguments
 
 
@@ -221,7 +227,7 @@ def _taints_of_templates(attempt: Attempt, arguments: Mapping[str, Any]) -> tupl
     for name, value in arguments.items():
         labels = attempt.argument_sources.get(name, NO_LABELS)
         if sources := tuple(sorted(each for each in labels if each.stated)):
-            found.append(Taint(argument=name, value=shown(value), sources=sources, copied=True))
+            found.append(Taint(argument=name, value=brief(value), sources=sources, copied=True))
     return tuple(found)
 
 
@@ -242,7 +248,7 @@ def _outside(
     attempt: Attempt, tool: ToolInfo, arguments: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """The arguments that are paths outside the project and the run's directory."""
-    roots = (attempt.context.folder,) if attempt.context.roots is None else attempt.context.roots
+    roots = (attempt.context.start_dir,) if attempt.context.roots is None else attempt.context.roots
     found = _paths_in(tool, arguments)
     return [(name, path) for name, path in found if not is_inside(path, roots)]
 
@@ -386,19 +392,60 @@ class ToolCodec(Codec[ToolResult]):
     async def send(self) -> ToolResult:
         """Call the tool through the toolbox."""
         self._asked.clear()
-        attempt, tool = self.attempt, self.tool
-        answer = await attempt.deps.toolbox.call_tool(
+        attempt, tool, task = self.attempt, self.tool, current_task()
+        sent = partial(
+            attempt.deps.toolbox.call_tool,
             tool.qualified_name,
             self.arguments,
             on_progress=self._progress,
             on_elicit=self._elicited,
             definition=attempt.context.bindings.definition(tool),
         )
+        outer = LOCAL_CALL.get()  # of the model of an agent, if the same task made it
+        id_ = outer.id if outer and outer.task == task else self.fields["key"]
+        call = LocalCall(id_, task)
+        token = LOCAL_CALL.set(call)
+        try:
+            answer = await (self._traced(sent, id_) if has_callbacks() else sent())
+        except GraphInterrupt as error:
+            raise self._paused(error) from error
+        finally:
+            LOCAL_CALL.reset(token)
+        if call.passed_on is not None:
+            raise self._paused(call.passed_on)
         kept = with_files(answer, attempt.deps.outputs)
         return replace(kept, misfit=misfit_of(kept, tool))
 
+    async def _traced(self, make: Callable[[], Awaitable[ToolResult]], id_: str) -> ToolResult:
+        """Make the call as a tool run of LangChain's callbacks."""
+        attempt, agent = self.attempt, self.fields.get("agent")
+        shown = attempt.context.mask(dict(self.arguments))
+        metadata = {"fractale_step": attempt.path, "fractale_server": self.tool.server}
+        run = ToolRun(
+            tool=self.tool,
+            arguments=shown,
+            id=id_,
+            metadata={**metadata, "fractale_agent": agent} if agent else metadata,
+            mask=attempt.context.mask,
+        )
+        return await run.around(make, is_secret=shown != self.arguments)
+
+    def _paused(self, error: Exception) -> Exception:
+        """The pause of the run for a question of the tool's code, or for a stop of its graph."""
+        if is_invalid_resume(error):
+            words = f"the answer to `{self.attempt.path}` does not fit what `{self.tool.name}` asks"
+            return AnswerError(f"{words}: {error}")
+        if not isinstance(error, GraphInterrupt):
+            return Paused(error)
+        by = {"server": self.tool.server, "tool": self.tool.own_name}
+        asked = of_code(self.attempt, error, agent=str(self.fields.get("agent") or ""), **by)
+        values = [each.value for each in asked.args[0] if not is_job(each.value)]
+        return Paused(asked, values[0] if values else None)
+
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
-        self.attempt.emit("tool_progress", **self.told, progress=done, total=total, message=message)
+        self.attempt.emit(
+            "tool_progress", **self.fields, progress=done, total=total, message=message
+        )
 
     async def _elicited(self, asked: Elicitation) -> Mapping[str, Any]:
         """The user's answer to a question of the server.
@@ -412,7 +459,7 @@ class ToolCodec(Codec[ToolResult]):
             asked.server,
             asked.message,
             asked.schema,
-            call=self.told["key"],
+            call=self.fields["key"],
             round=self._asked[asked.message],
         )
         answer = self._answers.get(identity_of(self.attempt, question))
@@ -430,8 +477,10 @@ class ToolCodec(Codec[ToolResult]):
         return {**agreed, "arguments": dict(self.arguments)}
 
     def finished(
-        self, outcome: ToolResult | CallError | Elicited, *, recorded: bool
+        self, outcome: ToolResult | CallError | Elicited | Paused, *, recorded: bool
     ) -> dict[str, Any]:
+        if isinstance(outcome, Paused):
+            return {"is_error": False, "text": "the tool waits for an answer"}
         if isinstance(outcome, Elicited):
             return {"is_error": False, "text": "the server waits for an answer"}
         if isinstance(outcome, CallError):

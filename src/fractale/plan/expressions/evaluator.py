@@ -102,7 +102,7 @@ class Evaluation:
     def filter(self, name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Apply a filter by its name."""
         if name not in FILTERS:
-            raise Fault(f"there is no filter `{name}`", did_you_mean(name, FILTERS) or None)
+            raise Fault(f"unknown filter `{name}`", did_you_mean(name, FILTERS) or None)
         return _call(name, FILTERS[name], self, value, *args, **kwargs)
 
     def _accept(self, missing: Missing) -> None:
@@ -156,7 +156,7 @@ class Evaluation:
 
     def _slice(self, value: Any, node: nodes.Slice) -> Any:
         if not (is_list(value) or isinstance(value, str)):
-            raise Fault(f"cannot take a part of {kind(value)}")
+            raise Fault(f"cannot read a part of {kind(value)}")
         bounds = (node.start, node.stop, node.step)
         part = slice(*(self.visit(bound) if bound else None for bound in bounds))
         count = len(range(*part.indices(len(value))))
@@ -198,7 +198,7 @@ class Evaluation:
     def _unary(self, node: nodes.UnaryExpr) -> Any:
         value = self.visit(node.node)
         if not isinstance(value, (int, float)):
-            raise Fault(f"`{node.operator}` takes a number, not {kind(value)}")
+            raise Fault(f"`{node.operator}` expects a number, not {kind(value)}")
         return finite(-value if node.operator == "-" else +value)
 
     def _not(self, node: nodes.Not) -> bool:
@@ -225,7 +225,7 @@ class Evaluation:
         if self.truth(node.test):
             return self.visit(node.expr1)
         if node.expr2 is None:
-            message = "the condition does not hold and there is no `else`"
+            message = "the condition is false, and no `else` is given"
             raise Missing("else", message, "write `a if condition else b`")
         return self.visit(node.expr2)
 

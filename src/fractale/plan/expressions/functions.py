@@ -757,7 +757,7 @@ def _test(run: Run, name: str | None = None, *args: Any) -> Callable[[Any], bool
     if name is None:
         return lambda value: value is not _ABSENT and bool(value)
     if name not in TESTS:
-        raise Fault(f"there is no test `{name}`")
+        raise Fault(f"unknown test `{name}`")
     if name == "undefined":
         return lambda value: value is _ABSENT
     test = TESTS[name]

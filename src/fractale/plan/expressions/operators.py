@@ -121,7 +121,7 @@ def _fill_field(fuel: Fuel, found: re.Match[str], value: Any) -> str:
     code = "%" + found.group().partition(")")[2] if found["key"] is not None else found.group()
     value = to_text(fuel, value) if found["type"] == "s" else value
     if found["type"] != "s" and not is_number(value):
-        raise Fault(f"`{found.group()}` takes a number, not {kind(value)}")
+        raise Fault(f"`{found.group()}` expects a number, not {kind(value)}")
     result = code % (value,)
     fuel.spend(len(result))
     return result

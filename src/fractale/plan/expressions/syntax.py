@@ -139,7 +139,7 @@ def _plain(text: str, *, start: bool, end: bool) -> str:
 
 def _tree(source: str, tokens: list[Token], opening: int = 0) -> Tree:
     if not tokens:
-        raise NotInLanguage("there is no expression", opening, 2)
+        raise NotInLanguage("the expression is missing", opening, 2)
     try:
         parser = Parser(_environment(), "", state="variable")
         parser.stream = TokenStream(tokens, None, None)
@@ -212,9 +212,9 @@ def _check_name(node: nodes.Filter | nodes.Test | nodes.Call, source: str) -> It
 def _unknown(what: str, name: str, names: Collection[str], offset: int) -> Iterator[SyntaxFault]:
     if name not in names:
         near = nearest(name, sorted(names))
-        rest = "" if near else f"; there are {listing(sorted(names))}"
+        rest = "" if near else f"; the {what}s are {listing(sorted(names))}"
         yield SyntaxFault(
-            f"unknown-{what}", f"there is no {what} `{name}`{rest}", offset, len(name), near
+            f"unknown-{what}", f"unknown {what} `{name}`{rest}", offset, len(name), near
         )
 
 

@@ -242,5 +242,5 @@ def read_time(text: str) -> int:
 
 def _file(value: str) -> str:
     if not value or "{{" in value:
-        raise ValueError(f"`{value}` is no name of a file")
+        raise ValueError(f"`{value}` is not a valid file name")
     return re.sub(r"\$(jobid|COBALT_JOBID|\{COBALT_JOBID\})", "{{id}}", value)

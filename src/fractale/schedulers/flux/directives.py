@@ -80,7 +80,7 @@ _REASONS: Final = MappingProxyType(
         "broker-opts": "options of the job's own Flux instance",
         "dump": "the archive of the job's own Flux instance",
         "add-brokers": "options of the job's own Flux instance",
-        "wrap": "it is for the command line",
+        "wrap": "it belongs on the command line",
         **dict.fromkeys(
             ("dry-run", "quiet", "list-plugins", "debug-emulate", "help", "flags"),
             "it changes what flux batch itself does, not the job",
@@ -150,7 +150,7 @@ def _file(name: str) -> Callable[[str], Said]:
 
         text = _TAG.sub(mark, value)
         if not text or "{{" in _TAG.sub("", value):
-            return Said({}, "it is no file name for another scheduler")
+            return Said({}, "another scheduler cannot use this file name")
         return Said({name: text}, ", ".join(untold))
 
     return read

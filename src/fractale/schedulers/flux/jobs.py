@@ -19,7 +19,7 @@ from fractale.schedulers.flux import side
 from fractale.schedulers.flux.site import QUEUE_NODES, QUEUES, queues_of
 from fractale.schedulers.folder import JobFolder, disk
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import hosts_of, plain_name
+from fractale.schedulers.notation import hosts_of, plain_name
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.wrapper import write_wrapper
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fractale.findings import Finding, ProbedMachine, absent
 from fractale.schedulers.flux.times import read_time
 from fractale.schedulers.job import Queue
-from fractale.schedulers.sizes import figure
+from fractale.schedulers.notation import figure, if_written
 
 QUEUES: Final = (
     "{queuem}|{defaults.timelimit!F}|{limits.timelimit!F}|{limits.range.nnodes}"
@@ -46,8 +46,9 @@ def read_queue(line: str) -> dict[str, Any] | None:
     return {
         "name": name.rstrip("*"),
         "default": name.endswith("*") or not name,
-        "time_limit": _seconds(limit),
-        "default_time": _seconds(default),
+        # 0 means no limit.
+        "time_limit": if_written(read_time, limit) or None,
+        "default_time": if_written(read_time, default) or None,
         "nodes_per_job": nodes,
         "cores_per_job": cores,
         "gpus_per_job": gpus,
@@ -101,14 +102,6 @@ def _status(line: str) -> tuple[str, str, str]:
     """Queue, colon and state in a line of ``flux queue status``; the queue may be empty."""
     name, colon, said = line.partition(": ")
     return ("", "", line) if not colon or " " in name.strip() else (name, colon, said)
-
-
-def _seconds(text: str) -> int | None:
-    """Seconds; None for 0 and for any other text, such as ``inf``."""
-    try:
-        return read_time(text) or None
-    except ValueError:
-        return None
 
 
 async def probe(machine: ProbedMachine) -> Finding:

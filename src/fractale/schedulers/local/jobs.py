@@ -46,7 +46,7 @@ _STATES: Final[Mapping[str, JobState]] = {
 _REFUSED: Final[Mapping[str, str]] = {
     "dependencies": "waits for other jobs",
     "components": "is of several parts (a heterogeneous job)",
-    "begin": "begins at a time of its own",
+    "begin": "asks for a begin time",
     "hold": "is held until it is released",
     "server": "is for another cluster",
 }
@@ -243,7 +243,7 @@ class Local:
         host = str((facts or queued).get("host"))
         if host != socket.gethostname():
             raise SchedulerUnavailable(
-                f"the job is, or was, on {host}, which cannot be looked at from here"
+                f"the job is, or was, on {host}, which fractale cannot reach from this machine"
             )
         return self._claimed(folder, facts) if facts else await self._waiting(folder, queued)
 
@@ -335,7 +335,7 @@ def _refuse(request: Request, script: Script | None) -> None:
     elsewhere = "leave it out, or submit where there is Slurm, Flux, PBS or LSF"
     if (totals.nodes or 1) > 1:
         raise JobError(
-            f"the job asks for {totals.nodes} nodes, and without a scheduler there is one",
+            f"the job asks for {totals.nodes} nodes; without a scheduler there is only one",
             hint="ask for one node, or submit where there is Slurm, Flux, PBS or LSF",
         )
     if totals.gpus and not any(list(Path("/dev").glob(pattern)) for pattern in _GPUS):
@@ -360,7 +360,7 @@ def _notices(request: Request, script: Script | None) -> list[str]:
     for directive in script.reading.directives if script else ():
         ignored = sorted(directive.sets & _IGNORED)
         if ignored or directive.untold or directive.invalid:
-            why = directive.invalid or directive.untold or "it has no meaning without a scheduler"
+            why = directive.invalid or directive.untold or "it has no effect without a scheduler"
             line = f"line {directive.line}: `{directive.text}`"
             found.append(f"{line} does not count for a local job: {why}")
     return found

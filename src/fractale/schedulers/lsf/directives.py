@@ -208,7 +208,7 @@ class _Reader:
         if match is None:
             if "[" in value and not re.search(r"\$|\{", value):
                 draft.sets("array")
-                raise ValueError(f"`{value}` is no array such as name[1-10]")
+                raise ValueError(f"`{value}` is not an array such as name[1-10]")
             if "{{" in value:
                 draft.untold.append("the name, which contains `{{`")
                 return
@@ -308,7 +308,7 @@ class _Reader:
 
     def workdir(self, draft: Draft, value: str) -> None:
         if "%" in value or "{{" in value:
-            draft.untold.append("the folder, with the job's id")
+            draft.untold.append("the directory, with the job's id")
         else:
             self._found.set(draft, workdir=value)
 

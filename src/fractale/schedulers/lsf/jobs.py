@@ -19,11 +19,10 @@ from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
 from fractale.schedulers.lsf.site import QUEUES, UP, read_queues
-from fractale.schedulers.names import plain_name
+from fractale.schedulers.notation import megabytes, plain_name
 from fractale.schedulers.positions import Positions, index_word, write_positions
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
-from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
 
 NOTICES: Final[Mapping[str, JobState]] = {
@@ -164,9 +163,7 @@ class Lsf:
         try:
             found: Any = json.loads(ran.out, strict=False)["RECORDS"]
         except (ValueError, KeyError, TypeError) as error:
-            raise SchedulerUnavailable(
-                f"`bjobs` answered with what is not JSON: {error}"
-            ) from error
+            raise SchedulerUnavailable(f"the answer of `bjobs` is not JSON: {error}") from error
         records = cast("list[dict[str, Any]]", found)
         return [record for record in records if "STAT" in record]
 

@@ -256,7 +256,7 @@ class _Reader:
                     "block": "qsub waits for the job's end",
                     "stagein": "files that are copied before the job",
                     "stageout": "files that are copied after the job",
-                    "sandbox": "the folder that the job runs in",
+                    "sandbox": "the directory that the job runs in",
                 }.get(name, f"the attribute {name}")
             )
 
@@ -297,7 +297,7 @@ class _Reader:
 
     def name(self, draft: Draft, value: str) -> None:
         if re.search(r"\s", value) or len(value) > _MOST_OF_A_NAME:
-            raise ValueError(f"`{value}` is no name for PBS: it has blanks or is too long")
+            raise ValueError(f"`{value}` is not a valid name in PBS: it has blanks or is too long")
         if "{{" in value:
             draft.untold.append("the name, which contains `{{`")
             return
@@ -399,7 +399,7 @@ class _Reader:
 
     def workdir(self, draft: Draft, value: str) -> None:
         if value.startswith("alltime="):
-            raise ValueError(f"`-w{value}` is no option: `-l walltime=…` is")
+            raise ValueError(f"`-w{value}` is not an option; write `-l walltime=…`")
         self._found.set(draft, workdir=value)
 
     def exclusive(self, draft: Draft, value: str) -> None:
@@ -437,7 +437,7 @@ class _Reader:
         if most and not most.invalid and array and most.value.isdecimal():
             found.set(most, array=Array(spans=array.spans, most=int(most.value)))
         elif most and not most.invalid:
-            most.invalid = "the job is no array"
+            most.invalid = "the job is not an array"
         if "J" in seen and found.fields.get("requeue") is False:
             seen["J"].invalid = "PBS refuses an array with `-r n`"
         if "J" in seen and "I" in seen:
@@ -644,7 +644,7 @@ class _Writer:
         workdir = self._request.workdir
         if workdir and not re.match(r"[/~$]", value):  # PBS has no option for the directory
             value = f"{workdir.rstrip('/')}/{value}"
-            note = f"PBS has no folder of a job: its files are named with `{workdir}`"
+            note = f"PBS jobs have no working directory: file names begin with `{workdir}`"
             self._notes += [] if note in self._notes else [note]
         value = value.replace("{{index}}", "^array_index^")
         if self._name:
@@ -699,7 +699,7 @@ _JOB_WIDE: Final = frozenset({"cput", "pcput", "file", "nice", "software", "site
 _NO_WORD: Final = {
     "seconds": "PBS has no word for no limit: that of the queue counts",
     "array": "PBS has one range of indices in an array, such as 1-10:2",
-    "workdir": "`cd` into it in the script: PBS starts jobs in the home folder",
+    "workdir": "`cd` into it in the script: PBS starts jobs in the home directory",
     "begin": "PBS expects a date, not a delay",
     "append": "PBS overwrites files that are there",
     "qos": "PBS has queues, no QOS",

@@ -16,12 +16,12 @@ from fractale.schedulers.adapter import JobRecord, Presence, Submitted
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.pbs.site import QUEUES, read_queues, seconds, table_in
-from fractale.schedulers.pbs.times import write_time
+from fractale.schedulers.notation import if_written, megabytes
+from fractale.schedulers.pbs.site import QUEUES, read_queues, table_in
+from fractale.schedulers.pbs.times import read_time, write_time
 from fractale.schedulers.positions import Positions, index_word, write_positions
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
-from fractale.schedulers.sizes import megabytes
 from fractale.schedulers.wrapper import write_wrapper
 
 NOTICES: Final[Mapping[str, JobState]] = {
@@ -338,7 +338,9 @@ def _record(job: Mapping[str, Any]) -> JobRecord:
         started=_when(job.get("stime")) if ran else None,
         ended=(_when(job.get("history_timestamp")) or _when(job.get("mtime"))) if over else None,
         nodes=_hosts(str(job.get("exec_host", ""))),
-        time_limit=seconds(limits.get("walltime")) if isinstance(limits, dict) else None,
+        time_limit=if_written(read_time, limits.get("walltime"))
+        if isinstance(limits, dict)
+        else None,
     )
 
 

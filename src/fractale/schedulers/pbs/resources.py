@@ -207,7 +207,9 @@ class Resources:
             elif word.startswith("group="):
                 draft.untold.append(word)
             else:
-                draft.invalid = f"`{word}` is none of free, pack, scatter, vscatter, excl, shared"
+                draft.invalid = (
+                    f"`{word}` is not one of free, pack, scatter, vscatter, excl, shared"
+                )
         self._gathered.set(draft, place=place)
         return place
 
@@ -597,13 +599,15 @@ def _with_names(
     if gpus and re.fullmatch(r"[\w.-]+", request.gpu_kind or ""):
         extra += f":accelerator_model={request.gpu_kind}"
     elif request.gpu_kind is not None:
-        lost["gpu_kind"] = "PBS has no such name of a kind" if gpus else "no chunk has a GPU"
+        lost["gpu_kind"] = "PBS has no name for this kind" if gpus else "no chunk has a GPU"
     names = (request.constraint or "").split("&")
     if all(re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _KNOWN for name in names):
         extra += "".join(f":{name}=true" for name in names)
         notes.append(f"`{request.constraint}` must be a resource of the site's nodes, of yes or no")
     elif request.constraint is not None:
-        lost["constraint"] = "PBS has no such condition: see the resources of the site's nodes"
+        lost["constraint"] = (
+            "PBS does not know this condition: see the resources of the site's nodes"
+        )
     words = [_words(chunk) + extra for chunk in chunks]
     if not request.hosts:
         return words

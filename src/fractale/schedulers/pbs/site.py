@@ -15,6 +15,7 @@ from fractale.findings import (
     absent,
     version_in,
 )
+from fractale.schedulers.notation import if_written
 from fractale.schedulers.pbs.resources import read_size
 from fractale.schedulers.pbs.times import read_time
 
@@ -79,8 +80,8 @@ def _queue(name: str, facts: Mapping[str, Any]) -> PbsQueue:
     return PbsQueue(
         name=name,
         up=str(facts.get("enabled")) == "True" and str(facts.get("started")) == "True",
-        time_limit=seconds(most.get("walltime")),
-        default_time=seconds(default.get("walltime")),
+        time_limit=if_written(read_time, most.get("walltime")),
+        default_time=if_written(read_time, default.get("walltime")),
         most_nodes=_count(most.get("nodect")),
         most_cores=_count(most.get("ncpus")),
     )
@@ -99,19 +100,9 @@ def _node(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def seconds(value: Any) -> int | None:
-    """A walltime in seconds; None for no walltime."""
-    try:
-        return read_time(str(value))
-    except ValueError:
-        return None
-
-
 def _megabytes(value: Any) -> int | None:
-    try:
-        return read_size(str(value)) // 2**20
-    except ValueError:
-        return None
+    size = if_written(read_size, value)
+    return None if size is None else size // 2**20
 
 
 def _count(value: Any) -> int | None:

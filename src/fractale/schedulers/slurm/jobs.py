@@ -22,12 +22,11 @@ from fractale.schedulers.asked import asked_of
 from fractale.schedulers.folder import JobFolder
 from fractale.schedulers.header import header_of
 from fractale.schedulers.job import JobSpec, JobState, Queue
-from fractale.schedulers.names import hosts_of, plain_name
+from fractale.schedulers.notation import hosts_of, if_written, megabytes, plain_name
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.request import Array
-from fractale.schedulers.sizes import megabytes
-from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition, seconds
-from fractale.schedulers.slurm.times import write_time
+from fractale.schedulers.slurm.site import PARTITIONS, queue_of, read_partition
+from fractale.schedulers.slurm.times import read_time, write_time
 from fractale.schedulers.wrapper import write_wrapper
 
 NOTICES: Final[Mapping[str, JobState]] = {
@@ -106,7 +105,7 @@ WAITS: Final[Mapping[str, str]] = {
     "AssociationTimeLimit": "will not start: it asks for more time than its account may",
     "BadConstraints": "will not start: no node has what it asks for",
     "ReqNodeNotAvail": "waits: a node that it needs is not available",
-    "Licenses": "waits for a licence",
+    "Licenses": "waits for a license",
     "Reservation": "waits for its reservation",
     "NodeDown": "waits: a node that it needs is down",
     "DependencyNeverSatisfied": "will not start: the job that it depends on did not end well",
@@ -544,7 +543,7 @@ def _record(
         started=_when(times[1]) if state != "pending" else None,
         ended=_when(times[2]) if state not in ("pending", "running") else None,
         nodes=_names(nodes) if state != "pending" else (),
-        time_limit=seconds(limit),
+        time_limit=if_written(read_time, limit),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fractale.findings import MOST_NODES, Finding, ProbedMachine, absent
 from fractale.schedulers.job import Queue
-from fractale.schedulers.sizes import figure
+from fractale.schedulers.notation import figure, if_written
 from fractale.schedulers.slurm.times import read_time
 
 PARTITIONS: Final = "%P|%a|%l|%L|%F|%s|%c|%m|%G"
@@ -29,8 +29,8 @@ def read_partition(line: str) -> dict[str, Any] | None:
         "name": name.rstrip("*"),
         "default": name.endswith("*"),
         "state": state,
-        "time_limit": seconds(limit),
-        "default_time": seconds(default),
+        "time_limit": if_written(read_time, limit),
+        "default_time": if_written(read_time, default),
         "nodes": counts[-1],
         "nodes_idle": counts[1] if len(counts) == 4 else None,
         "most_nodes_per_job": figure(most or least),
@@ -65,14 +65,6 @@ def read_nodes(line: str) -> dict[str, Any] | None:
         "gpus_per_node": gpus(gres),
         "names": names[:500],
     }
-
-
-def seconds(text: str) -> int | None:
-    """A time limit in seconds; None for no limit."""
-    try:
-        return read_time(text)
-    except ValueError:
-        return None
 
 
 def gpus(gres: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fractale.errors import SchedulerUnavailable
+from fractale.schedulers.notation import if_written
 from fractale.schedulers.programs import Programs
 from fractale.schedulers.script import Script
 from fractale.schedulers.slurm.times import read_time, write_time
@@ -56,18 +57,10 @@ async def _limits(programs: Programs) -> Mapping[str, float | None] | None:
     limits: dict[str, float | None] = {}
     for line in ran.out.splitlines():
         name, _, limit = line.strip().partition("|")
-        limits[name.rstrip("*")] = _seconds(limit)
+        limits[name.rstrip("*")] = if_written(read_time, limit)
         if name.endswith("*"):
-            limits[""] = _seconds(limit)
+            limits[""] = if_written(read_time, limit)
     return limits
-
-
-def _seconds(limit: str) -> float | None:
-    """A time in the output of `sinfo`; None for no limit."""
-    try:
-        return read_time(limit.strip())
-    except ValueError:
-        return None
 
 
 async def _sbatch(text: str, programs: Programs) -> list[str]:

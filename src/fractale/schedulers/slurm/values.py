@@ -97,7 +97,7 @@ REASONS: Final = MappingProxyType(
         "gpu-bind": "binding belongs to the launcher",
         "nice": "priorities of schedulers do not compare",
         "priority": "priorities of schedulers do not compare",
-        "wrap": "it is for the command line",
+        "wrap": "it belongs on the command line",
         **dict.fromkeys(
             ("parsable", "quiet", "verbose", "test-only", "usage", "help", "version", "wait"),
             "it changes what sbatch itself does, not the job",
@@ -181,7 +181,9 @@ def _nodes(value: str) -> Said:
         raise _refused(value, "a number of nodes such as 2 or 2-4")
     least = int(match[1] or 1) * _THOUSANDS[match[2].lower()]
     if not match[3]:
-        return Said({"nodes": least} if least else {}, "" if least else "0 is no number of nodes")
+        return Said(
+            {"nodes": least} if least else {}, "" if least else "0 is not a valid number of nodes"
+        )
     most = int(match[4]) * _THOUSANDS[match[5].lower()]
     if most and most < least:
         raise ValueError(f"`{value}`: the most is less than the least")
@@ -293,7 +295,7 @@ _PATTERN: Final = re.compile(r"%(\d*)([A-Za-z%])")
 def _file(name: str) -> Callable[[str], Said]:
     def read(value: str) -> Said:
         if not value or "{{" in value:
-            return Said({}, "it is no file name for another scheduler")
+            return Said({}, "another scheduler cannot use this file name")
         if value.lower() == "none":
             return Said({name: "/dev/null"})
         if "\\" in value:  # then sbatch replaces no patterns

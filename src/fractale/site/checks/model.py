@@ -67,7 +67,7 @@ def _credentials(settings: Settings, spec: str) -> str:
         state = f"key set ({origin.removeprefix('environment ')})" if key else "no key"
         return f"{state}, at {url}" if url else state
     variable = key_variable(provider)
-    return f"key set ({variable})" if variable else "needs no key of fractale's knowing"
+    return f"key set ({variable})" if variable else "needs no key that fractale knows of"
 
 
 async def _ask(
@@ -104,7 +104,7 @@ def _prices(plan: Plan | None, models: Models, names: list[str | None]) -> list[
                     section=SECTION,
                     what=f"price of {spec}",
                     verdict="missing",
-                    found="not known, and the plan limits its cost",
+                    found="unknown, and the plan limits its cost",
                     fix=f"add `prices: {{{spec}: {{input: …, output: …}}}}` to the settings",
                 )
             )

@@ -108,8 +108,8 @@ def _bare(names: Iterable[str]) -> list[str]:
 
 def _why_not_surely(named: NamedTargets) -> str:
     if named.free:
-        return f"; only if the model of `{named.free[0]}` calls what needs it"
-    return "; no step of the plan names what needs it"
+        return f"; only if the model of `{named.free[0]}` calls a tool that needs it"
+    return "; no step of the plan names a tool that needs it"
 
 
 async def see(exam: Examination, need: Need) -> tuple[bool, str]:
@@ -209,6 +209,6 @@ def _script_program(exam: Examination, name: str, steps: Sequence[str]) -> Check
         what=what,
         verdict="warning",
         found="not on the PATH here; the job needs it where it runs",
-        fix=need.get if need else "have its script load what it needs, or name it by its path",
+        fix=need.get if need else "load it in the job's script, or name it by its path",
         needed_by=by,
     )

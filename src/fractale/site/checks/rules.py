@@ -115,11 +115,11 @@ def _inodes(pid: int) -> set[str]:
 def _polling(settings: Settings) -> Check:
     what, least = "polling", settings.poll_seconds
     if least:
-        return _check(what, f"a scheduler is asked about all jobs at most every {least:g} s")
+        return _check(what, f"fractale asks a scheduler about all jobs at most every {least:g} s")
     return _check(
         what,
-        "`poll_seconds` is 0: a scheduler is asked at each look at a job",
-        "leave `poll_seconds` out (60), or set what the site asks for",
+        "`poll_seconds` is 0: fractale asks a scheduler at each look at a job",
+        "leave out `poll_seconds` (60), or set the value that the site asks for",
         warns=True,
     )
 
@@ -130,13 +130,13 @@ def _arguments(settings: Settings, processes: list[FractaleProcess]) -> Iterator
     for process in processes:
         if any(mask(word) != word for word in process.words):
             clean = False
-            found = f"process {process.pid} has one: everybody sees it in `ps`"
-            yield _check(what, found, f"kill {process.pid}, and give the secret by a variable")
+            found = f"process {process.pid} has one: every user can see it in `ps`"
+            yield _check(what, found, f"kill {process.pid}, and pass the secret in a variable")
     for name, server in settings.servers.items():
         if tuple(shown_arguments(server.args)) != server.args:
             clean = False
-            found = f"server `{name}` gets one in `args`: everybody sees it in `ps`"
-            yield _check(what, found, "give it by the server's `env`")
+            found = f"server `{name}` gets one in `args`: every user can see it in `ps`"
+            yield _check(what, found, "pass it in the server's `env`")
     if clean:
         yield _check(
             what, f"none, of {len(processes)} processes and {len(settings.servers)} servers"
@@ -144,9 +144,9 @@ def _arguments(settings: Settings, processes: list[FractaleProcess]) -> Iterator
 
 
 def _files(settings: Settings) -> Iterator[Check]:
-    what, folder = "state folder", settings.state_dir
+    what, folder = "state directory", settings.state_dir
     if not folder.exists():
-        yield _check(what, f"{folder} is not there yet; it will be yours alone")
+        yield _check(what, f"{folder} does not exist yet; only you will have access")
         return
     info = folder.stat()
     if info.st_uid != os.geteuid():
@@ -156,12 +156,12 @@ def _files(settings: Settings) -> Iterator[Check]:
         found, only_seen = f"{folder} is open to others ({mode:o})", not info.st_mode & 0o022
         yield _check(what, found, f"chmod 700 {folder}", warns=only_seen)
     else:
-        yield _check(what, f"{folder} is yours alone; runs write there, and what tools are told to")
+        yield _check(what, f"only you have access to {folder}, where runs and tools write")
     foreign = [*islice(_foreign(folder), SHOWN)]
     for path, why in foreign:
         yield _check("files", f"{path} {why}", f"see whose it is: ls -ld {path}")
     if not foreign:
-        yield _check("files", "all below the state folder are yours, and no other can write them")
+        yield _check("files", "all files in the state directory are yours; only you can write them")
 
 
 def _foreign(folder: Path) -> Iterator[tuple[str, str]]:
@@ -184,17 +184,19 @@ def _audit(settings: Settings) -> Iterator[Check]:
     what, own = "audit log", settings.state_dir / FILE
     place = own if own.exists() else settings.state_dir
     if place.exists() and not os.access(place, os.W_OK):
-        yield _check(what, f"{own} cannot be written: runs end before they begin", f"ls -l {own}")
+        yield _check(what, f"{own} cannot be written: no run can start", f"ls -l {own}")
     else:
         lines = _lines(own)
         yield _check(what, f"{own}, {lines} lines" if lines else f"{own}, from the first run on")
     if settings.audit is None:
-        found = "no copy that an admin can read: the setting `audit` is not set"
-        yield _check("audit copy", found, "set `audit` to a file or folder of the site", warns=True)
+        found = "no copy for the administrator: the setting `audit` is not set"
+        yield _check(
+            "audit copy", found, "set `audit` to a file or directory of the site", warns=True
+        )
     elif not os.access(
         settings.audit if settings.audit.exists() else settings.audit.parent, os.W_OK
     ):
-        found = f"{settings.audit} cannot be written: runs end before they begin"
+        found = f"{settings.audit} cannot be written: no run can start"
         yield _check("audit copy", found, f"ls -ld {settings.audit}")
     else:
         yield _check("audit copy", str(settings.audit))

@@ -17,7 +17,7 @@ from fractale.store.locks import FileLock
 SECTION = "runs"
 LOW, TOO_LOW = 1 << 30, 64 << 20
 FEW_FILES = 1000
-ELSEWHERE = "set FRACTALE_STATE_DIR to a folder on a disk of this machine"
+ELSEWHERE = "set FRACTALE_STATE_DIR to a directory on a disk of this machine"
 
 
 async def check_runs(exam: Examination) -> list[Check]:
@@ -38,7 +38,7 @@ async def check_runs(exam: Examination) -> list[Check]:
 
 
 def _folder(verdict: str, found: str, fix: str = "") -> Check:
-    what = "state folder"
+    what = "state directory"
     if verdict == "ok":
         return Check(section=SECTION, what=what, found=found)
     bad = "missing" if verdict == "missing" else "warning"
@@ -76,8 +76,8 @@ def room(found: Finding) -> Check:
     """Check whether the directory of a finding has enough free space for runs."""
     free, files = found.details.get("free_bytes"), found.details.get("free_files")
     if free is None:
-        return Check(section=SECTION, what="space", verdict="warning", found="can't be told")
-    told = f"{size(free)} free" + (f", room for {files:,} files" if files is not None else "")
+        return Check(section=SECTION, what="space", verdict="warning", found="unknown")
+    told = f"{size(free)} free" + (f", space for {files:,} files" if files is not None else "")
     few = files is not None and files < FEW_FILES
     if free >= LOW and not few:
         return Check(section=SECTION, what="space", found=told)
@@ -101,7 +101,7 @@ def _privacy(folder: Path) -> Check | None:
         section=SECTION,
         what="privacy",
         verdict="warning",
-        found=f"others can look into {folder} (mode {mode:o}); what is in it is yours alone",
+        found=f"others can list {folder} (mode {mode:o}), but not read its files",
         fix=f"chmod 700 {folder}",
     )
 

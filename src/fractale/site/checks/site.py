@@ -125,14 +125,14 @@ def check_queue(exam: Examination, step: str, job: JobPlan) -> list[Check]:
                 section=SECTION,
                 what=what,
                 verdict="missing",
-                found=f"{works[0].name} has no such queue; there are {listed}",
+                found=f"{works[0].name} has no such queue; its queues are {listed}",
                 fix=did_you_mean(job.queue, known, otherwise="name one of them"),
                 needed_by=(f"step {step}",),
             )
         ]
     limit = known[job.queue].get("time_limit")
     if limit and isinstance(job.time, int | float) and job.time > limit:
-        found = f"takes jobs of at most {limit / 60:g} min, and the step asks for {job.time / 60:g}"
+        found = f"allows at most {limit / 60:g} min, and the step asks for {job.time / 60:g}"
         fix = "ask for less `time`, or name another queue"
         by = (f"step {step}",)
         return [

@@ -168,7 +168,7 @@ def _fix(each: Loaded, problem: Problem, needs: NeedsTable) -> str:
         return "see what its import says with `python -c 'import " + (
             f"{each.entry.path.rpartition('.')[0]}'`"
         )
-    return "take the entry out of the file, or correct it"
+    return "remove the entry from the file, or correct it"
 
 
 def _quoted_module(message: str) -> str:

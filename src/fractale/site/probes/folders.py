@@ -35,7 +35,7 @@ def _places(machine: Machine) -> dict[Path, list[str]]:
     """Directory → its roles; a directory with several roles is listed once."""
     env = machine.environment
     named = {
-        "working folder": str(machine.folder.absolute()),
+        "working directory": str(machine.folder.absolute()),
         "runs": str(machine.state_dir.absolute()),
         "home": env.get("HOME", ""),
         "temporary": env.get("TMPDIR") or "/tmp",  # noqa: S108 - looked at, not written to
