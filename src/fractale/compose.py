@@ -40,6 +40,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.runs.driver import roots_of
+from fractale.runs.invocation import extensions_of
 from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
@@ -71,7 +72,7 @@ def plan_graph(
     *,
     tools: Toolbox | Sequence[Any] = (),
     registries: Sequence[str | Path] = (),
-    agents: Sequence[Any] = (),
+    agents: Sequence[Any] | Mapping[str, Any] = (),
     model: BaseChatModel | str | None = None,
     settings: Settings | None = None,
     secrets: Mapping[str, str] | None = None,
@@ -97,7 +98,8 @@ def plan_graph(
         tools: A toolbox that is open already, or Python functions and LangChain tools, beside the
             settings' servers.
         registries: Registry or server files whose tools the plan may use.
-        agents: Sub-agents that the plan may use.
+        agents: Sub-agents that the plan may use, or name → sub-agent: dotted paths, or objects such
+            as LangGraph's graphs.
         model: A LangChain chat model, or ``provider:name``.
         settings: Used instead of the settings files and the environment.
         secrets: The plan's secret inputs, beside those of the environment. A run's context may
@@ -120,7 +122,7 @@ def plan_graph(
     settings = settings or load_settings()
     if isinstance(model, str):
         settings, model = settings.with_flags(model=model), None
-    extensions = Extensions(registries=registries, agents=agents)
+    extensions = extensions_of({"registries": registries, "agents": agents})
     opened = _Opened(settings, loaded, tools, extensions, model, idle)
     setup = RunSetup(
         secrets={**read_secrets(loaded, settings.environment), **(secrets or {})},
