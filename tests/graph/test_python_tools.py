@@ -615,3 +615,45 @@ async def test_the_tools_of_a_multi_server_client_keep_what_they_say(run_plan):
     assert [seen.above(run) for run in seen.tools] == [["a", "p"], ["b", "p"]]
     ran = await run_plan(textwrap.dedent(plan), tools=tools)
     assert ran.path == ["a:success", "b:failure"]
+
+
+async def test_a_tool_may_run_a_plan_that_asks():
+    inside = FakeToolServer().answer("rm", {"removed": 3})
+    plan = "name: inner\nsteps: [{name: i, tool: rm, approve: always}]\noutputs: {n: 3}\n"
+    inner = compile_plan(parse_plan(plan), Dependencies(toolbox=inside)).compile()
+
+    async def t() -> dict:
+        return await inner.ainvoke({})
+
+    async with compiled(ONE, t) as graph:
+        paused = await graph.ainvoke({}, thread())
+        (asked,) = paused["__interrupt__"]
+        assert (asked.value["kind"], asked.value["tool"]) == ("approval", "rm")
+        assert inside.calls == []
+        state = await graph.ainvoke(Command(resume={asked.id: True}), thread())
+    assert state["outputs"]["all"]["outputs"] == {"n": 3}
+    assert [call.name for call in inside.calls] == ["rm"]
+
+
+async def test_the_stream_of_tools_has_every_call():
+    def t() -> dict:
+        return {"n": 3}
+
+    async with compiled(ONE, t) as graph:
+        chunks = [chunk async for chunk in graph.astream({}, thread(), stream_mode="tools")]
+    assert (chunks[0]["event"], chunks[0]["tool_name"]) == ("tool-started", "t")
+    assert chunks[-1]["event"] == "tool-finished"
+
+
+def test_a_graph_that_is_not_async_asks_the_question_of_a_tool():
+    def t() -> dict:
+        return {"user": get_config()["configurable"]["user"], "name": interrupt("Name?")}
+
+    tools = FakeToolServer()
+    tools.tool(t)
+    builder = compile_plan(parse_plan(ONE), Dependencies(toolbox=tools))
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config = thread(user="ada")
+    assert graph.invoke({}, config)["__interrupt__"][0].value["value"] == "Name?"
+    state = graph.invoke(Command(resume="Ada"), config)
+    assert state["outputs"] == {"all": {"user": "ada", "name": "Ada"}}
