@@ -124,10 +124,8 @@ class Planner:
         """Warn of a draft that is not valid."""
 
 
-def drafting_graph(
-    context: type[Planner] = Planner, *, start: str = "explore", then: str = END
-) -> Any:
-    """A builder with the nodes `explore` and `draft`.
+def drafting_graph(*, start: str = "explore", then: str = END) -> Any:
+    """A builder with the nodes `explore` and `draft`. Its context is a `Planner`.
 
     Args:
         start: The first node.
@@ -139,7 +137,7 @@ def drafting_graph(
             return END
         return then if state.get("text") else "draft"
 
-    builder: Any = StateGraph(DraftState, context_schema=context)
+    builder: Any = StateGraph(DraftState)
     builder.add_node("explore", _explore)
     builder.add_node("draft", _draft)
     builder.add_edge(START, start)

@@ -20,9 +20,6 @@ A tool call passes 20 modules from its step to the wire and back. Read them in t
 Each piece of data that leaves the run takes the same way: `fractale.masking` masks it,
 `fractale.plain` makes JSON of it, and `fractale.private` writes it to a file of the user.
 
-Applications use a plan's graph through `plan_graph`: the entrance of each run, which does what the
-plan says about its inputs, secrets and limits. `sync_saver` serves applications that are not async.
-
 - `fractale.events` has the events; `fractale.runs.reporter` receives them.
 - `fractale.store.journal` has the calls and their results.
 - `fractale.store.outputs` has the large values.
@@ -33,6 +30,8 @@ These modules are beside that way:
 
 - `compile` turns the plan into a graph: steps are nodes, events are the labels of edges.
 - `kinds` has one module per kind of step. Each sets the call of a step's node.
+- `plan_graph` is the graph as applications use it: the entrance of each run does what the plan says
+  about its inputs, secrets and limits. `sync_saver` serves applications that are not async.
 - `state`: the contents of a checkpoint, and the point at which a forked run begins.
 - `interrupts`: questions to the user.
 - `resources`: MCP resources.

@@ -22,15 +22,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import (
-    NO,
-    YES,
-    brief,
-    decision_of,
-    is_storable,
-    mapping_of,
-    word_of,
-)
+from fractale.questions.parsing import NO, YES, brief, decision_of, is_storable, mapping_of, word_of
 from fractale.schemas import UnusableSchema, misfits
 
 

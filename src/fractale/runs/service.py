@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,8 +58,14 @@ from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
-from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
-from fractale.store.run_record import ID_LENGTH, SHARED_ID_LENGTH, RunRecord, RunRecords
+from fractale.store.outputs import FileOutputs, InlineOutputs, MemoryOutputs, OutputStore
+from fractale.store.run_record import (
+    ID_LENGTH,
+    SHARED_ID_LENGTH,
+    RunRecord,
+    RunRecords,
+    random_id,
+)
 from fractale.toolbox import Toolbox
 
 
@@ -137,10 +144,10 @@ class Runs:
         Args:
             fill: Writes files into the run's directory that must exist before its head.
         """
-        changed = await self._pin(plan)
+        changed = await self.pin(plan)
         record = self._new_record(options.run_id) if options.keep else None
-        run_id = record.run_id if record else options.run_id or "run"
-        store = FileOutputs(record.outputs) if record else MemoryOutputs()
+        run_id = record.run_id if record else options.run_id or random_id()
+        store = FileOutputs(record.outputs) if record else _outputs_of_unrecorded(options)
         dependencies = self._dependencies(store, record)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, record, secrets)
         driver.context.bindings = bindings
@@ -168,7 +175,7 @@ class Runs:
             bindings.snapshots.append(snapshot_of(record))
         return driver, kept
 
-    async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
+    async def pin(self, plan: Plan) -> list[tuple[str, str]]:
         """Pin definitions at first sight. Warns of changes since a definition was pinned."""
         needed = await names_needed(plan, self._toolbox, self._agents.names())
         tools = await self._toolbox.tools(needed)
@@ -178,7 +185,7 @@ class Runs:
         self._pins.see(tools, listed)
         found = [("tool-changed", change_notice(change)) for change in changes]
         try:
-            self._pins.save()
+            await asyncio.to_thread(self._pins.save)  # a server's loop must not wait for a disk
         except StoreError as error:  # the run's own record has the approved definitions
             found.append(
                 ("not-pinned", f"{error.message}; later runs cannot detect changes of tools")
@@ -281,6 +288,33 @@ class Runs:
             driver.fork(point, head["parent"])
         return await driver.resume(head["inputs"])
 
+    async def resume_unrecorded(
+        self,
+        run_id: str,
+        plan: Plan,
+        options: RunOptions,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> RunResult:
+        """Resume a run that only its checkpointer knows.
+
+        Args:
+            run_id: The run's id, which is the id of its thread in the checkpointer of the options.
+            plan: The plan that the run was started with.
+            secrets: The secret inputs.
+
+        Raises:
+            UsageError: The run was not found, or its plan has changed.
+        """
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        changed = await self.pin(plan)
+        dependencies = self._dependencies(_outputs_of_unrecorded(options), None)
+        driver = RunDriver(self._settings, dependencies, plan, options, run_id, None, secrets or {})
+        driver.context.bindings = bindings
+        driver.notices += changed
+        return await driver.resume({})
+
     def _bindings_of(self, record: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """The bound names of a run that began earlier."""
         bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(record)])
@@ -315,6 +349,11 @@ class Runs:
             max_attempts=self._settings.max_attempts,
             jobs=RunJobs.of(jobs, self._settings),
         )
+
+
+def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:
+    """The outputs of a run without a record: as durable as its checkpoints are."""
+    return InlineOutputs() if options.checkpointer is not None else MemoryOutputs()
 
 
 def _kept_of(head: Mapping[str, Any]) -> dict[str, Any]:

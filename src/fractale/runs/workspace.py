@@ -167,21 +167,17 @@ class Workspace:
         if not isinstance(tools, Sequence):
             yield cls(settings, extensions, agents, tools, model=model, yes=yes)
             return
-        from fractale.mcp import EmbeddedServer, McpToolbox
-        from fractale.pins import Pins
-        from fractale.registry import build_server
-
-        servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
-        if served or tools:
-            server = build_server(served, functions=tools, on_warning=on_warning)
-            servers.append(EmbeddedServer(server=server, sees_caller=True))
         masker = masker if masker is not None else Masker()
         masker.add(*settings.secrets)
-        toolbox: McpToolbox = McpToolbox(
-            servers,
-            on_log=_masked(on_log, masker),
+        toolbox = make_toolbox(
+            settings,
+            plan,
+            served,
+            tools,
+            on_log=on_log,
+            on_warning=on_warning,
+            masker=masker,
             timing=timing,
-            pins=Pins(settings.lock_file, settings.servers, masker),
         )
         async with toolbox:
             yield cls(settings, extensions, agents, toolbox, model=model, yes=yes)
@@ -225,6 +221,43 @@ class Workspace:
         }
 
 
+def make_toolbox(
+    settings: Settings,
+    plan: Plan | None,
+    served: Sequence[Registry],
+    tools: Sequence[Any] = (),
+    *,
+    on_log: OnLog | None = None,
+    on_warning: Callable[[Problem], None] | None = None,
+    masker: Masker,
+    timing: Timing | None = None,
+) -> McpToolbox:
+    """The servers that a plan's runs need, and the tools of this process, before they are opened.
+
+    Args:
+        served: The registries whose tools this process serves.
+        tools: Python functions or LangChain tools that it serves, too.
+
+    Raises:
+        PlanError: A registry file is wrong, with every problem.
+        SettingsError: The plan needs a server that the settings do not have.
+    """
+    from fractale.mcp import EmbeddedServer, McpToolbox
+    from fractale.pins import Pins
+    from fractale.registry import build_server
+
+    servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
+    if served or tools:
+        server = build_server(served, functions=tools, on_warning=on_warning)
+        servers.append(EmbeddedServer(server=server, sees_caller=True))
+    return McpToolbox(
+        servers,
+        on_log=_masked(on_log, masker),
+        timing=timing,
+        pins=Pins(settings.lock_file, settings.servers, masker),
+    )
+
+
 def _masked(on_log: OnLog | None, masker: Masker) -> OnLog | None:
     if on_log is None:
         return None
@@ -260,7 +293,7 @@ def as_started(
     The command line replaces the recorded model, store, registries and sub-agents.
 
     Args:
-        given: Of the command line.
+        given: Of the command line, or of the caller. Its objects are not recorded.
 
     Raises:
         SettingsError: The run's checkpoints are on a server whose password is not known.
@@ -269,7 +302,9 @@ def as_started(
     given = given or Extensions()
     recorded = [_where_now(Path(path), head) for path in head.get("registries", ())]
     return settings, Extensions(
-        registries=given.registries or recorded, agents=given.agents or head.get("agents", ())
+        registries=given.registries or recorded,
+        agents=given.agents or head.get("agents", ()),
+        given=given.given,
     )
 
 

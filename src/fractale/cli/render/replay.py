@@ -10,9 +10,9 @@ from fractale.cli.render.text import Line, Mark, cells, count, inert, pad, row
 
 if TYPE_CHECKING:
     from fractale.record.diff import ValueChange
-    from fractale.replay.comparison import Divergence
-    from fractale.replay.replay import Replayed
-    from fractale.replay.suite import CheckedRecording
+    from fractale.replaying.comparison import Divergence
+    from fractale.replaying.replay import Replayed
+    from fractale.replaying.suite import CheckedRecording
 
 WHAT = {
     "call": "another call",

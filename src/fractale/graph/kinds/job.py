@@ -197,7 +197,7 @@ def _graph(start: Callable[[Any], Any] | None = None) -> Any:
         start: Chooses the first node; None: `submit`.
     """
     schema = JobWork if start is None else ArrayWork
-    builder: Any = StateGraph(schema, context_schema=JobRun)
+    builder: Any = StateGraph(schema)
     builder.add_node("submit", _submit, input_schema=JobWork)
     builder.add_node("wait", _wait, input_schema=JobWork)
     builder.add_node("ask", _ask, input_schema=JobWork)

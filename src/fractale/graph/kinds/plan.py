@@ -121,7 +121,7 @@ def _graph(start: str = "explore", draft: Any = None) -> Any:
         assert draft is not None  # noqa: S101 - only then this is the node
         return await _run(state, runtime, config)
 
-    builder = drafting_graph(StepPlanner, start=start, then="review")
+    builder = drafting_graph(start=start, then="review")
     builder.add_node("review", _review)
     builder.add_node("run", run_draft if draft else _run)
     builder.add_conditional_edges("review", _after_review, ["draft", "review", "run", END])

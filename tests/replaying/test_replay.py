@@ -20,7 +20,7 @@ from fractale.errors import NotDone, NotRecorded, PlanError, ToolError, Transpor
 from fractale.models import RetryPolicy
 from fractale.plan.model import Limits
 from fractale.record.recordings import open_recording, write_recording
-from fractale.replay.replay import Live, replay
+from fractale.replaying.replay import Live, replay
 from fractale.runs.fork import ForkChanges
 from fractale.settings import Settings
 from fractale.testing import FakeCall, FakeToolServer
