@@ -227,7 +227,7 @@ class Invocation:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             elif not task.cancelled():
-                task.exception()  # else asyncio warns that nobody retrieved it
+                task.exception()  # else asyncio warns that it was never retrieved
 
     def _options(self, plan: Plan, **more: Any) -> RunOptions:
         """The options of the run.
