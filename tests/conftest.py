@@ -31,6 +31,7 @@ REAL_FILES = {
     "test_array_kills": "kills",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_confine": "another user, kills",
+    "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",
     "test_drafting_kills": "kills",
     "test_ending": "what never returns is waited for",

@@ -9,6 +9,7 @@ A map, in the order in which data flows:
 - `agents`: the built-in sub-agents.
 - `graph`: a plan as a LangGraph `StateGraph`, and its nodes.
 - `runs`: starting runs and resuming them.
+- `compose`: plans in LangGraph applications.
 - `server`, `studio`, `cli`: the interfaces for users and programs.
 - `site`: the machine's features, and which of them a plan needs (`fractale discover`, `doctor`).
 - `tools`: local tools that ship with fractale; `testing`: a scripted model and fake tools.
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from fractale.api import load as load
     from fractale.api import run as run
     from fractale.api import validate as validate
+    from fractale.compose import as_node as as_node
+    from fractale.compose import as_tool as as_tool
+    from fractale.compose import plan_graph as plan_graph
     from fractale.errors import FractaleError as FractaleError
     from fractale.errors import PlanError as PlanError
     from fractale.graph.compile import compile_plan as compile_plan
@@ -45,6 +49,7 @@ __getattr__, __all__ = lazy(
     __name__,
     {
         "fractale.api": ("arun", "load", "run", "validate"),
+        "fractale.compose": ("as_node", "as_tool", "plan_graph"),
         "fractale.errors": ("FractaleError", "PlanError"),
         "fractale.graph.compile": ("compile_plan",),
         "fractale.graph.context": ("Dependencies", "RunContext"),

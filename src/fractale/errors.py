@@ -126,8 +126,11 @@ class UsageError(FractaleError):
     exit_code = 2
 
 
-class InputError(UsageError):
-    """An input of the plan is missing, unknown, or not of its type."""
+class InputError(UsageError, ValueError):
+    """An input of the plan is missing, unknown, or not of its type.
+
+    It is a ValueError, too: LangGraph's server shows the messages of Python's own errors only.
+    """
 
     code = "input"
 

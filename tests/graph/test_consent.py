@@ -23,8 +23,11 @@ from fractale.questions import (
     elicitation,
     identity,
     in_doubt,
+    question,
+    read_answer,
     read_reply,
     reply,
+    review,
 )
 from fractale.runs import RunOptions, Runs
 from fractale.testing import FakeToolServer, ScriptedModel
@@ -123,13 +126,15 @@ async def test_a_bare_graph_answers_a_servers_question(tools):
     async def release(job: int) -> dict:
         return dict(await tools.elicit(f"Release job {job}?"))
 
-    plan = "name: p\nsteps: [{name: s, tool: release, inputs: {job: 4}}]\n"
+    plan = (
+        "name: p\noutputs: {said: '{{ steps.s.outputs }}'}\n"
+        "steps: [{name: s, tool: release, inputs: {job: 4}}]\n"
+    )
     invoke, first = await bare(tools, plan)
     assert first["__interrupt__"][0].value["message"] == "Release job 4?"
     after = await invoke(Command(resume="please"))
     assert after["status"] == "success"
-    outputs = after["steps"]["s"]["outputs"]
-    assert outputs == {"action": "accept", "content": {"value": "please"}}
+    assert after["outputs"]["said"] == {"action": "accept", "content": {"value": "please"}}
 
 
 # -- which question an answer belongs to -----------------------------------------------------------
@@ -306,3 +311,78 @@ async def test_an_answer_in_the_form_of_a_reply_is_read_too(tools, says):
     assert "yes, always" in after["__interrupt__"][0].value["problem"]
     await invoke(Command(resume=reply(question, True)))
     assert len(tools.calls) == 1
+
+
+# -- the form of LangChain's human-in-the-loop middleware ------------------------------------------
+
+DECISIONS = [
+    ({"type": "approve"}, "a", ""),
+    ({"type": "edit", "edited_action": {"name": "erase", "args": {"path": "b"}}}, "b", ""),
+    ({"type": "edit", "edited_action": {"args": {"path": "b"}}}, "b", ""),
+    ({"type": "reject"}, None, "a person refused the call of `erase`"),
+    ({"type": "reject", "message": "not today"}, None, "the call of `erase`: not today"),
+]
+
+
+@pytest.mark.parametrize(("decision", "path", "error"), DECISIONS, ids=repr)
+@pytest.mark.parametrize("form", ["batched", "per call", "by id"])
+async def test_decisions_of_langchain_answer_an_approval(tools, decision, path, error, form):
+    invoke, first = await bare(tools)
+    (asked,) = first["__interrupt__"]
+    answer = decision if form == "per call" else {"decisions": [decision]}
+    after = await invoke(Command(resume={asked.id: answer} if form == "by id" else answer))
+    assert [call.arguments["path"] for call in tools.calls] == ([path] if path else [])
+    assert after["status"] == ("success" if path else "failed")
+    assert error in str(after["error"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ({"decisions": []}, "a list of one decision"),
+        ({"decisions": [{"type": "approve"}] * 2}, "a list of one decision"),
+        ({"decisions": ["approve"]}, "answer with"),
+        ({"decisions": [{"type": "accept"}]}, "answer with"),
+        ({"decisions": [{"type": "approve", "args": {}}]}, "answer with"),
+        ({"decisions": [{"type": "respond", "message": "yes"}]}, "approve, edit or reject it"),
+        ({"decisions": [{"type": "edit"}]}, "answer with"),
+        (
+            {"decisions": [{"type": "edit", "edited_action": {"name": "rm", "args": {}}}]},
+            "not of `rm`",
+        ),
+        ({"type": "accept"}, "answer with"),
+        ({"type": "ignore"}, "answer with"),
+        ([{"type": "response", "args": "yes"}], "answer with"),
+        ({"refuse": ""}, "answer with"),
+    ],
+    ids=repr,
+)
+async def test_any_other_decision_is_asked_again(tools, answer, problem):
+    invoke, _ = await bare(tools)
+    after = await invoke(Command(resume=answer))
+    assert tools.calls == []
+    assert problem in after["__interrupt__"][0].value["problem"]
+    after = await invoke(Command(resume={"decisions": [{"type": "approve"}]}))
+    assert (after["status"], len(tools.calls)) == ("success", 1)
+
+
+def test_decisions_answer_other_kinds_of_questions():
+    draft = review("s", "name: p", None, 1)
+    assert read_answer(draft, {"type": "approve"}) == "accept"
+    assert read_answer(draft, {"decisions": [{"type": "reject"}]}) == "reject"
+    edit = {"type": "edit", "edited_action": {"name": "plan", "args": {"plan": "name: q"}}}
+    assert read_answer(draft, edit) == {"plan": "name: q"}
+    asked = question("s", "Which?", ["a", "b"], free=False)
+    assert read_answer(asked, {"type": "respond", "message": "b"}) == "b"
+    for wrong in ({"type": "respond", "message": "c"}, {"type": "approve"}):
+        with pytest.raises(AnswerError):
+            read_answer(asked, wrong)
+    server = elicitation("s", "srv", "Who?", {"properties": {"who": {"type": "string"}}})
+    assert read_answer(server, {"type": "reject"}) == {"action": "decline"}
+    answered = {"action": "accept", "content": {"who": "me"}}
+    assert read_answer(server, {"type": "respond", "message": "me"}) == answered
+    with pytest.raises(AnswerError):
+        read_answer(server, {"type": "approve"})
+    for doubtful in ({"type": "approve"}, {"type": "reject"}):
+        with pytest.raises(AnswerError):
+            read_answer(in_doubt("s", "t", {}), doubtful)

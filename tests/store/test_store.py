@@ -11,7 +11,14 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Interrupt, Send
 
 from fractale.errors import StoreError
-from fractale.store.outputs import INLINE_LIMIT, FileOutputs, MemoryOutputs, is_reference
+from fractale.store.outputs import (
+    INLINE_LIMIT,
+    FileOutputs,
+    InlineOutputs,
+    MemoryOutputs,
+    is_reference,
+    resolved,
+)
 from fractale.store.run_record import RunRecords
 from fractale.store.serializer import StrictSerializer
 from fractale.store.sqlite_saver import open_sqlite
@@ -46,6 +53,31 @@ def test_only_the_owner_can_read_what_is_kept(tmp_path):
     path = store.path(store.put(LARGE))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        LARGE,
+        {"big": 2**70, "cut": "x\udcff"},
+        {"$json": "[1]"},
+        {"deep": [{"$json": "no JSON"}]},
+        {"$ref": "sha256:0", "bytes": 1},
+        [1.5, None, "text"],
+    ],
+)
+def test_a_value_in_the_state_itself_survives_every_serializer(value):
+    kept = InlineOutputs().put(value)
+    serde = StrictSerializer()
+    assert InlineOutputs().get(serde.loads_typed(serde.dumps_typed(kept))) == value
+
+
+def test_references_anywhere_in_a_value_are_resolved(tmp_path):
+    files, inline = FileOutputs(tmp_path), InlineOutputs()
+    state = {"steps": {"read": {"outputs": files.put(LARGE), "inputs": [1, "two"]}}}
+    assert resolved(state, files) == {"steps": {"read": {"outputs": LARGE, "inputs": [1, "two"]}}}
+    huge = {"n": 2**70}
+    assert resolved({"outputs": inline.put(huge)}, inline) == {"outputs": huge}
 
 
 def test_a_damaged_value_is_an_error_not_another_value(tmp_path):

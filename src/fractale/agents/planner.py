@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any, Final, TypedDict, cast
+from typing import Annotated, Any, Final, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -26,6 +26,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale.agents.ask import as_text
 from fractale.agents.draft_catalog import NOT_AS_INPUT, DraftCatalog
@@ -123,10 +124,8 @@ class Planner:
         """Warn of a draft that is not valid."""
 
 
-def drafting_graph(
-    context: type[Planner] = Planner, *, start: str = "explore", then: str = END
-) -> Any:
-    """A builder with the nodes `explore` and `draft`.
+def drafting_graph(*, start: str = "explore", then: str = END) -> Any:
+    """A builder with the nodes `explore` and `draft`. Its context is a `Planner`.
 
     Args:
         start: The first node.
@@ -138,7 +137,7 @@ def drafting_graph(
             return END
         return then if state.get("text") else "draft"
 
-    builder: Any = StateGraph(DraftState, context_schema=context)
+    builder: Any = StateGraph(DraftState)
     builder.add_node("explore", _explore)
     builder.add_node("draft", _draft)
     builder.add_edge(START, start)

@@ -13,7 +13,9 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args
+
+from typing_extensions import TypedDict
 
 from fractale.agents.space import Parameter, faults_of, read_space, typed
 from fractale.errors import DependencyMissing, ToolError

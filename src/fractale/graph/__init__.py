@@ -30,6 +30,8 @@ These modules are beside that way:
 
 - `compile` turns the plan into a graph: steps are nodes, events are the labels of edges.
 - `kinds` has one module per kind of step. Each sets the call of a step's node.
+- `plan_graph` is the graph as applications use it: the entrance of each run does what the plan says
+  about its inputs, secrets and limits. `sync_saver` serves applications that are not async.
 - `state`: the contents of a checkpoint, and the point at which a forked run begins.
 - `interrupts`: questions to the user.
 - `resources`: MCP resources.

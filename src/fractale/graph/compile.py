@@ -1,7 +1,9 @@
 """A plan as a LangGraph `StateGraph`: one node per step, one conditional edge per transition.
 
-`compile_plan` is a pure function of the plan and its dependencies. Node names are step names and
-edge labels are events. So LangGraph's drawing shows the plan as its author knows it.
+`compile_plan` and `build_graph` are pure functions of the plan and its dependencies. Node names are
+step names and edge labels are events. So LangGraph's drawing shows the plan as its author knows it.
+`compile_plan` is for applications (`fractale.graph.plan_graph`). `build_graph` is the steps alone:
+of a plan inside another one, and for `fractale.runs`.
 
 Some nodes are subgraphs:
 
@@ -18,12 +20,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler, build
+from fractale.graph.plan_graph import PlanBuilder, RunSetup
 from fractale.graph.state import PlanState, Spent
 from fractale.graph.step import (
     Graph,
@@ -34,6 +37,7 @@ from fractale.graph.step import (
     add_step,
     bare_node,
     needs_of,
+    new_graph,
     step_values,
     targets_of,
 )
@@ -47,8 +51,29 @@ NEXT = "goto"
 LEFT_BY_SEGMENT = ("last", "status", "error", "outputs")
 
 
-def compile_plan(plan: Plan, dependencies: Dependencies, start: str | None = None) -> Graph:
+def compile_plan(
+    plan: Plan, dependencies: Dependencies, *, setup: RunSetup | None = None
+) -> PlanBuilder:
     """The plan as a graph, not yet compiled: call ``.compile(checkpointer=…)`` on it.
+
+    Args:
+        plan: A plan without errors (`fractale.plan.check.check_plan`).
+        dependencies: The outside world as the nodes will see it.
+        setup: What all runs of the graph begin with.
+
+    Returns:
+        A builder that compiles to a `PlanGraph`. Its input is the plan's inputs, or `initial_state`
+        of them; its context a `PlanContext`; its result a `PlanOutput`.
+    """
+    builder = PlanBuilder(plan, dependencies.outputs, setup)
+    _fill(cast("Graph", builder), plan, plan.steps, dependencies, start=plan.steps[0].name)
+    return builder
+
+
+def build_graph(plan: Plan, dependencies: Dependencies, start: str | None = None) -> Graph:
+    """The steps of the plan as a graph, not yet compiled.
+
+    The caller does what a plan says about its run: inputs, secrets, limits.
 
     Args:
         plan: A plan without errors (`fractale.plan.check.check_plan`).
@@ -105,7 +130,20 @@ def _build_level(
     plan: Plan, steps: Sequence[Step], deps: Dependencies, *, start: str | None = None
 ) -> Graph:
     """The graph of a whole plan, which begins with `start`, or of a segment of the plan."""
-    builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
+    builder = new_graph()
+    _fill(builder, plan, steps, deps, start=start)
+    return builder
+
+
+def _fill(
+    builder: Graph,
+    plan: Plan,
+    steps: Sequence[Step],
+    deps: Dependencies,
+    *,
+    start: str | None = None,
+) -> None:
+    """Add the steps and their edges to a builder."""
     groups = _groups(steps)
     home = {step.name: name for name, group in groups for step in group}
     members = frozenset(home)
@@ -120,7 +158,6 @@ def _build_level(
             label = _end_or_step
         builder.add_conditional_edges(name, Edge(label), exits)
     _add_entry(builder, plan, steps, home, start)
-    return builder
 
 
 def _add_entry(
@@ -173,7 +210,7 @@ def _exits_of_segment(
 
 
 def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
-    compiler = Compiler(compile_plan=compile_plan, node_of=_node)
+    compiler = Compiler(build_graph=build_graph, node_of=_node)
     return build(bare_node(plan, step, deps, members), compiler)
 
 

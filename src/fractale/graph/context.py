@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -36,7 +36,7 @@ from fractale.policy import NO_LABELS, Grant, Labels, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
 from fractale.store.journal import Journal, MaskedJournal, NoJournal
 from fractale.store.notes import MaskedNotes, MemoryNotes, Notes
-from fractale.store.outputs import MemoryOutputs, OutputStore
+from fractale.store.outputs import InlineOutputs, OutputStore
 from fractale.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Dependencies:
 
     toolbox: Toolbox
     models: Models = field(default_factory=lambda: Models(Settings()))
-    outputs: OutputStore = field(default_factory=MemoryOutputs)
+    outputs: OutputStore = field(default_factory=InlineOutputs)
     policy: Policy = field(default_factory=Policy)
     agents: Catalog = field(default_factory=Catalog)
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
@@ -85,6 +85,18 @@ class Dependencies:
 
 # The limits of a run
 
+
+def limits_set(limits: Limits, names: Iterable[str] = Limits.__slots__) -> dict[str, Any]:
+    """Those of some limits that are set."""
+    values = {name: getattr(limits, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def with_limits(limits: Limits, others: Limits) -> Limits:
+    """The same limits, with those of the others that are set."""
+    return replace(limits, **limits_set(others))
+
+
 RAISE = "raise it with --limit and continue with `fractale resume`"
 DEFAULT_DEPTH = 5
 """The maximum nesting of drafted plans, and of agents that ask agents."""
@@ -99,13 +111,14 @@ class Meter:
         ledger: The usage of its batch jobs.
 
     Attributes:
+        limits: The limits.
         jobs: The budget of its batch jobs.
     """
 
     def __init__(
         self, limits: Limits, spent: Spent | None = None, ledger: Ledger | None = None
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         hours = {name: getattr(limits, name) for name in LIMITS}
         set_ones = {name: most for name, most in hours.items() if most is not None}
         self.jobs = Budget(set_ones, ledger or MemoryLedger())
@@ -154,7 +167,7 @@ class Meter:
         if task and self._entered.get(path) == task:
             return False
         self.check()
-        limit = self._limits.steps
+        limit = self.limits.steps
         used = self.total.get("steps", 0)
         if limit is not None and used >= limit:
             steps = "1 step" if used == 1 else f"{used} steps"
@@ -166,7 +179,7 @@ class Meter:
     @property
     def steps_left(self) -> int | None:
         """The number of steps that the run may still enter. None: unlimited."""
-        limit = self._limits.steps
+        limit = self.limits.steps
         return None if limit is None else max(limit - self.total.get("steps", 0), 0)
 
     def check_depth(self, depth: int) -> None:
@@ -182,7 +195,7 @@ class Meter:
     @property
     def most_depth(self) -> int:
         """The maximum nesting of drafted plans and agents."""
-        return DEFAULT_DEPTH if self._limits.depth is None else self._limits.depth
+        return DEFAULT_DEPTH if self.limits.depth is None else self.limits.depth
 
     def add(self, usage: Usage) -> None:
         """Add the usage of a model."""
@@ -217,7 +230,7 @@ class Meter:
                 self._room.notify_all()
 
     def _has_room(self) -> bool:
-        limits, largest = self._limits, self._largest
+        limits, largest = self.limits, self._largest
         if limits.tokens is None and limits.cost is None:
             return True
         if not largest.total_tokens:
@@ -237,7 +250,7 @@ class Meter:
         Raises:
             LimitReached: Time, tokens or cost are used up.
         """
-        limits, total, tokens = self._limits, self.total, self._tokens()
+        limits, total, tokens = self.limits, self.total, self._tokens()
         if limits.time is not None and self.seconds >= limits.time:
             raise LimitReached(
                 "time", f"the run has taken {limits.time:g} s, its limit", hint=RAISE
@@ -290,6 +303,10 @@ MASKED: Final[Mapping[str, type[Any]]] = {
 # A run
 
 
+NO_ID: Final = "run"
+"""The id of a run that was given none."""
+
+
 @dataclass(slots=True, kw_only=True)
 class RunContext:
     """One run, as its nodes see it.
@@ -324,12 +341,14 @@ class RunContext:
         arrays: In a foreach over jobs, or an array: index → the part of an array that the item's
             job is (`fractale.graph.kinds.job_array`).
         tally: In the same steps, the number of jobs in each state.
+        yes: Whether each question gets its default answer, as with ``--yes``. `fractale.runs`
+            answers such questions itself.
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
             sources of their values, its path, and the number of items that may run at a time.
     """
 
     masker: Masker = field(default_factory=Masker, repr=False)
-    run_id: str = "run"
+    run_id: str = NO_ID
     plan_name: str = ""
     run_dir: Path | None = None
     emit_event: Listener = lambda _event: None
@@ -358,6 +377,7 @@ class RunContext:
     item_scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     item_flow: Any = field(default=None, repr=False)
     item_path: str = ""
+    yes: bool = False
     slots: AbstractAsyncContextManager[None] = field(default_factory=nullcontext[None])
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)

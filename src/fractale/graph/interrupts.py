@@ -16,7 +16,9 @@ from langgraph.types import Interrupt, interrupt
 from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions import (
+    MISSING,
     asks_secret,
+    default_answer,
     expected,
     identity,
     is_answer,
@@ -70,6 +72,8 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
     Raises:
         GraphInterrupt: The user has not answered yet.
     """
+    if attempt.context.yes and (answer := default_answer(question)) is not MISSING:
+        return answer
     asked = attempt.context.mask(dict(question))
     wanted = identity(asked)
     replies = attempt.replies.setdefault(attempt.journal.task, [])

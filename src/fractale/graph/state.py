@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, cast
+
+from typing_extensions import TypedDict
 
 from fractale.evidence import Notice
 
@@ -72,6 +74,9 @@ def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 class PlanState(TypedDict, total=False):
     """The state of one plan's graph, or of a segment of it.
 
+    A thread's `status`, `outputs`, `error`, `inputs`, `steps` and `spent` are for applications, as
+    ``graph.get_state(config).values`` has them. The other keys are fractale's own.
+
     Keys:
         inputs: The plan's inputs, secret ones left out, large ones by reference.
         sources: Of a plan inside another, the sources of its inputs: name → labels as JSON.
@@ -80,7 +85,8 @@ class PlanState(TypedDict, total=False):
         goto: The step in another segment at which the run continues.
         prefix: The path of an included plan in its run, such as ``outer/``; empty at the top.
         spent: The usage of this graph's steps.
-        status: ``success`` or ``failed`` once an end is reached.
+        status: ``success`` or ``failed`` once an end is reached; ``limit`` only in the result of
+            `PlanGraph`: the thread's step is still due.
         error: Why the plan failed.
         outputs: The outputs of the plan.
     """
@@ -92,7 +98,7 @@ class PlanState(TypedDict, total=False):
     goto: str | None
     prefix: str
     spent: Annotated[Spent, add_spent]
-    status: Literal["success", "failed"] | None
+    status: Literal["success", "failed", "limit"] | None
     error: str | None
     outputs: Any
 

@@ -659,6 +659,15 @@ def _previous(
 # In a LangGraph graph
 
 
+def new_graph() -> Graph:
+    """An empty graph of steps. Its context is a `RunContext`.
+
+    LangGraph is not told so: servers ask each graph, also one inside another, for a JSON Schema of
+    its context.
+    """
+    return cast("Graph", StateGraph(PlanState, input_schema=PlanState))
+
+
 def add_node(builder: Graph, name: str, function: Any, **options: Any) -> None:
     """Add a node whose input is the whole state."""
     cast("Any", builder).add_node(name, function, input_schema=PlanState, **options)

@@ -9,12 +9,13 @@ whether every name is defined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.errors import PlanError, Position, Problem
+from fractale.plain import to_json
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import keys_of, read_part
 from fractale.plan.job import JOB_KEYS
@@ -25,6 +26,7 @@ from fractale.plan.model import (
     RESERVED_STEP_NAMES,
     STEP_HINTS,
     STEP_KEYS,
+    Limits,
     Plan,
     Step,
     inherited_instruction,
@@ -113,6 +115,21 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     return plan
 
 
+def read_limits(values: Mapping[str, Any]) -> Limits:
+    """Limits from data, with the keys and values of a plan's `limits`.
+
+    Raises:
+        PlanError: All problems.
+    """
+    reader = Reader()
+    node = read_source(to_json(dict(values), default=str), "limits")
+    fields = reader.fields(node, "", _LIMITS, "`limits`", {})
+    found = {} if fields is None else read_part(_LIMITS, fields)
+    if problems := reader.problems.errors:
+        raise PlanError(problems)
+    return Limits(**found)
+
+
 def _steps(fields: Fields, include: Include | None) -> tuple[Step, ...]:
     node = fields.get("steps")
     if node is None:
@@ -126,6 +143,7 @@ def _steps(fields: Fields, include: Include | None) -> tuple[Step, ...]:
 # Steps
 
 _OWN_KEYS: Final = keys_of(Step)
+_LIMITS: Final = keys_of(Limits)
 
 
 @dataclass(slots=True)

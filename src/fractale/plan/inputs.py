@@ -219,6 +219,30 @@ def input_schema() -> dict[str, Any]:
     }
 
 
+def schema_of_inputs(plan: "Plan") -> dict[str, Any]:
+    """JSON Schema of the plan's inputs. Secret ones are left out: a form would store them."""
+    specs = [spec for spec in plan.inputs.values() if not spec.secret]
+    return {
+        "title": "Input",
+        "type": "object",
+        "properties": {spec.name: _schema_of(spec) for spec in specs},
+        "required": [spec.name for spec in specs if spec.required],
+    }
+
+
+def _schema_of(spec: InputSpec) -> dict[str, Any]:
+    known: dict[str, Any] = {"title": spec.name}
+    values = {
+        "type": spec.type,
+        "description": spec.description or None,
+        "enum": list(spec.enum) if spec.enum else None,
+        "default": spec.default,
+        "minimum": spec.minimum,
+        "maximum": spec.maximum,
+    }
+    return known | {key: value for key, value in values.items() if value is not None}
+
+
 # Values that the user gives
 
 

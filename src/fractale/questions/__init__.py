@@ -11,8 +11,8 @@ question       text, choices [text], default (or null), free (whether any text m
 approval       server, tool, definition (a hash), arguments, why, origins (where untrusted
                arguments came from), yes (false: ``--yes`` does not agree): true (once), false,
                ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (if these
-               arguments have these values), or ``{arguments: {...}}`` (agreed, with these
-               arguments instead)
+               arguments have these values), ``{arguments: {...}}`` (agreed, with these arguments
+               instead), or ``{refuse: text}`` (false, with the reason)
 tool_changed   server, tool (names), tools (name → hash), diff: ``accept`` or ``reject``
 review         plan (YAML text), changes (unified diff to the previous draft, or null), round:
                ``accept``, ``reject``, ``{feedback: text}``, or ``{plan: YAML text}``
@@ -25,6 +25,10 @@ job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
 =============  ===================================================================================
+
+The form of LangChain's human-in-the-loop middleware is read, too: ``{"decisions": [{"type":
+"approve"}]}``, ``edit`` with ``edited_action``, ``reject`` with a ``message``; and ``respond`` with
+a ``message`` for a `question`.
 
 A run can also wait for a mapping of kind ``job``: a batch job in progress, with the fields of the
 event `job_state`. A ``job`` is not a question, since it needs no answer.

@@ -22,7 +22,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import NO, YES, brief, is_storable, mapping_of, word_of
+from fractale.questions.parsing import NO, YES, brief, decision_of, is_storable, mapping_of, word_of
 
 
 class _Missing:
@@ -54,6 +54,13 @@ class Kind:
         """
         word = word_of(raw)
         return next((each for each in self.words if word in (each, each[0])), None)
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        """The answer that a decision means, which has the form of LangChain's middleware.
+
+        None if it does not answer this question.
+        """
+        del question, decision
 
     def expected(self, question: Mapping[str, Any]) -> str:
         """The answers to this question, as text for users."""
@@ -98,6 +105,9 @@ class Question(Kind):
             "default": _default_choice(default, texts, free=free),
             "free": free,
         }
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        return decision.get("message") if decision["type"] == "respond" else None
 
     def read(self, question: Mapping[str, Any], raw: Any) -> str | None:
         choices: Sequence[str] = question["choices"]
@@ -199,7 +209,7 @@ class Approval(Kind):
 
     expects = "yes, always, no, {always: {fix: [ARGUMENT, …]}}, or {arguments: {…}}"
     words = ("yes",)
-    keys = frozenset({"arguments", "always"})
+    keys = frozenset({"arguments", "always", "refuse", "decisions"})
 
     @staticmethod
     def ask(
@@ -250,10 +260,35 @@ class Approval(Kind):
         if word in ("a", "always"):
             return "always"
         data = mapping_of(raw)
-        if data is not None and set(data) == {"always"}:
-            return _always(question, data["always"])
-        right = data is not None and set(data) == {"arguments"} and _is_mapping(data["arguments"])
-        return data if right else None
+        if data is None or len(data) != 1:
+            return None
+        ((key, value),) = data.items()
+        if key == "always":
+            return _always(question, value)
+        right = {"arguments": _is_mapping(value), "refuse": isinstance(value, str) and value}
+        return data if right.get(key) else None
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        """Approved; refused, with the reason if there is one; or approved with other arguments.
+
+        Raises:
+            AnswerError: The decision is about another tool, or replaces the call's answer.
+        """
+        if decision["type"] == "respond":
+            raise AnswerError(
+                f"the call of `{tool_of(question)}` cannot be answered instead of made",
+                hint="approve, edit or reject it",
+            )
+        if decision["type"] != "edit":
+            reason = decision.get("message")
+            return {"refuse": reason} if reason else decision["type"] == "approve"
+        action = mapping_of(decision.get("edited_action")) or {}
+        if action.get("name", question["tool"]) not in (question["tool"], tool_of(question)):
+            raise AnswerError(
+                f"the call is of `{tool_of(question)}`, not of `{brief(action['name'])}`",
+                hint="only its arguments can be changed",
+            )
+        return {"arguments": action.get("args")}
 
     def default(self, question: Mapping[str, Any]) -> Any:
         return True if question.get("yes", True) else MISSING
@@ -299,6 +334,9 @@ def _not_fixable(question: Mapping[str, Any], why: str) -> AnswerError:
     )
 
 
+_ACCEPTED: Final = {"approve": "accept", "reject": "reject"}
+
+
 class ToolChanged(Kind):
     """Whether tools may be used although their server changed their description."""
 
@@ -323,13 +361,16 @@ class ToolChanged(Kind):
             "diff": diff,
         }
 
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        return _ACCEPTED.get(decision["type"])
+
 
 class Review(Kind):
     """Whether a drafted plan may run."""
 
     expects = "accept, reject, or the changes that you want"
     words = ("accept",)
-    keys = frozenset({"feedback", "plan"})
+    keys = frozenset({"feedback", "plan", "decisions"})
 
     @staticmethod
     def ask(step: str, plan: str, changes: str | None, round: int) -> dict[str, Any]:  # noqa: A002
@@ -355,6 +396,12 @@ class Review(Kind):
             return None
         text = data.get("feedback", data.get("plan"))
         return data if isinstance(text, str) and text.strip() else None
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        if decision["type"] != "edit":
+            return _ACCEPTED.get(decision["type"])
+        action = mapping_of(decision.get("edited_action")) or {}
+        return {"plan": (mapping_of(action.get("args")) or {}).get("plan")}
 
     def default(self, question: Mapping[str, Any]) -> Any:
         return "accept"
@@ -418,6 +465,11 @@ class ElicitationQuestion(Kind):
                 hint=f"answer with: {expected(question)}",
             )
         return {"action": "accept", "content": content}
+
+    def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
+        if decision["type"] == "reject":
+            return {"action": "decline"}
+        return decision.get("message") if decision["type"] == "respond" else None
 
     def expected(self, question: Mapping[str, Any]) -> str:
         if asks_secret(question):
@@ -557,7 +609,8 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     Raises:
         AnswerError: `raw` is not an answer to this question; the message lists valid answers.
     """
-    answer = kind_of(question).read(question, raw)
+    kind, decision = kind_of(question), decision_of(raw)
+    answer = kind.read(question, raw if decision is None else kind.decided(question, decision))
     if answer is None:
         step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
         words = f"`{said}` is not a valid answer" if said else "an empty answer is not valid"

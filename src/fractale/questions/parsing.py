@@ -6,13 +6,21 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from fractale.errors import AnswerError, PlanError
 from fractale.plain import to_json
 from fractale.text import clip
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+DECISIONS: Final[Mapping[str, frozenset[str]]] = {
+    "approve": frozenset(),
+    "edit": frozenset({"edited_action"}),
+    "reject": frozenset({"message"}),
+    "respond": frozenset({"message"}),
+}
+"""Type of a decision in LangChain's form → the other keys that it may have."""
 
 YES = frozenset(("y", "yes", "true", "ok"))
 NO = frozenset(("n", "no", "false"))
@@ -36,6 +44,29 @@ def mapping_of(raw: Any) -> dict[str, Any] | None:
     if not isinstance(raw, Mapping):
         return None
     return {str(key): value for key, value in cast("Mapping[Any, Any]", raw).items()}
+
+
+def decision_of(raw: Any) -> dict[str, Any] | None:
+    """The decision in the form of LangChain's human-in-the-loop middleware; None for other data.
+
+    It is ``{"decisions": [DECISION]}``, or the decision alone, such as ``{"type": "approve"}``.
+
+    Raises:
+        AnswerError: There is not exactly one decision: each question is about one call.
+    """
+    data = mapping_of(raw) if isinstance(raw, Mapping) else None
+    if data is not None and set(data) == {"decisions"}:
+        given = data["decisions"]
+        decisions = cast("list[Any]", given) if isinstance(given, list) else []
+        if len(decisions) != 1:
+            raise AnswerError(
+                "`decisions` must be a list of one decision",
+                hint="answer several questions by the ids of their interrupts",
+            )
+        data = mapping_of(decisions[0]) if isinstance(decisions[0], Mapping) else None
+    if data is None or data.get("type") not in DECISIONS:
+        return None
+    return data if data.keys() <= DECISIONS[data["type"]] | {"type"} else None
 
 
 def data_of(text: str) -> Any:

@@ -22,7 +22,7 @@ from fractale.errors import (
     UsageError,
 )
 from fractale.events import EventLog
-from fractale.graph.compile import compile_plan, node_of
+from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import ForkPoint, PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
@@ -94,7 +94,7 @@ class RunDriver:
             ask_now=self._answering.ask_now,
             keep_draft=record.keep_draft if record else _not_kept,
             leave_jobs=self._suspends_on_jobs,
-            roots=_roots(settings, record),
+            roots=roots_of(settings, record),
             clock=options.clock,
         )
         self._answering.context = self._reporter.context = self.context
@@ -213,7 +213,7 @@ class RunDriver:
             await stack.enter_async_context(saver.holding(self.context.run_id))
             await saver.open_run(self.context.run_id)
         entry = self.context.entry
-        builder = compile_plan(self._plan, self._dependencies, entry.step if entry else None)
+        builder = build_graph(self._plan, self._dependencies, entry.step if entry else None)
         graph = builder.compile(checkpointer=saver, name=self._plan.name)
         config: dict[str, Any] = {
             "configurable": {"thread_id": self.context.run_id},
@@ -372,7 +372,7 @@ async def checkpoints(
             yield saver
 
 
-def _roots(settings: Settings, record: RunRecord | None) -> tuple[Path, ...]:
+def roots_of(settings: Settings, record: RunRecord | None) -> tuple[Path, ...]:
     """The directories that a model may read unasked: the project's, and the run's own.
 
     Neither the whole home directory nor the root directory counts as a project.

@@ -8,14 +8,13 @@ before an event gets here.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fractale.audit import AuditLog
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog, Status
-from fractale.graph.context import Dependencies, Meter, RunContext
+from fractale.graph.context import Dependencies, Meter, RunContext, limits_set, with_limits
 from fractale.graph.state import Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
@@ -233,13 +232,7 @@ def _each_once(notices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def limits_of(plan: Plan, options: RunOptions) -> Limits:
     """The plan's limits, replaced by those of the options."""
-    return replace(plan.limits, **limits_set(options.limits, Limits.__slots__))
-
-
-def limits_set(limits: Limits, names: Iterable[str]) -> dict[str, Any]:
-    """Those of some limits that are set."""
-    values = {name: getattr(limits, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    return with_limits(plan.limits, options.limits)
 
 
 def used_in(event: Mapping[str, Any]) -> Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,7 +138,7 @@ class Runs:
         Args:
             fill: Writes files into the run's directory that must exist before its head.
         """
-        changed = await self._pin(plan)
+        changed = await self.pin(plan)
         record = self._new_record(options.run_id) if options.keep else None
         run_id = record.run_id if record else options.run_id or "run"
         store = FileOutputs(record.outputs) if record else MemoryOutputs()
@@ -168,7 +169,7 @@ class Runs:
             bindings.snapshots.append(snapshot_of(record))
         return driver, kept
 
-    async def _pin(self, plan: Plan) -> list[tuple[str, str]]:
+    async def pin(self, plan: Plan) -> list[tuple[str, str]]:
         """Pin definitions at first sight. Warns of changes since a definition was pinned."""
         needed = await names_needed(plan, self._toolbox, self._agents.names())
         tools = await self._toolbox.tools(needed)
@@ -178,7 +179,7 @@ class Runs:
         self._pins.see(tools, listed)
         found = [("tool-changed", change_notice(change)) for change in changes]
         try:
-            self._pins.save()
+            await asyncio.to_thread(self._pins.save)  # a server's loop must not wait for a disk
         except StoreError as error:  # the run's own record has the approved definitions
             found.append(
                 ("not-pinned", f"{error.message}; later runs cannot detect changes of tools")

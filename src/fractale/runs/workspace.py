@@ -164,21 +164,17 @@ class Workspace:
         if not isinstance(tools, Sequence):
             yield cls(settings, extensions, agents, tools, model=model, yes=yes)
             return
-        from fractale.mcp import EmbeddedServer, McpToolbox
-        from fractale.pins import Pins
-        from fractale.registry import build_server
-
-        servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
-        if served or tools:
-            server = build_server(served, functions=tools, on_warning=on_warning)
-            servers.append(EmbeddedServer(server=server))
         masker = masker if masker is not None else Masker()
         masker.add(*settings.secrets)
-        toolbox: McpToolbox = McpToolbox(
-            servers,
-            on_log=_masked(on_log, masker),
+        toolbox = make_toolbox(
+            settings,
+            plan,
+            served,
+            tools,
+            on_log=on_log,
+            on_warning=on_warning,
+            masker=masker,
             timing=timing,
-            pins=Pins(settings.lock_file, settings.servers, masker),
         )
         async with toolbox:
             yield cls(settings, extensions, agents, toolbox, model=model, yes=yes)
@@ -220,6 +216,43 @@ class Workspace:
             **model,
             "store": kept_store(self.settings),
         }
+
+
+def make_toolbox(
+    settings: Settings,
+    plan: Plan | None,
+    served: Sequence[Registry],
+    tools: Sequence[Any] = (),
+    *,
+    on_log: OnLog | None = None,
+    on_warning: Callable[[Problem], None] | None = None,
+    masker: Masker,
+    timing: Timing | None = None,
+) -> McpToolbox:
+    """The servers that a plan's runs need, and the tools of this process, before they are opened.
+
+    Args:
+        served: The registries whose tools this process serves.
+        tools: Python functions or LangChain tools that it serves, too.
+
+    Raises:
+        PlanError: A registry file is wrong, with every problem.
+        SettingsError: The plan needs a server that the settings do not have.
+    """
+    from fractale.mcp import EmbeddedServer, McpToolbox
+    from fractale.pins import Pins
+    from fractale.registry import build_server
+
+    servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
+    if served or tools:
+        server = build_server(served, functions=tools, on_warning=on_warning)
+        servers.append(EmbeddedServer(server=server))
+    return McpToolbox(
+        servers,
+        on_log=_masked(on_log, masker),
+        timing=timing,
+        pins=Pins(settings.lock_file, settings.servers, masker),
+    )
 
 
 def _masked(on_log: OnLog | None, masker: Masker) -> OnLog | None:

@@ -3,6 +3,9 @@
 A checkpoint repeats the whole state at every step. So a value over `INLINE_LIMIT` bytes is stored
 here, and the state has a reference to it: ``{"$ref": "sha256:…", "bytes": n}``. A value that some
 checkpointers cannot keep is stored here, too.
+
+A run on a checkpointer of the caller's own has no other place that outlives its process. Its state
+has every value itself (`InlineOutputs`), so that another process can continue the run.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,6 +26,9 @@ INLINE_LIMIT = 1024
 _UNCOMMON = re.compile(rb"[0-9]{20}|-[0-9]{19}|\\ud[89a-f]")
 """JSON that may have an integer over 64 bits or a surrogate; also matches text that looks so."""
 REF_KEY = "$ref"
+JSON_KEY = "$json"
+"""The one key of a value that `InlineOutputs` keeps as JSON text."""
+JSON_MARK = f'"{JSON_KEY}"'.encode()
 
 
 class OutputStore(Protocol):
@@ -103,6 +110,51 @@ class MemoryOutputs:
     def put_file(self, data: bytes, suffix: str) -> Path | None:
         """Store nothing."""
         del data, suffix
+
+
+class InlineOutputs:
+    """An `OutputStore` without a place of its own: every value stays in the state.
+
+    A value that some checkpointers cannot keep is in the state as JSON text: ``{"$json": "…"}``.
+    """
+
+    def put(self, value: Any) -> Any:
+        data = encode(value)
+        if _UNCOMMON.search(data) or JSON_MARK in data:
+            return {JSON_KEY: data.decode()}
+        return value
+
+    def get(self, value: Any) -> Any:
+        return json.loads(value[JSON_KEY]) if _is_json_text(value) else value
+
+    def put_file(self, data: bytes, suffix: str) -> Path | None:
+        """Store nothing."""
+        del data, suffix
+
+
+def _is_json_text(value: Any) -> bool:
+    """Whether a value has the form in which `InlineOutputs` keeps JSON text."""
+    if not isinstance(value, dict):
+        return False
+    table = cast("dict[str, Any]", value)
+    return len(table) == 1 and isinstance(table.get(JSON_KEY), str)
+
+
+def resolved(value: Any, outputs: OutputStore) -> Any:
+    """A value of a run's state or events, with each stored value in place of its reference.
+
+    Raises:
+        StoreError: A value is missing or damaged.
+    """
+    found = outputs.get(value)
+    if found is not value:
+        return found
+    if isinstance(value, Mapping):
+        table = cast("Mapping[Any, Any]", value)
+        return {key: resolved(each, outputs) for key, each in table.items()}
+    if isinstance(value, (list, tuple)):
+        return [resolved(each, outputs) for each in cast("Sequence[Any]", value)]
+    return value
 
 
 class FileOutputs:

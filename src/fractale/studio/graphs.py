@@ -1,9 +1,10 @@
 """Build the development server's graphs, for the ``graphs/*.py`` that ``langgraph.json`` names.
 
 The server asks for a graph at each use: to draw it, to read or change a thread, to run. A factory
-(`plan_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of its
-`PlanSource`, and the drafts of a run. Only a run opens tools, servers and models
-(`fractale.studio.runs`).
+(`recorded_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of
+its `PlanSource`, and the drafts of a run. Only a run opens tools, servers and models
+(`fractale.studio.runs`). Its runs are recorded in the state directory; those of
+`fractale.plan_graph`, for applications, are not.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from langgraph.graph.state import CompiledStateGraph
 from starlette.exceptions import HTTPException
 
 from fractale.errors import FractaleError, PlanError, UsageError
-from fractale.graph.compile import compile_plan
+from fractale.graph.compile import build_graph
 from fractale.graph.context import Dependencies
 from fractale.plan.build import load_plan, parse_plan
-from fractale.plan.model import InputSpec, Plan
+from fractale.plan.inputs import schema_of_inputs
+from fractale.plan.model import Plan
 from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.one_step import (
     GENERALIST,
@@ -60,7 +62,7 @@ UNUSABLE = 422
 _ITEM = re.compile(r"\[\d+\]")
 
 
-def plan_graph(
+def recorded_graph(
     path: Path | str, *, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()
 ) -> Factory:
     """Build the graph of one plan's file; the input of a run is the plan's inputs.
@@ -72,7 +74,7 @@ def plan_graph(
     return _factory(FilePlan(Path(path).absolute()), registries, agents)
 
 
-def plan_graphs(
+def recorded_graphs(
     folder: Path | str, registries: Mapping[str, Sequence[Path | str]] | None = None
 ) -> dict[str, Factory]:
     """Build a graph for each plan of a directory; the names are those of the files.
@@ -82,7 +84,7 @@ def plan_graphs(
     """
     known = registries or {}
     return {
-        graph_name(path): plan_graph(path, registries=known.get(path.stem, ()))
+        graph_name(path): recorded_graph(path, registries=known.get(path.stem, ()))
         for path in sorted(Path(folder).glob("*.yaml"))
     }
 
@@ -124,7 +126,7 @@ def _build(source: PlanSource, own: Extensions, config: dict[str, Any]) -> Studi
     deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
     schemas = {"input": source.input_schema(plan), "context": source.context_schema()}
     return StudioGraph.of(
-        compile_plan(plan, deps),
+        build_graph(plan, deps),
         plan.name,
         performer=RunPerformer(source=source, settings=settings, extensions=extensions),
         schemas=schemas,
@@ -495,26 +497,6 @@ def read_plan(named: str) -> Plan:
         PlanError: The plan is invalid or missing.
     """
     return parse_plan(named) if "\n" in named else load_plan(named)
-
-
-def schema_of_inputs(plan: Plan) -> Schema:
-    """JSON Schema of the plan's inputs; secret inputs come from the environment only."""
-    specs = [spec for spec in plan.inputs.values() if not spec.secret]
-    schema = _object({spec.name: _schema_of(spec) for spec in specs})
-    return {**schema, "required": [spec.name for spec in specs if spec.required]}
-
-
-def _schema_of(spec: InputSpec) -> Schema:
-    known: Schema = {"title": spec.name}
-    values = {
-        "type": spec.type,
-        "description": spec.description or None,
-        "enum": list(spec.enum) if spec.enum else None,
-        "default": spec.default,
-        "minimum": spec.minimum,
-        "maximum": spec.maximum,
-    }
-    return known | {key: value for key, value in values.items() if value is not None}
 
 
 def _object(properties: Mapping[str, Schema]) -> Schema:

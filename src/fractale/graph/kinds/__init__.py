@@ -32,8 +32,8 @@ It raises CallError if the call failed, and LimitReached if a limit of the run i
 """
 
 
-CompilePlan = Callable[["Plan", Dependencies, "str | None"], "Graph"]
-"""`fractale.graph.compile.compile_plan`: a plan as a graph. The graph begins with the named step,
+BuildGraph = Callable[["Plan", Dependencies, "str | None"], "Graph"]
+"""`fractale.graph.compile.build_graph`: a plan as a graph. The graph begins with the named step,
 or with the plan's first step for None."""
 
 NodeOf = Callable[["Plan", "Step", Dependencies, frozenset[str]], "StepNode"]
@@ -44,7 +44,7 @@ NodeOf = Callable[["Plan", "Step", Dependencies, frozenset[str]], "StepNode"]
 class Compiler:
     """Compiles the steps inside a step, for the kinds that have such steps."""
 
-    compile_plan: CompilePlan
+    build_graph: BuildGraph
     node_of: NodeOf
 
 

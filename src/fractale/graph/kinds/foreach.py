@@ -91,7 +91,7 @@ def _foreach_graph(leaf: StepNode) -> Any:
         except Full:
             suspend(questions.job_held(f"{context.item_path}[{state.get('index', 0)}]"))
 
-    builder: Any = StateGraph(ItemState, context_schema=RunContext)
+    builder: Any = StateGraph(ItemState)
     function = item if graph is None else item_with_inside
     policy = retry_policy(leaf)
     builder.add_node("item", function, input_schema=ItemState, retry_policy=policy)

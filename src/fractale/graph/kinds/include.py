@@ -31,11 +31,11 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         given = {key: value for key, value in attempt.inputs.items() if key not in aliases}
         graph = attempt.inside
         if attempt.entry is not None:  # a fork that begins in the plan
-            graph = compiler.compile_plan(plan, node.deps, attempt.entry.step).compile()
+            graph = compiler.build_graph(plan, node.deps, attempt.entry.step).compile()
         return await run_plan(attempt, plan, graph, {**defaults, **given}, attempt.context)
 
     below = node.deps.inside(node.step.name)
-    return replace(node, perform=call, inside=compiler.compile_plan(plan, below, None).compile())
+    return replace(node, perform=call, inside=compiler.build_graph(plan, below, None).compile())
 
 
 async def run_plan(

@@ -19,11 +19,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from fractale import questions
 from fractale.clock import elapsed, moment
@@ -196,7 +197,7 @@ def _graph(start: Callable[[Any], Any] | None = None) -> Any:
         start: Chooses the first node; None: `submit`.
     """
     schema = JobWork if start is None else ArrayWork
-    builder: Any = StateGraph(schema, context_schema=JobRun)
+    builder: Any = StateGraph(schema)
     builder.add_node("submit", _submit, input_schema=JobWork)
     builder.add_node("wait", _wait, input_schema=JobWork)
     builder.add_node("ask", _ask, input_schema=JobWork)

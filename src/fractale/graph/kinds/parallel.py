@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START
 
 from fractale.evidence import Notice
 from fractale.graph.call import Attempt, labels_of
-from fractale.graph.context import RunContext
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, failed_by
 from fractale.graph.state import PlanState, Spent
-from fractale.graph.step import StepNode, add_step
+from fractale.graph.step import StepNode, add_step, new_graph
 
 
 def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A block that succeeds if all of its steps succeed, or, if it keeps going, one of them."""
     block = node.step
-    builder = StateGraph(PlanState, context_schema=RunContext, input_schema=PlanState)
+    builder = new_graph()
     members = frozenset(step.name for step in block.steps)
     below = node.deps.inside(block.name)
     for step in block.steps:

@@ -35,7 +35,7 @@ from fractale.graph.agent_context import StepAgentContext
 from fractale.graph.bindings import offered
 from fractale.graph.call import Attempt
 from fractale.graph.context import RunContext
-from fractale.graph.kinds import CompilePlan, Compiler
+from fractale.graph.kinds import BuildGraph, Compiler
 from fractale.graph.kinds.include import run_plan
 from fractale.graph.outcome import CallResult
 from fractale.graph.step import StepNode
@@ -57,12 +57,12 @@ class StepPlanner(Planner):
 
     Args:
         context: The run as the planner's calls and the draft see it.
-        compile_plan: Compiles the draft.
+        build_graph: Compiles the draft.
     """
 
     attempt: Attempt
     context: RunContext
-    compile_plan: CompilePlan
+    build_graph: BuildGraph
 
     def sources(self) -> list[dict[str, Any]]:
         """The sources that the attempt has read so far, as labels."""
@@ -77,7 +77,7 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that runs the plan that is drafted for it."""
 
     async def call(attempt: Attempt) -> CallResult:
-        planner, entry = await _planner(attempt, compiler.compile_plan), attempt.context.entry
+        planner, entry = await _planner(attempt, compiler.build_graph), attempt.context.entry
         graph, state = attempt.inside, DraftState()
         if attempt.entry is not None and entry is not None:  # a fork that begins in the draft
             graph, state = _graph("run"), cast("DraftState", dict(entry.draft or {}))
@@ -97,7 +97,7 @@ def _known_draft(node: StepNode, compiler: Compiler) -> Any:
     text = node.deps.drafts.get(node.step.name)
     if text is None:
         return None
-    return compiler.compile_plan(
+    return compiler.build_graph(
         _plan_of(node.step, text), node.deps.inside(node.step.name), None
     ).compile()
 
@@ -121,7 +121,7 @@ def _graph(start: str = "explore", draft: Any = None) -> Any:
         assert draft is not None  # noqa: S101 - only then this is the node
         return await _run(state, runtime, config)
 
-    builder = drafting_graph(StepPlanner, start=start, then="review")
+    builder = drafting_graph(start=start, then="review")
     builder.add_node("review", _review)
     builder.add_node("run", run_draft if draft else _run)
     builder.add_conditional_edges("review", _after_review, ["draft", "review", "run", END])
@@ -132,7 +132,7 @@ def _graph(start: str = "explore", draft: Any = None) -> Any:
 # -- what the planner works with -----------------------------------------------------------------
 
 
-async def _planner(attempt: Attempt, compile_plan: CompilePlan) -> StepPlanner:
+async def _planner(attempt: Attempt, build_graph: BuildGraph) -> StepPlanner:
     lists = () if attempt.step.tools is None else (attempt.step.tools,)
     context = attempt.context.deeper(within=(*attempt.context.within, *lists), drafted=True)
     ctx = StepAgentContext(attempt, context, extras=frozenset((ASK_PERSON,)))
@@ -149,7 +149,7 @@ async def _planner(attempt: Attempt, compile_plan: CompilePlan) -> StepPlanner:
         max_drafts=attempt.step.max_attempts or MAX_DRAFTS,
         attempt=attempt,
         context=context,
-        compile_plan=compile_plan,
+        build_graph=build_graph,
     )
 
 
@@ -286,7 +286,7 @@ async def _run(
     planner.ctx.remember(_note(attempt), left)
     plan = _plan_of(attempt.step, text)
     start = attempt.entry.step if attempt.entry else None
-    graph = planner.compile_plan(plan, attempt.deps, start).compile()
+    graph = planner.build_graph(plan, attempt.deps, start).compile()
     context = replace(
         planner.context,
         drafted_from=frozenset(attempt.seen.sources),

@@ -150,11 +150,12 @@ def agree(
     answer = ask(attempt, question)
     if grant := grant_of(question, answer):
         context.grants.append(grant)
-    elif isinstance(answer, Mapping):
-        edited = cast("Mapping[str, Any]", answer)["arguments"]
-        return _unmask(edited, masked, arguments)
+    elif isinstance(answer, Mapping) and "arguments" in answer:
+        return _unmask(cast("Mapping[str, Any]", answer)["arguments"], masked, arguments)
     elif answer is not True:
-        raise PolicyError(f"a person refused the call of `{tool.name}`")
+        given = cast("Mapping[str, Any] | None", answer if isinstance(answer, Mapping) else None)
+        why = f": {given['refuse']}" if given and "refuse" in given else ""
+        raise PolicyError(f"a person refused the call of `{tool.name}`{why}")
     return arguments
 
 

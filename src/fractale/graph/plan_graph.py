@@ -1,0 +1,662 @@
+"""A plan's graph for LangGraph applications: a compiled graph that knows its plan.
+
+`PlanGraph` is LangGraph's own `CompiledStateGraph`. All ways to run a graph lead through its
+`astream`: `ainvoke`, the development server, a parent graph. There, each run gets everything that
+its plan says about itself:
+
+- Input is the plan's inputs (``{"nodes": 4}``) or `initial_state`. Defaults are filled in, types
+  are checked.
+- Secret inputs are moved to the run's context. No checkpoint has them.
+- The limits of the plan are counted. A limit, or `max_attempts`, ends the run with a `status`.
+- Events of the run are chunks of the stream mode ``custom``.
+
+`fractale.runs` runs the graph without this entrance, since it does the same with more: a record,
+a journal, a user at the terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph._internal._config import ensure_config  # no public function merges them like a run
+from langgraph._internal._constants import (
+    CONF,
+    CONFIG_KEY_CHECKPOINT_ID,
+    CONFIG_KEY_CHECKPOINT_MAP,
+    CONFIG_KEY_CHECKPOINT_NS,
+    CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUMING,
+    CONFIG_KEY_STREAM,
+    CONFIG_KEY_TASK_ID,
+    CONFIG_KEY_THREAD_ID,
+    INTERRUPT,
+    NS_SEP,
+    OVERWRITE,
+)
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command
+from pydantic import create_model
+from typing_extensions import TypedDict
+
+from fractale.errors import InputError, LimitReached, PlanError
+from fractale.events import Event, Listener
+from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
+from fractale.graph.state import PlanState, Spent, add_spent
+from fractale.graph.step import AttemptsExceeded
+from fractale.graph.sync_saver import LoopSaver
+from fractale.plan.build import read_limits
+from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
+from fractale.plan.model import Limits, Plan
+from fractale.store.outputs import OutputStore
+from fractale.text import did_you_mean
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from pydantic import BaseModel
+
+NO_RECURSION_LIMIT = 1_000_000_000
+"""fractale bounds its loops itself: by attempts, limits and rules."""
+
+_RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class PlanContext(TypedDict, total=False):
+    """The context of a plan's graph: ``graph.ainvoke(inputs, config, context={…})``.
+
+    Keys:
+        secrets: The plan's secret inputs by name. A resumed run needs them again.
+        limits: Limits that replace the plan's, such as ``{"steps": 20, "time": "2h"}``.
+        yes: Whether approvals and drafted plans are accepted without a question.
+    """
+
+    secrets: dict[str, str]
+    limits: dict[str, Any]
+    yes: bool
+
+
+class PlanOutput(TypedDict, total=False):
+    """The result of a plan's graph.
+
+    Keys:
+        status: ``success``; ``failed``; ``limit`` if a limit of the run was reached, which a
+            higher limit continues; None while the run waits.
+        outputs: The plan's `outputs`.
+        error: Why the run did not succeed.
+    """
+
+    status: Literal["success", "failed", "limit"] | None
+    outputs: Any
+    error: str | None
+
+
+Begin: TypeAlias = Callable[[], AbstractAsyncContextManager[Mapping[str, Any]]]
+
+
+@asynccontextmanager
+async def nothing_to_open() -> AsyncGenerator[Mapping[str, Any]]:
+    """The `begin` of a graph whose dependencies are open already."""
+    yield {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSetup:
+    """The part of each run that is the same for all runs of a graph.
+
+    Args:
+        secrets: Secret inputs.
+        limits: Replace the plan's limits of the same name.
+        yes: Whether approvals and drafted plans are accepted without a question.
+        on_event: Receives every event of a run.
+        begin: Opens the tools for the time of a run. Gives fields of its `RunContext`.
+    """
+
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    limits: Limits = field(default_factory=Limits)
+    yes: bool = False
+    on_event: Listener | None = None
+    begin: Begin = nothing_to_open
+
+
+class PlanBuilder(StateGraph[PlanState, Any, Any, PlanOutput]):
+    """A plan as LangGraph's `StateGraph`. Compile it with a saver.
+
+    Args:
+        outputs: The store that the plan's steps use.
+        setup: What all runs of the graph begin with.
+    """
+
+    def __init__(self, plan: Plan, outputs: OutputStore, setup: RunSetup | None = None) -> None:
+        super().__init__(
+            PlanState,
+            context_schema=PlanContext,
+            input_schema=PlanState,
+            output_schema=PlanOutput,
+        )
+        self.plan = plan
+        self.outputs = outputs
+        self.setup = setup or RunSetup()
+
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride] - the same parameters
+        self, checkpointer: Any = None, *, name: str | None = None, **options: Any
+    ) -> PlanGraph:
+        """Compile the plan. The parameters are those of `StateGraph.compile`.
+
+        Args:
+            checkpointer: A LangGraph saver. Without one a run cannot wait for an answer.
+            name: The graph's name in traces; None: the plan's.
+        """
+        graph = super().compile(checkpointer, name=name or self.plan.name, **options)
+        return PlanGraph.of(graph, plan=self.plan, outputs=self.outputs, setup=self.setup)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A run that is about to be streamed."""
+
+    given: Any
+    context: RunContext
+
+
+class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
+    """The compiled graph of a plan.
+
+    Its context is a `PlanContext`, its result a `PlanOutput`, its state a `PlanState`.
+
+    Args:
+        plan: The plan.
+        outputs: The store that the plan's steps use.
+        setup: What all runs of the graph begin with.
+    """
+
+    def __init__(
+        self, *, plan: Plan, outputs: OutputStore, setup: RunSetup, **attributes: Any
+    ) -> None:
+        # By these names, because LangGraph's `copy` passes every attribute to the constructor.
+        allowed = attributes.pop("_serde_allowlist", None)
+        mappers = {name: attributes.pop(name, None) for name in ("_output_mapper", "_state_mapper")}
+        super().__init__(**attributes)
+        self.plan = plan
+        self.outputs = outputs
+        self.setup = setup
+        self._serde_allowlist = allowed
+        vars(self).update(mappers)
+
+    @classmethod
+    def of(
+        cls,
+        graph: CompiledStateGraph[Any, Any, Any, Any],
+        *,
+        plan: Plan,
+        outputs: OutputStore,
+        setup: RunSetup,
+    ) -> Self:
+        """Make a plan's graph of the graph that LangGraph compiled."""
+        attributes = {
+            name: value for name, value in vars(graph).items() if name != "__orig_class__"
+        }
+        config = cast("RunnableConfig", {"recursion_limit": NO_RECURSION_LIMIT})
+        attributes["config"] = {**config, **(graph.config or {})}
+        return cls(plan=plan, outputs=outputs, setup=setup, **attributes)
+
+    # -- what it takes and gives ------------------------------------------------------------------
+
+    def get_input_jsonschema(self, config: RunnableConfig | None = None) -> dict[str, Any]:
+        """The schema of the plan's inputs."""
+        del config
+        return schema_of_inputs(self.plan)
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """The plan's inputs as a pydantic model."""
+        del config
+        fields: dict[str, Any] = {
+            spec.name: (
+                _PYTHON.get(spec.type or "", Any) if spec.required else Any,
+                ... if spec.required and not spec.secret else spec.default,
+            )
+            for spec in self.plan.inputs.values()
+        }
+        return create_model(self.get_name("Input"), **fields)
+
+    # -- a run ------------------------------------------------------------------------------------
+
+    async def astream(  # pyright: ignore[reportIncompatibleMethodOverride] - the overloads only say what versions give
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        config: RunnableConfig | None = None,
+        *,
+        context: PlanContext | RunContext | None = None,
+        stream_mode: Any = None,
+        output_keys: Any = None,
+        durability: Any = None,
+        subgraphs: bool = False,
+        version: Literal["v1", "v2"] = "v1",
+        **options: Any,
+    ) -> AsyncGenerator[Any]:
+        """Run the plan, or continue its run, and stream it as LangGraph does.
+
+        Args:
+            input: The plan's inputs, or `initial_state`. None or a `Command` continues a run.
+            context: Secrets, limits, approval beforehand.
+            durability: By default ``sync``: a finished step is never done again.
+
+        Raises:
+            InputError: An input or a secret is missing or wrong, or the context is.
+        """
+        call = ensure_config(self.config, config)
+        saver = cast("BaseCheckpointSaver[Any] | None", self._resolve_checkpointer(call))
+        if stream_mode is None:
+            stream_mode = "values" if CONFIG_KEY_TASK_ID in call.get(CONF, {}) else self.stream_mode
+        if (
+            durability is None
+            and saver is not None
+            and CONFIG_KEY_TASK_ID not in call.get(CONF, {})
+        ):
+            durability = "sync"
+        form = _Form(call, stream_mode, output_keys, subgraphs, version, self.stream_channels_list)
+        async with self.setup.begin() as fields:
+            entered = await self._enter(input, call, context, saver, form, fields)
+            chunks = super().astream(
+                entered.given,
+                config,
+                context=entered.context,
+                stream_mode=stream_mode,
+                output_keys=output_keys,
+                durability=durability,
+                subgraphs=subgraphs,
+                version=version,
+                **options,
+            )
+            try:
+                async with aclosing(cast("AsyncGenerator[Any]", chunks)) as stream:
+                    async for chunk in stream:
+                        yield form.seen(chunk)
+            except (AttemptsExceeded, LimitReached) as error:
+                status = "limit" if isinstance(error, LimitReached) else "failed"
+                for chunk in form.ended(status, error.message):
+                    yield chunk
+
+    def stream(  # pyright: ignore[reportIncompatibleMethodOverride] - as `astream`
+        self,
+        input: Any,  # noqa: A002 - LangGraph's name
+        config: RunnableConfig | None = None,
+        **options: Any,
+    ) -> Generator[Any]:
+        """The same as `astream`, for code that is not async.
+
+        Raises:
+            RuntimeError: An event loop runs in this thread: use `astream` or `ainvoke` there.
+        """
+        _check_no_loop()
+        graph, config = self._with_async_saver(config)
+        with asyncio.Runner() as runner:
+            chunks = graph.astream(input, config, **options)
+            try:
+                while True:
+                    if (chunk := runner.run(_next(chunks))) is _LAST:
+                        return
+                    yield chunk
+            finally:
+                runner.run(chunks.aclose())
+
+    def _with_async_saver(
+        self, config: RunnableConfig | None
+    ) -> tuple[PlanGraph, RunnableConfig | None]:
+        """This graph and config with a saver that a loop can use: most have sync methods only."""
+        given: dict[str, Any] = {**(config or {})}
+        conf: dict[str, Any] = given.get(CONF) or {}
+        if saver := conf.get(CONFIG_KEY_CHECKPOINTER):
+            given[CONF] = {**conf, CONFIG_KEY_CHECKPOINTER: LoopSaver(saver)}
+            return self, cast("RunnableConfig", given)
+        if self.checkpointer in (None, True, False):
+            return self, config
+        saver = LoopSaver(cast("BaseCheckpointSaver[Any]", self.checkpointer))
+        return self.copy({"checkpointer": saver}), config
+
+    async def _enter(
+        self,
+        given: Any,
+        config: RunnableConfig,
+        context: PlanContext | RunContext | None,
+        saver: BaseCheckpointSaver[Any] | None,
+        form: _Form,
+        fields: Mapping[str, Any],
+    ) -> _Entered:
+        """Prepare a run: the graph's input, and the run as its nodes see it."""
+        plan, conf = self.plan, config.get(CONF, {})
+        nested = CONFIG_KEY_TASK_ID in conf
+        resumes = given is None or isinstance(given, Command)
+        options = _options(plan, None if isinstance(context, RunContext) else context)
+        inputs = {} if resumes else inputs_of(plan, given, nested=nested)
+        secrets = {**self.setup.secrets, **options.secrets, **_split_secrets(plan, inputs)}
+        _check_secrets(plan, secrets)
+        values = {} if resumes else bind_inputs(plan, inputs, secrets)
+        spent = Spent()
+        if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
+            spent = await _spent(saver, config)
+        run = await _context_of(plan, config, context, fields)
+        run.secret_inputs = secrets
+        run.masker.add(*secrets.values())
+        if run.meter.limits == Limits() and not run.meter.total:
+            limits = with_limits(with_limits(plan.limits, self.setup.limits), options.limits)
+            run.meter = Meter(limits, spent)
+        run.yes = run.yes or self.setup.yes or options.yes
+        self._connect_events(run, config, form)
+        if not resumes:
+            prefix = str(cast("Mapping[str, Any]", given).get("prefix") or "")
+            kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
+            given = _first_state(kept, prefix)
+        return _Entered(given, run)
+
+    def _connect_events(self, run: RunContext, config: RunnableConfig, form: _Form) -> None:
+        """Pass the run's events to those who want them."""
+        listeners = [each for each in (self.setup.on_event,) if each is not None]
+        if "custom" in form.modes or CONFIG_KEY_STREAM in config.get(CONF, {}):
+            listeners.append(StreamedEvents())
+        if not listeners:
+            return
+        earlier = run.emit_event
+
+        def emit(event: Event) -> None:
+            earlier(event)
+            for listener in listeners:
+                listener(event)
+
+        run.emit_event = emit
+
+
+_PYTHON: Final[Mapping[str, Any]] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "array": list[Any],
+    "object": dict[str, Any],
+}
+
+
+# -- the input -------------------------------------------------------------------------------------
+
+_STATE: Final = frozenset(PlanState.__annotations__)
+
+
+def inputs_of(plan: Plan, given: Any, *, nested: bool = False) -> dict[str, Any]:
+    """The plan's inputs in the input of a graph: either alone, or as `initial_state` has them.
+
+    Args:
+        nested: Whether a node of another graph gives its state. As for any subgraph, keys that the
+            plan does not have are not meant for it.
+
+    Raises:
+        InputError: It is not a mapping.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"the input of the plan `{plan.name}` is a mapping of its inputs, "
+            f"not {type(given).__name__}",
+            hint=f"its inputs: {', '.join(plan.inputs) or 'none'}",
+        )
+    values = {str(key): value for key, value in cast("Mapping[Any, Any]", given).items()}
+    if _is_state(plan, values, nested=nested):
+        inner = values["inputs"]
+        return {str(k): v for k, v in cast("Mapping[Any, Any]", inner).items()}
+    return {name: value for name, value in values.items() if not nested or name in plan.inputs}
+
+
+def _is_state(plan: Plan, values: Mapping[str, Any], *, nested: bool) -> bool:
+    """Whether an input has the form of `initial_state`."""
+    if not isinstance(values.get("inputs"), Mapping):
+        return False
+    if "inputs" in plan.inputs:  # the plan has an input of this name: only the whole form is clear
+        return {"inputs", "steps", "spent"} <= values.keys()
+    return nested or values.keys() <= _STATE
+
+
+def _split_secrets(plan: Plan, inputs: dict[str, Any]) -> dict[str, str]:
+    """Take the secret inputs out of the inputs.
+
+    Raises:
+        InputError: One is not text.
+    """
+    found: dict[str, str] = {}
+    for name, spec in plan.inputs.items():
+        if not spec.secret or name not in inputs:
+            continue
+        value = inputs.pop(name)
+        if value is not None:
+            found[name] = _secret_text(name, value)
+    return found
+
+
+def _secret_text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"the secret input `{name}` must be text")
+    return value
+
+
+def _check_secrets(plan: Plan, secrets: Mapping[str, str]) -> None:
+    missing = [n for n, s in plan.inputs.items() if s.secret and s.required and n not in secrets]
+    if missing:
+        raise InputError(
+            f"secret input `{missing[0]}` is missing; no checkpoint has it",
+            hint=f'give context={{"secrets": {{"{missing[0]}": …}}}}, also when a run continues; '
+            f"`fractale.plan_graph` also reads {secret_variable(missing[0])}",
+        )
+
+
+def _first_state(inputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The state in which a run begins. A thread may have the state of an earlier run."""
+    return {
+        "inputs": dict(inputs),
+        "steps": {OVERWRITE: {}},
+        "spent": {OVERWRITE: {}},
+        "prefix": prefix,
+        "last": None,
+        "goto": None,
+        "status": None,
+        "error": None,
+        "outputs": None,
+    }
+
+
+# -- the context -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    limits: Limits = field(default_factory=Limits)
+    yes: bool = False
+
+
+def _options(plan: Plan, context: Any) -> _Options:
+    """The values of a `PlanContext`.
+
+    Raises:
+        InputError: It has another key, or a wrong value.
+    """
+    if context is None:
+        return _Options()
+    keys = PlanContext.__annotations__
+    if not isinstance(context, Mapping):
+        raise InputError(f"the context of a plan's graph is a mapping of {', '.join(keys)}")
+    given = cast("Mapping[str, Any]", context)
+    for key in given:
+        if key not in keys:
+            hint = did_you_mean(str(key), keys, otherwise=f"its keys: {', '.join(keys)}")
+            raise InputError(f"the context of a plan's graph has no key `{key}`", hint=hint)
+    secrets: Any = given.get("secrets") or {}
+    for name in secrets:
+        if not plan.inputs.get(name) or not plan.inputs[name].secret:
+            raise InputError(f"the plan `{plan.name}` has no secret input `{name}`")
+    try:
+        limits = read_limits(given.get("limits") or {})
+    except PlanError as error:
+        raise InputError(f"the limits in the context: {error.problems[0].message}") from error
+    return _Options(
+        secrets={name: _secret_text(name, value) for name, value in secrets.items()},
+        limits=limits,
+        yes=given.get("yes") is True,
+    )
+
+
+async def _context_of(
+    plan: Plan, config: RunnableConfig, context: Any, fields: Mapping[str, Any]
+) -> RunContext:
+    """The run as its nodes see it, before its limits and secrets are known."""
+    if isinstance(context, RunContext):
+        run_id = _run_id(config) if context.run_id == NO_ID else context.run_id
+        return replace(context, run_id=run_id, plan_name=context.plan_name or plan.name)
+    known: dict[str, Any] = {"start_dir": await asyncio.to_thread(Path.cwd), **fields}
+    return RunContext(run_id=_run_id(config), plan_name=plan.name, **known)
+
+
+def _run_id(config: RunnableConfig) -> str:
+    """The id of a run: the thread's; in another graph, the same for the same task of the thread."""
+    conf = config.get(CONF, {})
+    thread = str(conf.get(CONFIG_KEY_THREAD_ID) or "")
+    if not thread:
+        return uuid.uuid4().hex
+    if not _RUN_ID.fullmatch(thread):
+        thread = hashlib.sha256(thread.encode()).hexdigest()[:32]
+    if CONFIG_KEY_TASK_ID not in conf:
+        return thread
+    namespace = str(conf.get(CONFIG_KEY_CHECKPOINT_NS, ""))
+    return f"{thread}-{hashlib.sha256(namespace.encode()).hexdigest()[:8]}"
+
+
+async def _spent(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Spent:
+    """The usage of the run so far, from its latest checkpoint."""
+    conf = config.get(CONF, {})
+    at = {
+        key: conf[key]
+        for key in (CONFIG_KEY_THREAD_ID, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_CHECKPOINT_ID)
+        if conf.get(key)
+    }
+    namespace = at.get(CONFIG_KEY_CHECKPOINT_NS, "")
+    if namespace in (conf.get(CONFIG_KEY_CHECKPOINT_MAP) or {}):
+        at[CONFIG_KEY_CHECKPOINT_ID] = conf[CONFIG_KEY_CHECKPOINT_MAP][namespace]
+    if CONFIG_KEY_THREAD_ID not in at:
+        return Spent()
+    found = await saver.aget_tuple({CONF: {**at, CONFIG_KEY_CHECKPOINT_NS: namespace}})
+    if found is None:
+        return Spent()
+    spent = cast("Spent", found.checkpoint["channel_values"].get("spent") or Spent())
+    for _, channel, value in found.pending_writes or ():
+        if channel == "spent":  # of a step that ended beside one that did not
+            spent = add_spent(spent, cast("Spent", value))
+    return spent
+
+
+# -- the stream ------------------------------------------------------------------------------------
+
+
+class StreamedEvents:
+    """Writes a run's events to LangGraph's stream of mode ``custom``.
+
+    LangGraph finds the stream of a node by the context of its task. Some events are emitted in
+    other tasks, such as the progress of a tool. So each step's context is kept.
+    """
+
+    def __init__(self) -> None:
+        self._contexts: dict[str, Context] = {}
+
+    def __call__(self, event: Event) -> None:
+        step = str(event.data.get("step") or "")
+        if event.kind in ("step_started", "item_started") or step not in self._contexts:
+            self._contexts[step] = copy_context()
+        self._contexts[step].copy().run(_write, event)
+        if event.kind == "step_finished":
+            del self._contexts[step]
+
+
+def _write(event: Event) -> None:
+    try:
+        write = get_stream_writer()
+    except RuntimeError:  # outside of any node
+        return
+    write(event.as_dict())
+
+
+class _Form:
+    """The form of a run's chunks, so that the end of a run has the same form."""
+
+    def __init__(
+        self,
+        config: RunnableConfig,
+        mode: Any,
+        keys: Any,
+        subgraphs: bool,
+        version: str,
+        channels: Sequence[str],
+    ) -> None:
+        conf = config.get(CONF, {})
+        place = str(conf.get(CONFIG_KEY_CHECKPOINT_NS) or "") if CONFIG_KEY_TASK_ID in conf else ""
+        self._ns = tuple(place.split(NS_SEP)) if place else ()
+        self._is_list = isinstance(mode, list)
+        self.modes: Sequence[str] = [mode] if isinstance(mode, str) else list(mode)
+        self._keys: Sequence[str] = [keys] if isinstance(keys, str) else list(keys or channels)
+        self._subgraphs = subgraphs
+        self._version = version
+        self._values: dict[str, Any] = {}
+
+    def seen(self, chunk: Any) -> Any:
+        """Remember the latest values of the run."""
+        if "values" not in self.modes:
+            return chunk
+        ns, mode, data = self._parts(chunk)
+        if mode == "values" and ns == self._ns and isinstance(data, dict):
+            self._values = cast("dict[str, Any]", data)
+        return chunk
+
+    def _parts(self, chunk: Any) -> tuple[Any, str, Any]:
+        if self._version == "v2":
+            return chunk["ns"], chunk["type"], chunk["data"]
+        if self._is_list:
+            return chunk if self._subgraphs else (self._ns, *chunk)
+        ns, data = chunk if self._subgraphs else (self._ns, chunk)
+        return ns, self.modes[0], data
+
+    def ended(self, status: str, error: str) -> Iterator[Any]:
+        """The chunks at the end of a run whose graph did not reach an end itself."""
+        update = {"status": status, "outputs": None, "error": error}
+        if "updates" in self.modes:
+            yield self._chunk("updates", {END: update})
+        if "values" in self.modes:
+            shown = {key: value for key, value in update.items() if key in self._keys}
+            known = {k: v for k, v in self._values.items() if k != INTERRUPT}
+            yield self._chunk("values", {**known, **shown})
+
+    def _chunk(self, mode: str, data: Any) -> Any:
+        if self._version == "v2":
+            known = {"interrupts": ()} if mode == "values" else {}
+            return {"type": mode, "ns": self._ns, "data": data, **known}
+        if self._is_list:
+            return (self._ns, mode, data) if self._subgraphs else (mode, data)
+        return (self._ns, data) if self._subgraphs else data
+
+
+def _check_no_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("an event loop is running in this thread: use `ainvoke` or `astream`")
+
+
+_LAST: Final = object()
+
+
+async def _next(chunks: AsyncGenerator[Any]) -> Any:
+    return await anext(chunks, _LAST)

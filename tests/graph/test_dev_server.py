@@ -1,0 +1,287 @@
+"""A person's own ``langgraph.json`` with plans, under plain ``langgraph dev``, by the SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langgraph.pregel.remote import RemoteGraph
+from langgraph_sdk import get_sync_client
+
+from servers.running import free_port
+
+PATIENCE = 90.0
+SECRET = "hunter2-is-secret"
+
+PLAN = """
+name: chain
+servers: [counted]
+inputs:
+  nodes: {type: integer, default: 3, description: How many}
+  token: {type: string, secret: true}
+limits: {steps: 7}
+outputs: {nodes: "{{ steps.b.outputs.n }}", said: "{{ steps.c.outputs.content }}"}
+steps:
+  - {name: a, tool: count, inputs: {n: "{{ inputs.nodes }}"}}
+  - name: block
+    parallel:
+      - {name: x, tool: count, inputs: {n: 1}}
+      - {name: y, tool: look, inputs: {word: "{{ inputs.token }}"}}
+  - {name: b, tool: count, approve: always, inputs: {n: "{{ steps.a.outputs.n }}"}}
+  - {name: c, agent: , instruction: Say hi., tools: []}
+"""
+SERVER = """
+from fastmcp import FastMCP
+
+server = FastMCP("counted")
+
+@server.tool(annotations={"readOnlyHint": True})
+def look(word: str) -> dict:
+    "Look."
+    return {"seen": word}
+
+server.run(show_banner=False)
+"""
+APP = '''
+import fractale
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from fractale import Dependencies, compile_plan
+from fractale.models import Models
+from fractale.settings import Settings
+from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.replies import Reply
+
+
+def count(n: int) -> dict:
+    """Add one."""
+    return {"n": n + 1}
+
+
+def model():
+    return ScriptedModel([Reply(text="hi there")] * 50)
+
+
+tools = FakeToolServer()
+tools.tool(count)
+
+
+@tools.tool
+def look(word: str) -> dict:
+    """Look."""
+    return {"seen": word}
+
+
+plan = fractale.load("chain.yaml")
+deps = Dependencies(toolbox=tools, models=Models(Settings(), given=model()))
+direct = compile_plan(plan, deps).compile()
+whole = fractale.plan_graph(plan, tools=[count], model=model(), idle=60)
+
+
+class State(TypedDict, total=False):
+    nodes: int
+    status: str
+    outputs: dict
+    error: str
+
+
+builder = StateGraph(State)
+builder.add_node("plan", whole)
+builder.add_edge(START, "plan")
+builder.add_edge("plan", END)
+own = builder.compile()
+'''
+GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own")}
+
+
+class Server:
+    """``langgraph dev`` in a directory of its own, without any option that helps fractale."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{free_port()}"
+        (folder / "langgraph.json").write_text(
+            json.dumps({"dependencies": ["."], "graphs": GRAPHS})
+        )
+        (folder / "app.py").write_text(APP)
+        (folder / "chain.yaml").write_text(PLAN)
+        (folder / "server.py").write_text(SERVER)
+        own = folder / ".config" / "fractale"
+        own.mkdir(parents=True)
+        command = {"command": sys.executable, "args": [str(folder / "server.py")]}
+        (own / "config.yaml").write_text(json.dumps({"servers": {"counted": command}}))
+        env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "LANG"))}
+        env |= {"HOME": str(folder), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        env |= {"FRACTALE_INPUT_TOKEN": SECRET, "LANGSMITH_TRACING": "false"}
+        port = self.url.rpartition(":")[2]
+        words = ["dev", "--no-browser", "--no-reload", "--host", "127.0.0.1", "--port", port]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "langgraph_cli", *words],
+                cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.client = get_sync_client(url=self.url, timeout=PATIENCE)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def wait(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/ok", trust_env=False).status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(self.log())
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(PATIENCE)
+
+    def thread(self) -> str:
+        return self.client.threads.create()["thread_id"]
+
+    def run(self, thread: str, graph: str, given: Any = None, **more: Any) -> Any:
+        return self.client.runs.wait(thread, graph, input=given, raise_error=False, **more)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = Server(tmp_path_factory.mktemp("dev"))
+    try:
+        found.wait()
+        yield found
+        assert "Blocking call" not in found.log()
+    finally:
+        found.end()
+    stored = list((found.folder / ".langgraph_api").rglob("*"))
+    assert stored, "the server keeps its threads there"
+    assert not [path for path in stored if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert SECRET not in found.log()
+
+
+def assistant(server: Server, graph: str) -> str:
+    found = server.client.assistants.search(graph_id=graph)
+    return found[0]["assistant_id"]
+
+
+def test_schemas_graphs_and_subgraphs_answer(server):
+    for name in ("direct", "whole"):
+        found = server.client.assistants.get_schemas(assistant(server, name))
+        assert found["input_schema"]["properties"] == {
+            "nodes": {
+                "title": "nodes", "type": "integer", "default": 3, "description": "How many",
+            }
+        }  # fmt: skip
+        assert set(found["output_schema"]["properties"]) == {"status", "outputs", "error"}
+        assert set(found["context_schema"]["properties"]) == {"secrets", "limits", "yes"}
+        assert {"steps", "spent"} <= set(found["state_schema"]["properties"])
+    assert server.client.assistants.get_schemas(assistant(server, "own"))["input_schema"]
+    for name, inside in (("direct", "block"), ("whole", "block"), ("own", "plan|block")):
+        which = assistant(server, name)
+        nodes = server.client.assistants.get_graph(which, xray=True)["nodes"]
+        assert any(node["id"].endswith("block:y") for node in nodes)
+        assert inside in server.client.assistants.get_subgraphs(which, recurse=True)
+
+
+@pytest.mark.parametrize("graph", ["whole", "own"])
+def test_a_run_streams_waits_for_an_answer_and_ends(server, graph):
+    thread = server.thread()
+    modes = ["values", "updates", "custom", "messages-tuple", "tasks", "checkpoints"]
+    chunks = list(
+        server.client.runs.stream(
+            thread, graph, input={"nodes": 4}, stream_mode=modes, stream_subgraphs=True
+        )
+    )
+    kinds = Counter(chunk.event.partition("|")[0] for chunk in chunks)
+    assert "error" not in kinds, server.log()
+    assert {"metadata", "values", "updates", "custom", "tasks", "checkpoints"} <= set(kinds)
+    started = [c.data["step"] for c in chunks if c.data.get("event") == "step_started"]
+    assert sorted(started) == ["a", "b", "block", "block/x", "block/y"]
+    state = server.client.threads.get_state(thread, subgraphs=True)
+    (task,) = state["tasks"]
+    (asked,) = task["interrupts"]
+    assert (asked["value"]["kind"], asked["value"]["step"]) == ("approval", "b")
+    assert server.client.threads.get(thread)["status"] == "interrupted"
+    again = server.run(thread, graph, command={"resume": "perhaps"})
+    assert "answer with" in again["__interrupt__"][0]["value"]["problem"]
+    answers = {"decisions": [{"type": "edit", "edited_action": {"args": {"n": 10}}}]}
+    chunks = list(
+        server.client.runs.stream(
+            thread,
+            graph,
+            command={"resume": {asked["id"]: answers}},
+            stream_mode=["values", "messages-tuple"],
+            stream_subgraphs=True,
+        )
+    )
+    said = "".join(
+        chunk.data[0]["content"] for chunk in chunks if chunk.event.startswith("messages")
+    )
+    assert "hi there" in said
+    end = server.client.threads.get_state(thread)["values"]
+    assert (end["status"], end["outputs"]) == ("success", {"nodes": 11, "said": "hi there"})
+    assert len(server.client.threads.get_history(thread, limit=20)) >= 2
+
+
+@pytest.mark.parametrize("graph", ["direct", "whole"])
+def test_limits_and_inputs(server, graph):
+    thread = server.thread()
+    context = {"limits": {"steps": 1}, "yes": True}
+    if graph == "direct":
+        context["secrets"] = {"token": "another"}
+    after = server.run(thread, graph, {"nodes": 4}, context=context)
+    assert (after["status"], after["error"]) == ("limit", "the run has entered 1 step, its limit")
+    assert server.client.threads.get_state(thread)["next"] == ["block"]
+    after = server.run(thread, graph, context={**context, "limits": {"steps": 9}})
+    assert (after["status"], after["outputs"]["nodes"]) == ("success", 6)
+    failed = server.run(server.thread(), graph, {"nodes": "x"}, context=context)
+    assert "must be of type integer" in failed["__error__"]["message"]
+    assert failed["__error__"]["error"] == "InputError"
+
+
+def test_a_graph_elsewhere_uses_it_as_a_remote_graph(server):
+    remote = RemoteGraph("whole", url=server.url)
+    after = remote.invoke({"nodes": 1}, context={"yes": True})
+    assert (after["status"], after["outputs"]["nodes"]) == ("success", 3)
+    assert "block" in remote.get_graph(xray=True).nodes or remote.get_graph().nodes
+    chunks = list(remote.stream({"nodes": 1}, stream_mode="updates", context={"yes": True}))
+    assert [name for chunk in chunks for name in chunk] == ["a", "block", "b", "c"]
+
+
+def test_an_assistant_has_a_context_and_crons_and_batches_run(server):
+    made = server.client.assistants.create("whole", context={"yes": True, "limits": {"steps": 9}})
+    after = server.run(server.thread(), made["assistant_id"], {"nodes": 2})
+    assert (after["status"], after["outputs"]["nodes"]) == ("success", 4)
+    runs = [{"assistant_id": made["assistant_id"], "input": {"nodes": n}} for n in range(3)]
+    assert len(server.client.runs.create_batch(runs)) == 3
+    cron = server.client.crons.create(made["assistant_id"], schedule="0 0 1 1 *", input={})
+    assert server.client.crons.search(assistant_id=made["assistant_id"])
+    server.client.crons.delete(cron["cron_id"])
+
+
+def test_a_state_is_edited_and_an_old_one_run_again(server):
+    thread = server.thread()
+    server.run(thread, "whole", {"nodes": 2}, context={"yes": True})
+    history = server.client.threads.get_history(thread, limit=20)
+    (before,) = [state for state in history if state["next"] == ["b"]]
+    server.client.threads.update_state(
+        thread, {"inputs": {"nodes": 7}}, checkpoint_id=before["checkpoint"]["checkpoint_id"]
+    )
+    after = server.run(thread, "whole", context={"yes": True})
+    assert (after["status"], after["outputs"]["nodes"]) == ("success", 4)
+    values = server.client.threads.get_state(thread)["values"]
+    assert (values["inputs"], values["spent"]["steps"]) == ({"nodes": 7}, 4)
