@@ -9,15 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fractale.errors import ToolError
 from fractale.schemas import CompiledSchema, UnusableSchema, compile_schema
 
 OnProgress = Callable[[float, float | None, str | None], None]
 """Called with the progress so far, the total if known, and a message if there is one."""
+
+
+TRACES_ITSELF: Final = "fractale/traces_itself"
+"""The key in ``_meta`` of a tool of this process that is `ToolInfo.traces_itself`."""
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots, for its cached properties
@@ -31,6 +36,8 @@ class ToolInfo:
         output_schema: JSON Schema of the structured result, if the server gives one.
         annotations: MCP's hints (``readOnlyHint``, ``destructiveHint``, ``idempotentHint``,
             ``openWorldHint``, ``title``) and fractale's own (``fractale.type: agent``).
+        traces_itself: Whether it reports its calls to LangChain's callbacks: a LangChain tool of
+            this process does. It is not part of the tool's definition.
     """
 
     name: str
@@ -39,6 +46,7 @@ class ToolInfo:
     input_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
     output_schema: Mapping[str, Any] | None = None
     annotations: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    traces_itself: bool = field(default=False, compare=False)
 
     @property
     def qualified_name(self) -> str:
@@ -187,6 +195,28 @@ class Elicitation:
 
 OnElicit = Callable[[Elicitation], Awaitable[Mapping[str, Any]]]
 """Returns ``{action: accept, content: {...}}``, ``{action: decline}`` or ``{action: cancel}``."""
+
+
+@dataclass(slots=True)
+class LocalCall:
+    """A call in progress, as the code of a tool in this process sees it.
+
+    Args:
+        id: Identifies the call, as LangChain's ``tool_call_id``.
+        task: LangGraph's namespace of the task that makes the call.
+
+    Attributes:
+        passed_on: The exception of LangGraph that the tool raised. It ends the task of the caller,
+            as if the caller had called the tool's function, and is not the tool's answer.
+    """
+
+    id: str
+    task: str = ""
+    passed_on: Exception | None = None
+
+
+LOCAL_CALL: ContextVar[LocalCall | None] = ContextVar("fractale_local_call", default=None)
+"""The call that the running code serves. A tool in this process has its caller's variables."""
 
 
 class Toolbox(Protocol):

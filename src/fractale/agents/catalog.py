@@ -63,6 +63,7 @@ class Catalog:
 
     def __init__(self, own: Sequence[Subagent] = ()) -> None:
         self._own = {agent.name: agent for agent in own}
+        self._by_path = {agent.path: agent for agent in own if agent.path}
         self._loaded: dict[str, Subagent] = {}
 
     def find(self, name: str) -> Subagent | None:
@@ -73,6 +74,8 @@ class Catalog:
         """
         if name in self._own:
             return self._own[name]
+        if name in self._by_path:
+            return self._by_path[name]
         if name in BUILT_IN:
             module, constant = BUILT_IN[name]
             return getattr(importlib.import_module(module), constant)
@@ -84,10 +87,13 @@ class Catalog:
 
     def is_own(self, name: str) -> bool:
         """Whether the name is one of the user's own agents."""
-        return name in self._own
+        return name in self._own or name in self._by_path
 
     def names(self) -> list[str]:
-        """All names. Imports nothing."""
+        """All names, and the dotted paths of the user's own. Imports nothing."""
+        return list(dict.fromkeys([*self._names(), *self._by_path]))
+
+    def _names(self) -> list[str]:
         return list(dict.fromkeys([*self._own, *BUILT_IN, *self._installed]))
 
     def matching(self, wanted: Callable[[str], bool]) -> list[Subagent]:
@@ -96,8 +102,8 @@ class Catalog:
         Raises:
             PlanError: A sub-agent belongs to a package, and cannot be loaded.
         """
-        found = [self.find(name) for name in self.names() if wanted(name)]
-        return [agent for agent in found if agent is not None]
+        found = {name: self.find(name) for name in self.names() if wanted(name)}
+        return list({agent.name: agent for agent in found.values() if agent is not None}.values())
 
     def all(self) -> list[Subagent]:
         """All, except those of packages: their code runs only if their name is used."""
@@ -105,7 +111,7 @@ class Catalog:
 
     def describe(self) -> list[Listed]:
         """All, for a list. Imports nothing."""
-        return [self._listed(name) for name in self.names()]
+        return [self._listed(name) for name in self._names()]
 
     def _listed(self, name: str) -> Listed:
         if name in self._own:

@@ -37,10 +37,11 @@ from fractale.agents.loop_tools import (
     read_result_tool,
 )
 from fractale.agents.subagent import AgentContext
+from fractale.agents.tool_runs import ToolRun
 from fractale.errors import CallError, ModelError, NotDone
 from fractale.evidence import outputs_of
 from fractale.models.tool_schemas import MOST_TOOLS, wire_names, wire_schema
-from fractale.toolbox import ToolResult
+from fractale.toolbox import LOCAL_CALL, LocalCall, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -182,11 +183,15 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
             if isinstance(message, ToolMessage):  # it may have been meant to change something
                 message.additional_kwargs[CHANGES] = True
             return message
+        task = request.runtime.config.get("configurable", {}).get("checkpoint_ns", "")
+        token = LOCAL_CALL.set(LocalCall(str(call["id"]), str(task)))
         try:
-            result = await tool.call(call["args"])
+            result = await self._called(tool, call["args"], str(call["id"]))
         except CallError as error:
             text = f"{error.message} ({error.hint})" if error.hint else error.message
             result = ToolResult(text=text, is_error=True)
+        finally:
+            LOCAL_CALL.reset(token)
         return ToolMessage(
             content=await content_for_model(result, self._ctx),
             name=call["name"],
@@ -196,6 +201,18 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
             artifact=outputs_of(result) if result.fault else result.structured,
             additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
         )
+
+    async def _called(self, tool: LoopTool, arguments: dict[str, Any], id_: str) -> ToolResult:
+        """Call a tool. A tool of fractale itself is a tool run of LangChain's callbacks, too."""
+
+        async def make() -> ToolResult:
+            return await tool.call(arguments)
+
+        if tool.is_call:
+            return await make()
+        info = ToolInfo(name=tool.name, server=tool.server, description=tool.description)
+        metadata = {"fractale_step": self._ctx.path}
+        return await ToolRun(tool=info, arguments=arguments, id=id_, metadata=metadata).around(make)
 
 
 def _summarizing(ctx: AgentContext) -> SummarizationMiddleware:

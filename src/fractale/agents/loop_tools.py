@@ -57,6 +57,7 @@ class LoopTool:
         call: Does the work. The model sees a CallError; any other error ends the loop.
         server: The server that has the tool; empty for a tool of fractale itself.
         changes: Whether a call may change something outside; None if it only serves the agent.
+        is_call: Whether it is a call of a server's tool, which the step reports to callbacks.
     """
 
     name: str
@@ -65,6 +66,7 @@ class LoopTool:
     call: Callable[[Mapping[str, Any]], Awaitable[ToolResult]]
     server: str = ""
     changes: bool | None = None
+    is_call: bool = False
 
 
 def server_tool(tool: ToolInfo, ctx: AgentContext) -> LoopTool:
@@ -80,6 +82,7 @@ def server_tool(tool: ToolInfo, ctx: AgentContext) -> LoopTool:
         call=call,
         server=tool.server,
         changes=not reads_only(tool),
+        is_call=True,
     )
 
 
@@ -210,6 +213,7 @@ def _agent(agent: Subagent | ToolInfo, ctx: AgentContext) -> LoopTool:
         schema=agent.input_schema or NO_ARGUMENTS,
         call=call,
         changes=True,
+        is_call=isinstance(agent, ToolInfo),
     )
 
 

@@ -8,22 +8,27 @@ A path names one of these:
 
 - a `fractale.agents.subagent.Subagent`, which works inside the run with its model, budget and
   checkpoints,
+- a LangGraph graph (`fractale.agents.graphs`), compiled or not, such as `create_agent` returns,
+- as a sub-agent, not as a tool: a function that makes such a graph,
 - a class as in fractale 0.1.0, which is served as a tool (`fractale.registry`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fractale.agents.catalog import BUILT_IN, GROUP, Catalog
+from fractale.agents.graphs import factory_agent, graph_agent, is_graph
 from fractale.agents.subagent import Subagent
 from fractale.errors import PlanError, Problem
 from fractale.plan.model import AgentRef, Plan
 from fractale.registry import Registry, RegistryEntry, import_entry, local_entries
 from fractale.registry.imports import successor_of
+from fractale.text import clip
 
 
 def split_agents(registries: Sequence[Registry]) -> tuple[list[Subagent], list[Registry]]:
@@ -115,9 +120,86 @@ def _agent_of(entry: RegistryEntry) -> Subagent | None:
     except PlanError:
         instead = successor_of(entry.path)
         found = Catalog().find(instead) if instead else None
-    if not isinstance(found, Subagent):
+    agent = _as_agent(found, entry)
+    if agent is None:
         return None
-    return replace(found, name=entry.name) if entry.name else found
+    named = replace(agent, name=entry.name) if entry.name else agent
+    return replace(named, path=entry.path)
+
+
+def _as_agent(found: Any, entry: RegistryEntry) -> Subagent | None:
+    """An object as a sub-agent; None if it is not one.
+
+    Raises:
+        PlanError: It is a graph that cannot be compiled.
+    """
+    if isinstance(found, Subagent):
+        return found
+    name = entry.path.rpartition(".")[2]
+    if is_graph(found):
+        try:
+            return graph_agent(found, name)
+        except Exception as error:
+            message = f"`{entry.path}` is a graph that cannot be compiled: {_words(error)}"
+            raise PlanError([entry.problem("not-an-agent", message)]) from error
+    if entry.kind == "agent" and _may_make_graph(found):
+        return factory_agent(found, name)
+    return None
+
+
+_PLAIN = frozenset({"str", "int", "float", "bool", "dict", "list", "None"})
+
+
+def _may_make_graph(found: Any) -> bool:
+    """Whether an object may be a function that makes a graph. Only its call can show it.
+
+    A function that takes or returns plain data is a tool.
+    """
+    if not inspect.isroutine(found) or hasattr(found, "input_schema"):
+        return False
+    signature = inspect.signature(found)
+    needed = [
+        each.annotation
+        for each in signature.parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    types = [*needed, signature.return_annotation]
+    names = {str(getattr(each, "__name__", each)).partition("[")[0] for each in types}
+    return len(needed) <= 1 and not names & _PLAIN
+
+
+def _words(error: Exception) -> str:
+    return clip(f"{type(error).__name__}: {error}", 300)
+
+
+def as_agents(given: Sequence[Any] | Mapping[str, Any]) -> list[Subagent]:
+    """Sub-agents from Python objects.
+
+    Args:
+        given: A `Subagent`, a LangGraph graph, or a function that makes a graph, several times; or
+            name → such an object.
+
+    Raises:
+        PlanError: An object is not one of these, or two sub-agents have the same name.
+    """
+    named = given.items() if isinstance(given, Mapping) else [("", each) for each in given]
+    found: list[tuple[RegistryEntry, Subagent]] = []
+    problems: list[Problem] = []
+    for index, (name, each) in enumerate(named):
+        shown = name or str(getattr(each, "__name__", "") or f"agents[{index}]")
+        entry = RegistryEntry(kind="agent", path=shown, name=name or None)
+        agent = _as_agent(each, entry)
+        if agent is None:
+            message = (
+                f"`{shown}` is a {type(each).__name__}, and must be a `Subagent`, a LangGraph "
+                "graph, or a function that makes one"
+            )
+            problems.append(entry.problem("not-an-agent", message))
+        else:
+            found.append((entry, replace(agent, name=name) if name else agent))
+    if problems:
+        raise PlanError(problems)
+    return _by_name(found)
 
 
 def _by_name(found: Sequence[tuple[RegistryEntry, Subagent]]) -> list[Subagent]:
@@ -141,7 +223,7 @@ def load_installed(entry_point: EntryPoint) -> Subagent:
     """The sub-agent of an installed package, under the name of its entry point.
 
     Raises:
-        PlanError: It cannot be imported, or is not a `Subagent`.
+        PlanError: It cannot be imported, or is neither a `Subagent` nor a graph.
     """
     package = entry_point.dist.name if entry_point.dist else "an installed package"
     says = f"the sub-agent `{entry_point.name}` of {package}"
@@ -151,10 +233,11 @@ def load_installed(entry_point: EntryPoint) -> Subagent:
     except PlanError as error:
         problems = [replace(each, message=f"{says}: {each.message}") for each in error.problems]
         raise PlanError(problems) from error
-    if isinstance(found, Subagent):
-        return replace(found, name=entry_point.name)
+    if agent := _as_agent(found, RegistryEntry(kind="agent", path=path)):
+        return replace(agent, name=entry_point.name, path=path)
     message = (
         f"{says}: `{path}` is a {type(found).__name__}, and must be a "
-        "`fractale.agents.subagent.Subagent`; a class of the older kind is named with `-a`"
+        "`fractale.agents.subagent.Subagent` or a LangGraph graph; a class of the older kind is "
+        "named with `-a`"
     )
     raise PlanError([Problem("not-an-agent", message)])

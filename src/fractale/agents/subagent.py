@@ -162,6 +162,28 @@ class AgentContext(Protocol):
         """The agent's abilities beside calling tools: of `fractale.plan.kinds.EXTRA_TOOLS`."""
         ...
 
+    async def run_graph(
+        self, graph: Any, given: Any, request: AgentRequest, *, name: str, context: Any = None
+    ) -> Any:
+        """Run a compiled LangGraph graph that has its own models and tools.
+
+        Its calls are counted, limited and under the policy. Its interrupts are questions of the
+        run, and its checkpoints are those of the run.
+
+        Args:
+            given: The input of the graph.
+            name: The agent's name, for events.
+            context: Of the graph's context schema.
+
+        Returns:
+            The output of the graph.
+
+        Raises:
+            LimitReached: A limit of the run is used up.
+            CallError: The graph failed.
+        """
+        ...
+
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The user's answer to a question of `fractale.questions`.
 
@@ -210,6 +232,9 @@ class Subagent:
         tools: Globs of the most tools that it may call; None: without its own limit.
         run: Does the work. Expensive work belongs in nodes of LangGraph graphs that get
             `request.config`, so that a resume continues inside the agent.
+        path: The dotted path by which the user named it; also a name for a plan's `agent:`.
+        is_graph: Whether it is a LangGraph graph with its own models and tools. A replay does not
+            run it: it takes the recorded outcome.
     """
 
     name: str
@@ -218,3 +243,5 @@ class Subagent:
     input_schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
     output_schema: Mapping[str, Any] | None = None
     tools: tuple[str, ...] | None = None
+    path: str = ""
+    is_graph: bool = False

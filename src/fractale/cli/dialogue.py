@@ -23,7 +23,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.kinds import labels
+from fractale.questions.kinds import expected, labels
 from fractale.questions.parsing import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
@@ -74,6 +74,7 @@ class TerminalUser:
             "tool_changed": self._tool_changed,
             "job_unknown": self._job_unknown,
             "failure": self._failure,
+            "interrupt": self._interrupt,
         }
 
     def listen(self, event: Event) -> None:
@@ -250,6 +251,14 @@ class TerminalUser:
             text = await self._terminal.line("  its outputs as JSON, Enter for none > ")
             raw = f'{{"outputs": {text.strip() or "{}"}}}'
             if (answer := self._read(question, raw)) is not MISSING:
+                return answer
+
+    async def _interrupt(self, question: Mapping[str, Any]) -> Any:
+        self._show(*shown.interrupt_lines(question, self._run))
+        self._show(row(f"  answer with: {shown.inert(expected(question))}"))
+        while True:
+            text = await self._terminal.line("  > ")
+            if (answer := self._read(question, text)) is not MISSING:
                 return answer
 
     async def _tool_changed(self, question: Mapping[str, Any]) -> Any:

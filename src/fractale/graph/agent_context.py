@@ -187,6 +187,21 @@ class StepAgentContext:
         agent = self.agents_path or None
         return await model_call.ask(self.attempt, messages, schema, agent, correct=correct)
 
+    async def run_graph(
+        self, graph: Any, given: Any, request: AgentRequest, *, name: str, context: Any = None
+    ) -> Any:
+        """Run a graph that has its own models and tools."""
+        from fractale.graph.agent_graph import run_graph
+
+        return await run_graph(
+            self.attempt,
+            graph,
+            given,
+            agent=self.agents_path or name,
+            config=request.config,
+            context=context,
+        )
+
     def ask_person(self, question: Mapping[str, Any]) -> Any:
         """The user's answer, by LangGraph's interrupt."""
         asked = {**question, "agent": self.agents_path} if self.agents_path else dict(question)

@@ -42,6 +42,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.errors_as_data import (
     CutOff,
     Elicited,
+    Paused,
     cut_data,
     error_data,
     failure_data,
@@ -150,6 +151,15 @@ def current_task() -> str:
         return ""
 
 
+def has_callbacks() -> bool:
+    """Whether anything listens to LangChain's callbacks of the task that runs now."""
+    try:
+        callbacks: Any = get_config().get("callbacks")
+    except RuntimeError:
+        return False
+    return bool(getattr(callbacks, "handlers", callbacks))
+
+
 class CallJournal:
     """The run's journal for the calls of one attempt, numbered within each task of LangGraph.
 
@@ -173,14 +183,19 @@ class CallJournal:
         """The running task of LangGraph."""
         return current_task()
 
-    def next_site(self, agent: str | None = None, *, prompt: bool = False) -> CallSite:
+    def next_site(
+        self, agent: str | None = None, *, prompt: bool = False, part: str = ""
+    ) -> CallSite:
         """The call site of the next call of the running task.
 
         Args:
             agent: The path of the sub-agent that makes it, if it is not the step's own.
             prompt: Whether the call is of a prompt. Prompts have separate numbers.
+            part: Calls with a part have separate numbers, too. So it does not matter in which
+                order the parallel calls of a task are made.
         """
-        task = f"{current_task()}|prompt" if prompt else current_task()
+        part = "prompt" if prompt else part
+        task = f"{current_task()}|{part}" if part else current_task()
         site = self._site(task, agent)
         self._numbers[task] = site.number
         self._sites.append(site)
@@ -356,7 +371,9 @@ class Codec(Generic[T]):
         """More fields of its first event."""
         return {}
 
-    def finished(self, outcome: T | CallError | Elicited, *, recorded: bool) -> dict[str, Any]:
+    def finished(
+        self, outcome: T | CallError | Elicited | Paused, *, recorded: bool
+    ) -> dict[str, Any]:
         """More fields of its last event: `text`, and those of its kind.
 
         Args:
@@ -395,7 +412,8 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
     Raises:
         CallError: The call failed, now or when it was recorded.
         LimitReached: A limit of the run is used up.
-        GraphInterrupt: The user must answer about an indeterminate call, or to the server.
+        GraphInterrupt: The user must answer about an indeterminate call, to the server, or to the
+            tool's own code.
     """
     if codec.events:  # 2. limits
         attempt.context.meter.check()
@@ -422,8 +440,7 @@ async def once(attempt: Attempt, site: CallSite, call: Call, make: Make[T], code
             raise
         except Elicited as asked:
             _report(codec, asked, started)
-            journal.withdraw(site)
-            journal.note(site, {"asks": asked.question})
+            _withdraw(journal, site, asked)
             codec.answered(asked.question, ask(attempt, asked.question, replayed=asked.replayed))
         else:
             _report(codec, result, started, recorded=recorded)  # 8. event
@@ -450,6 +467,10 @@ async def _journaled(
     started = time.monotonic()
     try:
         result = await make()
+    except Paused as paused:
+        _report(codec, paused, started)
+        _withdraw(journal, site, paused)
+        raise paused.error from None
     except ToolError as error:  # the error is the call's result
         error.seconds = round(time.monotonic() - started, 3)
         journal.finish(site, call, failure_data(error))
@@ -467,8 +488,19 @@ async def _journaled(
     return codec.load(journal.finish(site, call, data)), False
 
 
+def _withdraw(journal: Journal, site: CallSite, asked: Elicited | Paused) -> None:
+    """Have the call made again, once its question is answered."""
+    journal.withdraw(site)
+    if asked.question is not None:
+        journal.note(site, {"asks": asked.question})
+
+
 def _report(
-    codec: Codec[T], outcome: T | CallError | Elicited, started: float, *, recorded: bool = False
+    codec: Codec[T],
+    outcome: T | CallError | Elicited | Paused,
+    started: float,
+    *,
+    recorded: bool = False,
 ) -> None:
     """Emit the last event of a call."""
     fields = codec.finished(outcome, recorded=recorded)

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from pydantic_core import SchemaSerializer, core_schema
+
 from fractale.agents.catalog import Catalog
 from fractale.clock import Clock, SystemClock
 from fractale.errors import LimitReached
@@ -244,6 +246,11 @@ class Meter:
     def _tokens(self) -> int:
         return self.total.get("input_tokens", 0) + self.total.get("output_tokens", 0)
 
+    @property
+    def limits_cost(self) -> bool:
+        """Whether the run has a limit of cost."""
+        return self.limits.cost is not None
+
     def check(self) -> None:
         """Check the limits before a call.
 
@@ -289,6 +296,14 @@ class MaskedDrafts:
 
     def __call__(self, path: str, text: str) -> None:
         self._keep(path, self._masker.text(text))
+
+
+_OPAQUE: Final = SchemaSerializer(
+    core_schema.any_schema(
+        serialization=core_schema.plain_serializer_function_ser_schema(lambda _: None)
+    )
+)
+"""Hides the parts of an object from pydantic."""
 
 
 MASKED: Final[Mapping[str, type[Any]]] = {
@@ -381,6 +396,9 @@ class RunContext:
     slots: AbstractAsyncContextManager[None] = field(default_factory=nullcontext[None])
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)
+
+    # LangChain dumps the arguments of a tool, and with `ToolRuntime` the context of its run.
+    __pydantic_serializer__ = _OPAQUE
 
     def __post_init__(self) -> None:
         self.masker.add(*self.secrets, *self.secret_inputs.values())

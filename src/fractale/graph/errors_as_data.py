@@ -61,6 +61,20 @@ class Elicited(Exception):
         self.replayed = replayed
 
 
+class Paused(Exception):
+    """The code of a tool, or a graph inside it, paused the run in the middle of a call.
+
+    Args:
+        error: LangGraph's exception, which ends the task. The call is made again later.
+        question: The question, if the code asks one.
+    """
+
+    def __init__(self, error: Exception, question: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.question = question
+
+
 def raise_recorded(known: KnownCall) -> None:
     """Raise the error that ended a recorded call. Return if the call has a result.
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt, interrupt
+from pydantic_core import to_jsonable_python
 
+from fractale import questions
 from fractale.errors import AnswerError
 from fractale.masking import MASK
 from fractale.questions import (
@@ -23,6 +25,7 @@ from fractale.questions import (
     identity,
     is_answer,
     is_job,
+    is_question,
     read_answer,
     read_reply,
     secrets_of_answer,
@@ -102,6 +105,32 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         except AnswerError as error:
             problem = f"{error.message} ({error.hint})" if error.hint else error.message
             shown = {**asked, "problem": problem}
+
+
+def of_code(
+    attempt: Attempt, error: GraphInterrupt, *, server: str = "", tool: str = "", agent: str = ""
+) -> GraphInterrupt:
+    """The interrupt of Python code of the user, as a question of the run.
+
+    Its ids stay the same, so an answer reaches the code's own `interrupt`. Questions and jobs of a
+    plan that the code runs stay as they are.
+    """
+    found: tuple[Interrupt[Any], ...] = error.args[0] if error.args else ()
+    mask = attempt.context.mask
+
+    def asked(each: Interrupt[Any]) -> Any:
+        value, schema = each.value, each.response_schema
+        if is_question(value) or is_job(value):
+            return value
+        plain = mask(to_jsonable_python(value, fallback=str))
+        known = schema if isinstance(schema, dict) else None
+        return questions.interrupt(attempt.path, agent, plain, known, server=server, tool=tool)
+
+    return GraphInterrupt(
+        tuple(
+            Interrupt(asked(each), each.id, response_schema=each.response_schema) for each in found
+        )
+    )
 
 
 def identity_of(attempt: Attempt, question: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, message_to_dict, mes
 
 from fractale.errors import CallError, ModelError, ModelUnavailable, without_positions
 from fractale.graph.call import Attempt, Codec, once
-from fractale.graph.errors_as_data import Elicited
+from fractale.graph.errors_as_data import Elicited, Paused
 from fractale.models import Answer, Usage
 from fractale.store.journal import Call, digest_of
 from fractale.store.outputs import encode
@@ -163,7 +163,9 @@ class ModelCodec(Codec[T]):
         super().__init__(attempt, {"model": spec})
         self.name = name
 
-    def finished(self, outcome: T | CallError | Elicited, *, recorded: bool) -> dict[str, Any]:
+    def finished(
+        self, outcome: T | CallError | Elicited | Paused, *, recorded: bool
+    ) -> dict[str, Any]:
         if isinstance(outcome, Exception):
             usage = outcome.usage if isinstance(outcome, ModelError) else None
             usage, text = usage or Usage(), str(outcome)

@@ -32,7 +32,7 @@ import httpx
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp import ClientSession, McpError, types
 from mcp.shared.context import RequestContext
-from mcp.shared.message import SessionMessage
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp.shared.session import RequestResponder
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -48,6 +48,7 @@ from fractale.mcp.transport import (
     TransportHooks,
 )
 from fractale.toolbox import (
+    TRACES_ITSELF,
     Elicitation,
     OnElicit,
     OnProgress,
@@ -213,7 +214,11 @@ class SessionManager:
             made += 1
             await asyncio.sleep(self._failed_at + self._delay() - time.monotonic())
             connection = Connection(
-                self.name, self._open_streams, timing=self._timing, listeners=self._listeners
+                self.name,
+                self._open_streams,
+                timing=self._timing,
+                listeners=self._listeners,
+                passes_context=self.sees_caller,
             )
             self._connection = connection
             try:
@@ -327,6 +332,11 @@ class SessionManager:
         self.catalog.check_unchanged(name, definition)
 
     @property
+    def sees_caller(self) -> bool:
+        """Whether its functions see the context variables of their caller."""
+        return isinstance(self._server, EmbeddedServer) and self._server.sees_caller
+
+    @property
     def _timeout(self) -> float | None:
         return None if isinstance(self._server, EmbeddedServer) else self._server.timeout
 
@@ -398,6 +408,7 @@ def _tool_info(tool: types.Tool, server: str) -> ToolInfo:
         input_schema=tool.inputSchema,
         output_schema=tool.outputSchema,
         annotations=_annotations(tool),
+        traces_itself=bool(tool.meta and tool.meta.get(TRACES_ITSELF)),
     )
 
 
@@ -582,10 +593,17 @@ class Connection:
         open_streams: Opens the transport, given the hooks that it may call.
         timing: How long opening and closing may take.
         listeners: Who gets logs and changes of lists.
+        passes_context: Whether requests carry the caller's context variables.
     """
 
     def __init__(
-        self, name: str, open_streams: OpenStreams, *, timing: Timing, listeners: Listeners
+        self,
+        name: str,
+        open_streams: OpenStreams,
+        *,
+        timing: Timing,
+        listeners: Listeners,
+        passes_context: bool = False,
     ) -> None:
         self.name = name
         self.error: ToolError | None = None
@@ -593,6 +611,7 @@ class Connection:
         self._open_streams = open_streams
         self._timing = timing
         self._listeners = listeners
+        self._passes_context = passes_context
         self._hooks = TransportHooks(
             server=name, timing=timing, lose=self.lose, retire=self._retire, log=self._log
         )
@@ -672,7 +691,8 @@ class Connection:
         """
         if not self.usable:
             raise self._gone()
-        send = self._ready.result().exchange(request, answer, _async_progress(on_progress))
+        here = contextvars.copy_context() if self._passes_context else None
+        send = self._ready.result().exchange(request, answer, _async_progress(on_progress), here)
         call = asyncio.create_task(send)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -836,12 +856,23 @@ class Session(ClientSession):
         )
 
     async def exchange(
-        self, request: types.ClientRequest, answer: type[ResultT], on_progress: Any
+        self,
+        request: types.ClientRequest,
+        answer: type[ResultT],
+        on_progress: Any,
+        here: contextvars.Context | None = None,
     ) -> ResultT:
-        """Send a request and wait for its answer; if cancelled, notify the server."""
+        """Send a request and wait for its answer; if cancelled, notify the server.
+
+        Args:
+            here: The caller's context variables, for a server in this process that uses them.
+        """
         request_id = self._request_id  # the ID that `send_request` uses before it first waits
+        beside = ServerMessageMetadata(request_context=here) if here is not None else None
         try:
-            return await self.send_request(request, answer, progress_callback=on_progress)
+            return await self.send_request(
+                request, answer, metadata=beside, progress_callback=on_progress
+            )
         except asyncio.CancelledError:
             with contextlib.suppress(
                 anyio.ClosedResourceError, anyio.BrokenResourceError, TimeoutError

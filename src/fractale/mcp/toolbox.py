@@ -340,7 +340,11 @@ class McpToolbox:
             found = {name: manager.catalog.tools for name, manager in self._managers.items()}
             names = _names_of("tool", found)
             infos = {
-                (server, tool.name): replace(tool, name=names.shown(server, tool.name))
+                (server, tool.name): replace(
+                    tool,
+                    name=names.shown(server, tool.name),
+                    traces_itself=tool.traces_itself and self._managers[server].sees_caller,
+                )
                 for server, tools in found.items()
                 for tool in tools
             }

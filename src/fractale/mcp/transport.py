@@ -46,10 +46,13 @@ class EmbeddedServer:
         name: Its name among the servers.
         server: A FastMCP or low-level MCP server, or a function that makes one when it is
             first needed.
+        sees_caller: Whether its functions see the caller's context variables, as those of
+            `fractale.registry` do. They get them with each request.
     """
 
     name: str = "local"
     server: Any
+    sees_caller: bool = False
 
 
 AnyServer: TypeAlias = ServerSettings | EmbeddedServer

@@ -22,6 +22,10 @@ in_doubt       server, tool, arguments: the run was killed in this call. ``again
                ``{outputs: {...}}`` (the call was made and returned these)
 job_unknown    job, scheduler, reason, ``folder``: nothing shows how a batch job ended. ``wait``,
                ``success``, ``failure``, or ``again`` (submit the job once more)
+interrupt      value (what a LangGraph agent, or the code of a tool, asked by its own interrupt),
+               agent, server and tool (whose code it is), schema (JSON Schema of the answer, or
+               null): the answer in the form that the code expects. For a request of
+               LangChain's human-in-the-loop form, ``{decisions: [{type: approve}, …]}``
 failure        error, log (of its batch job, if it had one): ``retry``, ``skip`` or ``quit``;
                asked only if a user is at the terminal
 =============  ===================================================================================
@@ -46,14 +50,17 @@ from fractale.questions.kinds import (
     ElicitationQuestion,
     InDoubt,
     JobUnknown,
+    OfGraph,
     Question,
     Review,
     ToolChanged,
     asks_secret,
+    calls_in,
     default_answer,
     expected,
     is_answer,
     is_job,
+    is_question,
     job,
     job_held,
     read_answer,
@@ -69,6 +76,7 @@ review = Review.ask
 elicitation = ElicitationQuestion.ask
 in_doubt = InDoubt.ask
 job_unknown = JobUnknown.ask
+interrupt = OfGraph.ask
 
 __all__ = [
     "MISSING",
@@ -76,13 +84,16 @@ __all__ = [
     "Checked",
     "approval",
     "asks_secret",
+    "calls_in",
     "default_answer",
     "elicitation",
     "expected",
     "identity",
     "in_doubt",
+    "interrupt",
     "is_answer",
     "is_job",
+    "is_question",
     "job",
     "job_held",
     "job_unknown",

@@ -22,7 +22,16 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.parsing import NO, YES, brief, decision_of, is_storable, mapping_of, word_of
+from fractale.questions.parsing import (
+    NO,
+    YES,
+    brief,
+    decision_of,
+    is_storable,
+    mapping_of,
+    word_of,
+)
+from fractale.schemas import UnusableSchema, misfits
 
 
 class _Missing:
@@ -578,6 +587,186 @@ class Failure(Kind):
     words = ("retry", "skip", "quit")
 
 
+class OfGraph(Kind):
+    """An interrupt of a LangGraph agent, or of the code of a tool.
+
+    The answer is passed on in the form that the code expects.
+    """
+
+    @staticmethod
+    def ask(
+        step: str,
+        agent: str,
+        value: Any,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        server: str = "",
+        tool: str = "",
+    ) -> dict[str, Any]:
+        """Pass on the question of Python code.
+
+        Args:
+            agent: The path of the agent; empty for a tool that the step itself calls.
+            value: The value of its interrupt, as JSON.
+            schema: JSON Schema of the answer, if the code has one.
+            tool: The tool whose code asks, by its name on its server.
+        """
+        by = {"server": server, "tool": tool} if tool else {}
+        return {
+            **by,
+            "kind": "interrupt",
+            "step": step,
+            "agent": agent,
+            "value": value,
+            "schema": dict(schema) if schema is not None else None,
+        }
+
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        if is_breakpoint(question):
+            return "continue" if word_of(raw) in (*YES, "continue") else None
+        answer = _data_in(raw)
+        if answer is None or answer == "":
+            return None
+        if calls_in(question):
+            answer = _decided(question, raw, answer)
+        if answer is not None and (schema := question.get("schema")):
+            _check_schema(question, schema, answer)
+        return answer
+
+    def expected(self, question: Mapping[str, Any]) -> str:
+        if is_breakpoint(question):
+            return "continue"
+        if not (calls := calls_in(question)):
+            return "what the agent expects: text, or JSON"
+        words = ["yes", "no"] if _may(question, "approve") else []
+        one = '{"type": "approve" | "edit" | "reject" | …}'
+        return ", ".join([*words, one if _asks_one(question) else f'{{"decisions": [{one}]}}']) + (
+            "" if len(calls) == 1 else f", one for each of the {len(calls)} calls"
+        )
+
+    def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
+        if is_breakpoint(question):
+            return ["continue"]
+        return ["yes"] if calls_in(question) and _may(question, "approve") else ["ANSWER"]
+
+    def default(self, question: Mapping[str, Any]) -> Any:
+        if is_breakpoint(question):
+            return "continue"
+        if not calls_in(question) or not _may(question, "approve"):
+            return MISSING
+        return self.read(question, "yes")
+
+    def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
+        return True
+
+
+def is_breakpoint(question: Mapping[str, Any]) -> bool:
+    """Whether the graph of an agent stops before or after a node, and asks nothing."""
+    value = question["value"]
+    return isinstance(value, Mapping) and set(cast("Mapping[str, Any]", value)) == {"breakpoint"}
+
+
+def calls_in(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The calls, with `name` and `args`, that an agent asks about in LangChain's form."""
+    value: Any = question["value"]
+    if not isinstance(value, Mapping):
+        return []
+    asked = cast("Mapping[str, Any]", value)
+    given: Any = [asked] if asked.get("type") == "tool_approval" else asked.get("action_requests")
+    found = cast("list[Any]", given) if isinstance(given, list) else []
+    calls = [cast("Mapping[str, Any]", each) for each in found if isinstance(each, Mapping)]
+    right = [call for call in calls if {"name", "args"} <= set(call)]
+    return right if len(right) == len(found) else []
+
+
+def _asks_one(question: Mapping[str, Any]) -> bool:
+    """Whether LangChain expects one decision, and not a list of them."""
+    return question["value"].get("type") == "tool_approval"
+
+
+def _may(question: Mapping[str, Any], decision: str) -> bool:
+    """Whether every call allows a decision."""
+    if _asks_one(question):
+        return f'"{decision}"' in to_json(question.get("schema") or {})
+    configs: Any = question["value"].get("review_configs") or []
+    return all(decision in config.get("allowed_decisions", [decision]) for config in configs)
+
+
+def _data_in(raw: Any) -> Any:
+    """Text that is JSON as its value; other text and data unchanged."""
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw.strip()
+
+
+def _decided(question: Mapping[str, Any], raw: Any, answer: Any) -> Any:
+    """An answer as LangChain's decisions; None if it is none.
+
+    Raises:
+        AnswerError: There are too few or too many decisions, or one of them is not allowed.
+    """
+    calls, word = calls_in(question), word_of(raw)
+    if word in (*YES, "approve", "once"):
+        decisions: Any = [{"type": "approve"} for _ in calls]
+    elif word in (*NO, "reject"):
+        decisions = [{"type": "reject"} for _ in calls]
+    else:
+        decisions = _listed(calls, answer)
+    if decisions is None:
+        return None
+    problem = ""
+    if len(decisions) != len(calls):
+        problem = f"it has {len(decisions)} decisions for {len(calls)} calls"
+    for decision in decisions:
+        known = isinstance(decision, Mapping)
+        kind = cast("Mapping[str, Any]", decision).get("type") if known else None
+        if kind not in ("approve", "edit", "reject", "respond") or not _may(question, kind):
+            problem = f"`{brief(kind)}` is not an allowed decision"
+    if problem:
+        raise AnswerError(
+            f"the answer to `{question.get('step')}` does not fit: {problem}",
+            hint=f"answer with: {expected(question)}",
+        )
+    return decisions[0] if _asks_one(question) else {"decisions": decisions}
+
+
+def _listed(calls: Sequence[Mapping[str, Any]], answer: Any) -> list[Any] | None:
+    """The decisions in data: a list, one decision, or the changed arguments of one call."""
+    if isinstance(answer, list):
+        return cast("list[Any]", answer)
+    if not isinstance(answer, Mapping):
+        return None
+    data = cast("Mapping[str, Any]", answer)
+    if isinstance(data.get("decisions"), list):
+        return data["decisions"]
+    if "type" in data:
+        return [dict(data)]
+    if set(data) == {"arguments"} and len(calls) == 1:
+        action = {"name": calls[0]["name"], "args": data["arguments"]}
+        return [{"type": "edit", "edited_action": action}]
+    return None
+
+
+def _check_schema(question: Mapping[str, Any], schema: Mapping[str, Any], answer: Any) -> None:
+    """Check an answer against the agent's own schema.
+
+    Raises:
+        AnswerError: It does not fit.
+    """
+    try:
+        faults = misfits(schema, answer)
+    except UnusableSchema:
+        return  # the agent checks it
+    if faults:
+        raise AnswerError(
+            f"the answer to `{question.get('step')}` does not fit: {'; '.join(map(str, faults))}",
+            hint=f"its schema: {brief(schema, 300)}",
+        )
+
+
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
@@ -591,6 +780,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "job_unknown": JobUnknown(),
     "failure": Failure(),
     "tool_changed": ToolChanged(),
+    "interrupt": OfGraph(),
 }
 
 
@@ -609,7 +799,8 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     Raises:
         AnswerError: `raw` is not an answer to this question; the message lists valid answers.
     """
-    kind, decision = kind_of(question), decision_of(raw)
+    kind = kind_of(question)
+    decision = None if isinstance(kind, OfGraph) else decision_of(raw)
     answer = kind.read(question, raw if decision is None else kind.decided(question, decision))
     if answer is None:
         step, said = question.get("step"), "" if asks_secret(question) else brief(raw).strip()
@@ -692,6 +883,14 @@ def _content_of(question: Mapping[str, Any], answer: Any) -> Mapping[str, Any] |
         return None
     content: Any = cast("Mapping[str, Any]", answer).get("content")
     return cast("Mapping[str, Any]", content) if isinstance(content, Mapping) else None
+
+
+def is_question(value: Any) -> bool:
+    """Whether a value is a question of a run: a mapping with a known kind and a step."""
+    if not isinstance(value, Mapping):
+        return False
+    found = cast("Mapping[str, Any]", value)
+    return found.get("kind") in KINDS and "step" in found
 
 
 # Batch jobs, which a run also waits for

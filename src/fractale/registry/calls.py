@@ -7,9 +7,12 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from fractale.toolbox import LOCAL_CALL
 
 
 class Progress:
@@ -57,6 +60,7 @@ def guarded(
             result = await invoke(function, *args, **kwargs)
             return finish(result) if finish else result
         except (Exception, SystemExit) as error:
+            pass_on(error)
             raise failure(error_text(error)) from error
 
     return call
@@ -114,8 +118,36 @@ async def in_thread(call: Callable[[], Any]) -> Any:
     return result
 
 
+def pass_on(error: BaseException | None) -> None:
+    """Keep an exception that must reach a caller in this process, which raises it again.
+
+    It is LangGraph's: an interrupt, as the tool or a graph inside it asks a question; a graph that
+    was stopped at a step; or an answer that does not fit the `response_schema` of an interrupt.
+    """
+    call = LOCAL_CALL.get()
+    while call is not None and error is not None:
+        if isinstance(error, Exception) and _is_for_caller(error):
+            call.passed_on = error
+            return
+        error = error.__cause__
+
+
+def _is_for_caller(error: Exception) -> bool:
+    errors = sys.modules.get("langgraph.errors")
+    if errors is None:
+        return False
+    if isinstance(error, (errors.GraphInterrupt, errors.GraphDrained)):
+        return True
+    return bool(errors.is_invalid_resume(error))
+
+
 def error_text(error: BaseException) -> str:
     """The message of a tool's exception for a user or a model, without a traceback."""
+    errors = sys.modules.get("langgraph.errors")
+    if errors is not None and isinstance(error, errors.GraphInterrupt):
+        return "the tool asked a question with LangGraph's `interrupt`: only a run can answer it"
+    if errors is not None and isinstance(error, errors.ParentCommand):
+        return "the tool sent a `Command` to the graph around it: a plan's transitions decide that"
     if isinstance(error, SystemExit):
         return f"the function ended itself with exit code {error.code}"
     if _is_message(error):

@@ -30,7 +30,7 @@ from mcp import types
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from pydantic import ValidationError as PydanticValidationError
 
-from fractale.registry.calls import error_text, guarded
+from fractale.registry.calls import error_text, guarded, pass_on
 from fractale.registry.fastmcp_uses import FastMCPMade
 from fractale.registry.files import RegistryEntry
 from fractale.registry.prompts import a_function, messages_of
@@ -102,6 +102,7 @@ def _runner(
             if made.output_schema and not answer.is_error and not answer.meta:
                 check_answer(made.name, structured, made.output_schema)
         except Exception as error:  # noqa: BLE001 - the tool's own error, as an answer
+            pass_on(error)
             return failed(str(error))
         if not answer.content and structured is None and not answer.is_error:
             structured = {"result": None}  # a function that returns nothing has done its work

@@ -31,7 +31,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from fractale.errors import ToolError
-from fractale.registry.calls import Progress, guarded
+from fractale.registry.calls import Progress, guarded, invoke
+from fractale.registry.injected import InjectedParameter, injected_in, values_of
 from fractale.registry.schemas import WRAPPED, inlined, untitled
 
 _CONTENT = (
@@ -77,7 +78,16 @@ class Signature:
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters that a caller may set, by name."""
         known = inspect.signature(self.function).parameters
-        return {name: known[name] for name in known if self.hints.get(name) is not Progress}
+        return {
+            name: known[name]
+            for name in known
+            if self.hints.get(name) is not Progress and name not in self.injected
+        }
+
+    @cached_property
+    def injected(self) -> Mapping[str, InjectedParameter]:
+        """The parameters that LangGraph sets."""
+        return injected_in(self.hints)
 
     @cached_property
     def hints(self) -> dict[str, Any]:
@@ -98,11 +108,22 @@ class Signature:
         """The function with the parameters that a caller may set; it can't block the server."""
         injected = {name: Progress() for name, hint in self.hints.items() if hint is Progress}
         function = functools.partial(self.function, **injected) if injected else self.function
+        if self.injected:
+            function = self._with_injected(function)
         call: Any = guarded(function, ToolError)
         call.__signature__ = inspect.Signature([*self.parameters.values()])
         call.__annotations__ = {
             name: self.hints[name] for name in self.parameters if name in self.hints
         }
+        return call
+
+    def _with_injected(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            more = await values_of(self.injected, name, kwargs)
+            return await invoke(function, *args, **kwargs, **more)
+
         return call
 
     async def call(self, arguments: Mapping[str, Any]) -> Any:

@@ -14,12 +14,13 @@ from fractale.paths import NOTES
 from fractale.registry.calls import error_text, guarded
 from fractale.registry.fastmcp_uses import FastMCPMade, is_fastmcps, is_for_fastmcp
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX, RegistryEntry
-from fractale.registry.langchain import caller_of, is_langchain, schema_of
+from fractale.registry.langchain import caller_of, hints_in, is_langchain, schema_of
 from fractale.registry.schemas import inlined
 from fractale.registry.server import LocalTool
 from fractale.registry.signature import Signature
 from fractale.registry.values import breaks, described_answer, failed, tool_answer
 from fractale.schemas import check_schema
+from fractale.toolbox import TRACES_ITSELF
 
 AGENT = {"fractale.type": "agent"}
 
@@ -46,13 +47,25 @@ def make_tool(entry: RegistryEntry, found: Any) -> LocalTool | FastMCPMade:
         return _from_function(entry, found)
     if callable(found):
         return _from_object(entry, found, default_name=_own_name(found))
+    if _declares(found, "ainvoke"):
+        kind = type(found).__name__
+        raise TypeError(f"is {kind}: a run can ask a LangGraph graph as a sub-agent, not as a tool")
     raise TypeError(f"is {type(found).__name__}, which can't be called")
 
 
 def is_agent_like(found: Any) -> bool:
     """Whether an object looks like a sub-agent: it describes itself, and is not a function."""
-    described = hasattr(found, "description") or hasattr(found, "input_schema")
+    # Not `hasattr`, which runs the object's properties: those of LangChain build schemas.
+    described = _declares(found, "description") or _declares(found, "input_schema")
     return (inspect.isclass(found) or not inspect.isroutine(found)) and described
+
+
+def _declares(found: Any, name: str) -> bool:
+    try:
+        inspect.getattr_static(found, name)
+    except AttributeError:
+        return False
+    return True
 
 
 def _own_name(found: Any) -> str:
@@ -72,7 +85,7 @@ def _from_function(
     about: str | None = None,
 ) -> LocalTool | FastMCPMade:
     # The registry's entry overrides the function's own notes.
-    notes = {**getattr(function, NOTES, {}), **entry.annotations}
+    notes = {**getattr(function, NOTES, {}), **hints_in(function), **entry.annotations}
     entry = dataclasses.replace(entry, annotations=notes)
     if is_for_fastmcp(function):
         from fractale.registry.fastmcp_mount import tool_of_function
@@ -203,5 +216,9 @@ def _own(entry: RegistryEntry) -> dict[str, Any]:
 
 
 def _from_langchain(entry: RegistryEntry, tool: Any) -> LocalTool:
+    notes = {**hints_in(tool), **entry.annotations}
+    entry = dataclasses.replace(entry, annotations=notes)
     call = caller_of(tool)
-    return _described(entry, call, tool.name, tool.description, schema_of(tool), None)
+    made = _described(entry, call, tool.name, tool.description, schema_of(tool), None)
+    made.listing.meta = {**(made.listing.meta or {}), TRACES_ITSELF: True}
+    return made

@@ -18,6 +18,17 @@ from fractale.registry.fastmcp_uses import is_fastmcps
 from fractale.registry.schemas import WRAPPED
 from fractale.schemas import UnusableSchema, misfits
 
+INTERRUPT = "__interrupt__"
+"""The key of the questions in the state of a LangGraph graph that stopped at an interrupt."""
+
+
+def unanswered() -> ToolError:
+    """The error for a tool whose graph asked a question outside of the run."""
+    return ToolError(
+        "a graph inside the tool stopped at an interrupt, so the tool has no answer",
+        hint="invoke the graph in the tool's own task: the run then asks the question",
+    )
+
 
 def failed(message: str) -> types.CallToolResult:
     """The result of a failed call."""
@@ -39,6 +50,8 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     """
     if isinstance(value, types.CallToolResult):
         return value
+    if isinstance(value, dict) and INTERRUPT in value:
+        raise unanswered()
     if is_fastmcps(value) or (
         isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
     ):

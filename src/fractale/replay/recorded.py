@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import ChatResult
 
 from fractale.agents.catalog import Catalog
+from fractale.agents.conversation import CHANGES, FAILED_CHANGE
 from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Subagent
 from fractale.errors import NotDone, NotRecorded, ToolError
 from fractale.graph.agent_context import StepAgentContext
@@ -340,14 +342,17 @@ class RecordedAgents(Catalog):
         self._comparison = comparison
 
     def find(self, name: str) -> Subagent | None:
-        if name not in self.missing:
-            return self._inner.find(name)
+        found = None if name in self.missing else self._inner.find(name)
+        if name not in self.missing and (found is None or not found.is_graph):
+            return found
 
         async def run(host: AgentContext, request: AgentRequest) -> AgentAnswer:
             del request
             return _as_recorded(name, cast("StepAgentContext", host), self._comparison)
 
-        return Subagent(name=name, description="recorded", run=run)
+        return replace(
+            found or Subagent(name=name, description="recorded", run=run), run=run, is_graph=False
+        )
 
     def is_own(self, name: str) -> bool:
         return self._inner.is_own(name)
@@ -376,15 +381,39 @@ def _as_recorded(name: str, context: StepAgentContext, comparison: Comparison) -
         if not comparison.ended:
             comparison.end(f"in step `{context.path}`, in the sub-agent `{name}`")
         _unknown(name, context, "it had not ended")
+    if end.data.get("decided_by") == "judge":
+        _unknown(name, context, "a model judged its answer")
+    return _answer_at(end)
+
+
+def _answer_at(end: TraceEvent) -> AgentAnswer:
+    """The answer of a sub-agent, from the end of its step.
+
+    Raises:
+        NotDone, ToolError: The sub-agent raised it in the recorded run.
+    """
     data, outputs = end.data, end.refs.get("outputs")
     decided, error = data.get("decided_by"), str(data.get("error") or "")
-    if decided == "judge":
-        _unknown(name, context, "a model judged its answer")
     if decided == "agent":
         raise NotDone(str(data.get("reason") or error))
-    if decided == "error" and data.get("code") not in ("agent", None):
+    if decided != "error":
+        return AgentAnswer(outputs=outputs)
+    if data.get("code") not in ("agent", None):
         raise ToolError(error)
-    return AgentAnswer(outputs=outputs, error=error if decided == "error" else None)
+    found = _FAILED_CHANGE.match(str(data.get("reason") or error))
+    if found and not data.get("code"):
+        return AgentAnswer(outputs=outputs, messages=[_failed(found[1], found[2])])
+    return AgentAnswer(outputs=outputs, error=error)
+
+
+_FAILED_CHANGE = re.compile(re.escape(FAILED_CHANGE) + r"`(.+?)`: (.*)", re.DOTALL)
+
+
+def _failed(tool: str, text: str) -> ToolMessage:
+    """The evidence that a sub-agent's last call that was to change something failed."""
+    return ToolMessage(
+        text, name=tool, tool_call_id="recorded", status="error", additional_kwargs={CHANGES: True}
+    )
 
 
 def _usage_of(event: TraceEvent) -> Usage:

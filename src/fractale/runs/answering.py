@@ -59,10 +59,17 @@ class Answering:
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
-                # A secret is only in `_elicited`. The server asks again, and gets it from there.
-                replies[key] = reply(question, without_secrets(question, answer))
+                replies[key] = self._reply(question, answer)
         self.asking = False
         return Command(resume=replies) if replies else None
+
+    @staticmethod
+    def _reply(question: Mapping[str, Any], answer: Any) -> Any:
+        """An answer in the form that the node expects which asked the question."""
+        if question.get("kind") == "interrupt":  # a node of the agent's own graph
+            return answer
+        # A secret is only in `_elicited`. The server asks again, and gets it from there.
+        return reply(question, without_secrets(question, answer))
 
     async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
         """The answer given beforehand, or the user's; MISSING if there is none."""

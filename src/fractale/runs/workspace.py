@@ -56,13 +56,16 @@ class Extensions:
     Args:
         registries: Registry or server files, or such files that were read already.
         agents: Sub-agents by dotted path.
+        given: Sub-agents as objects, or name → object: a `Subagent`, a LangGraph graph, a function
+            that makes one.
     """
 
     registries: Sequence[Path | str | Registry] = ()
     agents: Sequence[str] = ()
+    given: Sequence[Any] | Mapping[str, Any] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.registries or self.agents)
+        return bool(self.registries or self.agents or self.given)
 
     @cached_property
     def files(self) -> Sequence[Registry]:
@@ -91,10 +94,10 @@ class Extensions:
                 names a sub-agent that is not registered.
         """
         from fractale.agents.catalog import Catalog
-        from fractale.agents.own import split_agents, with_named
+        from fractale.agents.own import as_agents, split_agents, with_named
 
         own, served = split_agents(with_named(self.files, self.agents, plan))
-        return Catalog(own), served
+        return Catalog([*own, *as_agents(self.given)]), served
 
 
 class Workspace:
@@ -246,7 +249,7 @@ def make_toolbox(
     servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
     if served or tools:
         server = build_server(served, functions=tools, on_warning=on_warning)
-        servers.append(EmbeddedServer(server=server))
+        servers.append(EmbeddedServer(server=server, sees_caller=True))
     return McpToolbox(
         servers,
         on_log=_masked(on_log, masker),

@@ -35,6 +35,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 from pydantic import TypeAdapter
 
 from fractale.errors import CallError, ToolError, TransportError
+from fractale.registry.calls import pass_on
 from fractale.text import did_you_mean
 from fractale.toolbox import (
     Elicitation,
@@ -332,6 +333,7 @@ class FakeToolServer:
         except CallError:
             raise
         except Exception as error:  # noqa: BLE001  # as a server does: any error is an answer
+            pass_on(error)
             return _result(None, text=str(error) or type(error).__name__, is_error=True)
         finally:
             self._on_elicit.reset(token)

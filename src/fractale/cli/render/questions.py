@@ -9,7 +9,7 @@ from typing import Any
 from fractale.cli.render.phrases import as_json
 from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
 from fractale.plan.escape import JOINERS
-from fractale.questions import tool_of
+from fractale.questions import calls_in, tool_of
 from fractale.questions.forms import (
     as_schema,
     choices_of,
@@ -18,7 +18,7 @@ from fractale.questions.forms import (
     properties_of,
     required_of,
 )
-from fractale.questions.kinds import labels
+from fractale.questions.kinds import is_breakpoint, labels
 
 WIDTH = 96
 NAME_MOST = 24
@@ -212,6 +212,38 @@ def failure_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     step = inert(str(question["step"]))
     error = inert(str(question.get("error") or ""), 2000)
     return [head("?", f"step {step} failed", question, run), *prose(error, "    ")]
+
+
+def interrupt_lines(question: Mapping[str, Any], run: str) -> list[Line]:
+    """The question of a LangGraph agent, or of a tool's Python code."""
+    return [
+        head("?", f"{asker(question)} asks", question, run),
+        *(row(f"    {line}") for line in asked_lines(question)),
+    ]
+
+
+def asker(question: Mapping[str, Any]) -> str:
+    """The tool or the agent whose code asks with LangGraph's `interrupt`."""
+    if question.get("tool"):
+        return f"the tool {inert(str(question['tool']), 80)}"
+    return f"the agent {inert(str(question['agent']), 80)}"
+
+
+def asked_lines(question: Mapping[str, Any]) -> list[str]:
+    """The calls that a LangGraph agent asks about, or the value of its interrupt."""
+    if is_breakpoint(question):
+        return ["it stops here, at a breakpoint of its graph"]
+    if calls := calls_in(question):
+        return [line for call in calls for line in _call_lines(call)]
+    value = question["value"]
+    if isinstance(value, str):
+        return exact(value.strip()).split("\n")
+    return arguments_lines(value) if isinstance(value, dict) else exact_value(value)  # pyright: ignore[reportUnknownArgumentType] - the agent's own data
+
+
+def _call_lines(call: Mapping[str, Any]) -> list[str]:
+    arguments = arguments_lines(table(call, "args"))
+    return [f"may it call {exact(str(call['name']))}?", *(f"  {line}" for line in arguments)]
 
 
 def log_lines(log: Path) -> list[Line]:

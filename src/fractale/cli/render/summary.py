@@ -8,6 +8,8 @@ from typing import Any, cast
 from fractale.cli.render.phrases import as_json, job_text, jobs_in_words
 from fractale.cli.render.questions import (
     arguments_lines,
+    asked_lines,
+    asker,
     changed_words,
     choices_lines,
     cost_lines,
@@ -408,6 +410,10 @@ def _failure_text(question: Mapping[str, Any]) -> list[str]:
     return ["failed:", *_said(question.get("error") or "")]
 
 
+def _interrupt_text(question: Mapping[str, Any]) -> list[str]:
+    return [f"{asker(question)} asks:", *_indented(asked_lines(question))]
+
+
 def _said(text: Any) -> list[str]:
     rows = inert(str(text).strip(), lines=True).split("\n")
     return [words for line in rows for words in fold(line, WIDTH - 16)]
@@ -426,4 +432,5 @@ _ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "tool_changed": _tool_changed_text,
     "job_unknown": _job_unknown_text,
     "failure": _failure_text,
+    "interrupt": _interrupt_text,
 }

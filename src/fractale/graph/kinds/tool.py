@@ -15,16 +15,20 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from langgraph.errors import GraphInterrupt, is_invalid_resume
+
 from fractale import questions
-from fractale.errors import CallError, PolicyError, ToolError, TransportError
+from fractale.agents.tool_runs import ToolRun
+from fractale.errors import AnswerError, CallError, PolicyError, ToolError, TransportError
 from fractale.evidence import misfit_of, outputs_of
 from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
-from fractale.graph.call import Attempt, Codec, once
-from fractale.graph.errors_as_data import Elicited
-from fractale.graph.interrupts import ask, identity_of
+from fractale.graph.call import Attempt, Codec, current_task, has_callbacks, once
+from fractale.graph.errors_as_data import Elicited, Paused
+from fractale.graph.interrupts import ask, identity_of, of_code
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
@@ -41,11 +45,12 @@ from fractale.policy import (
     reads_only,
     source_of,
 )
+from fractale.questions import is_job
 from fractale.questions.parsing import brief
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
-from fractale.toolbox import Elicitation, ToolInfo, ToolResult
+from fractale.toolbox import LOCAL_CALL, Elicitation, LocalCall, ToolInfo, ToolResult
 
 if TYPE_CHECKING:
     from fractale.graph.step import StepNode
@@ -99,6 +104,7 @@ def agree(
     agent: str | None = None,
     *,
     cost: str = "",
+    reviewed: bool = False,
 ) -> Mapping[str, Any]:
     """Check that a call may be made. The call may need the user's approval.
 
@@ -109,6 +115,8 @@ def agree(
     Args:
         agent: The path of the sub-agent that makes the call, if it is not the step's own.
         cost: The most that the call may use, as text for the user.
+        reviewed: Whether the agent itself asked the user about this call. That counts like
+            ``--yes``.
 
     Returns:
         The arguments, with the user's changes.
@@ -128,7 +136,8 @@ def agree(
         if ruling.agreed:
             attempt.agreed[_call_of(attempt, tool, arguments)] = ruling.why
         return arguments
-    if attempt.journal.is_begun(agent, _call_of(attempt, tool, arguments)):
+    begun = attempt.journal.is_begun(agent, _call_of(attempt, tool, arguments))
+    if begun or (reviewed and ruling.yes):
         return arguments
     if faults := _misfits_of(tool.input_schema, arguments):
         raise ToolError(
@@ -383,16 +392,55 @@ class ToolCodec(Codec[ToolResult]):
     async def send(self) -> ToolResult:
         """Call the tool through the toolbox."""
         self._asked.clear()
-        attempt, tool = self.attempt, self.tool
-        answer = await attempt.deps.toolbox.call_tool(
+        attempt, tool, task = self.attempt, self.tool, current_task()
+        sent = partial(
+            attempt.deps.toolbox.call_tool,
             tool.qualified_name,
             self.arguments,
             on_progress=self._progress,
             on_elicit=self._elicited,
             definition=attempt.context.bindings.definition(tool),
         )
+        outer = LOCAL_CALL.get()  # of the model of an agent, if the same task made it
+        id_ = outer.id if outer and outer.task == task else self.fields["key"]
+        call = LocalCall(id_, task)
+        token = LOCAL_CALL.set(call)
+        try:
+            answer = await (self._traced(sent, id_) if has_callbacks() else sent())
+        except GraphInterrupt as error:
+            raise self._paused(error) from error
+        finally:
+            LOCAL_CALL.reset(token)
+        if call.passed_on is not None:
+            raise self._paused(call.passed_on)
         kept = with_files(answer, attempt.deps.outputs)
         return replace(kept, misfit=misfit_of(kept, tool))
+
+    async def _traced(self, make: Callable[[], Awaitable[ToolResult]], id_: str) -> ToolResult:
+        """Make the call as a tool run of LangChain's callbacks."""
+        attempt, agent = self.attempt, self.fields.get("agent")
+        shown = attempt.context.mask(dict(self.arguments))
+        metadata = {"fractale_step": attempt.path, "fractale_server": self.tool.server}
+        run = ToolRun(
+            tool=self.tool,
+            arguments=shown,
+            id=id_,
+            metadata={**metadata, "fractale_agent": agent} if agent else metadata,
+            mask=attempt.context.mask,
+        )
+        return await run.around(make, is_secret=shown != self.arguments)
+
+    def _paused(self, error: Exception) -> Exception:
+        """The pause of the run for a question of the tool's code, or for a stop of its graph."""
+        if is_invalid_resume(error):
+            words = f"the answer to `{self.attempt.path}` does not fit what `{self.tool.name}` asks"
+            return AnswerError(f"{words}: {error}")
+        if not isinstance(error, GraphInterrupt):
+            return Paused(error)
+        by = {"server": self.tool.server, "tool": self.tool.own_name}
+        asked = of_code(self.attempt, error, agent=str(self.fields.get("agent") or ""), **by)
+        values = [each.value for each in asked.args[0] if not is_job(each.value)]
+        return Paused(asked, values[0] if values else None)
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
         self.attempt.emit(
@@ -429,8 +477,10 @@ class ToolCodec(Codec[ToolResult]):
         return {**agreed, "arguments": dict(self.arguments)}
 
     def finished(
-        self, outcome: ToolResult | CallError | Elicited, *, recorded: bool
+        self, outcome: ToolResult | CallError | Elicited | Paused, *, recorded: bool
     ) -> dict[str, Any]:
+        if isinstance(outcome, Paused):
+            return {"is_error": False, "text": "the tool waits for an answer"}
         if isinstance(outcome, Elicited):
             return {"is_error": False, "text": "the server waits for an answer"}
         if isinstance(outcome, CallError):
