@@ -265,8 +265,8 @@ def as_node(
     Args:
         plan: The plan, or its graph.
         inputs: ``{"nodes": "node_count"}`` gives the plan's input `nodes` the value of the state's
-            `node_count`; a function receives the state. None: keys of the state with the names of
-            inputs.
+            `node_count`, unless that is None and the input has a default. A function receives the
+            state. None: keys of the state with the names of inputs.
         outputs: ``{"figure": "speed"}`` sets the state's `figure` to the plan's output `speed`.
             ``status``, ``error`` and ``outputs`` are the parts of the result, unless the plan has
             outputs of these names. None: each output under its own name.
@@ -430,8 +430,12 @@ def _inputs(plan: Plan, inputs: Inputs | None, state: Any) -> dict[str, Any]:
         return dict(inputs(state))
     found: dict[str, Any] = {}
     for name, source in (inputs or dict.fromkeys(plan.inputs)).items():
-        value = source(state) if callable(source) else _value(state, source or name)
-        if value is not _MISSING:
+        if callable(source):
+            found[name] = source(state)
+            continue
+        value = _value(state, source or name)
+        unset = value is None and not plan.inputs[name].required
+        if value is not _MISSING and not unset:
             found[name] = value
     return found
 
