@@ -118,8 +118,32 @@ builder.add_node("plan", whole)
 builder.add_edge(START, "plan")
 builder.add_edge("plan", END)
 own = builder.compile()
+
+
+class Cells(TypedDict, total=False):
+    cells: int
+    figure: int
+
+
+class Around(TypedDict, total=False):
+    secrets: dict[str, str]
+
+
+node = fractale.as_node(whole, inputs={"nodes": "cells"}, outputs={"figure": "nodes"})
+held = StateGraph(Cells, context_schema=Around).add_node("run", node)
+held = held.add_edge(START, "run").add_edge("run", END).compile()
+
+calls = Reply(tool_calls=[("chain", {"nodes": 4})])
+answers = [calls, Reply(text="It is six.")] * 50
+agent = create_agent(ScriptedModel(answers), [fractale.as_tool(whole)])
 '''
-GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own", "batch")}
+GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own", "batch", "held", "agent")}
+GIVEN = {
+    "whole": {"nodes": 4},
+    "own": {"nodes": 4},
+    "held": {"cells": 4},
+    "agent": {"messages": [{"role": "user", "content": "Run the chain on 4."}]},
+}
 
 
 class Server:
