@@ -70,9 +70,8 @@ from fractale.toolbox import (
 )
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-
     from fractale.events import Listener
+    from fractale.models.runnables import Chat
 
 Open = Callable[[], AbstractAsyncContextManager[Toolbox]]
 
@@ -83,7 +82,7 @@ def plan_graph(
     tools: Toolbox | Sequence[Any] = (),
     registries: Sequence[str | Path] = (),
     agents: Sequence[Any] | Mapping[str, Any] = (),
-    model: BaseChatModel | str | None = None,
+    model: Chat | str | None = None,
     settings: Settings | None = None,
     secrets: Mapping[str, str] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
@@ -163,7 +162,7 @@ class _Opened:
         plan: Plan,
         tools: Toolbox | Sequence[Any],
         extensions: Extensions,
-        model: BaseChatModel | None,
+        model: Chat | None,
         idle: float,
     ) -> None:
         self._settings, self._plan = settings, plan
