@@ -81,7 +81,7 @@ def plan_graph(
     *,
     tools: Toolbox | Sequence[Any] = (),
     registries: Sequence[str | Path] = (),
-    agents: Sequence[Any] = (),
+    agents: Sequence[Any] | Mapping[str, Any] = (),
     model: BaseChatModel | str | None = None,
     settings: Settings | None = None,
     secrets: Mapping[str, str] | None = None,
@@ -107,7 +107,8 @@ def plan_graph(
         tools: A toolbox that is open already, or Python functions and LangChain tools, beside the
             settings' servers.
         registries: Registry or server files whose tools the plan may use.
-        agents: Sub-agents that the plan may use.
+        agents: Sub-agents that the plan may use: dotted paths, or a `Subagent`, a LangGraph graph,
+            a function that makes one. Or name → object.
         model: A LangChain chat model, or ``provider:name``.
         settings: Used instead of the settings files and the environment.
         secrets: The plan's secret inputs, beside those of the environment. A run's context may
@@ -130,7 +131,7 @@ def plan_graph(
     settings = settings or load_settings()
     if isinstance(model, str):
         settings, model = settings.with_flags(model=model), None
-    extensions = Extensions(registries=registries, agents=agents)
+    extensions = _extensions(registries, agents)
     opened = _Opened(settings, loaded, tools, extensions, model, idle)
     setup = RunSetup(
         secrets={**read_secrets(loaded, settings.environment), **(secrets or {})},
@@ -141,6 +142,16 @@ def plan_graph(
     )
     builder = compile_plan(loaded, opened.dependencies, setup=setup)
     return builder.compile(checkpointer, name=name, store=store, **options)
+
+
+def _extensions(
+    registries: Sequence[str | Path], agents: Sequence[Any] | Mapping[str, Any]
+) -> Extensions:
+    if isinstance(agents, Mapping):
+        return Extensions(registries=registries, given=agents)
+    paths = [each for each in agents if isinstance(each, str)]
+    objects = [each for each in agents if not isinstance(each, str)]
+    return Extensions(registries=registries, agents=paths, given=objects)
 
 
 def _limits(limits: Limits | Mapping[str, Any] | None) -> Limits:
