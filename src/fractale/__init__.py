@@ -29,32 +29,73 @@ from typing import TYPE_CHECKING
 from fractale.lazy import lazy
 
 if TYPE_CHECKING:
+    from fractale.api import acancel as acancel
+    from fractale.api import afork as afork
+    from fractale.api import areplay as areplay
+    from fractale.api import aresume as aresume
     from fractale.api import arun as arun
+    from fractale.api import astream as astream
+    from fractale.api import astream_resume as astream_resume
+    from fractale.api import cancel as cancel
+    from fractale.api import fork as fork
+    from fractale.api import list_runs as list_runs
     from fractale.api import load as load
+    from fractale.api import replay as replay
+    from fractale.api import resolve as resolve
+    from fractale.api import resume as resume
     from fractale.api import run as run
+    from fractale.api import stream as stream
+    from fractale.api import stream_resume as stream_resume
     from fractale.api import validate as validate
     from fractale.compose import as_node as as_node
     from fractale.compose import as_tool as as_tool
     from fractale.compose import plan_graph as plan_graph
     from fractale.errors import FractaleError as FractaleError
+    from fractale.errors import ListenerError as ListenerError
     from fractale.errors import PlanError as PlanError
+    from fractale.events import Event as Event
     from fractale.graph.compile import compile_plan as compile_plan
     from fractale.graph.context import Dependencies as Dependencies
     from fractale.graph.context import RunContext as RunContext
     from fractale.graph.state import initial_state as initial_state
+    from fractale.plan.model import Limits as Limits
     from fractale.plan.model import Plan as Plan
+    from fractale.replaying.invocation import ReplayKeywords as ReplayKeywords
+    from fractale.runs.invocation import RunKeywords as RunKeywords
     from fractale.runs.result import RunResult as RunResult
 
 __getattr__, __all__ = lazy(
     __name__,
     {
-        "fractale.api": ("arun", "load", "run", "validate"),
+        "fractale.api": (
+            "acancel",
+            "afork",
+            "areplay",
+            "aresume",
+            "arun",
+            "astream",
+            "astream_resume",
+            "cancel",
+            "fork",
+            "list_runs",
+            "load",
+            "replay",
+            "resolve",
+            "resume",
+            "run",
+            "stream",
+            "stream_resume",
+            "validate",
+        ),
         "fractale.compose": ("as_node", "as_tool", "plan_graph"),
-        "fractale.errors": ("FractaleError", "PlanError"),
+        "fractale.errors": ("FractaleError", "ListenerError", "PlanError"),
+        "fractale.events": ("Event",),
         "fractale.graph.compile": ("compile_plan",),
         "fractale.graph.context": ("Dependencies", "RunContext"),
         "fractale.graph.state": ("initial_state",),
-        "fractale.plan.model": ("Plan",),
+        "fractale.plan.model": ("Limits", "Plan"),
+        "fractale.replaying.invocation": ("ReplayKeywords",),
+        "fractale.runs.invocation": ("RunKeywords",),
         "fractale.runs.result": ("RunResult",),
     },
 )

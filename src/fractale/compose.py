@@ -50,6 +50,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.runs.driver import roots_of
+from fractale.runs.invocation import extensions_of
 from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
@@ -69,9 +70,8 @@ from fractale.toolbox import (
 )
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-
     from fractale.events import Listener
+    from fractale.models.runnables import Chat
 
 Open = Callable[[], AbstractAsyncContextManager[Toolbox]]
 
@@ -82,7 +82,7 @@ def plan_graph(
     tools: Toolbox | Sequence[Any] = (),
     registries: Sequence[str | Path] = (),
     agents: Sequence[Any] | Mapping[str, Any] = (),
-    model: BaseChatModel | str | None = None,
+    model: Chat | str | None = None,
     settings: Settings | None = None,
     secrets: Mapping[str, str] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
@@ -107,8 +107,8 @@ def plan_graph(
         tools: A toolbox that is open already, or Python functions and LangChain tools, beside the
             settings' servers.
         registries: Registry or server files whose tools the plan may use.
-        agents: Sub-agents that the plan may use: dotted paths, or a `Subagent`, a LangGraph graph,
-            a function that makes one. Or name → object.
+        agents: Sub-agents that the plan may use, or name → sub-agent: dotted paths, or objects such
+            as LangGraph's graphs.
         model: A LangChain chat model, or ``provider:name``.
         settings: Used instead of the settings files and the environment.
         secrets: The plan's secret inputs, beside those of the environment. A run's context may
@@ -131,7 +131,7 @@ def plan_graph(
     settings = settings or load_settings()
     if isinstance(model, str):
         settings, model = settings.with_flags(model=model), None
-    extensions = _extensions(registries, agents)
+    extensions = extensions_of({"registries": registries, "agents": agents})
     opened = _Opened(settings, loaded, tools, extensions, model, idle)
     setup = RunSetup(
         secrets={**read_secrets(loaded, settings.environment), **(secrets or {})},
@@ -142,16 +142,6 @@ def plan_graph(
     )
     builder = compile_plan(loaded, opened.dependencies, setup=setup)
     return builder.compile(checkpointer, name=name, store=store, **options)
-
-
-def _extensions(
-    registries: Sequence[str | Path], agents: Sequence[Any] | Mapping[str, Any]
-) -> Extensions:
-    if isinstance(agents, Mapping):
-        return Extensions(registries=registries, given=agents)
-    paths = [each for each in agents if isinstance(each, str)]
-    objects = [each for each in agents if not isinstance(each, str)]
-    return Extensions(registries=registries, agents=paths, given=objects)
 
 
 def _limits(limits: Limits | Mapping[str, Any] | None) -> Limits:
@@ -172,7 +162,7 @@ class _Opened:
         plan: Plan,
         tools: Toolbox | Sequence[Any],
         extensions: Extensions,
-        model: BaseChatModel | None,
+        model: Chat | None,
         idle: float,
     ) -> None:
         self._settings, self._plan = settings, plan

@@ -25,6 +25,7 @@ line, a message that says what happened, and a ``hint`` about the next step.
     │   └── PolicyError              the call was refused before it was made
     ├── LimitReached            5    a limit of the run was reached; the run can be resumed
     ├── Stopped                 75   the run was stopped on request and can be resumed
+    ├── ListenerError           1    the caller's `on_event` raised; the run stopped, resumable
     ├── StoreError              1    the run's record cannot be read or written
     ├── NotRecorded             2    a run cannot be replayed: its record lacks something
     └── DependencyMissing       2    an optional package or program is not installed
@@ -321,6 +322,16 @@ class Stopped(FractaleError):
 
     code = "stopped"
     exit_code = 75
+
+
+class ListenerError(FractaleError):
+    """The caller's `on_event` raised. The run stopped at a step's boundary and can be resumed.
+
+    ``result`` is how the run ended (a `fractale.RunResult`), if it had begun.
+    """
+
+    code = "listener"
+    result: Any = None
 
 
 class StoreError(FractaleError):

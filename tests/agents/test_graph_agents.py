@@ -272,6 +272,21 @@ async def test_a_node_that_calls_a_tool_is_under_the_policy(ask):
     assert (await ask(graph, yes=True)).outputs == {"content": "bought tea"}
 
 
+async def test_a_sync_node_that_calls_a_tool_asks_in_its_own_thread(ask):
+    shop = Shop()
+
+    def node(state: MessagesState) -> Any:
+        del state
+        return {"messages": [AIMessage(shop.buy.invoke({"what": interrupt("what?")}))]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    person = Person(lambda question: "yes" if question["kind"] == "approval" else "tea")
+    ended = await ask(graph, person=person)
+    assert ended.outputs == {"content": "bought tea"}, ended.result.error
+    assert [each["kind"] for each in person.asked] == ["interrupt", "approval"]
+    assert shop.made == [("buy", "tea")]
+
+
 @pytest.mark.parametrize("kind", ["invoke", "ainvoke", "stream", "batch in a thread pool"])
 async def test_a_node_that_calls_a_model_counts(ask, kind):
     model = ScriptedModel(["Hello."] * 2)
@@ -706,6 +721,21 @@ async def test_a_call_is_not_made_twice_when_its_task_is_repeated(ask, kind, set
 # deepagents
 
 
+async def test_a_tool_with_the_name_of_one_of_theirs_is_another_tool(ask):
+    made: list[str] = []
+
+    @tool
+    def task(what: str) -> str:
+        """Do a task."""
+        made.append(what)
+        return what
+
+    model = ScriptedModel([calls("task", what="tea"), "Done."])
+    ended = await ask(create_agent(model, tools=[task]))
+    assert ended.result.status == "waiting"
+    assert made == []
+
+
 async def test_deepagents(ask):
     from deepagents import create_deep_agent
 
@@ -847,3 +877,36 @@ async def test_a_model_that_is_not_seen_is_a_warning(ask):
     assert [each["code"] for each in ended.of("warning")] == ["unseen-model"]
     ended = await ask(create_agent(ScriptedModel(["Seen."]), tools=[]))
     assert ended.of("warning") == []
+
+
+async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
+    from langgraph.types import Command
+
+    import fractale
+
+    for answer, made in (("approve", [("buy", "tea")]), ("reject", [])):
+        shop = Shop()
+        graph = fractale.plan_graph(
+            PLAN,
+            agents={"helper": approving(shop, "buy")},
+            settings=settings,
+            checkpointer=InMemorySaver(),
+        )
+        config: Any = {"configurable": {"thread_id": "1"}}
+        state = await graph.ainvoke({}, config)
+        (asked,) = state["__interrupt__"]
+        assert asked.value["value"]["action_requests"][0]["name"] == "buy"
+        resume = Command(resume={"decisions": [{"type": answer}]})
+        state = await graph.ainvoke(resume, config)
+        assert "__interrupt__" not in state, state
+        assert shop.made == made
+        assert state["status"] == ("success" if made else "failed"), state
+
+
+async def test_python_gives_it_as_an_object(settings):
+    import fractale
+
+    shop = Shop()
+    for agents in ({"helper": approving(shop, "buy")}, {"helper": made}):
+        result = await fractale.arun(PLAN, agents=agents, settings=settings, yes=True)
+        assert result.status == "success", result

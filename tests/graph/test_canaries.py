@@ -27,7 +27,7 @@ from fractale.errors import AnswerError
 from fractale.plan.build import load_plan
 from fractale.questions import Answers
 from fractale.record.recordings import open_recording
-from fractale.replay.replay import replay
+from fractale.replaying.replay import replay
 from fractale.runs import RunOptions
 from fractale.runs.workspace import Workspace
 from fractale.settings import load_settings

@@ -16,7 +16,7 @@ from fractale.plan.build import load_plan
 from fractale.policy import Policy
 from fractale.questions import Answers
 from fractale.record.recordings import open_recording
-from fractale.replay.replay import Live, Replayed, replay
+from fractale.replaying.replay import Live, Replayed, replay
 from fractale.runs import RunOptions, Runs
 from fractale.settings import Settings
 from fractale.store.run_record import RunRecord, RunRecords

@@ -44,7 +44,13 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message_to_dict
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
-from langgraph._internal._constants import CONFIG_KEY_RUNTIME
+from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUMING,
+    CONFIG_KEY_RUNTIME,
+)
+from langgraph._internal._serde import collect_allowlist_from_schemas
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, GraphRecursionError
 from langgraph.prebuilt.tool_node import ToolInvocationError
@@ -72,6 +78,7 @@ from fractale.policy import Grant, may_repeat, source_of
 from fractale.questions.kinds import KINDS
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
+from fractale.store.serializer import Types, allowing
 from fractale.toolbox import ToolInfo
 
 if TYPE_CHECKING:
@@ -93,6 +100,8 @@ LOOKS = frozenset({"ls", "read_file", "glob", "grep"})
 """Tools of deepagents that only read."""
 SERVES = frozenset({"write_todos", "task"})
 """Tools of LangChain and deepagents that change nothing outside of the agent's own state."""
+SERVING = "fractale.serving"
+"""A hint of such a tool."""
 
 
 async def run_graph(
@@ -128,7 +137,8 @@ async def run_graph(
     merged = _with_store(merged, graph)
     more = {} if context is None else {"context": context}
     try:
-        with _without_warnings():
+        with _without_warnings(), allowing(_types_in(graph)):
+            await calls.remember_pending(graph, merged)
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
         raise calls.as_questions(asked) from asked
@@ -219,9 +229,9 @@ class GraphCalls(BaseCallbackHandler):
         self._agent = agent
         self._name = str(getattr(graph, "name", "") or "")
         self._hints = _hints_in(graph)
+        self._serving = {name for name, hints in self._hints.items() if SERVING in hints}
         self._open: dict[UUID, _OpenCall] = {}
         self._failures: list[tuple[BaseException, str]] = []
-        self._numbers: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._warned = False
@@ -532,7 +542,7 @@ class GraphCalls(BaseCallbackHandler):
     def _end_tool(self, opened: _OpenCall, text: str, *, is_error: bool) -> None:
         attempt = self._attempt
         assert opened.tool is not None  # noqa: S101 - only tools get here
-        if opened.tool.name not in SERVES:
+        if opened.tool.name not in self._serving:
             attempt.saw(source_of(opened.tool, attempt.deps.policy.settings.sources, []), text)
         self._emit_tool(opened, text, is_error=is_error)
 
@@ -564,7 +574,7 @@ class GraphCalls(BaseCallbackHandler):
         return {**values, "messages": [self._marked(each) for each in cast("list[Any]", messages)]}
 
     def _marked(self, message: Any) -> Any:
-        if not isinstance(message, ToolMessage) or message.name in SERVES:
+        if not isinstance(message, ToolMessage) or message.name in self._serving:
             return message
         hints = self._hints.get(str(message.name), {})
         changes = {CHANGES: hints.get("readOnlyHint") is not True}
@@ -603,6 +613,22 @@ class GraphCalls(BaseCallbackHandler):
     def _note(self) -> str:
         """The key of the calls that the graph itself asked about in this attempt."""
         return f"reviewed {self._attempt.path} {self._attempt.attempts} {self._agent}"
+
+    async def remember_pending(self, graph: Any, config: RunnableConfig) -> None:
+        """Remember the calls that the graph asked about before this process, from its checkpoint.
+
+        The notes of a run that is not recorded end with the process.
+        """
+        known: Mapping[str, Any] = config.get("configurable") or {}
+        saver = known.get(CONFIG_KEY_CHECKPOINTER)
+        if not known.get(CONFIG_KEY_RESUMING) or not isinstance(saver, BaseCheckpointSaver):
+            return
+        if getattr(graph, "checkpointer", None) is False:
+            return
+        names = ("thread_id", "checkpoint_ns", CONFIG_KEY_CHECKPOINTER)
+        place: Any = {"configurable": {name: known.get(name) for name in names}}
+        for asked in (await graph.aget_state(place)).interrupts:
+            self._remember_asked(self._question(_as_json(asked.value), None))
 
     def _remember_asked(self, question: Mapping[str, Any]) -> None:
         """Remember the calls that the graph asks about itself, so that it is not asked twice.
@@ -777,8 +803,29 @@ def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
             module = str(getattr(made, "__module__", ""))
             is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
             own = {"readOnlyHint": True} if is_known else {}
-            found[name] = {**own, **_hints(getattr(tool, "metadata", None))}
+            serving = {SERVING: True} if is_known and name in SERVES else {}
+            found[name] = {**own, **serving, **_hints(getattr(tool, "metadata", None))}
     return found
+
+
+def _types_in(graph: Any) -> Types:
+    """The types that the states of the graph and of its subgraphs declare: checkpoints have them.
+
+    The user named the module that has them, so reading them runs no other code.
+    """
+    found: set[tuple[str, ...]] = set()
+    inner: list[Any] = []
+    if hasattr(graph, "get_subgraphs"):
+        inner = [each for _, each in graph.get_subgraphs(recurse=True)]
+    for each in [graph, *inner]:
+        builder: Any = getattr(each, "builder", None)
+        names = ("state_schema", "input_schema", "output_schema")
+        schemas = [getattr(builder, name, None) for name in names]
+        found |= collect_allowlist_from_schemas(
+            schemas=[schema for schema in schemas if schema is not None],
+            channels=getattr(each, "channels", None),
+        )
+    return frozenset(found)
 
 
 # LangChain logs each error of a handler, although it also raises it.

@@ -23,6 +23,8 @@ JOBS = "jobs"
 """The directory of the jobs' directories, in that of the run."""
 LOG = "log"
 """The log in a job's directory: see `fractale.schedulers.folder`."""
+MOST_NAMED = 12
+"""The most steps that a message names."""
 
 
 class RunJobs:
@@ -300,3 +302,32 @@ def is_of_step(path: str, step: str) -> bool:
     plain = without_indexes(path)
     names = [path, plain, *around(path), *around(plain)]
     return step in names or step in (name.rpartition("/")[2] for name in names)
+
+
+def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:
+    """The error for a step or a run without a batch job, with a hint where to look instead."""
+    run = history.run
+    names = list(dict.fromkeys(job.step for job in jobs))
+    if step is None or not (history.of_step(step) or step in _planned(history)):
+        what = f"run {run} has no step `{step}`" if step else f"run {run} has no batch job"
+        there = f"steps with a job: {', '.join(names[:MOST_NAMED])}" if names else ""
+        return UsageError(what, hint=there or f"see its steps: fractale show {run}")
+    if not history.of_step(step):
+        return UsageError(
+            f"run {run} did not reach step `{step}`", hint=f"see its progress: fractale show {run}"
+        )
+    attempts = history.of_step(step)
+    if attempts[-1].kind == "job":
+        return UsageError(
+            f"step `{step}` of run {run} has no job directory: no job was submitted, or the "
+            "directory was removed",
+            hint=f"see why: fractale show {run} {step}",
+        )
+    return UsageError(
+        f"step `{step}` of run {run} submitted no batch job",
+        hint=f"see its calls and results: fractale show {run} {step}",
+    )
+
+
+def _planned(history: RunHistory) -> set[str]:
+    return {str(known.get("name")) for known in history.steps}

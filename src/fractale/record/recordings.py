@@ -174,6 +174,28 @@ def open_recording(
         yield _in_directory(Path(directory), path, name)
 
 
+def recording_path(run: str, settings: Settings) -> Path:
+    """The path of a run's record, or of a recording.
+
+    Args:
+        run: The id of a run, with ``-1`` for the latest, or a path.
+
+    Raises:
+        UsageError: It was not found.
+    """
+    records = RunRecords(settings.state_dir)
+    path = Path(run)
+    if run not in records.names():
+        if path.is_file() or (path / "run.json").is_file():
+            return path
+        if path.is_dir() or path.suffix == ".zip":
+            raise UsageError(
+                f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
+                hint="create one: fractale export RUN --recording FILE.zip",
+            )
+    return records.find(run).path
+
+
 def _in_directory(directory: Path, source: Path, name: str) -> Recording:
     about: dict[str, Any] = {}
     try:

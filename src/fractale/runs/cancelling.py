@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from fractale.audit import AuditLog
 from fractale.errors import FractaleError, RunHeld, StoreError
 from fractale.events import Event, EventLog
 from fractale.jobs.status import JobStatus
 from fractale.private import write_private
-from fractale.record.jobs import RunJob, RunJobs
+from fractale.record.jobs import RunJob, RunJobs, as_submitted, is_of_step, jobs_of, no_job
 from fractale.runs.result import resume_command
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
@@ -84,6 +85,62 @@ class JobSeen:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The result of cancelling a run, or the jobs of one of its steps.
+
+    Args:
+        step: None for the whole run.
+        jobs: The jobs that were in progress, as they are now.
+        stopped: Whether the run has no process any more. False if its process is in the middle of a
+            call and stops after it. Also false if only the jobs of a step were cancelled.
+    """
+
+    run: str
+    step: str | None
+    jobs: Sequence[JobSeen]
+    stopped: bool
+
+    @property
+    def failed(self) -> list[JobSeen]:
+        """The jobs that could not be cancelled."""
+        return [job for job in self.jobs if job.trouble]
+
+
+def jobs_to_cancel(record: RunRecord, step: str | None) -> list[RunJob]:
+    """The jobs of a run, or of one of its steps, as they were submitted: an array is one job.
+
+    Raises:
+        UsageError: The step did not submit a job.
+    """
+    from fractale.record.history_reader import read_history
+
+    history = read_history(record)
+    jobs = jobs_of(record, history)
+    if step is None:
+        return as_submitted(jobs, jobs)
+    found = [job for job in jobs if is_of_step(job.step, step)]
+    if not found:
+        raise no_job(history, jobs, step)
+    return as_submitted(found, jobs)
+
+
+async def cancel_run(record: RunRecord, settings: Settings, step: str | None = None) -> Cancelled:
+    """End the jobs of a run and stop it, or end the jobs of one step. It does not ask.
+
+    Raises:
+        UsageError: The step did not submit a job.
+        StoreError: The record cannot be read or written.
+    """
+    canceller = Canceller(record, settings)
+    seen = await canceller.look(jobs_to_cancel(record, step))
+    going = [each for each in seen if each.in_progress]
+    if not going and (step is not None or holder_of(record) is None):
+        return Cancelled(run=record.run_id, step=step, jobs=(), stopped=step is None)
+    ended, stopped = await canceller.end(going, step=step, yes=True)
+    return Cancelled(run=record.run_id, step=step, jobs=ended, stopped=stopped and step is None)
+
+
 class Canceller:
     """Reads the status of one run's jobs, and ends the jobs.
 
@@ -93,6 +150,7 @@ class Canceller:
 
     def __init__(self, record: RunRecord, settings: Settings) -> None:
         self._record = record
+        self._settings = settings
         self._jobs = RunJobs.of(record.jobs.absolute(), settings)
 
     async def look(self, jobs: Sequence[RunJob]) -> list[JobSeen]:
@@ -110,6 +168,32 @@ class Canceller:
             return await self._cancel(each, with_run=with_run)
 
         return await _each(one, seen)
+
+    async def end(
+        self, seen: Sequence[JobSeen], *, step: str | None, yes: bool
+    ) -> tuple[list[JobSeen], bool]:
+        """Cancel jobs and, unless they are those of one step, stop the run first.
+
+        Args:
+            step: Only its jobs end; None: the whole run.
+            yes: Whether the user agreed beforehand. The audit log records this.
+
+        Returns:
+            The jobs, and whether the run has no process any more.
+        """
+        with_run = step is None
+        AuditLog.of(self._settings).record(
+            "cancel",
+            run=self._record.run_id,
+            step=step,
+            jobs=[each.job.key for each in seen],
+            yes=yes,
+        )
+        stopped = not with_run or await stop_run(self._record)
+        ended = await self.cancel(seen, with_run=with_run)
+        if with_run:
+            record_stopped(self._record)
+        return ended, stopped
 
     async def _look(self, job: RunJob) -> JobSeen:
         try:

@@ -31,6 +31,7 @@ from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
 from fractale.questions import MISSING, Answers, is_job
 from fractale.record.jobs import RunJobs
+from fractale.record.plans import plan_hash
 from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.options import RunOptions
@@ -47,6 +48,9 @@ from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+
+PLAN_HASH = "fractale_plan"
+"""The key of the plan's hash in the metadata of checkpoints, of a run without a record."""
 
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
@@ -115,13 +119,15 @@ class RunDriver:
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
             snapshot = await graph.aget_state(config)
-            assert self._record is not None  # noqa: S101 - only kept runs are resumed
-            if not snapshot.values:
+            if self._record is None:
+                self._check_known(snapshot)
+                self._reporter.remember(snapshot.values.get("steps") or {})
+            elif not snapshot.values:
                 self._check_untouched()
                 self._started(resumed=True)
                 return await self._drive(graph, config, self._first_state(inputs))
             used = Usage()
-            for event in self._record.read_events():
+            for event in self._record.read_events() if self._record else ():
                 self._remember(event)
                 if event["event"] == "model_finished":
                     used += used_in(event)
@@ -135,6 +141,25 @@ class RunDriver:
             self._options.replies.require([{**i.value, "id": i.id} for i in asked])
             self._started(resumed=True)
             return await self._drive(graph, config, None, snapshot.interrupts)
+
+    def _check_known(self, snapshot: Any) -> None:
+        """Check that the checkpointer has a run without a record, and that its plan is the same.
+
+        Raises:
+            UsageError: The checkpointer does not have it, or it was started with another plan.
+        """
+        run = self.context.run_id
+        if not (snapshot.values or snapshot.tasks):
+            raise UsageError(
+                f"run `{run}` not found in the checkpointer",
+                hint="start it with the same `run_id` and `checkpointer`",
+            )
+        then: Any = dict(snapshot.metadata or {}).get(PLAN_HASH)
+        if then is not None and then != plan_hash(self._plan):
+            raise UsageError(
+                f"the plan {self._plan.file} has changed since run {run} was started",
+                hint="restore the plan, or start a new run",
+            )
 
     def _check_untouched(self) -> None:
         """A run without a checkpoint may start anew only if it has done nothing.
@@ -190,8 +215,9 @@ class RunDriver:
         if (await graph.aget_state(config)).values:
             if self._record:
                 self._record.remove()
-            where = "where the checkpoints are kept"
-            raise UsageError(f"there is a run `{self.context.run_id}` already {where}")
+            run, where = self.context.run_id, "where the checkpoints are kept"
+            hint = None if self._record else f"continue it: `fractale.resume({run!r}, plan=…)`"
+            raise UsageError(f"there is a run `{run}` already {where}", hint=hint)
 
     def _first_state(self, inputs: Mapping[str, Any]) -> PlanState:
         state, entry = initial_state(inputs), self.context.entry
@@ -214,12 +240,23 @@ class RunDriver:
             await saver.open_run(self.context.run_id)
         entry = self.context.entry
         builder = build_graph(self._plan, self._dependencies, entry.step if entry else None)
-        graph = builder.compile(checkpointer=saver, name=self._plan.name)
-        config: dict[str, Any] = {
+        graph = builder.compile(
+            checkpointer=saver, store=self._options.memory, name=self._plan.name
+        )
+        return graph, self._config()
+
+    def _config(self) -> dict[str, Any]:
+        """LangGraph's configuration of the run."""
+        options = self._options
+        metadata = dict(options.metadata)
+        if self._record is None and options.checkpointer is not None:
+            metadata[PLAN_HASH] = plan_hash(self._plan)
+        given = {"callbacks": options.callbacks, "tags": [*options.tags], "metadata": metadata}
+        return {
             "configurable": {"thread_id": self.context.run_id},
             "recursion_limit": NO_RECURSION_LIMIT,
+            **{name: value for name, value in given.items() if value},
         }
-        return graph, config
 
     def _started(self, *, resumed: bool) -> None:
         forked = {"parent": self.parent} if self.parent and not resumed else {}

@@ -15,7 +15,9 @@ from fractale.plan.model import Limits
 from fractale.questions import Answers
 
 if TYPE_CHECKING:
+    from langchain_core.callbacks import Callbacks
     from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.store.base import BaseStore
 
 
 Invoke = Callable[..., Awaitable[Mapping[str, Any]]]
@@ -50,6 +52,8 @@ class RunOptions:
         limits: Replace the plan's limits of the same name.
         control: Lets another task or a signal handler stop the run at a step's boundary.
         checkpointer: LangGraph's saver to use instead of the state directory's.
+        memory: LangGraph's store, which the agents of the run see as theirs.
+        callbacks, tags, metadata: LangChain's, for everything that the run does.
         keep: Whether the run is recorded in the state directory.
         detach: Whether the run ends, waiting, when it would wait for a job.
         run_id: The id of a new run; None: a random one.
@@ -67,6 +71,10 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)
     control: RunControl = field(default_factory=RunControl)
     checkpointer: BaseCheckpointSaver[Any] | None = None
+    memory: BaseStore | None = None
+    callbacks: Callbacks = None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     keep: bool = True
     detach: bool = False
     run_id: str | None = None

@@ -15,7 +15,7 @@ from fractale.audit import AuditLog
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog, Status
 from fractale.graph.context import Dependencies, Meter, RunContext, limits_set, with_limits
-from fractale.graph.state import Spent
+from fractale.graph.state import Record, Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
@@ -118,6 +118,16 @@ class RunReporter:
             "reason": data["reason"],
             "code": data.get("code"),
         }
+
+    def remember(self, records: Mapping[str, Record]) -> None:
+        """Restore the steps of earlier processes from the state of a run without events.
+
+        The state has the latest attempt of each step only.
+        """
+        for name, record in records.items():
+            data: dict[str, Any] = {"decided_by": None, "reason": "", "error": None, **record}
+            attempt, event = record.get("attempts", 1), record.get("event")
+            self.step_finished({**data, "step": name, "attempt": attempt, "event_name": event})
 
     # -- its start and its end ------------------------------------------------------------------
 

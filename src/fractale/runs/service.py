@@ -58,8 +58,14 @@ from fractale.runs.result import RunResult
 from fractale.settings import Settings
 from fractale.settings.own_runs import marked
 from fractale.store.notes import FileNotes
-from fractale.store.outputs import FileOutputs, MemoryOutputs, OutputStore
-from fractale.store.run_record import ID_LENGTH, SHARED_ID_LENGTH, RunRecord, RunRecords
+from fractale.store.outputs import FileOutputs, InlineOutputs, MemoryOutputs, OutputStore
+from fractale.store.run_record import (
+    ID_LENGTH,
+    SHARED_ID_LENGTH,
+    RunRecord,
+    RunRecords,
+    random_id,
+)
 from fractale.toolbox import Toolbox
 
 
@@ -140,8 +146,8 @@ class Runs:
         """
         changed = await self.pin(plan)
         record = self._new_record(options.run_id) if options.keep else None
-        run_id = record.run_id if record else options.run_id or "run"
-        store = FileOutputs(record.outputs) if record else MemoryOutputs()
+        run_id = record.run_id if record else options.run_id or random_id()
+        store = FileOutputs(record.outputs) if record else _outputs_of_unrecorded(options)
         dependencies = self._dependencies(store, record)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, record, secrets)
         driver.context.bindings = bindings
@@ -282,6 +288,33 @@ class Runs:
             driver.fork(point, head["parent"])
         return await driver.resume(head["inputs"])
 
+    async def resume_unrecorded(
+        self,
+        run_id: str,
+        plan: Plan,
+        options: RunOptions,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> RunResult:
+        """Resume a run that only its checkpointer knows.
+
+        Args:
+            run_id: The run's id, which is the id of its thread in the checkpointer of the options.
+            plan: The plan that the run was started with.
+            secrets: The secret inputs.
+
+        Raises:
+            UsageError: The run was not found, or its plan has changed.
+        """
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        changed = await self.pin(plan)
+        dependencies = self._dependencies(_outputs_of_unrecorded(options), None)
+        driver = RunDriver(self._settings, dependencies, plan, options, run_id, None, secrets or {})
+        driver.context.bindings = bindings
+        driver.notices += changed
+        return await driver.resume({})
+
     def _bindings_of(self, record: RunRecord, head: Mapping[str, Any], plan: Plan) -> Bindings:
         """The bound names of a run that began earlier."""
         bindings = Bindings(pins=self._pins, snapshots=[snapshot_of(record)])
@@ -316,6 +349,11 @@ class Runs:
             max_attempts=self._settings.max_attempts,
             jobs=RunJobs.of(jobs, self._settings),
         )
+
+
+def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:
+    """The outputs of a run without a record: as durable as its checkpoints are."""
+    return InlineOutputs() if options.checkpointer is not None else MemoryOutputs()
 
 
 def _kept_of(head: Mapping[str, Any]) -> dict[str, Any]:

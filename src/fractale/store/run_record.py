@@ -171,6 +171,11 @@ def _size(path: Path) -> int:
         return 0
 
 
+def random_id(length: int = SHARED_ID_LENGTH) -> str:
+    """A random ID for a run."""
+    return "".join(secrets.choice(ID_LETTERS) for _ in range(length))
+
+
 class RunRecords:
     """The runs of one state directory."""
 
@@ -193,7 +198,7 @@ class RunRecords:
                 hint="letters, digits, `-`, `_` and `.`, at most 64, with a letter or digit first",
             )
         for _ in range(100):
-            name = run_id or "".join(secrets.choice(ID_LETTERS) for _ in range(length))
+            name = run_id or random_id(length)
             try:
                 self._make_root()
                 new_folder(self._root / name)

@@ -16,7 +16,6 @@ from fractale.errors import UsageError
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.record.jobs import RunJob
     from fractale.runs.cancelling import Canceller, JobSeen
     from fractale.settings import Settings
     from fractale.store.run_record import RunRecord
@@ -98,29 +97,10 @@ class _Cancel:
             await self._end(canceller, going)
 
     async def _look(self) -> tuple[Canceller, list[JobSeen]]:
-        from fractale.runs.cancelling import Canceller
+        from fractale.runs.cancelling import Canceller, jobs_to_cancel
 
         canceller = Canceller(self._record, self._settings)
-        return canceller, await canceller.look(self._chosen())
-
-    def _chosen(self) -> list[RunJob]:
-        """The jobs of the step, or of the run.
-
-        Raises:
-            UsageError: The step did not submit a job.
-        """
-        from fractale.cli.commands.logs import no_job
-        from fractale.record.history_reader import read_history
-        from fractale.record.jobs import as_submitted, is_of_step, jobs_of
-
-        history = read_history(self._record)
-        jobs = jobs_of(self._record, history)
-        if self._step is None:
-            return as_submitted(jobs, jobs)
-        found = [job for job in jobs if is_of_step(job.step, self._step)]
-        if not found:
-            raise no_job(history, jobs, self._step)
-        return as_submitted(found, jobs)
+        return canceller, await canceller.look(jobs_to_cancel(self._record, self._step))
 
     def _nothing_to_do(self, seen: Sequence[JobSeen]) -> int:
         of = f"step `{self._step}` of run" if self._step else "run"
@@ -161,24 +141,10 @@ class _Cancel:
             click.echo(f"  … and {len(seen) - MOST_LINES} more", err=err)
 
     async def _end(self, canceller: Canceller, going: Sequence[JobSeen]) -> int:
-        from fractale.audit import AuditLog
-        from fractale.runs.cancelling import record_stopped, stop_run
-
-        with_run = self._step is None
-        AuditLog.of(self._settings).record(
-            "cancel",
-            run=self._record.run_id,
-            step=self._step,
-            jobs=[each.job.key for each in going],
-            yes=self._yes,
-        )
-        stopped = not with_run or await stop_run(self._record)
-        ended = await canceller.cancel(going, with_run=with_run)
-        if with_run:
-            record_stopped(self._record)
+        ended, stopped = await canceller.end(going, step=self._step, yes=self._yes)
         failed = [each for each in ended if each.trouble]
         if self._as_json:
-            self._print_json(ended, stopped=stopped and with_run)
+            self._print_json(ended, stopped=stopped and self._step is None)
         else:
             self._print(ended, failed, stopped=stopped)
         return 1 if failed else 0

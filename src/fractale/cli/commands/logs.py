@@ -110,7 +110,7 @@ def choose(
     Raises:
         UsageError: No job matches, or several do.
     """
-    from fractale.record.jobs import is_of_step
+    from fractale.record.jobs import is_of_step, no_job
 
     found = [job for job in jobs if step is None or is_of_step(job.step, step)]
     if not found:
@@ -155,35 +155,6 @@ def is_array_of(history: RunHistory, job: RunJob) -> bool:
     """Whether a job is an element of an array of the plan, not an item of a foreach."""
     path = job.step.rpartition("[")[0] if job.step.endswith("]") else job.step
     return any(attempt.is_array for attempt in history.attempts if attempt.path == path)
-
-
-def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> UsageError:
-    """The error for a step or a run without a batch job, with a hint where to look instead."""
-    run = history.run
-    names = list(dict.fromkeys(job.step for job in jobs))
-    if step is None or not (history.of_step(step) or step in _planned(history)):
-        what = f"run {run} has no step `{step}`" if step else f"run {run} has no batch job"
-        there = f"steps with a job: {', '.join(names[:SHOWN])}" if names else ""
-        return UsageError(what, hint=there or f"see its steps: fractale show {run}")
-    if not history.of_step(step):
-        return UsageError(
-            f"run {run} did not reach step `{step}`", hint=f"see its progress: fractale show {run}"
-        )
-    attempts = history.of_step(step)
-    if attempts[-1].kind == "job":
-        return UsageError(
-            f"step `{step}` of run {run} has no job directory: no job was submitted, or the "
-            "directory was removed",
-            hint=f"see why: fractale show {run} {step}",
-        )
-    return UsageError(
-        f"step `{step}` of run {run} submitted no batch job",
-        hint=f"see its calls and results: fractale show {run} {step}",
-    )
-
-
-def _planned(history: RunHistory) -> set[str]:
-    return {str(known.get("name")) for known in history.steps}
 
 
 # -- printing ------------------------------------------------------------------------------------

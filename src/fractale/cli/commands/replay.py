@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +14,8 @@ from fractale.plain import to_json
 if TYPE_CHECKING:
     from fractale.plan.model import Plan
     from fractale.record.recordings import Recording
-    from fractale.replay.replay import Live, Replayed
+    from fractale.replaying.replay import Replayed
+    from fractale.replaying.suite import Side
     from fractale.settings import Settings
 
 
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 @options.collected
 def command(
     run: str,
-    live: str | None,
+    live: Side | None,
     plan_file: str | None,
     *,
     loose: bool,
@@ -64,13 +63,13 @@ def command(
     from fractale.cli.render.replay import replayed_lines
     from fractale.cli.running import own_stdout
     from fractale.errors import PlanError, UsageError
-    from fractale.record.recordings import open_recording
-    from fractale.replay.suite import left_out_note, replayed_data
+    from fractale.record.recordings import open_recording, recording_path
+    from fractale.replaying.suite import left_out_note, replayed_data
 
     if plan_file and today:
         raise UsageError("--plan and --today exclude each other", hint="give one of them")
     settings = given.settings(acts=live is not None)
-    with open_recording(find(run, settings), settings=settings) as recording:
+    with open_recording(recording_path(run, settings), settings=settings) as recording:
         plan = _plan(recording, plan_file, today=today)
         named = recording.given(given.extensions.paths, given.extensions.agents)
         left_out = left_out_note(recording, named)
@@ -89,79 +88,23 @@ def command(
     return 0 if replayed.equal else 1
 
 
-def find(run: str, settings: Settings) -> Path:
-    """The path of a run's record, or of a recording.
-
-    Raises:
-        UsageError: It was not found.
-    """
-    from fractale.errors import UsageError
-    from fractale.store.run_record import RunRecords
-
-    records = RunRecords(settings.state_dir)
-    path = Path(run)
-    if run not in records.names():
-        if path.is_file() or (path / "run.json").is_file():
-            return path
-        if path.is_dir() or path.suffix == ".zip":
-            raise UsageError(
-                f"{run} is not a recording" if path.is_dir() else f"file {run} not found",
-                hint="create one: fractale export RUN --recording FILE.zip",
-            )
-    return records.find(run).path
-
-
 def _plan(recording: Recording, file: str | None, *, today: bool) -> Plan:
-    from fractale.errors import UsageError
     from fractale.plan.build import load_plan
+    from fractale.replaying.suite import plan_today_of
 
     if file:
         return load_plan(file)
-    if not today:
-        return recording.plan_then()
-    plan = recording.plan_today()
-    if plan is None:
-        raise UsageError(
-            f"the plan {recording.head.get('file')} was not found", hint="name a plan with --plan"
-        )
-    return plan
+    return plan_today_of(recording) if today else recording.plan_then()
 
 
 async def _replay(
-    named: Recording, settings: Settings, plan: Plan, live: str | None, *, loose: bool
+    named: Recording, settings: Settings, plan: Plan, live: Side | None, *, loose: bool
 ) -> tuple[Replayed, list[str]]:
-    from fractale.replay.replay import replay
-    from fractale.replay.suite import agents_of
+    from fractale.cli.running import secrets_of
+    from fractale.replaying.replay import replay
+    from fractale.replaying.suite import agents_of, open_live
 
     catalog, notes = agents_of(named, plan)
-    async with AsyncExitStack() as stack:
-        real = await _live(stack, live, named, settings, plan, loose=loose)
+    secrets = secrets_of(plan, settings) if live == "tools" else {}
+    async with open_live(live, named, settings, plan, loose=loose, secrets=secrets) as real:
         return await replay(named, settings, plan=plan, agents=catalog, live=real), notes
-
-
-async def _live(
-    stack: AsyncExitStack,
-    side: str | None,
-    recording: Recording,
-    settings: Settings,
-    plan: Plan,
-    *,
-    loose: bool,
-) -> Live:
-    """The side (`model` or `tools`) that the replay calls for real, open as long as the stack."""
-    from fractale.cli.running import secrets_of
-    from fractale.models import Models
-    from fractale.replay.replay import Live
-    from fractale.runs.workspace import Extensions, Workspace, with_recorded_model
-
-    if side == "model":
-        return Live(models=Models(with_recorded_model(settings, recording.head)), loose=loose)
-    if side != "tools":
-        return Live(loose=loose)
-    extensions = Extensions(
-        registries=[recording.find(str(p)) or p for p in recording.head.get("registries") or ()],
-        agents=[str(path) for path in recording.head.get("agents") or ()],
-    )
-    secrets = secrets_of(plan, settings)
-    opened = await stack.enter_async_context(Workspace.open(settings, plan, extensions))
-    return Live(tools=opened.toolbox, secrets=secrets, loose=loose)

@@ -12,7 +12,7 @@ from fractale.cli import options
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.replay.suite import CheckedRecording
+    from fractale.replaying.suite import CheckedRecording
     from fractale.runs.workspace import Extensions
     from fractale.settings import Settings
 
@@ -34,7 +34,7 @@ def command(directory: Path, *, given: options.CommandLine) -> int:
     """
     from fractale.errors import UsageError
     from fractale.record.recordings import find_recordings
-    from fractale.replay.suite import checked_data
+    from fractale.replaying.suite import checked_data
 
     paths = find_recordings(directory)
     if not paths:
@@ -67,7 +67,7 @@ async def _check(
     from fractale.cli.commands.show import print_lines
     from fractale.cli.render.replay import checked_lines
     from fractale.cli.running import own_stdout
-    from fractale.replay.suite import check_recordings
+    from fractale.replaying.suite import check_recordings
 
     found: list[CheckedRecording] = []
     checks = check_recordings(directory, settings, own)

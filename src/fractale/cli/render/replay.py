@@ -10,9 +10,9 @@ from fractale.cli.render.text import Line, Mark, cells, count, inert, pad, row
 
 if TYPE_CHECKING:
     from fractale.record.diff import ValueChange
-    from fractale.replay.comparison import Divergence
-    from fractale.replay.replay import Replayed
-    from fractale.replay.suite import CheckedRecording
+    from fractale.replaying.comparison import Divergence
+    from fractale.replaying.replay import Replayed
+    from fractale.replaying.suite import CheckedRecording
 
 WHAT = {
     "call": "another call",
@@ -38,7 +38,7 @@ def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
         lines.append(row(f"note: results taken from the record: {names}", "dim"))
     if replayed.divergence is None:
         return [*lines, [("equal", "good"), (f", {equal_words(replayed)}", "")]]
-    at = f"after {replayed.events} of {count(replayed.of, 'event')} "
+    at = f"after {replayed.events} of {count(replayed.of, 'event')}"
     title: Line = [("diverged", "bad"), (f" {at}: {WHAT[replayed.divergence.what]}", "")]
     return [*lines, title, *divergence_lines(replayed.divergence)]
 

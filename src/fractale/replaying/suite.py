@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fractale.agents.catalog import Catalog
-from fractale.errors import FractaleError, NotRecorded, PlanError
+from fractale.errors import FractaleError, NotRecorded, PlanError, UsageError
+from fractale.models import Models
 from fractale.plan.model import Plan
 from fractale.record.recordings import Recording, find_recordings, open_recording
-from fractale.replay.replay import Replayed, replay
-from fractale.runs.workspace import Extensions
+from fractale.replaying.replay import Live, Replayed, replay
+from fractale.runs.workspace import Extensions, Workspace, with_recorded_model
 from fractale.settings import Settings
+
+if TYPE_CHECKING:
+    from fractale.models.runnables import Chat
+    from fractale.toolbox import Toolbox
+
+Side: TypeAlias = Literal["tools", "model"]
+"""The side of a replay that may be real."""
 
 CheckVerdict: TypeAlias = Literal["equal", "diverged", "invalid", "not-recorded"]
 
@@ -40,12 +49,15 @@ class CheckedRecording:
         return "equal" if self.replayed.equal else "diverged"
 
 
-def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
+def agents_of(
+    recording: Recording, plan: Plan, objects: Sequence[Any] | Mapping[str, Any] = ()
+) -> tuple[Catalog, list[str]]:
     """Load the sub-agents that a recorded run can ask, with today's code.
 
     Args:
         recording: With the registries and agents that the user gave (`Recording.given`); nothing
             else is imported.
+        objects: Further sub-agents, as objects.
 
     Returns:
         The sub-agents, and notes for the user.
@@ -59,7 +71,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     notes = [note for note, path in zip(notes, named, strict=True) if found[path] is None]
     registries = [path for path in found.values() if path is not None]
     agents = [str(path) for path in recording.head.get("agents") or ()]
-    extensions = Extensions(registries=registries, agents=agents)
+    extensions = Extensions(registries=registries, agents=agents, given=objects)
     if not recording.own:
         plan = _with_given(plan, extensions)
     try:
@@ -67,7 +79,7 @@ def agents_of(recording: Recording, plan: Plan) -> tuple[Catalog, list[str]]:
     except PlanError as error:
         # Their tools are not needed here, and their imports may not be installed.
         notes.append(f"the registries were not loaded: {error.problems[0]}")
-        return Extensions(agents=agents).load(plan)[0], notes
+        return Extensions(agents=agents, given=objects).load(plan)[0], notes
 
 
 def _with_given(plan: Plan, given: Extensions) -> Plan:
@@ -75,6 +87,55 @@ def _with_given(plan: Plan, given: Extensions) -> Plan:
     listed = {entry.path for registry in given.files for entry in registry.entries}
     known = listed | {*given.agents}
     return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
+
+
+def plan_today_of(recording: Recording) -> Plan:
+    """The present plan of a recorded run.
+
+    Raises:
+        UsageError: Its file is gone.
+        PlanError: It is invalid.
+    """
+    plan = recording.plan_today()
+    if plan is None:
+        raise UsageError(
+            f"the plan {recording.head.get('file')} was not found", hint="name a plan with --plan"
+        )
+    return plan
+
+
+@asynccontextmanager
+async def open_live(
+    side: Side | None,
+    recording: Recording,
+    settings: Settings,
+    plan: Plan,
+    *,
+    loose: bool = False,
+    secrets: Mapping[str, str] | None = None,
+    tools: Toolbox | Sequence[Any] = (),
+    model: Chat | None = None,
+) -> AsyncGenerator[Live]:
+    """Open the side of a replay that is real, for the duration of the block.
+
+    Args:
+        side: None: both sides are recorded.
+        secrets: The values of the plan's secret inputs, for real tools.
+        tools, model: As for `Workspace.open`.
+    """
+    if side == "model":
+        models = Models(with_recorded_model(settings, recording.head), given=model)
+        yield Live(models=models, loose=loose)
+        return
+    if side != "tools":
+        yield Live(loose=loose)
+        return
+    extensions = Extensions(
+        registries=[recording.find(str(p)) or p for p in recording.head.get("registries") or ()],
+        agents=[str(path) for path in recording.head.get("agents") or ()],
+    )
+    async with Workspace.open(settings, plan, extensions, tools=tools) as opened:
+        yield Live(tools=opened.toolbox, secrets=secrets or {}, loose=loose)
 
 
 def left_out_note(recording: Recording, given: Recording) -> list[str]:

@@ -15,7 +15,7 @@ from fractale.errors import FractaleError, without_positions
 from fractale.events import SHORT_TEXT, Event
 from fractale.masking import MASK
 from fractale.record.diff import ValueChange, changes
-from fractale.replay.trace import (
+from fractale.replaying.trace import (
     ATTEMPT_ENDS,
     CALL_ENDS,
     CALL_STARTS,

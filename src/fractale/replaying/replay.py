@@ -27,9 +27,9 @@ from fractale.questions import is_job
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.record.recordings import Recording
 from fractale.record.snapshot import policy_of, read_snapshot
-from fractale.replay.comparison import Comparison, Diverged, Divergence, RecordEnds, Rules
-from fractale.replay.journal import RecordedJournal, ReplayJournal
-from fractale.replay.recorded import (
+from fractale.replaying.comparison import Comparison, Diverged, Divergence, RecordEnds, Rules
+from fractale.replaying.journal import RecordedJournal, ReplayJournal
+from fractale.replaying.recorded import (
     RecordedAgents,
     RecordedBindings,
     RecordedJobs,
@@ -39,7 +39,7 @@ from fractale.replay.recorded import (
     RecordedToolbox,
     RecordedUser,
 )
-from fractale.replay.trace import Data, as_one_process
+from fractale.replaying.trace import Data, as_one_process
 from fractale.runs.driver import RunDriver
 from fractale.runs.fork import read_point
 from fractale.runs.options import RunOptions

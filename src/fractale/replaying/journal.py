@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from fractale.errors import NotRecorded
-from fractale.replay.comparison import Comparison, Divergence
+from fractale.replaying.comparison import Comparison, Divergence
 from fractale.schedulers.job import JobHandle
 from fractale.store.journal import (
     Call,

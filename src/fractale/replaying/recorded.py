@@ -28,8 +28,8 @@ from fractale.plan.kinds import GENERAL_AGENTS
 from fractale.policy import Grant, PlannedCall, Policy, Ruling
 from fractale.questions import MISSING, Checked, tool_of
 from fractale.record.snapshot import ToolSnapshot
-from fractale.replay.comparison import Comparison
-from fractale.replay.trace import Data, TraceEvent, question_content
+from fractale.replaying.comparison import Comparison
+from fractale.replaying.trace import Data, TraceEvent, question_content
 from fractale.settings import Price, Settings
 from fractale.store.journal import digest_of
 from fractale.store.outputs import FileOutputs, MemoryOutputs, is_reference

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from fractale.record.recordings import open_recording
-from fractale.replay.replay import Replayed, replay
-from fractale.replay.suite import agents_of
+from fractale.replaying.replay import Replayed, replay
+from fractale.replaying.suite import agents_of
 from fractale.settings import Settings
 from fractale.testing import ModelServer
 from kill_plan import model
