@@ -254,7 +254,8 @@ def test_a_run_streams_waits_for_an_answer_and_ends(server, graph):
     kinds = Counter(chunk.event.partition("|")[0] for chunk in chunks)
     assert "error" not in kinds, server.log()
     assert {"metadata", "values", "updates", "custom", "tasks", "checkpoints"} <= set(kinds)
-    started = [c.data["step"] for c in chunks if c.data.get("event") == "step_started"]
+    custom = [chunk.data for chunk in chunks if chunk.event.startswith("custom")]
+    started = [event["step"] for event in custom if event["event"] == "step_started"]
     assert sorted(started) == ["a", "b", "block", "block/x", "block/y"]
     state = server.client.threads.get_state(thread, subgraphs=True)
     (task,) = state["tasks"]
