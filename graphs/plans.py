@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fractale.studio import plan_graphs
+from fractale.studio import recorded_graphs
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -22,7 +22,7 @@ NEEDED = {
 """Which registry's tools a plan calls, where it calls any."""
 
 globals().update(
-    plan_graphs(
+    recorded_graphs(
         HERE / "plans",
         {plan: [HERE / "registries" / f"{name}.yaml"] for plan, name in NEEDED.items()},
     )

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from fractale.api import stream as stream
     from fractale.api import stream_resume as stream_resume
     from fractale.api import validate as validate
+    from fractale.compose import as_node as as_node
+    from fractale.compose import as_tool as as_tool
     from fractale.compose import plan_graph as plan_graph
     from fractale.errors import FractaleError as FractaleError
     from fractale.errors import ListenerError as ListenerError
@@ -85,7 +87,7 @@ __getattr__, __all__ = lazy(
             "stream_resume",
             "validate",
         ),
-        "fractale.compose": ("plan_graph",),
+        "fractale.compose": ("as_node", "as_tool", "plan_graph"),
         "fractale.errors": ("FractaleError", "ListenerError", "PlanError"),
         "fractale.events": ("Event",),
         "fractale.graph.compile": ("compile_plan",),

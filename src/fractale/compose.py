@@ -11,22 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph._internal._runnable import RunnableCallable  # a node that is sync and async
 
 from fractale.agents.catalog import Catalog
 from fractale.api import load
-from fractale.errors import InputError, PlanError
+from fractale.errors import FractaleError, InputError, PlanError, UsageError
 from fractale.graph.bindings import Bindings
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
-from fractale.graph.plan_graph import PlanGraph, RunSetup
+from fractale.graph.plan_graph import PlanContext, PlanGraph, PlanOutput, RunSetup
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.pins import pins_of
+from fractale.plain import to_json
 from fractale.plan.build import read_limits
 from fractale.plan.check import check_plan
 from fractale.plan.inputs import read_secrets
@@ -38,6 +44,8 @@ from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
 from fractale.settings import Settings, load_settings
+from fractale.store.outputs import resolved
+from fractale.text import did_you_mean
 from fractale.toolbox import (
     OnElicit,
     OnProgress,
@@ -193,6 +201,210 @@ class _Opened:
                 "masker": Masker(self._settings.secrets),
                 "secrets": self._settings.secrets,
             }
+
+
+# -- in other graphs and agents --------------------------------------------------------------------
+
+
+class PlanFailed(FractaleError, RuntimeError):
+    """A plan inside another graph did not succeed, and that graph does not look at its status.
+
+    Args:
+        status: ``failed`` or ``limit``.
+    """
+
+    code = "plan"
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+Inputs: TypeAlias = "Mapping[str, str | Callable[[Any], Any]] | Callable[[Any], Mapping[str, Any]]"
+"""How a state gives a plan's inputs: input → key or function of the state; or one function."""
+
+Outputs: TypeAlias = (
+    "Mapping[str, str | Callable[[PlanOutput], Any]] | Callable[[PlanOutput], Mapping[str, Any]]"
+)
+"""How a plan's result changes a state: key → output or function of the result; or one function."""
+
+RESULT: Final = tuple(PlanOutput.__annotations__)
+
+
+def as_node(
+    plan: str | Path | Plan | PlanGraph,
+    *,
+    inputs: Inputs | None = None,
+    outputs: Outputs | None = None,
+    context: PlanContext | None = None,
+    **options: Any,
+) -> Runnable[Any, dict[str, Any]]:
+    """A plan as a node of a graph with any state.
+
+        builder.add_node("run", as_node("plan.yaml"))
+
+    Its questions are interrupts of that graph, its chunks are in that graph's stream, and that
+    graph's checkpointer keeps its state.
+
+    Args:
+        plan: The plan, or its graph.
+        inputs: ``{"nodes": "node_count"}`` gives the plan's input `nodes` the value of the state's
+            `node_count`; a function receives the state. None: keys of the state with the names of
+            inputs.
+        outputs: ``{"figure": "speed"}`` sets the state's `figure` to the plan's output `speed`.
+            ``status``, ``error`` and ``outputs`` are the parts of the result, unless the plan has
+            outputs of these names. None: each output under its own name.
+        context: Secrets, limits and approval for each run.
+        options: Of `plan_graph`.
+
+    Raises:
+        InputError: `inputs` or `outputs` name something that the plan does not have.
+        PlanFailed: When the node runs: the plan did not succeed, and `outputs` does not take its
+            ``status`` or ``error``. The node is then still due: a higher limit continues it.
+    """
+    graph = _graph_of(plan, options)
+    _check_names(graph.plan, inputs, outputs)
+    looks = callable(outputs) or not {"status", "error"}.isdisjoint(_texts(outputs))
+
+    def update(after: PlanOutput) -> dict[str, Any]:
+        if not looks:
+            check(graph.plan, after)
+        return _update(graph, outputs, after)
+
+    # LangGraph finds the graph among the free variables of these functions, and draws it.
+
+    def call(state: Any, config: RunnableConfig) -> dict[str, Any]:
+        given = _inputs(graph.plan, inputs, state)
+        return update(cast("PlanOutput", graph.invoke(given, config, context=context)))
+
+    async def acall(state: Any, config: RunnableConfig) -> dict[str, Any]:
+        given = _inputs(graph.plan, inputs, state)
+        return update(cast("PlanOutput", await graph.ainvoke(given, config, context=context)))
+
+    return RunnableCallable(call, acall, name=graph.get_name(), trace=False)
+
+
+def as_tool(
+    plan: str | Path | Plan | PlanGraph,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    context: PlanContext | None = None,
+    **options: Any,
+) -> BaseTool:
+    """A plan as a tool of an agent, such as `create_agent`'s.
+
+    Its arguments are the plan's inputs; its answer is the outputs as JSON, and the whole result as
+    its artifact. A plan that does not succeed is an error of the tool. Its questions are interrupts
+    of the agent's graph.
+
+    Args:
+        plan: The plan, or its graph.
+        name, description: Of the tool; None: of the plan.
+        context: Secrets, limits and approval for each run.
+        options: Of `plan_graph`.
+    """
+    graph = _graph_of(plan, options)
+    words = description or graph.plan.description or f"Run the plan {graph.plan.name}."
+
+    def answer(after: PlanOutput) -> tuple[str, PlanOutput]:
+        try:
+            check(graph.plan, after)
+        except PlanFailed as error:
+            raise ToolException(str(error)) from error
+        found = resolved(after.get("outputs") or {}, graph.outputs)
+        return to_json(found), PlanOutput(status=after.get("status"), outputs=found, error=None)
+
+    def call(config: RunnableConfig, **given: Any) -> tuple[str, PlanOutput]:
+        return answer(cast("PlanOutput", graph.invoke(given, config, context=context)))
+
+    async def acall(config: RunnableConfig, **given: Any) -> tuple[str, PlanOutput]:
+        return answer(cast("PlanOutput", await graph.ainvoke(given, config, context=context)))
+
+    return StructuredTool(
+        name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", graph.plan.name),
+        description=words,
+        args_schema=graph.get_input_jsonschema(),
+        func=call,
+        coroutine=acall,
+        response_format="content_and_artifact",
+        handle_tool_error=True,
+    )
+
+
+def _graph_of(plan: str | Path | Plan | PlanGraph, options: Mapping[str, Any]) -> PlanGraph:
+    if not isinstance(plan, PlanGraph):
+        return plan_graph(plan, **options)
+    if options:
+        raise UsageError(f"`{next(iter(options))}` is for a plan, and this is its graph already")
+    return plan
+
+
+def check(plan: Plan, after: PlanOutput) -> None:
+    """Check that a plan inside another graph succeeded.
+
+    Raises:
+        PlanFailed: It did not.
+    """
+    status = after.get("status")
+    if status != "success":
+        raise PlanFailed(f"the plan `{plan.name}`: {after.get('error')}", str(status))
+
+
+def _check_names(plan: Plan, inputs: Inputs | None, outputs: Outputs | None) -> None:
+    pairs = (
+        ("input", () if callable(inputs) else inputs or (), [*plan.inputs]),
+        (
+            "output",
+            () if callable(outputs) else _texts(outputs),
+            [*plan.outputs, *RESULT],
+        ),
+    )
+    for noun, named, there in pairs:
+        for each in named:
+            if each not in there:
+                hint = did_you_mean(each, there, otherwise=f"it has: {', '.join(there)}")
+                raise InputError(f"the plan `{plan.name}` has no {noun} `{each}`", hint=hint)
+
+
+def _texts(outputs: Mapping[str, Any] | None) -> list[str]:
+    return [each for each in (outputs or {}).values() if isinstance(each, str)]
+
+
+def _inputs(plan: Plan, inputs: Inputs | None, state: Any) -> dict[str, Any]:
+    """The plan's inputs from a state, which is a mapping, a dataclass or a pydantic model."""
+    if callable(inputs):
+        return dict(inputs(state))
+    found: dict[str, Any] = {}
+    for name, source in (inputs or dict.fromkeys(plan.inputs)).items():
+        value = source(state) if callable(source) else _value(state, source or name)
+        if value is not _MISSING:
+            found[name] = value
+    return found
+
+
+_MISSING: Final = object()
+
+
+def _value(state: Any, key: str) -> Any:
+    if isinstance(state, Mapping):
+        return cast("Mapping[str, Any]", state).get(key, _MISSING)
+    return getattr(state, key, _MISSING)
+
+
+def _update(graph: PlanGraph, outputs: Outputs | None, after: PlanOutput) -> dict[str, Any]:
+    """The changes of a state by a plan's result."""
+    found = resolved(after.get("outputs") or {}, graph.outputs)
+    whole = cast("PlanOutput", {**after, "outputs": found})
+    if callable(outputs):
+        return dict(outputs(whole))
+    if outputs is None:
+        return dict(found)
+    known = {**whole, **{name: found.get(name) for name in graph.plan.outputs}}
+    return {
+        key: source(whole) if callable(source) else known.get(source)
+        for key, source in outputs.items()
+    }
 
 
 # -- tools that are open while they are used -------------------------------------------------------

@@ -203,7 +203,7 @@ async def test_attempts_that_are_used_up_are_a_status(tools, mode, subgraphs, ve
     graph = builder(LOOP, tools).compile(checkpointer=InMemorySaver())
     after = await graph.ainvoke({}, {"configurable": {"thread_id": "1"}})
     assert (after["status"], after["outputs"]) == ("failed", None)
-    assert after["error"] == "step `s` gave up: it was entered 2 times, its limit"
+    assert after["error"] == "step `s` was entered 2 times, its limit"
     chunks = [
         chunk
         async for chunk in graph.astream(
@@ -212,7 +212,7 @@ async def test_attempts_that_are_used_up_are_a_status(tools, mode, subgraphs, ve
     ]
     assert type(chunks[-1]) is type(chunks[0])
     assert len(chunks[-1]) == len(chunks[0])
-    assert "gave up" in repr(chunks[-1])
+    assert "2 times, its limit" in repr(chunks[-1])
 
 
 async def test_a_plan_that_failed_is_a_status(tools):

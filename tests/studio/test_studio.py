@@ -31,7 +31,7 @@ from fractale.runs import Extensions
 from fractale.settings import load_settings
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecords
-from fractale.studio import any_plan, open_saver, plan_graph, prompt_graph
+from fractale.studio import any_plan, open_saver, prompt_graph, recorded_graph
 from fractale.studio.launch import CORS, OPTIONS, Start, prepare
 from fractale.studio.runs import RunEnded
 from fractale.studio.saver import RunThreads, thread_of_id
@@ -477,7 +477,7 @@ class Here:
     async def graph(self, name: str, **fields: Any) -> Any:
         tools = {"registries": [self.folder / "tools.yaml"]}
         made = {"plan": any_plan, "prompt": prompt_graph}.get(name)
-        factory = made(**tools) if made else plan_graph(f"{name}.yaml", **tools)
+        factory = made(**tools) if made else recorded_graph(f"{name}.yaml", **tools)
         found = await factory({"configurable": fields})
         return found.copy({"checkpointer": self.saver})
 

@@ -17,7 +17,7 @@ Some nodes are subgraphs:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START
@@ -48,8 +48,6 @@ SEGMENT_STEPS = 16
 NEXT = "goto"
 """The key of the state that names the step that is entered next, in another segment."""
 
-Builder = TypeVar("Builder", bound=Graph)
-
 LEFT_BY_SEGMENT = ("last", "status", "error", "outputs")
 
 
@@ -68,7 +66,8 @@ def compile_plan(
         of them; its context a `PlanContext`; its result a `PlanOutput`.
     """
     builder = PlanBuilder(plan, dependencies.outputs, setup)
-    return _fill(builder, plan, plan.steps, dependencies, start=plan.steps[0].name)
+    _fill(cast("Graph", builder), plan, plan.steps, dependencies, start=plan.steps[0].name)
+    return builder
 
 
 def build_graph(plan: Plan, dependencies: Dependencies, start: str | None = None) -> Graph:
@@ -132,17 +131,18 @@ def _build_level(
 ) -> Graph:
     """The graph of a whole plan, which begins with `start`, or of a segment of the plan."""
     builder = new_graph()
-    return _fill(builder, plan, steps, deps, start=start)
+    _fill(builder, plan, steps, deps, start=start)
+    return builder
 
 
 def _fill(
-    builder: Builder,
+    builder: Graph,
     plan: Plan,
     steps: Sequence[Step],
     deps: Dependencies,
     *,
     start: str | None = None,
-) -> Builder:
+) -> None:
     """Add the steps and their edges to a builder."""
     groups = _groups(steps)
     home = {step.name: name for name, group in groups for step in group}
@@ -158,7 +158,6 @@ def _fill(
             label = _end_or_step
         builder.add_conditional_edges(name, Edge(label), exits)
     _add_entry(builder, plan, steps, home, start)
-    return builder
 
 
 def _add_entry(

@@ -129,7 +129,7 @@ class RunSetup:
     begin: Begin = nothing_to_open
 
 
-class PlanBuilder(StateGraph[PlanState, Any, PlanState, PlanState]):
+class PlanBuilder(StateGraph[PlanState, Any, Any, PlanOutput]):
     """A plan as LangGraph's `StateGraph`. Compile it with a saver.
 
     Args:
@@ -142,7 +142,7 @@ class PlanBuilder(StateGraph[PlanState, Any, PlanState, PlanState]):
             PlanState,
             context_schema=PlanContext,
             input_schema=PlanState,
-            output_schema=cast("type[PlanState]", PlanOutput),
+            output_schema=PlanOutput,
         )
         self.plan = plan
         self.outputs = outputs
@@ -169,7 +169,7 @@ class _Entered:
     context: RunContext
 
 
-class PlanGraph(CompiledStateGraph[PlanState, Any, PlanState, PlanState]):
+class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
     """The compiled graph of a plan.
 
     Its context is a `PlanContext`, its result a `PlanOutput`, its state a `PlanState`.

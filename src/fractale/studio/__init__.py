@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from fractale.studio.app import load_app as load_app
     from fractale.studio.app import make_app as make_app
     from fractale.studio.graphs import any_plan as any_plan
-    from fractale.studio.graphs import plan_graph as plan_graph
-    from fractale.studio.graphs import plan_graphs as plan_graphs
     from fractale.studio.graphs import prompt_graph as prompt_graph
+    from fractale.studio.graphs import recorded_graph as recorded_graph
+    from fractale.studio.graphs import recorded_graphs as recorded_graphs
     from fractale.studio.saver import open_saver as open_saver
 
 __getattr__, __all__ = lazy(
     __name__,
     {
         "fractale.studio.app": ("load_app", "make_app"),
-        "fractale.studio.graphs": ("any_plan", "plan_graph", "plan_graphs", "prompt_graph"),
+        "fractale.studio.graphs": ("any_plan", "recorded_graph", "recorded_graphs", "prompt_graph"),
         "fractale.studio.saver": ("open_saver",),
     },
 )

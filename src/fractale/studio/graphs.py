@@ -1,9 +1,10 @@
 """Build the development server's graphs, for the ``graphs/*.py`` that ``langgraph.json`` names.
 
 The server asks for a graph at each use: to draw it, to read or change a thread, to run. A factory
-(`plan_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of its
-`PlanSource`, and the drafts of a run. Only a run opens tools, servers and models
-(`fractale.studio.runs`).
+(`recorded_graph`, `any_plan`, `prompt_graph`) builds a `StudioGraph` from files only: the plan of
+its `PlanSource`, and the drafts of a run. Only a run opens tools, servers and models
+(`fractale.studio.runs`). Its runs are recorded in the state directory; those of
+`fractale.plan_graph`, for applications, are not.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ UNUSABLE = 422
 _ITEM = re.compile(r"\[\d+\]")
 
 
-def plan_graph(
+def recorded_graph(
     path: Path | str, *, registries: Sequence[Path | str] = (), agents: Sequence[str] = ()
 ) -> Factory:
     """Build the graph of one plan's file; the input of a run is the plan's inputs.
@@ -73,7 +74,7 @@ def plan_graph(
     return _factory(FilePlan(Path(path).absolute()), registries, agents)
 
 
-def plan_graphs(
+def recorded_graphs(
     folder: Path | str, registries: Mapping[str, Sequence[Path | str]] | None = None
 ) -> dict[str, Factory]:
     """Build a graph for each plan of a directory; the names are those of the files.
@@ -83,7 +84,7 @@ def plan_graphs(
     """
     known = registries or {}
     return {
-        graph_name(path): plan_graph(path, registries=known.get(path.stem, ()))
+        graph_name(path): recorded_graph(path, registries=known.get(path.stem, ()))
         for path in sorted(Path(folder).glob("*.yaml"))
     }
 

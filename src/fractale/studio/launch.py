@@ -54,7 +54,7 @@ CORS = {
 OWN_GRAPHS = '''\
 """The graphs of `fractale studio`, which writes this file anew at each start."""
 
-from fractale.studio import any_plan, load_app, make_app, plan_graph, prompt_graph
+from fractale.studio import any_plan, load_app, make_app, recorded_graph, prompt_graph
 from fractale.studio import open_saver as saver
 
 __all__ = ["app", "saver"]
@@ -68,7 +68,7 @@ TAKEN = (
     "load_app",
     "make_app",
     "plan",
-    "plan_graph",
+    "recorded_graph",
     "prompt",
     "prompt_graph",
     "saver",
@@ -187,7 +187,7 @@ def _write_config(start: Start, settings: Settings) -> Path:
     module, place = directory / "graphs.py", directory / CONFIG
     named = _named(start.plans)
     paths = {name: repr(str(path)) for name, path in named.items()}
-    lines = [f"{name} = plan_graph({path})\n" for name, path in paths.items()]
+    lines = [f"{name} = recorded_graph({path})\n" for name, path in paths.items()]
     http = {"cors": CORS, **_table(config, "http")}
     around = [f"around=load_app({http['app']!r})"] if http.get("app") else []
     lines.append(f"app = make_app({', '.join([*paths.values(), *around])})\n")
