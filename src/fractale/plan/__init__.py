@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fractale.plan.model import Step as Step
     from fractale.plan.schema import plan_schema as plan_schema
 
-__getattr__, __all__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "fractale.plan.build": ("load_plan", "parse_plan"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fractale.runs.workspace import Extensions as Extensions
     from fractale.runs.workspace import Workspace as Workspace
 
-__getattr__, __all__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "fractale.runs.options": ("Person", "RunOptions"),

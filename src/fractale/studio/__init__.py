@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fractale.studio.graphs import recorded_graphs as recorded_graphs
     from fractale.studio.saver import open_saver as open_saver
 
-__getattr__, __all__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "fractale.studio.app": ("load_app", "make_app"),

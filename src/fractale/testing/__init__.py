@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fractale.testing.tools import FakeCall as FakeCall
     from fractale.testing.tools import FakeToolServer as FakeToolServer
 
-__getattr__, __all__ = lazy(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "fractale.testing.model_server": ("ModelRequest", "ModelServer"),
