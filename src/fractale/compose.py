@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
@@ -30,6 +31,8 @@ from fractale.graph.bindings import Bindings
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
 from fractale.graph.plan_graph import PlanContext, PlanGraph, PlanOutput, RunSetup
+from fractale.jobs.threaded import ThreadedJobs
+from fractale.loops import WorkerLoop
 from fractale.masking import Masker
 from fractale.models import Models
 from fractale.pins import pins_of
@@ -207,6 +210,9 @@ class _Opened:
 
         self._tools = SharedToolbox(opened, idle)
         self._roots = roots_of(settings, None)
+        self._jobs = RunJobs.of(
+            settings.state_dir / JOBS, settings, partial(ThreadedJobs, WorkerLoop())
+        )
         self._models = models = Models(settings, given=model)
         self._agents: Catalog = agents
         self.dependencies = Dependencies(
@@ -215,7 +221,7 @@ class _Opened:
             policy=Policy(settings=settings.policy),
             agents=agents,
             max_attempts=settings.max_attempts,
-            jobs=RunJobs.of(settings.state_dir / JOBS, settings),
+            jobs=self._jobs,
         )
 
     @asynccontextmanager

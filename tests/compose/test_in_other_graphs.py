@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,60 +112,66 @@ async def test_keys_and_functions_map_states(parts, inputs, outputs):
     assert after["note"] == ("success" if looks else "kept")
 
 
-class Savers:
-    def __init__(self, path) -> None:
-        self._path = str(path)
-
-    async def run(self, kind: str, work) -> None:
-        if kind == "memory":
-            await work(InMemorySaver())
-        elif kind == "sqlite":
-            async with AsyncSqliteSaver.from_conn_string(self._path) as saver:
-                await work(saver)
-        else:
-            from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-
-            async with AsyncPostgresSaver.from_conn_string(kind) as saver:
-                await saver.setup()
-                await work(saver)
-
-
 MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "debug"]
 
 
+COMPOSED = ["alone", "subgraph", "node", "tool"]
+
+
+@asynccontextmanager
+async def saver_of(kind: str, path: Path) -> AsyncGenerator[Any]:
+    if kind == "memory":
+        yield InMemorySaver()
+    elif kind == "sqlite":
+        async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
+            yield saver
+    else:
+        from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+        async with AsyncPostgresSaver.from_conn_string(kind) as saver:
+            await saver.setup()
+            yield saver
+
+
 @pytest.mark.parametrize("saver", ["memory", "sqlite"])
-@pytest.mark.parametrize("composed", ["alone", "subgraph", "node", "tool"])
+@pytest.mark.parametrize("composed", COMPOSED)
 @pytest.mark.parametrize("modes", [*MODES, MODES], ids=[*MODES, "all"])
 @pytest.mark.parametrize("subgraphs", [False, True], ids=["", "subgraphs"])
 async def test_savers_modes_and_compositions(parts, tmp_path, saver, composed, modes, subgraphs):
     """One table: each combination asks, is answered by id, and ends with the same outputs."""
+    async with saver_of(saver, tmp_path / "db") as opened:
+        await _asks_and_ends(parts, opened, composed, modes, subgraphs)
+
+
+@pytest.mark.parametrize("composed", COMPOSED)
+@pytest.mark.parametrize("modes", [*MODES, MODES], ids=[*MODES, "all"])
+async def test_postgresql(parts, tmp_path, postgres, composed, modes):
+    async with saver_of(postgres, tmp_path) as opened:
+        await _asks_and_ends(parts, opened, composed, modes, True)
+
+
+async def _asks_and_ends(parts, saver: Any, composed: str, modes: Any, subgraphs: bool) -> None:
     options, made = parts
-
-    async def work(saver: Any) -> None:
-        own = {"checkpointer": saver} if composed == "alone" else {}
-        plan = plan_graph(PLAN, **options, **own)
-        graph, given = _composed(composed, plan, saver)
-        seen: list[Any] = []
-        for turn in (given, None):
-            if turn is None:
-                state = await graph.aget_state(THREAD)
-                (asked,) = state.interrupts
-                assert asked.value["step"] == "b"
-                assert made == []
-                turn = Command(resume={asked.id: True})
-            stream = graph.astream(turn, THREAD, stream_mode=modes, subgraphs=subgraphs)
-            seen += [chunk async for chunk in stream]
-        assert made == [8]
-        values = (await graph.aget_state(THREAD)).values
-        assert "8" in repr(values)
-        if modes == "custom" or modes is MODES:
-            events = repr(seen)
-            assert ("step_finished" in events) is (composed == "alone" or subgraphs)
-        if modes == "updates" and composed == "alone":
-            names = [name for chunk in seen for name in (chunk[-1] if subgraphs else chunk)]
-            assert names == ["a", "__interrupt__", "b"]
-
-    await Savers(tmp_path / "db").run(saver, work)
+    own = {"checkpointer": saver} if composed == "alone" else {}
+    plan = plan_graph(PLAN, **options, **own)
+    graph, turn = _composed(composed, plan, saver)
+    thread: Any = {"configurable": {"thread_id": uuid.uuid4().hex}}
+    seen: list[Any] = []
+    for _ in range(2):
+        stream = graph.astream(turn, thread, stream_mode=modes, subgraphs=subgraphs)
+        seen += [chunk async for chunk in stream]
+        state = await graph.aget_state(thread)
+        if state.interrupts:
+            (asked,) = state.interrupts
+            assert (asked.value["step"], made) == ("b", [])
+            turn = Command(resume={asked.id: True})
+    assert (state.interrupts, made) == ((), [8])
+    assert "8" in repr(state.values)
+    if modes == "custom" or modes is MODES:
+        assert ("step_finished" in repr(seen)) is (composed == "alone" or subgraphs)
+    if modes == "updates" and composed == "alone":
+        names = [name for chunk in seen for name in (chunk[-1] if subgraphs else chunk)]
+        assert names == ["a", "__interrupt__", "b"]
 
 
 def _composed(composed: str, plan: Any, saver: Any) -> tuple[Any, Any]:

@@ -41,6 +41,17 @@ steps:
   - {name: b, tool: count, approve: always, inputs: {n: "{{ steps.a.outputs.n }}"}}
   - {name: c, agent: , instruction: Say hi., tools: []}
 """
+BATCH = """
+name: batch
+servers: []
+outputs: {first: "{{ steps.one.outputs.log }}", all: "{{ steps.many.outputs }}"}
+steps:
+  - name: one
+    job: {scheduler: local, command: echo one}
+  - name: many
+    foreach: [2, 3]
+    job: {command: "echo {{ item }}"}
+"""
 SERVER = """
 from fastmcp import FastMCP
 
@@ -90,6 +101,9 @@ direct = compile_plan(plan, deps).compile()
 whole = fractale.plan_graph(plan, tools=[count], model=model(), idle=60)
 
 
+batch = fractale.plan_graph("batch.yaml")
+
+
 class State(TypedDict, total=False):
     nodes: int
     status: str
@@ -103,7 +117,7 @@ builder.add_edge(START, "plan")
 builder.add_edge("plan", END)
 own = builder.compile()
 '''
-GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own")}
+GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own", "batch")}
 
 
 class Server:
@@ -117,6 +131,7 @@ class Server:
         )
         (folder / "app.py").write_text(APP)
         (folder / "chain.yaml").write_text(PLAN)
+        (folder / "batch.yaml").write_text(BATCH)
         (folder / "server.py").write_text(SERVER)
         own = folder / ".config" / "fractale"
         own.mkdir(parents=True)
@@ -285,3 +300,10 @@ def test_a_state_is_edited_and_an_old_one_run_again(server):
     assert (after["status"], after["outputs"]["nodes"]) == ("success", 4)
     values = server.client.threads.get_state(thread)["values"]
     assert (values["inputs"], values["spent"]["steps"]) == ({"nodes": 7}, 4)
+
+
+def test_batch_jobs_do_not_block_the_server(server):
+    after = server.run(server.thread(), "batch", {})
+    assert after["status"] == "success", after
+    assert after["outputs"]["first"] == "one\n"
+    assert [each["log"] for each in after["outputs"]["all"]] == ["2\n", "3\n"]

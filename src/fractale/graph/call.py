@@ -39,6 +39,7 @@ from fractale.errors import (
 )
 from fractale.events import EventKind
 from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.continued import UNKNOWN, is_cut_off
 from fractale.graph.errors_as_data import (
     CutOff,
     Elicited,
@@ -274,7 +275,10 @@ class Attempt:
         self.deps = replace(self.deps, outputs=outputs)
         self.journal = CallJournal(context.journal, self.path, self.attempts, self.tries)
         if self._outlives_process:
-            self.seen.add(from_data(context.notes.get(self._note)))
+            known = context.notes.get(self._note)
+            self.seen.add(from_data(known))
+            if context.cut_off and known is None and is_cut_off(self.path, context.cut_off):
+                self.seen.add([UNKNOWN])
 
     @property
     def _outlives_process(self) -> bool:

@@ -358,6 +358,8 @@ class RunContext:
         tally: In the same steps, the number of jobs in each state.
         yes: Whether each question gets its default answer, as with ``--yes``. `fractale.runs`
             answers such questions itself.
+        cut_off: Nodes that a killed process left in the middle. Their agents may have read anything
+            (`fractale.graph.continued`).
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
             sources of their values, its path, and the number of items that may run at a time.
     """
@@ -393,6 +395,7 @@ class RunContext:
     item_flow: Any = field(default=None, repr=False)
     item_path: str = ""
     yes: bool = False
+    cut_off: frozenset[str] = frozenset()
     slots: AbstractAsyncContextManager[None] = field(default_factory=nullcontext[None])
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)

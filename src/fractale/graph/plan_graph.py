@@ -31,8 +31,6 @@ from langchain_core.runnables import RunnableConfig
 from langgraph._internal._config import ensure_config  # no public function merges them like a run
 from langgraph._internal._constants import (
     CONF,
-    CONFIG_KEY_CHECKPOINT_ID,
-    CONFIG_KEY_CHECKPOINT_MAP,
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_RESUMING,
@@ -53,12 +51,14 @@ from typing_extensions import TypedDict
 from fractale.errors import InputError, LimitReached, PlanError
 from fractale.events import Event, Listener
 from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
-from fractale.graph.state import PlanState, Spent, add_spent
+from fractale.graph.continued import Left, cut_off_steps, leave, read_left
+from fractale.graph.state import PlanState
 from fractale.graph.step import AttemptsExceeded
 from fractale.graph.sync_saver import LoopSaver
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
 from fractale.plan.model import Limits, Plan
+from fractale.store.notes import MemoryNotes
 from fractale.store.outputs import OutputStore
 from fractale.text import did_you_mean
 
@@ -167,6 +167,14 @@ class _Entered:
 
     given: Any
     context: RunContext
+    notes: MemoryNotes | None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the run has data that its state does not have, if it does not reach its end."""
+        run, notes = self.context, self.notes
+        used = run.meter.total.get("input_tokens", 0)
+        return bool(run.grants or used or (notes is not None and notes.values()))
 
 
 class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
@@ -286,6 +294,10 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 status = "limit" if isinstance(error, LimitReached) else "failed"
                 for chunk in form.ended(status, error.message):
                     yield chunk
+            finally:
+                if saver is not None and entered.has_more:
+                    notes = entered.notes or MemoryNotes()
+                    await asyncio.shield(leave(saver, call, entered.context, notes))
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride] - as `astream`
         self,
@@ -342,22 +354,30 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         secrets = {**self.setup.secrets, **options.secrets, **_split_secrets(plan, inputs)}
         _check_secrets(plan, secrets)
         values = {} if resumes else bind_inputs(plan, inputs, secrets)
-        spent = Spent()
-        if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
-            spent = await _spent(saver, config)
         run = await _context_of(plan, config, context, fields)
+        left = Left()
+        if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
+            left = await read_left(saver, config)
+            if any(step.kind not in ("tool", "job") for step in plan.walk()):
+                run.cut_off = await cut_off_steps(saver, config, await self.aget_state(config))
+        run.grants = [*run.grants, *left.grants]
+        notes = MemoryNotes(left.notes)
+        if isinstance(context, RunContext):
+            notes = None  # the caller's own
+        else:
+            run.notes = notes
         run.secret_inputs = secrets
         run.masker.add(*secrets.values())
         if run.meter.limits == Limits() and not run.meter.total:
             limits = with_limits(with_limits(plan.limits, self.setup.limits), options.limits)
-            run.meter = Meter(limits, spent)
+            run.meter = Meter(limits, left.spent)
         run.yes = run.yes or self.setup.yes or options.yes
         self._connect_events(run, config, form)
         if not resumes:
             prefix = str(cast("Mapping[str, Any]", given).get("prefix") or "")
             kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
             given = _first_state(kept, prefix)
-        return _Entered(given, run)
+        return _Entered(given, run, notes)
 
     def _connect_events(self, run: RunContext, config: RunnableConfig, form: _Form) -> None:
         """Pass the run's events to those who want them."""
@@ -534,29 +554,6 @@ def _run_id(config: RunnableConfig) -> str:
         return thread
     namespace = str(conf.get(CONFIG_KEY_CHECKPOINT_NS, ""))
     return f"{thread}-{hashlib.sha256(namespace.encode()).hexdigest()[:8]}"
-
-
-async def _spent(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Spent:
-    """The usage of the run so far, from its latest checkpoint."""
-    conf = config.get(CONF, {})
-    at = {
-        key: conf[key]
-        for key in (CONFIG_KEY_THREAD_ID, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_CHECKPOINT_ID)
-        if conf.get(key)
-    }
-    namespace = at.get(CONFIG_KEY_CHECKPOINT_NS, "")
-    if namespace in (conf.get(CONFIG_KEY_CHECKPOINT_MAP) or {}):
-        at[CONFIG_KEY_CHECKPOINT_ID] = conf[CONFIG_KEY_CHECKPOINT_MAP][namespace]
-    if CONFIG_KEY_THREAD_ID not in at:
-        return Spent()
-    found = await saver.aget_tuple({CONF: {**at, CONFIG_KEY_CHECKPOINT_NS: namespace}})
-    if found is None:
-        return Spent()
-    spent = cast("Spent", found.checkpoint["channel_values"].get("spent") or Spent())
-    for _, channel, value in found.pending_writes or ():
-        if channel == "spent":  # of a step that ended beside one that did not
-            spent = add_spent(spent, cast("Spent", value))
-    return spent
 
 
 # -- the stream ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ class RunJobs:
         root: The directory of the jobs' directories.
         environment: The process's environment.
         queues, cores, poll_seconds, polls, project, state: As for `fractale.jobs.Jobs`.
+        service: Makes the jobs of a scheduler; None: `Jobs`.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class RunJobs:
         polls: Path | None = None,
         project: Path | None = None,
         state: Path | None = None,
+        service: Callable[..., Jobs] | None = None,
     ) -> None:
+        self._service = service
         self._root = root
         self._environment = environment
         self._queues, self._cores = queues, cores
@@ -56,7 +59,9 @@ class RunJobs:
         self._by_scheduler: dict[str | None, Jobs] = {}
 
     @classmethod
-    def of(cls, root: Path, settings: Settings) -> RunJobs:
+    def of(
+        cls, root: Path, settings: Settings, service: Callable[..., Jobs] | None = None
+    ) -> RunJobs:
         """The jobs in a directory; all runs of one state directory share the local cores."""
         from fractale.jobs.service import POLLS, QUEUES
 
@@ -70,6 +75,7 @@ class RunJobs:
             polls=settings.state_dir / POLLS,
             project=settings.project_folder,
             state=settings.state_dir,
+            service=service,
         )
 
     def __call__(self, scheduler: str | None) -> Jobs:
@@ -77,7 +83,7 @@ class RunJobs:
         from fractale.jobs import Jobs
 
         if scheduler not in self._by_scheduler:
-            self._by_scheduler[scheduler] = Jobs(
+            self._by_scheduler[scheduler] = (self._service or Jobs)(
                 self._root,
                 self._environment,
                 scheduler,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,10 +41,18 @@ class MaskedNotes:
 
 
 class MemoryNotes:
-    """Notes of a run that is not recorded."""
+    """Notes of a run that is not recorded.
 
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
+    Args:
+        values: The notes that an earlier process left.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values: dict[str, Any] = dict(values or {})
+
+    def values(self) -> dict[str, Any]:
+        """All notes by their keys."""
+        return dict(self._values)
 
     def get(self, key: str) -> Any:
         return self._values.get(key)

@@ -23,6 +23,7 @@ from langgraph.types import Command
 
 from fractale.errors import AnswerError, FractaleError, StoreError, UsageError
 from fractale.events import Event
+from fractale.loops import allow_blocking
 from fractale.plan.inputs import read_secrets
 from fractale.private import append_line, open_private
 from fractale.questions import Answers, is_job
@@ -422,7 +423,7 @@ class _Worker:
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _main(self) -> None:
-        _may_wait()
+        allow_blocking()
         error: BaseException | None = None
         try:
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
@@ -473,16 +474,3 @@ async def in_own_thread(work: Work) -> AsyncGenerator[Any]:
 async def _end_of(worker: _Worker) -> None:
     while not isinstance(await worker.chunks.get(), _End):
         pass
-
-
-def _may_wait() -> None:
-    """Allow blocking calls in this thread's loop: only its own run waits in it.
-
-    The server's detector of blocking calls (blockbuster) watches every loop of the process. It has
-    no other way to exclude a loop.
-    """
-    try:
-        from blockbuster import blockbuster
-    except ImportError:
-        return
-    blockbuster._skip.value = True  # pyright: ignore[reportPrivateUsage] - see above

@@ -1,0 +1,154 @@
+"""A run of a plan's graph that another process continues: nothing that decides is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.types import Command
+
+import fractale
+from fractale import Dependencies, compile_plan
+from fractale.models import Models
+from fractale.settings import Settings
+from fractale.testing import FakeToolServer, ScriptedModel
+from fractale.testing.replies import Reply
+
+THREAD: dict[str, Any] = {"configurable": {"thread_id": "t"}}
+
+
+def tools() -> FakeToolServer:
+    server = FakeToolServer()
+
+    @server.tool(read_only=True)
+    def look(where: str) -> dict:
+        """Look."""
+        return {"seen": f"a stranger wrote about {where}"}
+
+    @server.tool
+    def write(text: str) -> dict:
+        """Write."""
+        return {"written": text}
+
+    @server.tool
+    def erase(path: str) -> dict:
+        """Erase."""
+        return {"erased": path}
+
+    return server
+
+
+AGENT = """
+name: agent
+limits: {tokens: 1000}
+steps: [{name: s, agent: , instruction: Look and write., tools: [look, write]}]
+"""
+LOOKS = Reply(tool_calls=[("look", {"where": "here"})], input_tokens=10, output_tokens=5)
+WRITES = Reply(tool_calls=[("write", {"text": "it"})], input_tokens=10, output_tokens=5)
+ENDS = Reply(text="done", input_tokens=10, output_tokens=5)
+
+
+def graph(text: str, server: FakeToolServer, saver: Any, replies: list[Reply]):
+    models = Models(Settings(), given=ScriptedModel(replies))
+    deps = Dependencies(toolbox=server, models=models)
+    return compile_plan(fractale.load(text), deps).compile(checkpointer=saver)
+
+
+def sources(state: Any) -> list[str]:
+    return [source["name"] for source in state.values["steps"]["s"].get("sources", [])]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_the_sources_and_the_usage_of_an_agent_that_waits(durability):
+    saver, server = InMemorySaver(), tools()
+    first = graph(AGENT, server, saver, [LOOKS, WRITES])
+    waiting = await first.ainvoke({}, THREAD, durability=durability)
+    assert waiting["__interrupt__"][0].value["tool"] == "write"
+    again = graph(AGENT, server, saver, [ENDS])
+    after = await again.ainvoke(
+        Command(resume=True), THREAD, context={"limits": {"tokens": 32}}, durability=durability
+    )
+    assert after["status"] == "success"
+    assert "fake.look" in sources(await again.aget_state(THREAD))
+    assert [call.name for call in server.calls] == ["look", "write"]
+
+
+async def test_tokens_of_the_step_that_waits_count_after_it_is_continued():
+    saver, server = InMemorySaver(), tools()
+    await graph(AGENT, server, saver, [LOOKS, WRITES]).ainvoke({}, THREAD)
+    again = graph(AGENT, server, saver, [ENDS])
+    context: Any = {"limits": {"tokens": 30}}
+    after = await again.ainvoke(Command(resume=True), THREAD, context=context)
+    assert (after["status"], after["error"]) == (
+        "limit", "the run has used 30 tokens; its limit is 30",
+    )  # fmt: skip
+    assert (await again.ainvoke(None, THREAD))["status"] == "success"
+
+
+async def test_an_approval_for_the_rest_of_the_run_outlasts_the_process():
+    text = """
+name: grants
+steps:
+  - {name: a, tool: erase, inputs: {path: a}, approve: ask}
+  - {name: b, tool: write, inputs: {text: b}, approve: always}
+  - {name: c, tool: erase, inputs: {path: c}, approve: ask}
+"""
+    saver, server = InMemorySaver(), tools()
+    first = await graph(text, server, saver, []).ainvoke({}, THREAD)
+    assert first["__interrupt__"][0].value["step"] == "a"
+    second = await graph(text, server, saver, []).ainvoke(Command(resume="always"), THREAD)
+    assert second["__interrupt__"][0].value["step"] == "b"
+    third = await graph(text, server, saver, []).ainvoke(Command(resume="yes"), THREAD)
+    assert third["status"] == "success"
+    fresh = await graph(text, server, saver, []).ainvoke({}, THREAD)
+    assert fresh["__interrupt__"][0].value["step"] == "a", "a new run asks again"
+
+
+KILLED = """
+import asyncio, os, sys
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+sys.path.insert(0, sys.argv[1])
+import test_continued as here
+
+async def main():
+    server = here.tools()
+    model_calls = []
+
+    def replies(request):
+        model_calls.append(request)
+        if len(model_calls) == 2:
+            os._exit(9)
+        return here.LOOKS
+
+    from fractale.models import Models
+    from fractale.settings import Settings
+    from fractale.testing import ScriptedModel
+    import fractale
+    deps = fractale.Dependencies(
+        toolbox=server, models=Models(Settings(), given=ScriptedModel(replies))
+    )
+    async with AsyncSqliteSaver.from_conn_string("db") as saver:
+        graph = fractale.compile_plan(fractale.load(here.AGENT), deps).compile(checkpointer=saver)
+        await graph.ainvoke({}, here.THREAD)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_agent_that_a_kill_interrupted_may_have_read_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent)]
+    killed = await asyncio.to_thread(subprocess.run, command, check=False)
+    assert killed.returncode == 9
+    server = tools()
+    async with AsyncSqliteSaver.from_conn_string("db") as saver:
+        again = graph(AGENT, server, saver, [ENDS])
+        assert (await again.ainvoke(None, THREAD))["status"] == "success"
+        assert "calls before a kill" in sources(await again.aget_state(THREAD))
+        assert server.calls == []
