@@ -13,7 +13,10 @@ import pytest
 import forked
 
 MODULE = '''
+import dataclasses
 import typing
+import pydantic
+import typing_extensions
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import AIMessage
@@ -52,6 +55,28 @@ def asking(state: MessagesState):
     return {"messages": [AIMessage("You said " + interrupt("Which one?"))]}
 
 ASKS = StateGraph(MessagesState).add_node("n", asking).add_edge(START, "n")
+
+class Offer(pydantic.BaseModel):
+    price: int
+
+@dataclasses.dataclass
+class Note:
+    text: str
+
+class Typed(typing_extensions.TypedDict):
+    offer: Offer
+    notes: list[Note]
+    said: str
+
+def offers(state: Typed):
+    return {"offer": Offer(price=3), "notes": [Note("cheap")]}
+
+def decides(state: Typed):
+    price, (note,) = state["offer"].price, state["notes"]
+    return {"said": f"{interrupt(Offer(price=4))}: {price}, {note.text}"}
+
+TYPED = StateGraph(Typed).add_node("a", offers).add_node("b", decides)
+TYPED.add_edge(START, "a").add_edge("a", "b")
 
 class Raw(typing.TypedDict):
     """LangGraph's own examples use it, and pydantic refuses it on Python 3.11."""
@@ -175,6 +200,17 @@ def test_its_own_question_is_answered_in_another_process(project):
     assert end(done)["outputs"] == {"all": {"content": "You said the green one"}}, done
     replayed = fractale(project, "replay", "r")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+
+
+def test_a_state_of_its_own_types(project):
+    plan(project, "TYPED")
+    done = fractale(project, "run", "plan.yaml", "-a", "my_agents.TYPED", "--run-id", "r")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "price" in done.stderr
+    ended = end(fractale(project, "resume", "r", "--answer", "s=agreed", "--json"))
+    assert ended["outputs"] == {
+        "all": {"offer": {"price": 3}, "notes": [{"text": "cheap"}], "said": "agreed: 3, cheap"}
+    }, ended
 
 
 def test_a_limit_is_reached_and_raised(project):

@@ -590,6 +590,26 @@ def test_a_call_that_the_run_was_killed_in(project, typed, answer):
     assert answer_of(terminal) == answer
 
 
+@pytest.mark.parametrize(
+    ("value", "typed", "answer"),
+    [
+        ({"question": "Which color?"}, ["", "green"], "green"),
+        ("How many?", ["3"], 3),
+        (
+            {"action_requests": [{"name": "order", "args": {"what": "tea"}}]},
+            ["perhaps", "yes"],
+            {"decisions": [{"type": "approve"}]},
+        ),
+    ],
+)
+def test_a_question_of_a_langgraph_agent(project, value, typed, answer):
+    terminal = dialogue(project, questions.interrupt("buy", "clerk", value))
+    assert "the agent clerk asks" in terminal.ask_for("answer with")
+    for text in typed:
+        terminal.type(text)
+    assert answer_of(terminal) == answer
+
+
 def test_nobody_who_types_any_more_leaves_every_question_unanswered(project):
     terminal = dialogue(project, REVIEW, REVIEW)
     terminal.ask_for("a accept")

@@ -20,6 +20,7 @@ from fractale.questions import (
     default_answer,
     elicitation,
     in_doubt,
+    interrupt,
     question,
     read_answer,
     review,
@@ -53,7 +54,21 @@ ONE = elicitation(
 NOTHING = elicitation("submit", "hpc", "Go on?", {"type": "object", "properties": {}})
 LOST = in_doubt("submit", "submit_job", {"nodes": 2})
 FAILED = {"kind": "failure", "step": "a", "error": "no"}
-ALL = [JOKE, CLOSED, FREE, SIZES, CALL, DRAFT, ASKED, ONE, NOTHING, LOST, FAILED]
+OWN = interrupt("buy", "clerk", {"question": "Which color?"})
+ACTIONS = [{"name": "order", "args": {"what": what}} for what in ("tea", "milk")]
+REVIEWED = interrupt("buy", "clerk", {"action_requests": ACTIONS[:1], "review_configs": []})
+TWO = interrupt(
+    "buy",
+    "clerk",
+    {
+        "action_requests": ACTIONS,
+        "review_configs": [{"action_name": "order", "allowed_decisions": ["approve", "edit"]}],
+    },
+)
+STOPPED = interrupt("buy", "clerk", {"breakpoint": "clerk"})
+TYPED = interrupt("buy", "clerk", "How many?", {"type": "integer"})
+OF_GRAPHS = [OWN, REVIEWED, TWO, STOPPED, TYPED]
+ALL = [JOKE, CLOSED, FREE, SIZES, CALL, DRAFT, ASKED, ONE, NOTHING, LOST, FAILED, *OF_GRAPHS]
 
 
 class TestQuestion:
@@ -335,7 +350,63 @@ def test_a_call_in_doubt_is_made_again_or_failed_or_was_done():
     assert default_answer(LOST) is MISSING, "nobody who did not look can say"
 
 
+YES_TWICE = {"decisions": [{"type": "approve"}, {"type": "approve"}]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "raw", "answer"),
+    [
+        (OWN, "green", "green"),
+        (OWN, " green ", "green"),
+        (OWN, '{"color": "green"}', {"color": "green"}),
+        (OWN, {"color": "green"}, {"color": "green"}),
+        (OWN, "true", True),
+        (OWN, '"true"', "true"),
+        (TYPED, "3", 3),
+        (REVIEWED, "yes", {"decisions": [{"type": "approve"}]}),
+        (REVIEWED, False, {"decisions": [{"type": "reject"}]}),
+        (REVIEWED, {"type": "approve"}, {"decisions": [{"type": "approve"}]}),
+        (
+            REVIEWED,
+            {"arguments": {"what": "milk"}},
+            {
+                "decisions": [
+                    {"type": "edit", "edited_action": {"name": "order", "args": {"what": "milk"}}}
+                ]
+            },
+        ),
+        (TWO, "yes", YES_TWICE),
+        (TWO, YES_TWICE["decisions"], YES_TWICE),
+        (STOPPED, "continue", "continue"),
+    ],
+)
+def test_a_graph_gets_the_answer_in_its_own_form(asked, raw, answer):
+    assert read_answer(asked, raw) == answer
+    assert expected(asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "raw"),
+    [
+        (OWN, ""),
+        (OWN, None),
+        (TYPED, "many"),
+        (REVIEWED, "perhaps"),
+        (REVIEWED, {"decisions": []}),
+        (TWO, "no"),
+        (TWO, {"decisions": [{"type": "approve"}]}),
+        (TWO, {"type": "approve"}),
+        (STOPPED, "no"),
+    ],
+)
+def test_a_graph_gets_no_other_answer(asked, raw):
+    with pytest.raises(AnswerError):
+        read_answer(asked, raw)
+
+
 def test_yes_agrees_to_calls_and_plans():
+    assert default_answer(TWO) == YES_TWICE
+    assert default_answer(OWN) is MISSING
     assert default_answer(CALL) is True
     assert default_answer(DRAFT) == "accept"
 
@@ -354,7 +425,7 @@ def test_whatever_is_answered_is_an_answer_or_is_refused(asked, raw):
     except AnswerError:
         return
     assert answer is not None
-    assert read_answer(asked, answer) == answer or asked["kind"] == "question"
+    assert read_answer(asked, answer) == answer or asked["kind"] in ("question", "interrupt")
     json.dumps(answer)
 
 

@@ -45,6 +45,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
 from langgraph._internal._constants import CONFIG_KEY_RUNTIME
+from langgraph._internal._serde import collect_allowlist_from_schemas
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, GraphRecursionError
 from langgraph.prebuilt.tool_node import ToolInvocationError
@@ -72,6 +73,7 @@ from fractale.policy import Grant, may_repeat, source_of
 from fractale.questions.kinds import KINDS
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
+from fractale.store.serializer import Types, allowing
 from fractale.toolbox import ToolInfo
 
 if TYPE_CHECKING:
@@ -128,7 +130,7 @@ async def run_graph(
     merged = _with_store(merged, graph)
     more = {} if context is None else {"context": context}
     try:
-        with _without_warnings():
+        with _without_warnings(), allowing(_types_in(graph)):
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
         raise calls.as_questions(asked) from asked
@@ -779,6 +781,26 @@ def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
             own = {"readOnlyHint": True} if is_known else {}
             found[name] = {**own, **_hints(getattr(tool, "metadata", None))}
     return found
+
+
+def _types_in(graph: Any) -> Types:
+    """The types that the states of the graph and of its subgraphs declare: checkpoints have them.
+
+    The user named the module that has them, so reading them runs no other code.
+    """
+    found: set[tuple[str, ...]] = set()
+    inner: list[Any] = []
+    if hasattr(graph, "get_subgraphs"):
+        inner = [each for _, each in graph.get_subgraphs(recurse=True)]
+    for each in [graph, *inner]:
+        builder: Any = getattr(each, "builder", None)
+        names = ("state_schema", "input_schema", "output_schema")
+        schemas = [getattr(builder, name, None) for name in names]
+        found |= collect_allowlist_from_schemas(
+            schemas=[schema for schema in schemas if schema is not None],
+            channels=getattr(each, "channels", None),
+        )
+    return frozenset(found)
 
 
 # LangChain logs each error of a handler, although it also raises it.

@@ -662,8 +662,8 @@ def _previous(
 def new_graph() -> Graph:
     """An empty graph of steps. Its context is a `RunContext`.
 
-    LangGraph is not told so: servers ask each graph, also one inside another, for a JSON Schema of
-    its context.
+    LangGraph does not know the context's type: servers ask each graph, also one inside another,
+    for a JSON Schema of its context.
     """
     return cast("Graph", StateGraph(PlanState, input_schema=PlanState))
 

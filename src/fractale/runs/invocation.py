@@ -226,6 +226,8 @@ class Invocation:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            elif not task.cancelled():
+                task.exception()  # else asyncio warns that it was never retrieved
 
     def _options(self, plan: Plan, **more: Any) -> RunOptions:
         """The options of the run.

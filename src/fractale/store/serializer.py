@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, cast
 
 import ormsgpack
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
@@ -41,6 +44,27 @@ def checksum(*parts: bytes) -> bytes:
     return digest.digest()
 
 
+Types: TypeAlias = frozenset[tuple[str, ...]]
+"""Types of Python: the module and the name of each."""
+
+_ALLOWED: Final[ContextVar[Types]] = ContextVar("fractale_checkpoint_types", default=frozenset())
+
+
+@contextmanager
+def allowing(types: Types) -> Generator[None]:
+    """Also read these types in the block: those that a LangGraph agent of the user declares."""
+    token = _ALLOWED.set(types)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+@lru_cache(maxsize=64)
+def _reader(types: Types) -> StrictSerializer:
+    return StrictSerializer(types)
+
+
 class StrictSerializer(JsonPlusSerializer):
     """Reads plain data and LangGraph's own safe types; anything else is an error.
 
@@ -51,12 +75,18 @@ class StrictSerializer(JsonPlusSerializer):
     A checkpoint whose bytes changed on the disk cannot be trusted either, so each value has a
     checksum. Values without one, as fractale 0.2 and LangGraph itself write them, are accepted.
     Integers of any size and lone surrogates are kept, which msgpack alone cannot do.
+
+    Args:
+        types: More types to read; see also `allowing`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, types: Types = frozenset()) -> None:
         super().__init__(
-            pickle_fallback=False, allowed_json_modules=None, allowed_msgpack_modules=None
+            pickle_fallback=False,
+            allowed_json_modules=None,
+            allowed_msgpack_modules=tuple(types) or None,
         )
+        self._types = types
         self._unpack_ext_hook = _with_own_types(self._unpack_ext_hook)
         self._custom_unpack_ext_hook = True  # else LangGraph installs its own
 
@@ -140,6 +170,8 @@ class StrictSerializer(JsonPlusSerializer):
         Raises:
             StoreError: The bytes have a type outside the allow-list, or are damaged.
         """
+        if (types := _ALLOWED.get()) and not types <= self._types:
+            return _reader(types | self._types).loads_typed(data)
         kind, stored = _checked(*data)
         blocked: list[SerdeEvent] = []
         unregister = register_serde_event_listener(blocked.append)
