@@ -107,6 +107,34 @@ def ready(capsys) -> tuple[str, int]:
         time.sleep(0.1)
 
 
+ASKING_TOOL = """
+from langgraph.types import interrupt
+
+def ask_size(kind: str) -> dict:
+    return {"nodes": interrupt({"question": f"How many nodes for {kind}?"})}
+"""
+ASKING_PLAN = """
+name: asking
+steps: [{name: s, tool: ask_size, inputs: {kind: lammps}}]
+outputs: {nodes: "{{ steps.s.outputs.nodes }}"}
+"""
+
+
+def test_the_interrupt_of_a_tools_code_is_a_question(project, monkeypatch, capsys):
+    (project / "asking_tool.py").write_text(ASKING_TOOL)
+    (project / "tools.yaml").write_text("tools: [{path: asking_tool.ask_size}]")
+    (project / "asking.yaml").write_text(ASKING_PLAN)
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setenv("FRACTALE_TRUST_PROJECT", "1")
+    assert fractale(["run", "asking.yaml", "-r", "tools.yaml"]) == 4
+    said = capsys.readouterr().err
+    assert "the tool ask_size asks:" in said
+    assert "How many nodes for lammps?" in said
+    [run] = runs(project)
+    assert fractale(["resume", run, "--answer", "s=4"]) == 0
+    assert "nodes   4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -12,27 +13,36 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import InjectedToolCallId
+from langchain_mcp_adapters.client import MultiServerMCPClient
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, interrupt
 from mcp import types
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
+from fractale.errors import AnswerError
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
 from fractale.graph.state import initial_state
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.models import Models
 from fractale.plan.build import parse_plan
+from fractale.questions import Answers
+from fractale.record.recordings import open_recording
 from fractale.registry import build_server
+from fractale.replay.replay import replay
+from fractale.runs import RunOptions, Workspace
 from fractale.settings import Settings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
-from servers.running import stdio
+from replays import trusting
+from servers.running import FOLDER, stdio
 
 ONE = "name: p\nsteps: [{name: s, tool: t}]\noutputs: {all: '{{ steps.s.outputs }}'}\n"
 AGENT = "name: p\nsteps: [{name: s, type: agent, instruction: Do it., tools: [t]}]\n"
+TOOLS_SERVER = FOLDER / "tools_server.py"
 CALLS_T = Reply(tool_calls=[("t", {})])
 
 
@@ -493,3 +503,157 @@ async def test_a_run_waits_for_the_question_of_a_tool(run_plan, make):
     answered = await run_plan(ONE, tools=[make(log)], answers={"s": "Ada"})
     assert answered.result.outputs == {"all": {"name": "Ada"}}
     assert answered.of("answered")[0]["answer"] == "Ada"
+
+
+@pytest.fixture
+def kept(settings: Settings) -> Any:
+    """Start a recorded run, or resume it in another workspace, as another process would."""
+
+    async def run(tools: Any, plan: str = ONE, resume: str | None = None, **options: Any) -> Any:
+        loaded = parse_plan(textwrap.dedent(plan))
+        async with Workspace.open(settings, loaded, tools=tools) as workspace:
+            given = RunOptions(**options)
+            if resume:
+                return await workspace.runs.resume(resume, given)
+            return await workspace.runs.start(loaded, {}, given)
+
+    return run
+
+
+@pytest.mark.parametrize("make", ASKING[:2])
+async def test_a_recorded_run_continues_with_the_answer(kept, settings, make):
+    log: list[str] = []
+    first = await kept([make(log)])
+    assert first.status == "waiting"
+    # The call is not one with an unknown outcome, although it may not be made twice.
+    (question,) = first.waiting
+    assert question["kind"] == "interrupt"
+    again = await kept([make(log)], resume=first.run)
+    assert (again.status, again.waiting[0]["kind"]) == ("waiting", "interrupt")
+    then = await kept([make(log)], resume=first.run, replies=Answers({"s": "Ada"}))
+    assert then.outputs == {"all": {"name": "Ada"}}
+    assert len(log) == 2
+    with open_recording(then.record, settings=trusting(settings)) as recording:
+        replayed = await replay(recording, settings)
+    assert replayed.divergence is None, replayed.divergence
+
+
+async def test_the_questions_of_items_and_blocks_are_asked_at_once(kept):
+    def t(x: str) -> dict:
+        first = interrupt(f"{x}: name?")
+        return {"names": [first, interrupt(f"{x}: other name?")]}
+
+    plan = """
+        name: p
+        steps:
+          - {name: each, tool: t, foreach: [a, b], inputs: {x: '{{ item }}'}}
+        outputs: {all: '{{ steps.each.outputs }}'}
+    """
+    first = await kept([t], plan)
+    asked = {each["step"]: each["value"] for each in first.waiting}
+    assert asked == {"each[0]": "a: name?", "each[1]": "b: name?"}
+    one = {"each[0]": "Ada", "each[1]": "Bob"}
+    second = await kept([t], plan, resume=first.run, replies=Answers(one))
+    asked = {each["step"]: each["value"] for each in second.waiting}
+    assert asked == {"each[0]": "a: other name?", "each[1]": "b: other name?"}
+    other = {"each[0]": "Eve", "each[1]": "Max"}
+    then = await kept([t], plan, resume=first.run, replies=Answers(other))
+    assert then.status == "success", then.error
+    names = [each["names"] for each in then.outputs["all"]]
+    assert names == [["Ada", "Eve"], ["Bob", "Max"]]
+
+
+class Size(BaseModel):
+    nodes: int
+
+
+async def test_an_answer_that_does_not_fit_its_schema_can_be_given_again():
+    def t() -> dict:
+        size = interrupt("How large?", response_schema=Size)
+        return {"nodes": size.nodes}
+
+    async with compiled(ONE, t) as graph:
+        paused = await graph.ainvoke({}, thread())
+        (asked,) = paused["__interrupt__"]
+        assert asked.value["schema"]["properties"]["nodes"]["type"] == "integer"
+        with pytest.raises(AnswerError, match="nodes"):
+            await graph.ainvoke(Command(resume={"nodes": "many"}), thread())
+        await graph.ainvoke(Command(resume={"nodes": 4}), thread())
+        assert await recorded(graph) == {"nodes": 4}
+
+
+async def test_an_approval_and_a_question_of_one_call_are_answered_in_order():
+    plan = "name: p\nsteps: [{name: s, tool: t, approve: always}]\n"
+    log: list[str] = []
+    async with compiled(plan, asks_itself(log)) as graph:
+        paused = await graph.ainvoke({}, thread())
+        assert paused["__interrupt__"][0].value["kind"] == "approval"
+        paused = await graph.ainvoke(Command(resume=True), thread())
+        assert paused["__interrupt__"][0].value["kind"] == "interrupt"
+        await graph.ainvoke(Command(resume="Ada"), thread())
+        assert await recorded(graph) == {"name": "Ada"}
+    assert len(log) == 2
+
+
+async def test_the_tools_of_a_multi_server_client_keep_what_they_say(run_plan):
+    server = {"transport": "stdio", "command": sys.executable, "args": [str(TOOLS_SERVER)]}
+    tools = await MultiServerMCPClient({"site": server}).get_tools()
+    found = {each.name: each for each in tools}
+    plan = """
+        name: p
+        steps:
+          - {name: a, tool: echo, inputs: {value: {deep: [1]}}}
+          - {name: b, tool: broken_part, transitions: {failure: success}}
+        outputs: {all: '{{ steps.a.outputs }}'}
+    """
+    seen = Recorder()
+    async with compiled(textwrap.dedent(plan), found["echo"], found["broken_part"]) as graph:
+        state = await graph.ainvoke({}, {**thread(), "callbacks": [seen]})
+    assert state["status"] == "success", state["error"]
+    assert state["outputs"] == {"all": {"result": {"deep": [1]}}}
+    assert [run["name"] for run in seen.tools] == ["echo", "broken_part"]
+    assert [seen.above(run) for run in seen.tools] == [["a", "p"], ["b", "p"]]
+    ran = await run_plan(textwrap.dedent(plan), tools=tools)
+    assert ran.path == ["a:success", "b:failure"]
+
+
+async def test_a_tool_may_run_a_plan_that_asks():
+    inside = FakeToolServer().answer("rm", {"removed": 3})
+    plan = "name: inner\nsteps: [{name: i, tool: rm, approve: always}]\noutputs: {n: 3}\n"
+    inner = compile_plan(parse_plan(plan), Dependencies(toolbox=inside)).compile()
+
+    async def t() -> dict:
+        return await inner.ainvoke({})
+
+    async with compiled(ONE, t) as graph:
+        paused = await graph.ainvoke({}, thread())
+        (asked,) = paused["__interrupt__"]
+        assert (asked.value["kind"], asked.value["tool"]) == ("approval", "rm")
+        assert inside.calls == []
+        state = await graph.ainvoke(Command(resume={asked.id: True}), thread())
+    assert state["outputs"]["all"]["outputs"] == {"n": 3}
+    assert [call.name for call in inside.calls] == ["rm"]
+
+
+async def test_the_stream_of_tools_has_every_call():
+    def t() -> dict:
+        return {"n": 3}
+
+    async with compiled(ONE, t) as graph:
+        chunks = [chunk async for chunk in graph.astream({}, thread(), stream_mode="tools")]
+    assert (chunks[0]["event"], chunks[0]["tool_name"]) == ("tool-started", "t")
+    assert chunks[-1]["event"] == "tool-finished"
+
+
+def test_a_graph_that_is_not_async_asks_the_question_of_a_tool():
+    def t() -> dict:
+        return {"user": get_config()["configurable"]["user"], "name": interrupt("Name?")}
+
+    tools = FakeToolServer()
+    tools.tool(t)
+    builder = compile_plan(parse_plan(ONE), Dependencies(toolbox=tools))
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config = thread(user="ada")
+    assert graph.invoke({}, config)["__interrupt__"][0].value["value"] == "Name?"
+    state = graph.invoke(Command(resume="Ada"), config)
+    assert state["outputs"] == {"all": {"user": "ada", "name": "Ada"}}

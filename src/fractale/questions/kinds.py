@@ -629,7 +629,7 @@ class OfGraph(Kind):
         if is_breakpoint(question):
             return "continue"
         if not (calls := calls_in(question)):
-            return "what the agent expects: text, or JSON"
+            return f"what the {_asker(question)} expects: text, or JSON"
         words = ["yes", "no"] if _may(question, "approve") else []
         one = '{"type": "approve" | "edit" | "reject" | …}'
         return ", ".join([*words, one if _asks_one(question) else f'{{"decisions": [{one}]}}']) + (
@@ -650,6 +650,10 @@ class OfGraph(Kind):
 
     def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
         return True
+
+
+def _asker(question: Mapping[str, Any]) -> str:
+    return "tool" if question.get("tool") else "agent"
 
 
 def is_breakpoint(question: Mapping[str, Any]) -> bool:

@@ -96,7 +96,8 @@ class TraceReader:
     """Reads the events of a run, in their order, into a trace.
 
     Args:
-        elicitations: Whether to include answers to questions that servers asked during a call.
+        elicitations: Whether to include answers to questions that servers, or the code of tools,
+            asked during a call.
 
     Attributes:
         reentered: Attempts that several processes took part in; each reported its own usage.
@@ -152,11 +153,11 @@ class TraceReader:
         if kind == "warning":
             return not event.get("step")  # before the first step
         if kind == "answered":
-            asked = cast("Data", event.get("question") or {}).get("kind")
+            question = cast("Data", event.get("question") or {})
+            asked = question.get("kind")
+            in_call = asked == "elicitation" or (asked == "interrupt" and "tool" in question)
             # A replay cannot see whether a server changed a tool in the meantime.
-            return asked in ("in_doubt", "tool_changed") or (
-                asked == "elicitation" and not self._elicitations
-            )
+            return asked in ("in_doubt", "tool_changed") or (in_call and not self._elicitations)
         return False
 
     def _is_known(self, event: TraceEvent) -> bool:

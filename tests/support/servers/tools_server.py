@@ -118,7 +118,7 @@ TOOLS = {
 async def list_tools(request: types.ListToolsRequest) -> types.ListToolsResult:
     """Two pages."""
     names = [*TOOLS, *LATE_TOOLS]
-    cursor = request.params.cursor if request.params else None
+    cursor = request.params.cursor if request and request.params else None
     page, following = (names[5:], None) if cursor else (names[:5], "second")
     tools = [
         types.Tool(
