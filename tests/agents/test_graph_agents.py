@@ -272,6 +272,21 @@ async def test_a_node_that_calls_a_tool_is_under_the_policy(ask):
     assert (await ask(graph, yes=True)).outputs == {"content": "bought tea"}
 
 
+async def test_a_sync_node_that_calls_a_tool_asks_in_its_own_thread(ask):
+    shop = Shop()
+
+    def node(state: MessagesState) -> Any:
+        del state
+        return {"messages": [AIMessage(shop.buy.invoke({"what": interrupt("what?")}))]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    person = Person(lambda question: "yes" if question["kind"] == "approval" else "tea")
+    ended = await ask(graph, person=person)
+    assert ended.outputs == {"content": "bought tea"}, ended.result.error
+    assert [each["kind"] for each in person.asked] == ["interrupt", "approval"]
+    assert shop.made == [("buy", "tea")]
+
+
 @pytest.mark.parametrize("kind", ["invoke", "ainvoke", "stream", "batch in a thread pool"])
 async def test_a_node_that_calls_a_model_counts(ask, kind):
     model = ScriptedModel(["Hello."] * 2)
@@ -704,6 +719,21 @@ async def test_a_call_is_not_made_twice_when_its_task_is_repeated(ask, kind, set
 
 
 # deepagents
+
+
+async def test_a_tool_with_the_name_of_one_of_theirs_is_another_tool(ask):
+    made: list[str] = []
+
+    @tool
+    def task(what: str) -> str:
+        """Do a task."""
+        made.append(what)
+        return what
+
+    model = ScriptedModel([calls("task", what="tea"), "Done."])
+    ended = await ask(create_agent(model, tools=[task]))
+    assert ended.result.status == "waiting"
+    assert made == []
 
 
 async def test_deepagents(ask):

@@ -95,6 +95,8 @@ LOOKS = frozenset({"ls", "read_file", "glob", "grep"})
 """Tools of deepagents that only read."""
 SERVES = frozenset({"write_todos", "task"})
 """Tools of LangChain and deepagents that change nothing outside of the agent's own state."""
+SERVING = "fractale.serving"
+"""A hint of such a tool."""
 
 
 async def run_graph(
@@ -221,9 +223,9 @@ class GraphCalls(BaseCallbackHandler):
         self._agent = agent
         self._name = str(getattr(graph, "name", "") or "")
         self._hints = _hints_in(graph)
+        self._serving = {name for name, hints in self._hints.items() if SERVING in hints}
         self._open: dict[UUID, _OpenCall] = {}
         self._failures: list[tuple[BaseException, str]] = []
-        self._numbers: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._warned = False
@@ -534,7 +536,7 @@ class GraphCalls(BaseCallbackHandler):
     def _end_tool(self, opened: _OpenCall, text: str, *, is_error: bool) -> None:
         attempt = self._attempt
         assert opened.tool is not None  # noqa: S101 - only tools get here
-        if opened.tool.name not in SERVES:
+        if opened.tool.name not in self._serving:
             attempt.saw(source_of(opened.tool, attempt.deps.policy.settings.sources, []), text)
         self._emit_tool(opened, text, is_error=is_error)
 
@@ -566,7 +568,7 @@ class GraphCalls(BaseCallbackHandler):
         return {**values, "messages": [self._marked(each) for each in cast("list[Any]", messages)]}
 
     def _marked(self, message: Any) -> Any:
-        if not isinstance(message, ToolMessage) or message.name in SERVES:
+        if not isinstance(message, ToolMessage) or message.name in self._serving:
             return message
         hints = self._hints.get(str(message.name), {})
         changes = {CHANGES: hints.get("readOnlyHint") is not True}
@@ -779,7 +781,8 @@ def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
             module = str(getattr(made, "__module__", ""))
             is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
             own = {"readOnlyHint": True} if is_known else {}
-            found[name] = {**own, **_hints(getattr(tool, "metadata", None))}
+            serving = {SERVING: True} if is_known and name in SERVES else {}
+            found[name] = {**own, **serving, **_hints(getattr(tool, "metadata", None))}
     return found
 
 
