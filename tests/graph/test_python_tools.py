@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
+from fractale.replay.replay import replay
 from langchain.tools import InjectedState, InjectedStore, ToolRuntime, tool
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -33,7 +34,6 @@ from fractale.plan.build import parse_plan
 from fractale.questions import Answers
 from fractale.record.recordings import open_recording
 from fractale.registry import build_server
-from fractale.replay.replay import replay
 from fractale.runs import RunOptions, Workspace
 from fractale.settings import Settings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
