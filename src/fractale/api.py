@@ -53,7 +53,7 @@ def load(plan: PlanSource) -> Plan:
     if isinstance(plan, Plan):
         return plan
     if not isinstance(plan, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance] - a user may not check types
-        from fractale.runs.invocation import shown_value
+        from fractale.text import shown_value
 
         raise UsageError(f"`plan` cannot be {shown_value(plan)}", hint="give a path or YAML text")
     return parse_plan(plan) if isinstance(plan, str) and _is_yaml(plan) else load_plan(plan)

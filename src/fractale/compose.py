@@ -64,12 +64,12 @@ from fractale.toolbox import (
 )
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
     from langgraph.cache.base import BaseCache
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
 
     from fractale.events import Listener
+    from fractale.models.runnables import Chat
 
 Open = Callable[[], AbstractAsyncContextManager[Toolbox]]
 
@@ -90,7 +90,7 @@ class GraphKeywords(CompileKeywords, total=False):
     tools: Tools
     registries: Sequence[str | Path]
     agents: Agents
-    model: BaseChatModel | str | None
+    model: Chat | str | None
     settings: Settings | None
     secrets: Mapping[str, str] | None
     limits: Limits | Mapping[str, Any] | None
@@ -107,7 +107,7 @@ def plan_graph(
     tools: Tools = (),
     registries: Sequence[str | Path] = (),
     agents: Agents = (),
-    model: BaseChatModel | str | None = None,
+    model: Chat | str | None = None,
     settings: Settings | None = None,
     secrets: Mapping[str, str] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
@@ -188,7 +188,7 @@ class _Opened:
         plan: Plan,
         tools: Tools,
         extensions: Extensions,
-        model: BaseChatModel | None,
+        model: Chat | None,
         idle: float,
     ) -> None:
         self._settings, self._plan = settings, plan

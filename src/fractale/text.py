@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 _CUTOFF: Final = 0.6
 """How similar a name must be to be suggested, from 0 to 1, as difflib counts it."""
@@ -74,3 +74,8 @@ def clip(text: str, limit: int = 40) -> str:
     if len(line) <= limit and len(text) <= 4 * limit:
         return line
     return f"{line[: limit - 1]}…"
+
+
+def shown_value(value: Any) -> str:
+    """A value of the wrong type in a message."""
+    return f"the {type(value).__name__} `{getattr(value, '__name__', None) or repr(value)}`"

@@ -5,6 +5,7 @@
   and `text_calls` find thoughts and tool calls in texts.
 - `providers`: the list of providers, their keys, how to build their models; `openai_server`:
   servers that almost follow OpenAI's protocol.
+- `runnables`: models with retries, fallbacks or a chain around them, as a caller gives them.
 - `tool_schemas`: tools in the form that a model accepts.
 - `retry`, `faults`: when to ask again, and a provider's errors as fractale's own.
 - `structured`, `json_text`: asking for JSON, and finding it in an answer.

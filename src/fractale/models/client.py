@@ -14,6 +14,14 @@ from fractale.errors import DependencyMissing, ModelError, UsageError
 from fractale.models import faults, providers
 from fractale.models.exchange import Exchange
 from fractale.models.retry import RetryPolicy
+from fractale.models.runnables import (
+    applied,
+    chat_models,
+    check_chat,
+    is_asked_whole,
+    is_configurable,
+    profile_of,
+)
 from fractale.models.turn import Turns, fault_of_turn, word_about
 from fractale.models.usage import Answer, Usage, earlier_tries, tokens_of, with_earlier_tries
 from fractale.plain import readable_values
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.tools import BaseTool
+
+    from fractale.models.runnables import Chat
 
 IMAGES = "The images that the tools answered with:"
 
@@ -39,22 +49,29 @@ class Models:
 
     Args:
         settings: Keys, addresses, the default model, prices.
-        given: The caller's own model for all requests, or several by their spec.
+        given: The caller's own model for all requests, or several by their spec: chat models, or
+            what LangChain makes of them (`with_retry`, `with_fallbacks`, `bind`, chains …).
         retry: When to ask again a model that is busy or unreachable.
+
+    Raises:
+        UsageError: A given model is not one.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        given: Mapping[str, BaseChatModel] | BaseChatModel | None = None,
+        given: Mapping[str, Chat] | Chat | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         self.retry = retry or RetryPolicy()
         self._settings = settings
         several = isinstance(given, Mapping)
         self._for_all = None if several else given
-        self._given: dict[str, BaseChatModel] = dict(given) if several else {}
+        self._given: dict[str, Chat] = dict(given) if several else {}
+        for chat in [*self._given.values(), *([] if self._for_all is None else [self._for_all])]:
+            check_chat(chat)
+        self._spec_for_all: str | None = None
         # A client keeps connections, which belong to one event loop and end with it.
         self._built: _PerLoop = weakref.WeakKeyDictionary()
         self._built_outside: dict[str, BaseChatModel] = {}
@@ -69,7 +86,11 @@ class Models:
     @property
     def given_for_all(self) -> str | None:
         """``provider:name`` of the caller's own model, if one is given for all requests."""
-        return None if self._for_all is None else _spec_of(self._for_all)
+        if self._for_all is None:
+            return None
+        if self._spec_for_all is None:
+            self._spec_for_all = _spec_of(self._for_all)
+        return self._spec_for_all
 
     @property
     def given(self) -> list[str]:
@@ -82,8 +103,8 @@ class Models:
         Raises:
             UsageError: Provider unknown, or model name missing.
         """
-        if self._for_all is not None:
-            return _spec_of(self._for_all)
+        if (for_all := self.given_for_all) is not None:
+            return for_all
         if name is not None and name in self._given:
             return name
         return ":".join(providers.split_spec(self._settings, name))
@@ -111,16 +132,20 @@ class Models:
     def get(self, name: str | None) -> BaseChatModel:
         """Return the chat model itself; the first call builds it.
 
-        The model makes each request once; `ask` and `turn` add the retries.
+        The model makes each request once; `ask` and `turn` add the retries. Of a given combination
+        of models, it is the one that is asked first.
 
         Raises:
             UsageError: Provider unknown, or model name missing.
             SettingsError: The key is missing, or the provider refuses the settings.
             DependencyMissing: The provider's package is not installed.
         """
-        return self._get(name, _running_loop())
+        chat = self._get(name, _running_loop())
+        if models := chat_models(chat):
+            return models[0]
+        raise UsageError(f"no chat model was found in `model`, a {type(chat).__name__}")
 
-    def _get(self, name: str | None, loop: asyncio.AbstractEventLoop | None) -> BaseChatModel:
+    def _get(self, name: str | None, loop: asyncio.AbstractEventLoop | None) -> Chat:
         if self._for_all is not None:
             return self._for_all
         spec = self.spec(name)
@@ -163,7 +188,22 @@ class Models:
         """The usage of one answer of a step's model, with all attempts for it."""
         inputs, outputs = tokens_of(message)
         usage = Usage(input_tokens=inputs, output_tokens=outputs, calls=1)
-        return self._priced(usage + earlier_tries(message), self.spec(name))
+        return self._priced(usage + earlier_tries(message), self._answering(message, name))
+
+    def _answering(self, message: BaseMessage, name: str | None) -> str:
+        """The spec of the model that answered: of several in one, its answer names it."""
+        spec = self.spec(name)
+        chat = self._for_all or self._given.get(spec)
+        metadata = cast("Mapping[str, Any]", message.response_metadata)
+        answered = str(metadata.get("model_name") or metadata.get("model") or "")
+        if chat is None or not answered:
+            return spec
+        inside = [_spec_of(model) for model in chat_models(chat)]
+        own = [each for each in inside if answered.startswith(each.partition(":")[2] or "?")]
+        if own:  # of two models of which one's name begins with the other's, the longer
+            return max(own, key=len)
+        known = [each for each in self._settings.prices if each.partition(":")[2] == answered]
+        return known[0] if known else spec
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -198,7 +238,7 @@ class Models:
         started = time.monotonic()
         spec = self.spec(model)
         chat = await self._build(model)
-        turns = self._turns(model, on_text, timeout)
+        turns = self._turns(chat, model, on_text, timeout)
         asking = Exchange(
             chat=chat,
             turns=turns,
@@ -247,8 +287,8 @@ class Models:
         """
         spec = self.spec(model)
         chat = await self._build(model)
-        turns = self._turns(model, on_text)
-        bound = chat.bind_tools(list(tools)) if tools else chat
+        turns = self._turns(chat, model, on_text)
+        bound = applied(chat, "bind_tools", list(tools)) if tools else chat
         names = [tool.name for tool in tools]
         prepared = _for(chat, messages)
         try:
@@ -263,12 +303,13 @@ class Models:
             raise
         return with_earlier_tries(message, turns.usage)
 
-    async def _build(self, model: str | None) -> BaseChatModel:
+    async def _build(self, model: str | None) -> Chat:
         # Building a model imports its provider's package, which takes seconds.
         return await asyncio.to_thread(self._get, model, asyncio.get_running_loop())
 
     def _turns(
         self,
+        chat: Chat,
         model: str | None,
         on_text: Callable[[str], None] | None,
         timeout: float | None = None,
@@ -278,6 +319,7 @@ class Models:
             price=lambda message: self.usage_of(message, model),
             on_text=on_text,
             timeout=timeout,
+            whole=is_asked_whole(chat),
             unmarked=self._unmarked,
         )
 
@@ -290,10 +332,14 @@ class Models:
         cost = self.cost(spec, usage.input_tokens, usage.output_tokens)
         return replace(usage, cost=cost or 0.0)
 
-    def _takes_format(self, spec: str, chat: BaseChatModel) -> bool:
-        profile = cast("Mapping[str, Any]", chat.profile or {})
-        native = _provider_of(spec) in NATIVE or bool(profile.get("structured_output"))
-        return native and spec not in self._without_format
+    def _takes_format(self, spec: str, chat: Chat) -> bool:
+        if spec in self._without_format:
+            return False
+        models = chat_models(chat)
+        return bool(models) and all(
+            _provider_of(_spec_of(each)) in NATIVE or (each.profile or {}).get("structured_output")
+            for each in models
+        )
 
     async def _protect(self, attempt: Callable[[], Awaitable[T]], spec: str) -> T:
         """Make an attempt, retry it if that may help, and raise only fractale's own errors."""
@@ -311,8 +357,8 @@ class Models:
         return await self.retry.run(converted)
 
 
-def _for(chat: BaseChatModel, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    return for_model(messages, cast("Mapping[str, Any]", chat.profile or {}))
+def _for(chat: Chat, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    return for_model(messages, profile_of(chat))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -326,8 +372,14 @@ def _provider_of(spec: str) -> str:
     return spec.partition(":")[0]
 
 
-def _spec_of(chat: BaseChatModel) -> str:
-    """The spec of a caller's own model, with the provider's name if its class shows it."""
+def _spec_of(given: Chat) -> str:
+    """The spec of a caller's own model, with the provider's name if its class shows it.
+
+    Of several models in one, it is the spec of the one that is asked first.
+    """
+    chat = next(iter(chat_models(given)), given)
+    if is_configurable(chat):  # and has no default
+        return "given:configurable"
     package = type(chat).__module__.partition(".")[0]
     provider = package.removeprefix("langchain_") if package.startswith("langchain_") else "given"
     name = getattr(chat, "model_name", None) or getattr(chat, "model", None)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from fractale.errors import ModelError
 from fractale.models import faults, structured
 from fractale.models.json_text import whole_json
+from fractale.models.runnables import applied
 from fractale.models.text_calls import called_in_text
 from fractale.models.turn import Turns, empty
 from fractale.text import clip
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel, LanguageModelInput
-    from langchain_core.messages import AIMessage, BaseMessage
-    from langchain_core.runnables import Runnable
+    from langchain_core.messages import BaseMessage
+
+    from fractale.models.runnables import Chat
 
 Protect = Callable[[Callable[[], Awaitable[str]]], Awaitable[str]]
 """Makes an attempt, and retries it if that may help; raises only fractale's errors."""
@@ -34,7 +35,7 @@ class Exchange:
         correct: Whether to send back an answer that does not fit the schema, once.
     """
 
-    chat: BaseChatModel
+    chat: Chat
     turns: Turns
     native: bool
     protect: Protect
@@ -98,14 +99,12 @@ class Exchange:
             raise
 
     async def _turn(self, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None) -> str:
-        chat: Runnable[LanguageModelInput, AIMessage] = self.chat
+        chat = self.chat
         if schema is not None and self.native:
-            chat = self.chat.bind(response_format=structured.response_format(schema))
+            chat = applied(chat, "bind", response_format=structured.response_format(schema))
         return await self.protect(lambda: self._once(chat, messages))
 
-    async def _once(
-        self, chat: Runnable[LanguageModelInput, AIMessage], messages: Sequence[BaseMessage]
-    ) -> str:
+    async def _once(self, chat: Chat, messages: Sequence[BaseMessage]) -> str:
         message = await self.turns.take(chat, messages)
         if not message.text.strip():
             raise empty(message, self.turns.spec)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from fractale.errors import ModelError
+from fractale.errors import ModelError, UsageError
 from fractale.models import faults
 from fractale.models.text_calls import called_in_text
 from fractale.models.thoughts import AnswerStream, without_thoughts
@@ -19,9 +19,9 @@ from fractale.plain import readable, readable_values
 from fractale.text import clip
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-    from langchain_core.runnables import Runnable
+
+    from fractale.models.runnables import Chat
 
 TELLING = frozenset({"openai", "google_genai"})
 """Providers that always give the reason for an end; without a reason, the answer broke off."""
@@ -54,6 +54,7 @@ class Turns:
         on_text: Receives pieces of the answer as they arrive, without thoughts; None turns
             streaming off.
         timeout: Seconds per turn.
+        whole: Whether to receive each answer as a whole, and not as a stream.
         unmarked: Models whose thoughts were found to have no start mark.
         usage: Usage of all turns so far, including failed ones.
     """
@@ -62,12 +63,11 @@ class Turns:
     price: Callable[[BaseMessage], Usage]
     on_text: Callable[[str], None] | None = None
     timeout: float | None = None
+    whole: bool = False
     unmarked: set[str] = field(default_factory=set[str])
     usage: Usage = field(default_factory=Usage)
 
-    async def take(
-        self, chat: Runnable[LanguageModelInput, AIMessage], messages: Sequence[BaseMessage]
-    ) -> AIMessage:
+    async def take(self, chat: Chat, messages: Sequence[BaseMessage]) -> AIMessage:
         """Make one request and receive the whole turn.
 
         Returns:
@@ -84,20 +84,39 @@ class Turns:
         check_end(message, self.spec)
         return message
 
-    async def _receive(
-        self, chat: Runnable[LanguageModelInput, AIMessage], messages: list[BaseMessage]
-    ) -> AIMessage:
+    async def _receive(self, chat: Chat, messages: list[BaseMessage]) -> AIMessage:
         if self.on_text is None:
-            return self._cleaned(await chat.ainvoke(messages))
+            return self._cleaned(self._message(await chat.ainvoke(messages)))
+        if self.whole:
+            message = self._cleaned(self._message(await chat.ainvoke(messages)))
+            if message.text:
+                self.on_text(message.text)
+            return message
         shown = AnswerStream(self.on_text, hold=self.spec in self.unmarked)
         chunks: list[AIMessageChunk] = []
-        async for chunk in chat.astream(messages):
+        async for piece in chat.astream(messages):
+            chunk = self._message(piece)
             if chunk.text:
                 shown.feed(readable(str(chunk.text)))
             chunks.append(cast("AIMessageChunk", chunk))
         message = self._cleaned(joined(chunks))
         shown.end(message.text)
         return message
+
+    def _message(self, answer: Any) -> AIMessage:
+        """Check that a runnable in the place of a model answered as one.
+
+        Raises:
+            UsageError: It did not.
+        """
+        from langchain_core.messages import AIMessage
+
+        if isinstance(answer, AIMessage):
+            return answer
+        raise UsageError(
+            f"the answer of {self.spec} is not a message of a model: {type(answer).__name__}",
+            hint="a chain in `model` must end with a chat model, without an output parser",
+        )
 
     def _cleaned(self, message: AIMessage) -> AIMessage:
         if without_thoughts(message.text).unmarked:

@@ -18,8 +18,7 @@ from fractale.runs.workspace import Extensions, Workspace, with_recorded_model
 from fractale.settings import Settings
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-
+    from fractale.models.runnables import Chat
     from fractale.toolbox import Toolbox
 
 Side: TypeAlias = Literal["tools", "model"]
@@ -115,7 +114,7 @@ async def open_live(
     loose: bool = False,
     secrets: Mapping[str, str] | None = None,
     tools: Toolbox | Sequence[Any] = (),
-    model: BaseChatModel | None = None,
+    model: Chat | None = None,
 ) -> AsyncGenerator[Live]:
     """Open the side of a replay that is real, for the duration of the block.
 

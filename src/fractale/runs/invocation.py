@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast
 from fractale.errors import InputError, UsageError
 from fractale.events import Event, Listener, logged_to
 from fractale.graph.sync_saver import LoopSaver
+from fractale.models.runnables import check_chat
 from fractale.plan.inputs import read_secrets, secret_variable
 from fractale.plan.model import Limits, Plan
 from fractale.questions import Answers
@@ -26,15 +27,16 @@ from fractale.settings import Settings, load_settings
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.checkpoints import RunSaver
 from fractale.store.run_record import RunRecord, RunRecords
-from fractale.text import did_you_mean
+from fractale.text import did_you_mean, shown_value
 from fractale.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
-    from langchain_core.language_models import BaseChatModel
     from langchain_core.tools import BaseTool
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
+
+    from fractale.models.runnables import Chat
 
 T = TypeVar("T")
 
@@ -67,7 +69,7 @@ class Parts(TypedDict, total=False):
     tools: Tools
     registries: Sequence[str | Path]
     agents: Agents
-    model: BaseChatModel | str | None
+    model: Chat | str | None
     secrets: Mapping[str, str] | None
     on_event: OnEvent | None
     settings: Settings | None
@@ -362,25 +364,20 @@ def check_keywords(function: str, given: Mapping[str, Any], known: type[Any]) ->
         )
 
 
-def settings_and_model(keywords: Parts) -> tuple[Settings, BaseChatModel | None]:
+def settings_and_model(keywords: Parts) -> tuple[Settings, Chat | None]:
     """The settings, with the model if it is named by text, and the model if it is an object.
 
     Raises:
         UsageError: `model` or `tools` has a value that cannot be used.
         SettingsError: The settings cannot be read.
     """
-    from langchain_core.runnables import Runnable
-
     check_tools(keywords.get("tools", ()))
     settings = keywords.get("settings") or load_settings()
     model = keywords.get("model")
     if isinstance(model, str):
         return settings.with_flags(model=model), None
-    if model is not None and not isinstance(cast("Any", model), Runnable):
-        raise UsageError(
-            f"`model` cannot be {shown_value(model)}",
-            hint="give a LangChain chat model, or a text such as `openai:gpt-5`",
-        )
+    if model is not None:
+        check_chat(model)
     return settings, model
 
 
@@ -407,11 +404,6 @@ def check_mapping(name: str, value: Any) -> None:
     """
     if value is not None and not isinstance(value, Mapping):
         raise UsageError(f"`{name}` cannot be {shown_value(value)}", hint="give a mapping")
-
-
-def shown_value(value: Any) -> str:
-    """A value in a message."""
-    return f"the {type(value).__name__} `{getattr(value, '__name__', None) or repr(value)}`"
 
 
 def secrets_for(plan: Plan, keywords: Parts, settings: Settings) -> dict[str, str]:

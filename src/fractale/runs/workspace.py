@@ -33,12 +33,11 @@ from fractale.settings import ServerSettings, Settings, store_password, without_
 from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-
     from fractale.agents.catalog import Catalog
     from fractale.errors import Problem
     from fractale.mcp import McpToolbox, Timing
     from fractale.models import Models
+    from fractale.models.runnables import Chat
     from fractale.policy import Policy
     from fractale.registry import Registry
     from fractale.runs.service import Runs
@@ -119,7 +118,7 @@ class Workspace:
         agents: Catalog,
         toolbox: Toolbox,
         *,
-        model: BaseChatModel | None = None,
+        model: Chat | None = None,
         yes: bool = False,
     ) -> None:
         self.settings = settings
@@ -138,7 +137,7 @@ class Workspace:
         extensions: Extensions | None = None,
         *,
         tools: Toolbox | Sequence[Any] = (),
-        model: BaseChatModel | None = None,
+        model: Chat | None = None,
         yes: bool = False,
         on_log: OnLog | None = None,
         on_warning: Callable[[Problem], None] | None = None,
