@@ -385,3 +385,13 @@ async def test_limits_that_all_runs_of_a_graph_have(tools):
     graph = compile_plan(fractale.load(CHAIN), deps, setup=setup).compile()
     assert (await graph.ainvoke({}))["status"] == "limit"
     assert events.count("step_finished") == 2
+
+
+async def test_yes_agrees_to_what_yes_covers_and_says_so(tools):
+    graph = builder(SECRET, tools).compile(checkpointer=InMemorySaver())
+    context: Any = {"yes": True, "secrets": {"token": HUNTER}}
+    chunks = [c async for c in graph.astream({}, THREAD, context=context, stream_mode="custom")]
+    (answered,) = [chunk for chunk in chunks if chunk["event"] == "answered"]
+    assert (answered["by"], answered["answer"], answered["step"]) == ("yes", True, "b")
+    assert HUNTER not in repr(chunks)
+    assert len(tools.calls) == 2

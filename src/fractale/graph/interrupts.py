@@ -75,9 +75,10 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
     Raises:
         GraphInterrupt: The user has not answered yet.
     """
-    if attempt.context.yes and (answer := default_answer(question)) is not MISSING:
-        return answer
     asked = attempt.context.mask(dict(question))
+    if attempt.context.yes and (answer := default_answer(question)) is not MISSING:
+        attempt.emit("answered", question=asked, answer=answer, by="yes")
+        return answer
     wanted = identity(asked)
     replies = attempt.replies.setdefault(attempt.journal.task, [])
     shown = asked
