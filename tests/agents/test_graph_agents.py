@@ -877,3 +877,36 @@ async def test_a_model_that_is_not_seen_is_a_warning(ask):
     assert [each["code"] for each in ended.of("warning")] == ["unseen-model"]
     ended = await ask(create_agent(ScriptedModel(["Seen."]), tools=[]))
     assert ended.of("warning") == []
+
+
+async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
+    from langgraph.types import Command
+
+    import fractale
+
+    for answer, made in (("approve", [("buy", "tea")]), ("reject", [])):
+        shop = Shop()
+        graph = fractale.plan_graph(
+            PLAN,
+            agents={"helper": approving(shop, "buy")},
+            settings=settings,
+            checkpointer=InMemorySaver(),
+        )
+        config: Any = {"configurable": {"thread_id": "1"}}
+        state = await graph.ainvoke({}, config)
+        (asked,) = state["__interrupt__"]
+        assert asked.value["value"]["action_requests"][0]["name"] == "buy"
+        resume = Command(resume={"decisions": [{"type": answer}]})
+        state = await graph.ainvoke(resume, config)
+        assert "__interrupt__" not in state, state
+        assert shop.made == made
+        assert state["status"] == ("success" if made else "failed"), state
+
+
+async def test_python_gives_it_as_an_object(settings):
+    import fractale
+
+    shop = Shop()
+    for agents in ({"helper": approving(shop, "buy")}, {"helper": made}):
+        result = await fractale.arun(PLAN, agents=agents, settings=settings, yes=True)
+        assert result.status == "success", result

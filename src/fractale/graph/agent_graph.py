@@ -44,8 +44,13 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message_to_dict
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
-from langgraph._internal._constants import CONFIG_KEY_RUNTIME
+from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUMING,
+    CONFIG_KEY_RUNTIME,
+)
 from langgraph._internal._serde import collect_allowlist_from_schemas
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, GraphRecursionError
 from langgraph.prebuilt.tool_node import ToolInvocationError
@@ -133,6 +138,7 @@ async def run_graph(
     more = {} if context is None else {"context": context}
     try:
         with _without_warnings(), allowing(_types_in(graph)):
+            await calls.remember_pending(graph, merged)
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
         raise calls.as_questions(asked) from asked
@@ -607,6 +613,22 @@ class GraphCalls(BaseCallbackHandler):
     def _note(self) -> str:
         """The key of the calls that the graph itself asked about in this attempt."""
         return f"reviewed {self._attempt.path} {self._attempt.attempts} {self._agent}"
+
+    async def remember_pending(self, graph: Any, config: RunnableConfig) -> None:
+        """Remember the calls that the graph asked about before this process, from its checkpoint.
+
+        The notes of a run that is not recorded end with the process.
+        """
+        known: Mapping[str, Any] = config.get("configurable") or {}
+        saver = known.get(CONFIG_KEY_CHECKPOINTER)
+        if not known.get(CONFIG_KEY_RESUMING) or not isinstance(saver, BaseCheckpointSaver):
+            return
+        if getattr(graph, "checkpointer", None) is False:
+            return
+        names = ("thread_id", "checkpoint_ns", CONFIG_KEY_CHECKPOINTER)
+        place: Any = {"configurable": {name: known.get(name) for name in names}}
+        for asked in (await graph.aget_state(place)).interrupts:
+            self._remember_asked(self._question(_as_json(asked.value), None))
 
     def _remember_asked(self, question: Mapping[str, Any]) -> None:
         """Remember the calls that the graph asks about itself, so that it is not asked twice.
