@@ -901,7 +901,7 @@ async def test_a_job_s_log_with_a_secret_is_replayed_here_and_packed_without_it(
     for name in ("packed", "packed.zip"):
         write_recording(stage.last, stage.folder / name, [secret])
         with open_recording(stage.folder / name) as packed:
-            kept = [path for path in packed.folder.path.rglob("*") if path.is_file()]
+            kept = [path for path in packed.record.path.rglob("*") if path.is_file()]
             assert any(path.name == "log" and b"***" in path.read_bytes() for path in kept)
             assert not [path for path in kept if secret.encode() in path.read_bytes()]
             elsewhere = replace(stage.settings, secrets=("speed=7",))
