@@ -22,7 +22,7 @@ import fractale
 from fractale.testing import ModelServer, Reply
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("agents", "extending", "history", "models", "python")
+PAGES = ("agents", "extending", "history", "langgraph", "models", "python")
 BLOCK = re.compile(r"^( *)```(python|yaml|json)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# ([\w./-]+\.(?:py|ya?ml))\n")
 TOP_LEVEL = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
