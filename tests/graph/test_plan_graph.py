@@ -153,6 +153,22 @@ async def test_a_limit_is_a_status_and_a_higher_one_continues_without_redoing(to
     assert (await graph.aget_state(THREAD)).values["spent"]["steps"] == 4
 
 
+async def test_steps_inside_steps_still_count_when_a_run_is_continued(tools):
+    text = """
+name: blocks
+limits: {steps: 3}
+steps:
+  - name: block
+    parallel: [{name: x, tool: count, inputs: {n: 1}}, {name: y, tool: count, inputs: {n: 2}}]
+  - {name: b, tool: count, inputs: {n: 5}}
+"""
+    graph = builder(text, tools).compile(checkpointer=InMemorySaver())
+    for _ in range(3):
+        assert (await graph.ainvoke(None if tools.calls else {}, THREAD))["status"] == "limit"
+    assert len(tools.calls) == 2
+    assert (await graph.ainvoke(None, THREAD, context=MORE))["status"] == "success"
+
+
 async def test_a_context_tightens_limits_too_and_a_run_context_has_the_plans(tools):
     graph = builder(CHAIN, tools).compile()
     after = await graph.ainvoke({}, context={"limits": {"steps": 1, "time": "2h"}})

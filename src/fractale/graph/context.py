@@ -111,6 +111,8 @@ class Meter:
         limits: Of the plan at the top of the run.
         spent: The usage of earlier processes of the same run.
         ledger: The usage of its batch jobs.
+        entered: The path of each step that waits → LangGraph's name of its task. Such a step is
+            counted already.
 
     Attributes:
         limits: The limits.
@@ -118,7 +120,11 @@ class Meter:
     """
 
     def __init__(
-        self, limits: Limits, spent: Spent | None = None, ledger: Ledger | None = None
+        self,
+        limits: Limits,
+        spent: Spent | None = None,
+        ledger: Ledger | None = None,
+        entered: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits
         hours = {name: getattr(limits, name) for name in LIMITS}
@@ -129,7 +135,7 @@ class Meter:
         self._started = time.monotonic()
         self._pauses = 0
         self._paused_at = 0.0
-        self._entered: dict[str, str] = {}
+        self.entered: dict[str, str] = dict(entered or {})
         self._under_way = 0
         self._largest = Usage()
         self._room = asyncio.Condition()
@@ -166,7 +172,7 @@ class Meter:
         Raises:
             LimitReached: The run has used up a limit.
         """
-        if task and self._entered.get(path) == task:
+        if task and self.entered.get(path) == task:
             return False
         self.check()
         limit = self.limits.steps
@@ -175,7 +181,7 @@ class Meter:
             steps = "1 step" if used == 1 else f"{used} steps"
             raise LimitReached("steps", f"the run has entered {steps}, its limit", hint=RAISE)
         self.total["steps"] = used + 1
-        self._entered[path] = task
+        self.entered[path] = task
         return True
 
     @property

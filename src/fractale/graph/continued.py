@@ -23,6 +23,8 @@ from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINT_MAP,
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_THREAD_ID,
+    ERROR,
+    INTERRUPT,
     NS_END,
     NS_SEP,
 )
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from langgraph.types import StateSnapshot
 
     from fractale.graph.context import RunContext
+
+ENDS: Final = (INTERRUPT, ERROR)
+"""The channels in which LangGraph stores why a task did not end."""
 
 CHANNEL: Final = "fractale"
 """The channel of the write. No graph has it, so LangGraph passes over the write."""
@@ -52,11 +57,13 @@ class Left:
         spent: The usage of the run.
         notes: The notes of its agents, by key.
         grants: The calls that the user allowed for the rest of the run.
+        entered: The path of each step that waits → its task.
     """
 
     spent: Spent = field(default_factory=Spent)
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     grants: tuple[Grant, ...] = ()
+    entered: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Left:
@@ -78,6 +85,7 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
         spent=spent,
         notes=latest.get("notes", {}),
         grants=tuple(Grant(**each) for each in latest.get("grants", ())),
+        entered=latest.get("entered", {}),
     )
 
 
@@ -85,13 +93,21 @@ async def leave(
     saver: BaseCheckpointSaver[Any], config: RunnableConfig, run: RunContext, notes: MemoryNotes
 ) -> None:
     """Leave the data of a run that is not at its end."""
-    kept = {
-        "spent": dict(run.meter.total),
-        "notes": notes.values(),
-        "grants": [asdict(grant) for grant in run.grants],
-    }
     found = await _latest(saver, config)
-    if found is not None and found.pending_writes:  # a run at its end has none
+    waiting = {
+        task for task, channel, _ in (found and found.pending_writes) or () if channel in ENDS
+    }
+    if found is not None and waiting:  # a run at its end has none
+        kept = {
+            "spent": dict(run.meter.total),
+            "notes": notes.values(),
+            "grants": [asdict(grant) for grant in run.grants],
+            "entered": {
+                path: task
+                for path, task in run.meter.entered.items()
+                if any(each in task for each in waiting)
+            },
+        }
         # Of several such writes of a checkpoint the last one counts.
         task = str(uuid.UUID(int=time.time_ns() << 64))
         await saver.aput_writes(found.config, [(CHANNEL, run.mask(kept))], task)

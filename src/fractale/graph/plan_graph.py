@@ -169,13 +169,6 @@ class _Entered:
     context: RunContext
     notes: MemoryNotes | None
 
-    @property
-    def has_more(self) -> bool:
-        """Whether the run has data that its state does not have, if it does not reach its end."""
-        run, notes = self.context, self.notes
-        used = run.meter.total.get("input_tokens", 0)
-        return bool(run.grants or used or (notes is not None and notes.values()))
-
 
 class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
     """The compiled graph of a plan.
@@ -295,7 +288,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 for chunk in form.ended(status, error.message):
                     yield chunk
             finally:
-                if saver is not None and entered.has_more:
+                if saver is not None and not form.at_end:
                     notes = entered.notes or MemoryNotes()
                     await asyncio.shield(leave(saver, call, entered.context, notes))
 
@@ -370,7 +363,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         run.masker.add(*secrets.values())
         if run.meter.limits == Limits() and not run.meter.total:
             limits = with_limits(with_limits(plan.limits, self.setup.limits), options.limits)
-            run.meter = Meter(limits, left.spent)
+            run.meter = Meter(limits, left.spent, entered=left.entered)
         run.yes = run.yes or self.setup.yes or options.yes
         self._connect_events(run, config, form)
         if not resumes:
@@ -616,6 +609,11 @@ class _Form:
         if mode == "values" and ns == self._ns and isinstance(data, dict):
             self._values = cast("dict[str, Any]", data)
         return chunk
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the run is known to have reached an end of its plan."""
+        return self._values.get("status") in ("success", "failed")
 
     def _parts(self, chunk: Any) -> tuple[Any, str, Any]:
         if self._version == "v2":
