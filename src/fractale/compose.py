@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.runnables.config import ensure_config
+from langchain_core.tools import BaseTool, ToolException
 from langgraph._internal._runnable import RunnableCallable  # a node that is sync and async
 from typing_extensions import TypedDict, Unpack
 
@@ -30,7 +31,13 @@ from fractale.errors import FractaleError, InputError, PlanError, UsageError
 from fractale.graph.bindings import Bindings
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
-from fractale.graph.plan_graph import PlanContext, PlanGraph, PlanOutput, RunSetup
+from fractale.graph.plan_graph import (
+    PlanContext,
+    PlanGraph,
+    PlanOutput,
+    RunSetup,
+    parent_context,
+)
 from fractale.jobs.threaded import ThreadedJobs
 from fractale.loops import WorkerLoop
 from fractale.masking import Masker
@@ -39,7 +46,7 @@ from fractale.pins import pins_of
 from fractale.plain import to_json
 from fractale.plan.build import read_limits
 from fractale.plan.check import check_plan
-from fractale.plan.inputs import read_secrets
+from fractale.plan.inputs import bind_inputs, read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.record.jobs import JOBS, RunJobs
@@ -268,6 +275,9 @@ Outputs: TypeAlias = (
 )
 """How a plan's result changes a state: key → output or function of the result; or one function."""
 
+ContextOf: TypeAlias = Callable[[Any], PlanContext | None]
+"""Gives the context of a plan's run. It receives the context of the graph that the plan is in."""
+
 RESULT: Final = tuple(PlanOutput.__annotations__)
 
 
@@ -276,7 +286,7 @@ def as_node(
     *,
     inputs: Inputs | None = None,
     outputs: Outputs | None = None,
-    context: PlanContext | None = None,
+    context: PlanContext | ContextOf | None = None,
     **options: Unpack[GraphKeywords],
 ) -> Runnable[Any, dict[str, Any]]:
     """A plan as a node of a graph with any state.
@@ -289,12 +299,13 @@ def as_node(
     Args:
         plan: The plan, or its graph.
         inputs: ``{"nodes": "node_count"}`` gives the plan's input `nodes` the value of the state's
-            `node_count`; a function receives the state. None: keys of the state with the names of
-            inputs.
+            `node_count`, unless that is None and the input has a default. A function receives the
+            state. None: keys of the state with the names of inputs.
         outputs: ``{"figure": "speed"}`` sets the state's `figure` to the plan's output `speed`.
             ``status``, ``error`` and ``outputs`` are the parts of the result, unless the plan has
             outputs of these names. None: each output under its own name.
-        context: Secrets, limits and approval for each run.
+        context: Secrets, limits and approval for each run, or a function that returns them. It
+            receives that graph's context, whose `secrets` are known in any case.
         options: Of `plan_graph`.
 
     Raises:
@@ -314,12 +325,12 @@ def as_node(
     # LangGraph finds the graph among the free variables of these functions, and draws it.
 
     def call(state: Any, config: RunnableConfig) -> dict[str, Any]:
-        given = _inputs(graph.plan, inputs, state)
-        return update(cast("PlanOutput", graph.invoke(given, config, context=context)))
+        given, known = _inputs(graph.plan, inputs, state), _context(context, config)
+        return update(cast("PlanOutput", graph.invoke(given, config, context=known)))
 
     async def acall(state: Any, config: RunnableConfig) -> dict[str, Any]:
-        given = _inputs(graph.plan, inputs, state)
-        return update(cast("PlanOutput", await graph.ainvoke(given, config, context=context)))
+        given, known = _inputs(graph.plan, inputs, state), _context(context, config)
+        return update(cast("PlanOutput", await graph.ainvoke(given, config, context=known)))
 
     return RunnableCallable(call, acall, name=graph.get_name(), trace=False)
 
@@ -329,7 +340,7 @@ def as_tool(
     *,
     name: str | None = None,
     description: str | None = None,
-    context: PlanContext | None = None,
+    context: PlanContext | ContextOf | None = None,
     **options: Unpack[GraphKeywords],
 ) -> BaseTool:
     """A plan as a tool of an agent, such as `create_agent`'s.
@@ -341,35 +352,71 @@ def as_tool(
     Args:
         plan: The plan, or its graph.
         name, description: Of the tool; None: of the plan.
-        context: Secrets, limits and approval for each run.
+        context: Secrets, limits and approval for each run, or a function that returns them. It
+            receives the context of the agent's graph, whose `secrets` are known in any case.
         options: Of `plan_graph`.
     """
     graph = _graph_of(plan, options)
-    words = description or graph.plan.description or f"Run the plan {graph.plan.name}."
-
-    def answer(after: PlanOutput) -> tuple[str, PlanOutput]:
-        try:
-            check(graph.plan, after)
-        except PlanFailed as error:
-            raise ToolException(str(error)) from error
-        found = resolved(after.get("outputs") or {}, graph.outputs)
-        return to_json(found), PlanOutput(status=after.get("status"), outputs=found, error=None)
-
-    def call(config: RunnableConfig, **given: Any) -> tuple[str, PlanOutput]:
-        return answer(cast("PlanOutput", graph.invoke(given, config, context=context)))
-
-    async def acall(config: RunnableConfig, **given: Any) -> tuple[str, PlanOutput]:
-        return answer(cast("PlanOutput", await graph.ainvoke(given, config, context=context)))
-
-    return StructuredTool(
+    return PlanTool(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", graph.plan.name),
-        description=words,
+        description=description or graph.plan.description or f"Run the plan {graph.plan.name}.",
         args_schema=graph.get_input_jsonschema(),
-        func=call,
-        coroutine=acall,
         response_format="content_and_artifact",
         handle_tool_error=True,
+        graph=graph,
+        context=context,
     )
+
+
+class PlanTool(BaseTool):
+    """A plan as a tool. It is not a `StructuredTool`, which has no argument called ``config``.
+
+    Args:
+        graph: The plan's graph.
+        context: The context of its runs, or a function that returns it.
+    """
+
+    graph: PlanGraph
+    context: Any = None
+
+    def _run(self, /, **given: Any) -> tuple[str, PlanOutput]:
+        """Run the plan.
+
+        Raises:
+            ToolException: An argument is wrong, or the plan did not succeed.
+        """
+        config = self._config(given)
+        context = _context(self.context, config)
+        return self._answer(cast("PlanOutput", self.graph.invoke(given, config, context=context)))
+
+    async def _arun(self, /, **given: Any) -> tuple[str, PlanOutput]:
+        """See `_run`."""
+        config = self._config(given)
+        context = _context(self.context, config)
+        after = await self.graph.ainvoke(given, config, context=context)
+        return self._answer(cast("PlanOutput", after))
+
+    def _config(self, given: Mapping[str, Any]) -> RunnableConfig:
+        """Check the arguments. Return the config of the tool's own run, so that traces nest."""
+        plan = self.graph.plan
+        secret = {name: "" for name, spec in plan.inputs.items() if spec.secret}
+        try:
+            bind_inputs(plan, given, secret)
+        except InputError as error:  # an error of the tool, so that the model tries again
+            raise ToolException(f"{error.message} ({error.hint})") from error
+        return ensure_config()
+
+    def _answer(self, after: PlanOutput) -> tuple[str, PlanOutput]:
+        try:
+            check(self.graph.plan, after)
+        except PlanFailed as error:
+            raise ToolException(error.message) from error
+        found = resolved(after.get("outputs") or {}, self.graph.outputs)
+        return to_json(found), PlanOutput(status=after.get("status"), outputs=found, error=None)
+
+
+def _context(context: PlanContext | ContextOf | None, config: RunnableConfig) -> PlanContext | None:
+    return context(parent_context(config)) if callable(context) else context
 
 
 def _graph_of(plan: PlanSource | PlanGraph, options: GraphKeywords) -> PlanGraph:
@@ -417,8 +464,12 @@ def _inputs(plan: Plan, inputs: Inputs | None, state: Any) -> dict[str, Any]:
         return dict(inputs(state))
     found: dict[str, Any] = {}
     for name, source in (inputs or dict.fromkeys(plan.inputs)).items():
-        value = source(state) if callable(source) else _value(state, source or name)
-        if value is not _MISSING:
+        if callable(source):
+            found[name] = source(state)
+            continue
+        value = _value(state, source or name)
+        unset = value is None and not plan.inputs[name].required
+        if value is not _MISSING and not unset:
             found[name] = value
     return found
 

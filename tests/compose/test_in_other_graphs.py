@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ from typing_extensions import TypedDict
 from fractale import as_node, as_tool, plan_graph
 from fractale.compose import PlanFailed
 from fractale.errors import InputError, UsageError
+from fractale.graph.state import PlanState
 from fractale.testing import ScriptedModel
 from fractale.testing.replies import Reply
+from servers.postgres import new_database
 
 PLAN = """
 name: double it
@@ -72,8 +73,8 @@ class Data:
 
 class Model(BaseModel):
     n: int = 0
-    twice: int = 0
-    unit: str = "kg"
+    twice: int | None = None
+    unit: str | None = None
 
 
 def graph_with(state: Any, node: Any, saver: Any = None):
@@ -91,7 +92,7 @@ def graph_with(state: Any, node: Any, saver: Any = None):
 async def test_names_are_enough_for_any_form_of_state(parts, state):
     graph = graph_with(state, as_node(PLAN, context=YES, **parts[0]))
     after = await graph.ainvoke({"n": 4})
-    assert (after["twice"], after["unit"]) == (8, "kg")
+    assert (after["twice"], after["unit"]) == (8, "kg" if state is Data else "s")
 
 
 @pytest.mark.parametrize(
@@ -112,69 +113,54 @@ async def test_keys_and_functions_map_states(parts, inputs, outputs):
     assert after["note"] == ("success" if looks else "kept")
 
 
+# -- one table -------------------------------------------------------------------------------------
+
+TABLE = """
+name: table
+description: Doubles a number.
+servers: []
+inputs: {n: {type: integer}}
+outputs: {twice: "{{ steps.a.outputs.n }}", said: "{{ steps.say.outputs.content }}"}
+steps:
+  - {name: a, tool: double, inputs: {n: "{{ inputs.n }}"}}
+  - {name: say, agent: , instruction: Say it., tools: []}
+  - name: both
+    parallel:
+      - {name: b, tool: keep, inputs: {n: "{{ steps.a.outputs.n }}"}, approve: always}
+      - {name: c, tool: keep, inputs: {n: 3}, approve: POLICY}
+"""
+SAVERS = ["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.real)]
 MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "debug"]
-
-
-COMPOSED = ["alone", "subgraph", "node", "tool"]
+STREAMS: list[tuple[Any, bool]] = [(MODES, False), (MODES, True), *((m, True) for m in MODES)]
+SHOWN = {
+    "values": "8",
+    "updates": "twice",
+    "custom": "'event': 'step_finished', 'run': ",
+    "messages": "content='eight.'",
+    "tasks": "'triggers': ",
+    "checkpoints": "'parent_config': ",
+    "debug": "'type': 'task_result'",
+}
+INNER = ("custom", "messages")
 
 
 @asynccontextmanager
-async def saver_of(kind: str, path: Path) -> AsyncGenerator[Any]:
+async def opened(kind: str, path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[Any]:
     if kind == "memory":
         yield InMemorySaver()
     elif kind == "sqlite":
-        async with AsyncSqliteSaver.from_conn_string(str(path)) as saver:
+        async with AsyncSqliteSaver.from_conn_string(str(path / "db")) as saver:
             yield saver
     else:
-        from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-
-        async with AsyncPostgresSaver.from_conn_string(kind) as saver:
+        url = new_database(request.getfixturevalue("postgres"))
+        postgres = pytest.importorskip("langgraph.checkpoint.postgres.aio")
+        async with postgres.AsyncPostgresSaver.from_conn_string(url) as saver:
             await saver.setup()
             yield saver
 
 
-@pytest.mark.parametrize("saver", ["memory", "sqlite"])
-@pytest.mark.parametrize("composed", COMPOSED)
-@pytest.mark.parametrize("modes", [*MODES, MODES], ids=[*MODES, "all"])
-@pytest.mark.parametrize("subgraphs", [False, True], ids=["", "subgraphs"])
-async def test_savers_modes_and_compositions(parts, tmp_path, saver, composed, modes, subgraphs):
-    """One table: each combination asks, is answered by id, and ends with the same outputs."""
-    async with saver_of(saver, tmp_path / "db") as opened:
-        await _asks_and_ends(parts, opened, composed, modes, subgraphs)
-
-
-@pytest.mark.parametrize("composed", COMPOSED)
-@pytest.mark.parametrize("modes", [*MODES, MODES], ids=[*MODES, "all"])
-async def test_postgresql(parts, tmp_path, postgres, composed, modes):
-    async with saver_of(postgres, tmp_path) as opened:
-        await _asks_and_ends(parts, opened, composed, modes, True)
-
-
-async def _asks_and_ends(parts, saver: Any, composed: str, modes: Any, subgraphs: bool) -> None:
-    options, made = parts
-    own = {"checkpointer": saver} if composed == "alone" else {}
-    plan = plan_graph(PLAN, **options, **own)
-    graph, turn = _composed(composed, plan, saver)
-    thread: Any = {"configurable": {"thread_id": uuid.uuid4().hex}}
-    seen: list[Any] = []
-    for _ in range(2):
-        stream = graph.astream(turn, thread, stream_mode=modes, subgraphs=subgraphs)
-        seen += [chunk async for chunk in stream]
-        state = await graph.aget_state(thread)
-        if state.interrupts:
-            (asked,) = state.interrupts
-            assert (asked.value["step"], made) == ("b", [])
-            turn = Command(resume={asked.id: True})
-    assert (state.interrupts, made) == ((), [8])
-    assert "8" in repr(state.values)
-    if modes == "custom" or modes is MODES:
-        assert ("step_finished" in repr(seen)) is (composed == "alone" or subgraphs)
-    if modes == "updates" and composed == "alone":
-        names = [name for chunk in seen for name in (chunk[-1] if subgraphs else chunk)]
-        assert names == ["a", "__interrupt__", "b"]
-
-
-def _composed(composed: str, plan: Any, saver: Any) -> tuple[Any, Any]:
+def composed_of(composed: str, plan: Any, saver: Any) -> tuple[Any, Any]:
+    """The graph, and its input."""
     if composed == "alone":
         return plan, {"n": 4}
     if composed == "node":
@@ -186,10 +172,143 @@ def _composed(composed: str, plan: Any, saver: Any) -> tuple[Any, Any]:
             outputs: dict
 
         return graph_with(State, plan, saver), {"n": 4}
-    call = Reply(tool_calls=[("double_it", {"n": 4})])
-    model = ScriptedModel([call, Reply(text="It is 8.")])
-    agent = create_agent(model, [as_tool(plan)], checkpointer=saver)
-    return agent, {"messages": [("user", "Double 4.")]}
+    replies = [Reply(tool_calls=[("table", {"n": 4})]), Reply(text="8.")] * len(STREAMS)
+    return create_agent(ScriptedModel(replies), [as_tool(plan)], checkpointer=saver), {
+        "messages": [("user", "Double 4.")]
+    }
+
+
+@pytest.mark.parametrize("questions", [0, 1, 2])
+@pytest.mark.parametrize("composed", ["alone", "subgraph", "node", "tool"])
+@pytest.mark.parametrize("kind", SAVERS)
+async def test_savers_streams_questions_and_compositions(
+    parts, tmp_path, request, kind, composed, questions
+):
+    """Each asks what there is to ask, is answered by id, streams everything, and ends alike."""
+    options, made = parts
+    text = TABLE.replace("POLICY", "always" if questions == 2 else "never")
+    model = ScriptedModel([Reply(text="It is eight.")] * len(STREAMS))
+    async with opened(kind, tmp_path, request) as saver:
+        own = {"checkpointer": saver} if composed == "alone" else {}
+        plan = plan_graph(text, model=model, yes=not questions, idle=60, **options, **own)
+        graph, given = composed_of(composed, plan, saver)
+        for number, (modes, inside) in enumerate(STREAMS if questions == 1 else STREAMS[:2]):
+            made.clear()
+            thread: Any = {"configurable": {"thread_id": f"t{number}"}}
+            seen = [
+                c async for c in graph.astream(given, thread, stream_mode=modes, subgraphs=inside)
+            ]
+            state = await graph.aget_state(thread)
+            asked = state.interrupts
+            steps = sorted(each.value["step"] for each in asked)
+            assert steps == ["both/b", "both/c"][:questions], state.values
+            if questions:
+                assert 8 not in made
+                answers = Command(resume={each.id: True for each in asked})
+                stream = graph.astream(answers, thread, stream_mode=modes, subgraphs=inside)
+                seen += [chunk async for chunk in stream]
+            assert sorted(made) == [3, 8]
+            state = await graph.aget_state(thread)
+            assert (state.next, "8" in repr(state.values)) == ((), True)
+            for mode in MODES if modes is MODES else [modes]:
+                found = [c for c in seen if mode == (c[-2] if modes is MODES else modes)]
+                is_inner = composed != "alone" and mode in INNER
+                assert (SHOWN[mode] in repr(found)) is (inside or not is_inner), (mode, found)
+
+
+# -- the border ------------------------------------------------------------------------------------
+
+
+async def test_a_graph_with_the_plans_own_keys_counts_each_step_once(parts):
+    graph = plan_graph(PLAN, yes=True, **parts[0])
+    builder: Any = StateGraph(PlanState)
+    builder.add_node("one", graph)
+    builder.add_node("other", graph)
+    builder.add_edge(START, "one")
+    builder.add_edge("one", "other")
+    after = await builder.compile().ainvoke({"inputs": {"n": 4}, "spent": {"steps": 7}})
+    assert (after["status"], after["outputs"]["twice"]) == ("success", 8)
+    assert (after["spent"], after["steps"]) == ({"steps": 7}, {})
+
+
+SECRET = """
+name: whisper
+servers: []
+inputs: {token: {type: string, secret: true}, config: {type: object, default: {}}}
+outputs: {size: "{{ steps.a.outputs.size }}"}
+steps: [{name: a, tool: measure, inputs: {text: "{{ inputs.token }}"}, approve: always}]
+"""
+HUNTER = "hunter2-is-secret"
+
+
+@dataclass
+class Around:
+    secrets: dict[str, str]
+    user: str = "me"
+
+
+@pytest.fixture
+def measured(settings):
+    heard: list[str] = []
+
+    def measure(text: str) -> dict:
+        """Measure."""
+        heard.append(text)
+        return {"size": len(text)}
+
+    return {"settings": settings, "tools": [measure]}, heard
+
+
+@pytest.mark.parametrize("context", [Around({"token": HUNTER}), {"secrets": {"token": HUNTER}}])
+@pytest.mark.parametrize("composed", ["node", "subgraph", "function", "tool"])
+async def test_secrets_come_from_the_context_of_the_graph_around(measured, context, composed):
+    options, heard = measured
+    saver = InMemorySaver()
+    node: Any = as_node(SECRET, outputs={"twice": "size"}, **options)
+    if composed == "subgraph":
+        node = plan_graph(SECRET, **options)
+    if composed == "function":
+        node = as_node(SECRET, outputs={}, context=lambda around: {"yes": bool(around)}, **options)
+    graph: Any = graph_with(Own, node, saver)
+    given: Any = {"count": 1}
+    if composed == "tool":
+        calls = Reply(tool_calls=[("whisper", {"config": {"a": 1}})])
+        model = ScriptedModel([calls, Reply(text="Done.")])
+        graph = create_agent(model, [as_tool(SECRET, **options)], checkpointer=saver)
+        given = {"messages": [("user", "Whisper.")]}
+    after = await graph.ainvoke(given, THREAD, context=context)
+    if composed != "function":
+        assert HUNTER not in repr(after["__interrupt__"])
+        await graph.ainvoke(Command(resume=True), THREAD, context=context)
+    assert heard == [HUNTER]
+    assert HUNTER not in repr(saver.storage)
+    assert HUNTER.encode() not in repr(saver.blobs).encode()
+
+
+async def test_a_missing_secret_is_an_error_that_names_it(measured):
+    graph = graph_with(Own, as_node(SECRET, **measured[0]))
+    with pytest.raises(InputError, match="secret input `token` is missing"):
+        await graph.ainvoke({"count": 1}, context={"secrets": {"other": "x"}})
+
+
+async def test_each_pass_of_a_loop_is_a_run_of_its_own(parts):
+    options, made = parts
+
+    class Loop(TypedDict, total=False):
+        n: int
+        twice: int
+
+    builder: Any = StateGraph(Loop)
+    node = as_node(PLAN, outputs={"n": "twice", "twice": "twice"}, **options)
+    builder.add_node("plan", node)
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges("plan", lambda state: END if state["n"] > 10 else "plan")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    after = await graph.ainvoke({"n": 3}, THREAD)
+    for _ in range(2):
+        assert after["__interrupt__"]
+        after = await graph.ainvoke(Command(resume=True), THREAD)
+    assert (made, after["n"]) == ([6, 12], 12)
 
 
 def test_a_sync_graph_with_a_sync_saver(parts, tmp_path):
@@ -266,6 +385,32 @@ async def test_a_tool_has_the_plans_form_and_answers_as_a_tool(parts):
     assert "n > 9" in message.content
     assert (await tool.ainvoke({"n": 2})) == '{"twice": 4, "unit": "s"}'
     assert tool.invoke is not None
+
+
+async def test_wrong_arguments_are_the_tools_error_and_the_model_tries_again(measured, parts):
+    wrong = [{"n": "x"}, {"n": 4, "m": 1}, {}, {"n": 4}]
+    replies = [Reply(tool_calls=[("double_it", each)]) for each in wrong]
+    model = ScriptedModel([*replies, Reply(text="8.")])
+    agent = create_agent(model, [as_tool(PLAN, context=YES, **parts[0])])
+    after = await agent.ainvoke({"messages": [("user", "Double 4.")]})
+    found = [m for m in after["messages"] if isinstance(m, ToolMessage)]
+    assert [message.status for message in found] == ["error", "error", "error", "success"]
+    assert "must be of type integer" in found[0].content
+    tool = as_tool(SECRET, context={"secrets": {"token": HUNTER}, "yes": True}, **measured[0])
+    assert "token" not in tool.args
+    call = {"type": "tool_call", "id": "1", "name": tool.name}
+    assert (await tool.ainvoke({**call, "args": {"config": {"a": 1}}})).status == "success"
+    assert (await tool.ainvoke({**call, "args": {"token": "of the model"}})).status == "error"
+    assert measured[1] == [HUNTER]
+
+
+async def test_the_plan_is_traced_inside_the_run_of_its_tool(parts):
+    tool = as_tool(PLAN, context=YES, **parts[0])
+    events = [event async for event in tool.astream_events({"n": 4}, version="v2")]
+    (outer,) = [e for e in events if e["event"] == "on_tool_start" and e["name"] == "double_it"]
+    (graph,) = [e for e in events if e["event"] == "on_chain_start" and e["name"] == "double it"]
+    assert outer["run_id"] in graph["parent_ids"]
+    assert {"a", "b"} <= {e["name"] for e in events if e["event"] == "on_chain_start"}
 
 
 async def test_an_agent_calls_two_plans_at_once_and_each_asks(parts):

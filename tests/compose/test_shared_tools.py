@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,8 +47,9 @@ async def test_python_functions_an_answer_and_another_process(settings):
 
 
 def test_sync_code_and_a_file(settings, tmp_path):
-    Path("plan.yaml").write_text(PLAN)
-    graph = fractale.plan_graph("plan.yaml", tools=[count], settings=settings, yes=True)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
+    graph = fractale.plan_graph(plan, tools=[count], settings=settings, yes=True)
     for _ in range(2):
         assert graph.invoke({"nodes": 4})["outputs"] == {"nodes": 6}
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from langgraph.pregel.remote import RemoteGraph
+from langgraph.types import Command
 from langgraph_sdk import get_sync_client
 
 from servers.running import free_port
@@ -66,6 +67,7 @@ server.run(show_banner=False)
 """
 APP = '''
 import fractale
+from langchain.agents import create_agent
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
@@ -116,8 +118,32 @@ builder.add_node("plan", whole)
 builder.add_edge(START, "plan")
 builder.add_edge("plan", END)
 own = builder.compile()
+
+
+class Cells(TypedDict, total=False):
+    cells: int
+    figure: int
+
+
+class Around(TypedDict, total=False):
+    secrets: dict[str, str]
+
+
+node = fractale.as_node(whole, inputs={"nodes": "cells"}, outputs={"figure": "nodes"})
+held = StateGraph(Cells, context_schema=Around).add_node("run", node)
+held = held.add_edge(START, "run").add_edge("run", END).compile()
+
+calls = Reply(tool_calls=[("chain", {"nodes": 4})])
+answers = [calls, Reply(text="It is six.")] * 50
+agent = create_agent(ScriptedModel(answers), [fractale.as_tool(whole)])
 '''
-GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own", "batch")}
+GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own", "batch", "held", "agent")}
+GIVEN = {
+    "whole": {"nodes": 4},
+    "own": {"nodes": 4},
+    "held": {"cells": 4},
+    "agent": {"messages": [{"role": "user", "content": "Run the chain on 4."}]},
+}
 
 
 class Server:
@@ -204,27 +230,32 @@ def test_schemas_graphs_and_subgraphs_answer(server):
         assert set(found["output_schema"]["properties"]) == {"status", "outputs", "error"}
         assert set(found["context_schema"]["properties"]) == {"secrets", "limits", "yes"}
         assert {"steps", "spent"} <= set(found["state_schema"]["properties"])
-    assert server.client.assistants.get_schemas(assistant(server, "own"))["input_schema"]
-    for name, inside in (("direct", "block"), ("whole", "block"), ("own", "plan|block")):
+    for name, keys in (("own", {"nodes"}), ("held", {"cells"}), ("agent", {"messages"})):
+        found = server.client.assistants.get_schemas(assistant(server, name))
+        assert keys <= set(found["input_schema"]["properties"])
+    insides = {"direct": "block", "whole": "block", "own": "plan|block", "held": "run|block"}
+    for name, inside in insides.items():
         which = assistant(server, name)
         nodes = server.client.assistants.get_graph(which, xray=True)["nodes"]
         assert any(node["id"].endswith("block:y") for node in nodes)
         assert inside in server.client.assistants.get_subgraphs(which, recurse=True)
 
 
-@pytest.mark.parametrize("graph", ["whole", "own"])
+@pytest.mark.parametrize("graph", ["whole", "own", "held", "agent"])
 def test_a_run_streams_waits_for_an_answer_and_ends(server, graph):
     thread = server.thread()
+    given = GIVEN[graph]
     modes = ["values", "updates", "custom", "messages-tuple", "tasks", "checkpoints"]
     chunks = list(
         server.client.runs.stream(
-            thread, graph, input={"nodes": 4}, stream_mode=modes, stream_subgraphs=True
+            thread, graph, input=given, stream_mode=modes, stream_subgraphs=True
         )
     )
     kinds = Counter(chunk.event.partition("|")[0] for chunk in chunks)
     assert "error" not in kinds, server.log()
     assert {"metadata", "values", "updates", "custom", "tasks", "checkpoints"} <= set(kinds)
-    started = [c.data["step"] for c in chunks if c.data.get("event") == "step_started"]
+    custom = [chunk.data for chunk in chunks if chunk.event.startswith("custom")]
+    started = [event["step"] for event in custom if event["event"] == "step_started"]
     assert sorted(started) == ["a", "b", "block", "block/x", "block/y"]
     state = server.client.threads.get_state(thread, subgraphs=True)
     (task,) = state["tasks"]
@@ -248,7 +279,13 @@ def test_a_run_streams_waits_for_an_answer_and_ends(server, graph):
     )
     assert "hi there" in said
     end = server.client.threads.get_state(thread)["values"]
-    assert (end["status"], end["outputs"]) == ("success", {"nodes": 11, "said": "hi there"})
+    if graph in ("whole", "own"):
+        assert (end["status"], end["outputs"]) == ("success", {"nodes": 11, "said": "hi there"})
+    elif graph == "held":
+        assert end == {"cells": 4, "figure": 11}
+    else:
+        kinds = [(message["type"], message["content"]) for message in end["messages"][-2:]]
+        assert kinds == [("tool", '{"nodes": 11, "said": "hi there"}'), ("ai", "It is six.")]
     assert len(server.client.threads.get_history(thread, limit=20)) >= 2
 
 
@@ -307,3 +344,56 @@ def test_batch_jobs_do_not_block_the_server(server):
     assert after["status"] == "success", after
     assert after["outputs"]["first"] == "one\n"
     assert [each["log"] for each in after["outputs"]["all"]] == ["2\n", "3\n"]
+
+
+def test_a_plan_in_an_own_graph_gets_secrets_and_its_state_is_edited(server):
+    thread, context = server.thread(), {"secrets": {"token": "another-secret"}}
+    first = server.run(thread, "held", {"cells": 4}, context=context)
+    assert first["__interrupt__"][0]["value"]["arguments"] == {"n": 5}
+    server.client.threads.update_state(thread, {"cells": 7})
+    asked = server.run(thread, "held", None, context=context)["__interrupt__"]
+    assert asked[0]["value"]["arguments"] == {"n": 8}
+    after = server.run(thread, "held", command={"resume": True}, context=context)
+    assert after == {"cells": 7, "figure": 9}
+    values = [s["values"] for s in server.client.threads.get_history(thread, limit=20)]
+    assert {"cells": 4} in values
+    wrong = {"secrets": {"token": 5}}
+    failed = server.run(server.thread(), "held", {"cells": 4}, context=wrong)
+    assert failed["__error__"]["message"] == "the secret input `token` must be text"
+
+
+def test_runs_are_joined_listed_cancelled_and_threads_found_and_copied(server):
+    client = server.client
+    threads = [server.thread() for _ in range(3)]
+    runs = [client.runs.create(thread, "whole", input={"nodes": 4}) for thread in threads]
+    for thread, run in zip(threads, runs, strict=True):
+        client.runs.join(thread, run["run_id"])
+        assert [each["run_id"] for each in client.runs.list(thread)] == [run["run_id"]]
+    waiting = {each["thread_id"] for each in client.threads.search(status="interrupted", limit=50)}
+    assert set(threads) <= waiting
+    (asked,) = next(iter(client.threads.get(threads[0])["interrupts"].values()))
+    assert asked["value"]["step"] == "b"
+    copy = client.threads.copy(threads[0])
+    copied = copy["thread_id"] if copy else max(client.threads.search(limit=1))["thread_id"]
+    for thread in (threads[0], copied):
+        after = server.run(thread, "whole", command={"resume": {asked["id"]: "yes"}})
+        assert (after["status"], after["outputs"]["nodes"]) == ("success", 6)
+    refused = server.run(threads[1], "whole", command={"resume": "no"})
+    assert refused["status"] == "failed"
+    run = client.runs.create(threads[2], "whole", command={"resume": True})
+    chunks = list(client.runs.join_stream(threads[2], run["run_id"], stream_mode="values"))
+    assert client.threads.get_state(threads[2])["values"]["status"] == "success", chunks
+
+
+def test_a_remote_graph_asks_and_is_answered(server):
+    remote = RemoteGraph("whole", url=server.url)
+    thread = server.thread()
+    config: Any = {"configurable": {"thread_id": thread}}
+    first = remote.invoke({"nodes": 4}, config)
+    assert first["__interrupt__"]
+    (asked,) = remote.get_state(config).interrupts
+    assert asked.value["step"] == "b"
+    chunks = list(remote.stream(Command(resume={asked.id: True}), config, subgraphs=True))
+    assert chunks
+    assert remote.get_state(config).values["outputs"] == {"nodes": 6, "said": "hi there"}
+    assert len(list(remote.get_state_history(config))) > 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import textwrap
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from mcp import types
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
+import fractale
 from fractale.errors import AnswerError
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
@@ -34,6 +36,7 @@ from fractale.plan.build import parse_plan
 from fractale.questions import Answers
 from fractale.record.recordings import open_recording
 from fractale.registry import build_server
+from fractale.replaying.replay import replay
 from fractale.runs import RunOptions, Workspace
 from fractale.settings import Settings
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
@@ -657,3 +660,35 @@ def test_a_graph_that_is_not_async_asks_the_question_of_a_tool():
     assert graph.invoke({}, config)["__interrupt__"][0].value["value"] == "Name?"
     state = graph.invoke(Command(resume="Ada"), config)
     assert state["outputs"] == {"all": {"user": "ada", "name": "Ada"}}
+
+
+async def test_a_plan_graph_opens_its_tools_for_each_run_of_its_own():
+    async def t(config: RunnableConfig, kept: Annotated[Any, InjectedStore()]) -> dict:
+        await kept.aput(("runs",), config["configurable"]["thread_id"], {"done": True})
+        return {"tags": config["tags"]}
+
+    store, seen = InMemoryStore(), Recorder()
+    graph = fractale.plan_graph(ONE, tools=[t], store=store, checkpointer=InMemorySaver())
+
+    async def once(number: int) -> Any:
+        config = {"configurable": {"thread_id": f"r{number}"}, "tags": [f"tag{number}"]}
+        return await graph.ainvoke({}, {**config, "callbacks": [seen]})
+
+    states = await asyncio.gather(*(once(number) for number in range(4)))
+    tags = [state["outputs"]["all"]["tags"] for state in states]
+    assert all(f"tag{number}" in found for number, found in enumerate(tags))
+    assert all(sum("tag" in tag for tag in found) == 1 for found in tags)
+    assert sorted(item.key for item in store.search(("runs",))) == ["r0", "r1", "r2", "r3"]
+    assert [seen.above(run) for run in seen.tools] == [["s", "p"]] * 4
+
+
+async def test_what_a_run_from_python_is_given_reaches_its_tools(run_plan):
+    def t(config: RunnableConfig, kept: Annotated[Any, InjectedStore()]) -> dict:
+        return {"tags": config["tags"], "store": type(kept).__name__}
+
+    seen = Recorder()
+    ran = await run_plan(ONE, tools=[t], store=InMemoryStore(), tags=["night"], callbacks=[seen])
+    found = ran.result.outputs["all"]
+    assert "night" in found["tags"]
+    assert found["store"] == "InMemoryStore"
+    assert [seen.above(run)[0] for run in seen.tools] == ["s"]

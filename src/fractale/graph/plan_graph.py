@@ -34,6 +34,7 @@ from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_RESUMING,
+    CONFIG_KEY_RUNTIME,
     CONFIG_KEY_STREAM,
     CONFIG_KEY_TASK_ID,
     CONFIG_KEY_THREAD_ID,
@@ -76,7 +77,8 @@ class PlanContext(TypedDict, total=False):
     """The context of a plan's graph: ``graph.ainvoke(inputs, config, context={…})``.
 
     Keys:
-        secrets: The plan's secret inputs by name. A resumed run needs them again.
+        secrets: The plan's secret inputs by name. A resumed run needs them again. In a graph that
+            is a node, the `secrets` in the context of the graph around it are known, too.
         limits: Limits that replace the plan's, such as ``{"steps": 20, "time": "2h"}``.
         yes: Whether approvals and drafted plans are accepted without a question.
     """
@@ -344,7 +346,9 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         resumes = given is None or isinstance(given, Command)
         options = _options(plan, None if isinstance(context, RunContext) else context)
         inputs = {} if resumes else inputs_of(plan, given, nested=nested)
-        secrets = {**self.setup.secrets, **options.secrets, **_split_secrets(plan, inputs)}
+        theirs = secrets_of(plan, parent_context(config))
+        given_ones = {**options.secrets, **_split_secrets(plan, inputs)}
+        secrets = {**self.setup.secrets, **theirs, **given_ones}
         _check_secrets(plan, secrets)
         values = {} if resumes else bind_inputs(plan, inputs, secrets)
         run = await _context_of(plan, config, context, fields)
@@ -522,6 +526,31 @@ def _options(plan: Plan, context: Any) -> _Options:
         limits=limits,
         yes=given.get("yes") is True,
     )
+
+
+def parent_context(config: RunnableConfig) -> Any:
+    """The context of the graph that this one is a node of; None: it has none, or there is none."""
+    return getattr(config.get(CONF, {}).get(CONFIG_KEY_RUNTIME), "context", None)
+
+
+def secrets_of(plan: Plan, context: Any) -> dict[str, str]:
+    """The plan's secret inputs in the context of another graph: its `secrets`, if it has them.
+
+    Raises:
+        InputError: One is not text.
+    """
+    found: Any = _part(context, "secrets")
+    if not isinstance(found, Mapping):
+        return {}
+    theirs = cast("Mapping[str, Any]", found)
+    names = [name for name, spec in plan.inputs.items() if spec.secret and name in theirs]
+    return {name: _secret_text(name, theirs[name]) for name in names}
+
+
+def _part(context: Any, name: str) -> Any:
+    if isinstance(context, Mapping):
+        return cast("Mapping[str, Any]", context).get(name)
+    return getattr(context, name, None)
 
 
 async def _context_of(

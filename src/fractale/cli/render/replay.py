@@ -38,7 +38,7 @@ def replayed_lines(replayed: Replayed, notes: Sequence[str] = ()) -> list[Line]:
         lines.append(row(f"note: results taken from the record: {names}", "dim"))
     if replayed.divergence is None:
         return [*lines, [("equal", "good"), (f", {equal_words(replayed)}", "")]]
-    at = f"after {replayed.events} of {count(replayed.of, 'event')} "
+    at = f"after {replayed.events} of {count(replayed.of, 'event')}"
     title: Line = [("diverged", "bad"), (f" {at}: {WHAT[replayed.divergence.what]}", "")]
     return [*lines, title, *divergence_lines(replayed.divergence)]
 
