@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
-from fractale.replay.replay import replay
 from langchain.tools import InjectedState, InjectedStore, ToolRuntime, tool
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import HumanMessage, ToolMessage
