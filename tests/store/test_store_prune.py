@@ -85,7 +85,7 @@ async def test_a_run_that_a_process_has_stays_whatever_is_said(settings, runs, f
         for dry_run in (True, False):
             report = await pruned(settings, dry_run, keep=1, force=force)
             (spared,) = [run for run in report.spared if run.id == "run3"]
-            assert f"in use by process {os.getpid()}" in spared.reason
+            assert f"by process {os.getpid()}" in spared.reason
     assert "run3" in (await left(settings))["folders"]
 
 

@@ -435,7 +435,7 @@ def test_history_and_a_fork_with_another_state(studio):
     assert studio.lines("noted.txt") == [*noted, "first-third"], "it is done once more"
     assert errors(studio.run(thread, "asked", {})) == [
         f"run {thread.rpartition('-')[2]} has started on this thread, and cannot get another input"
-        " (open a new thread for another run, or resume this one without an input)"
+        " (open a new thread for a new run, or resume this run without an input)"
     ]
 
 
@@ -738,7 +738,7 @@ def test_plans_that_cannot_be_graphs_are_refused(own, tmp_path):
         prepare(Start(plans=[Path("bad.yaml")]), own)
     for name, why, hint in (
         ("1st.yaml", "`1st` is not a valid name of a graph", "begins with a letter"),
-        ("plan.yaml", "`plan` is a name that the server needs itself", "taken are any_plan, app"),
+        ("plan.yaml", "`plan` is a name that the server uses", "reserved names: any_plan, app"),
         ("for.yaml", "it is a Python keyword", "rename the file"),
     ):
         (tmp_path / name).write_text("name: p\nsteps: [{name: a, tool: b}]\n")

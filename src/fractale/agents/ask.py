@@ -140,7 +140,7 @@ def as_text(value: Any) -> str:
 INPUTS: Mapping[str, Any] = {
     "type": "object",
     "properties": {
-        "instruction": {"type": "string", "description": "The task or the question."},
+        "instruction": {"type": "string", "description": "What to do or to answer."},
         "error": {"description": "Why the last attempt failed."},
     },
 }
@@ -165,7 +165,7 @@ _HAND_OVER: Final[Mapping[str, Any]] = {
         KNOWN: {
             "type": "string",
             "description": "All that you found out and did so far: values, names, paths, answers "
-            "of the person. The planner does not look for any of it again.",
+            "of the person. Nothing of it is looked for again.",
         }
     },
     "required": [KNOWN],

@@ -276,12 +276,12 @@ _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\{\{.*\}\}"}
 _FLOW: Final[Mapping[str, Any]] = {
     "tools": {
         **_TEXTS,
-        "description": "The tools that an agent may call. By default all tools, but no sub-agents.",
+        "description": "What an agent may call. Left out: all tools, but none of the sub-agents.",
     },
     "when": _EXPRESSION,
     "foreach": {"anyOf": [_EXPRESSION, {"type": "array"}]},
     "max_parallel": {"type": "integer", "minimum": 1},
-    "keep_going": {"type": "boolean", "description": "Continue if items or steps inside fail."},
+    "keep_going": {"type": "boolean", "description": "Go on if items or steps inside fail."},
     "parallel": _STEPS,
     "rules": {"type": "object", "properties": {"success": _TEXTS, "failure": _TEXTS}},
     "transitions": {
@@ -403,7 +403,7 @@ def _plain_step(kind: str, names: Sequence[str], inputs: Schema) -> dict[str, An
     else:
         properties["instruction"] = {
             "type": "string",
-            "description": "The task of the prompt or agent.",
+            "description": "What it is to do.",
         }
     return {"type": "object", "properties": properties, "required": required}
 

@@ -336,9 +336,11 @@ class Models:
         if spec in self._without_format:
             return False
         models = chat_models(chat)
+        # The class of a model that fractale builds does not always show its provider.
+        specs = [spec] if len(models) == 1 else [_spec_of(each) for each in models]
         return bool(models) and all(
-            _provider_of(_spec_of(each)) in NATIVE or (each.profile or {}).get("structured_output")
-            for each in models
+            _provider_of(name) in NATIVE or (each.profile or {}).get("structured_output")
+            for name, each in zip(specs, models, strict=True)
         )
 
     async def _protect(self, attempt: Callable[[], Awaitable[T]], spec: str) -> T:
