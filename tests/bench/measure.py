@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import subprocess
@@ -24,6 +25,11 @@ class Sample:
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    def over(self, peer: Sample) -> float:
+        """The median of the ratios to a peer that was measured in turns with it."""
+        pairs = zip(self.seconds, peer.seconds, strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
 
     def __str__(self) -> str:
         low, high = min(self.seconds), max(self.seconds)
@@ -95,6 +101,23 @@ async def in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list
             await piece()
             taken.append(time.perf_counter() - started)
     return [Sample(tuple(taken[1:])) for taken in seconds]
+
+
+async def cpu_in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list[Sample]:
+    """CPU seconds of pieces of work in this process, as `in_turns` takes them.
+
+    Time that other processes take does not count. The first rounds warm up caches, and the garbage
+    of one piece is collected before the next begins.
+    """
+    seconds: list[list[float]] = [[] for _ in pieces]
+    for number in range(tries + 3):
+        for piece, taken in zip(pieces, seconds, strict=True):
+            gc.collect()
+            started = time.process_time()
+            await piece()
+            if number >= 3:
+                taken.append(time.process_time() - started)
+    return [Sample(tuple(taken)) for taken in seconds]
 
 
 def fractale(*words: str) -> list[str]:
