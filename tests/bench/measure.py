@@ -45,7 +45,7 @@ class Row:
     peer: str
     ratio: float
     limit: float | None
-    """None: it is only told."""
+    """None: it is only reported."""
 
     @property
     def ok(self) -> bool:
@@ -92,7 +92,7 @@ async def work(do: Callable[[], Awaitable[object]], tries: int = 5) -> Sample:
 async def in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list[Sample]:
     """Seconds of pieces of work that are to be compared, after one round that is not counted.
 
-    Each has its try in every round: a disk or a neighbour that is slow for a while slows all.
+    Each has its try in every round: a disk or a neighbor that is slow for a while slows all.
     """
     seconds: list[list[float]] = [[] for _ in pieces]
     for _ in range(tries + 1):
