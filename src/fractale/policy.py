@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -66,6 +66,8 @@ class Source:
         return self.name if self.kind == "tool" else f"{self.kind} {self.name}"
 
 
+_FIELDS: Final = tuple(each.name for each in fields(Source))
+
 Labels: TypeAlias = frozenset[Source]
 
 NO_LABELS: Final[Labels] = frozenset()
@@ -85,7 +87,7 @@ def to_data(labels: Iterable[Source]) -> list[dict[str, Any]]:
                 stated=any(each.stated for each in rest),
             )
         )
-    return [{k: v for k, v in asdict(each).items() if v is not False} for each in kept]
+    return [{k: v for k in _FIELDS if (v := getattr(each, k)) is not False} for each in kept]
 
 
 def from_data(data: Any) -> Labels:

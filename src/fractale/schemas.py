@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal, cast
@@ -29,6 +29,9 @@ MOST_SECONDS = 1.0
 """Seconds that all patterns of a check may take together."""
 
 LONGEST_PATTERN = 5_000
+
+LONGEST_REMEMBERED = 20_000
+"""Characters of a schema above which a check of it is not remembered."""
 
 Texts = Literal["exact", "converted", "any"]
 """Which texts count as a number or a flag: none; texts that read as one, as servers convert them;
@@ -380,14 +383,36 @@ class _Names:
         return {**rest, "properties": properties}
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A schema that is checked against JSON Schema's own rules, and the work left for that.
+
+    Two are equal if their schemas are.
+    """
+
+    text: str
+    table: Any = field(compare=False)
+    work: Work = field(compare=False)
+
+
 def _check(kind: Any, table: Any, work: Work) -> None:
     """Check that a table is a schema.
+
+    The schemas of tools and agents are used again and again, and their checks take longer than
+    those of values. So short ones are remembered.
 
     Raises:
         UnusableSchema: It is not.
     """
-    validator = _bounded(kind)(kind.META_SCHEMA, format_checker=_checker(work, None))
-    for error in validator.iter_errors(table):
+    text = repr(table)  # JSON would not distinguish keys of other types from texts
+    check = _check_once if len(text) <= LONGEST_REMEMBERED else _check_once.__wrapped__
+    check(kind, _Checked(text, table, work))
+
+
+@lru_cache(maxsize=256)
+def _check_once(kind: Any, schema: _Checked) -> None:
+    validator = _bounded(kind)(kind.META_SCHEMA, format_checker=_checker(schema.work, None))
+    for error in validator.iter_errors(schema.table):
         raise _NotASchema(str(error.message), [*error.absolute_path])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import subprocess
@@ -25,6 +26,11 @@ class Sample:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
+    def over(self, peer: Sample) -> float:
+        """The median of the ratios to a peer that was measured in turns with it."""
+        pairs = zip(self.seconds, peer.seconds, strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
+
     def __str__(self) -> str:
         low, high = min(self.seconds), max(self.seconds)
         return f"{self.median * 1000:,.1f} ms ({low * 1000:,.1f}-{high * 1000:,.1f})"
@@ -39,7 +45,7 @@ class Row:
     peer: str
     ratio: float
     limit: float | None
-    """None: it is only told."""
+    """None: it is only reported."""
 
     @property
     def ok(self) -> bool:
@@ -86,7 +92,7 @@ async def work(do: Callable[[], Awaitable[object]], tries: int = 5) -> Sample:
 async def in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list[Sample]:
     """Seconds of pieces of work that are to be compared, after one round that is not counted.
 
-    Each has its try in every round: a disk or a neighbour that is slow for a while slows all.
+    Each has its try in every round: a disk or a neighbor that is slow for a while slows all.
     """
     seconds: list[list[float]] = [[] for _ in pieces]
     for _ in range(tries + 1):
@@ -95,6 +101,23 @@ async def in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list
             await piece()
             taken.append(time.perf_counter() - started)
     return [Sample(tuple(taken[1:])) for taken in seconds]
+
+
+async def cpu_in_turns(*pieces: Callable[[], Awaitable[object]], tries: int) -> list[Sample]:
+    """CPU seconds of pieces of work in this process, as `in_turns` takes them.
+
+    Time that other processes take does not count. The first rounds warm up caches, and the garbage
+    of one piece is collected before the next begins.
+    """
+    seconds: list[list[float]] = [[] for _ in pieces]
+    for number in range(tries + 3):
+        for piece, taken in zip(pieces, seconds, strict=True):
+            gc.collect()
+            started = time.process_time()
+            await piece()
+            if number >= 3:
+                taken.append(time.process_time() - started)
+    return [Sample(tuple(taken)) for taken in seconds]
 
 
 def fractale(*words: str) -> list[str]:

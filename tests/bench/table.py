@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import call_path
 import commands
+import five_steps
 import inside
 import lasting
 from measure import Row
@@ -45,6 +46,8 @@ def measure():
             print("0.1.0 is not installed (`make bench` does it): its two rows are left out")
         yield show(asyncio.run(inside.step_row(folder)))
     for row in call_path.path_rows():
+        yield show(row)
+    for row in asyncio.run(five_steps.five_step_rows()):
         yield show(row)
     for row in asyncio.run(inside.growth_rows()):
         yield show(row)

@@ -6,9 +6,11 @@ A sub-agent is imported when its name is used. Listing the sub-agents imports no
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -125,6 +127,29 @@ class Catalog:
 
     @cached_property
     def _installed(self) -> Mapping[str, EntryPoint]:
-        from importlib.metadata import entry_points
+        return {entry.name: entry for entry in installed()}
 
-        return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+def installed() -> tuple[EntryPoint, ...]:
+    """The entry points of installed packages that are sub-agents.
+
+    To find them reads a file of each package that is installed, so they are remembered until a
+    directory of packages changes.
+    """
+    return _installed_in(tuple((path, _changed(path)) for path in sys.path))
+
+
+@lru_cache(maxsize=4)
+def _installed_in(paths: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    from importlib.metadata import entry_points
+
+    del paths  # Python's own search knows them
+    return tuple(entry_points(group=GROUP))
+
+
+def _changed(path: str) -> int:
+    """When a directory last changed, in nanoseconds; 0 if there is none."""
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,32 +1,40 @@
-"""The loop of a model with tools: LangChain's `create_agent` around an `AgentContext`.
+"""The loop of a model with tools: a graph of two nodes around an `AgentContext`.
 
 Each model turn and each tool call is a checkpoint of the run, so a resume continues inside the
 loop. The context decides which calls are allowed, counts the cost and emits the events.
+
+The graph has the nodes and the messages of LangChain's `create_agent`, which would compile it again
+for each agent, and make a step of the graph, with a checkpoint, of each of its middlewares.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import Annotated, Any, cast
 
-from langchain.agents import (
-    create_agent,  # pyright: ignore[reportUnknownVariableType] - its saver is untyped
+from langchain.agents.middleware import SummarizationMiddleware
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
 )
-from langchain.agents.middleware import (
-    AgentMiddleware,
-    ModelCallLimitMiddleware,
-    ModelRequest,
-    ModelResponse,
-    SummarizationMiddleware,
-    ToolCallRequest,
-    hook_config,
-)
-from langchain.agents.middleware.model_call_limit import ModelCallLimitExceededError
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt.tool_node import INVALID_TOOL_NAME_ERROR_TEMPLATE
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+from typing_extensions import TypedDict
 
 from fractale.agents.conversation import CHANGES, check_done, reported
 from fractale.agents.loop_tools import (
@@ -42,10 +50,6 @@ from fractale.errors import CallError, ModelError, NotDone
 from fractale.evidence import outputs_of
 from fractale.models.tool_schemas import MOST_TOOLS, wire_names, wire_schema
 from fractale.toolbox import LOCAL_CALL, LocalCall, ToolInfo, ToolResult
-
-if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
-    from langgraph.types import Command
 
 MAX_TURNS = 50
 """The most model turns of one attempt. An agent that needs more counts as endless."""
@@ -83,34 +87,21 @@ async def work(
         ModelError: The model failed, or the agent never ended.
         LimitReached: A limit of the run is used up.
     """
-    declared = declare([*tools, read_result_tool(ctx)], ctx.warn)
-    agent = cast(
-        "Any",
-        create_agent(
-            ctx.chat_model(),
-            tools=[each.declaration for each in declared],
-            system_prompt=system,
-            middleware=[
-                ModelCallLimitMiddleware(thread_limit=max_turns, exit_behavior="error"),
-                _summarizing(ctx),
-                ContextMiddleware(ctx, declared),
-            ],
-        ),
+    loop = _Loop(
+        ctx=ctx,
+        declared=declare([*tools, read_result_tool(ctx)], ctx.warn),
+        system=[SystemMessage(system)] if system else [],
+        max_turns=max_turns,
     )
-    final: list[BaseMessage] = list(messages)
-    stream = agent.astream(
-        {"messages": list(messages)},
-        {**(config or {}), "recursion_limit": 10 * max_turns},
-        stream_mode="values",
-    )
+    token = _LOOP.set(loop)
     try:
-        async for state in stream:
-            final = state["messages"]
-    except ModelCallLimitExceededError as error:
-        raise ModelError(
-            f"the agent did not finish within {max_turns} turns",
-            hint="narrow its instruction or its tools, or split the step",
-        ) from error
+        after: Any = await _graph().ainvoke(
+            {"messages": list(messages)},
+            cast("RunnableConfig", {**(config or {}), "recursion_limit": 10 * max_turns}),
+        )
+    finally:
+        _LOOP.reset(token)
+    final: list[BaseMessage] = after["messages"]
     if (reason := reported(final)) is not None:
         raise NotDone(reason, messages=final)
     return final
@@ -129,62 +120,98 @@ def answer_of(messages: Sequence[BaseMessage]) -> str:
     return check_done(last.text, messages)
 
 
-class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Makes the model turns and the tool calls of the agent through its context.
+class LoopState(TypedDict, total=False):
+    """The state of a loop, which its checkpoints contain.
 
-    LangChain's handlers are not called. `create_agent` gets only declarations of tools, and the
-    middleware runs the `LoopTool` of a declaration. So one place sets the status, the artifact and
-    the `CHANGES` of every tool message, including those of unknown tools.
+    Keys:
+        messages: The conversation.
+        turns: The number of model turns so far.
     """
 
-    def __init__(self, ctx: AgentContext, declared: Sequence[DeclaredTool]) -> None:
-        super().__init__()
-        self._ctx = ctx
-        self._tools = {each.name: each.tool for each in declared}
+    messages: Annotated[list[AnyMessage], add_messages]
+    turns: int
 
-    @property
-    def name(self) -> str:
-        """The prefix of LangChain's nodes for the hooks; checkpoints contain it."""
-        return "HostMiddleware"
 
-    @hook_config(can_jump_to=["end"])
-    async def abefore_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
-        """End the loop once a rule of the step is true, or the model reports *not done*."""
-        messages = state["messages"]
-        over = reported(messages) is not None or self._ctx.decided(messages)
-        return {"jump_to": "end"} if over else None
+@cache
+def _graph() -> Any:
+    """The graph of every loop. It knows nothing of a run: its nodes ask the `_Loop` of theirs."""
+    builder: Any = StateGraph(LoopState)
+    builder.add_node("model", _model)
+    builder.add_node("tools", _tool)
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", _calls, ["tools", END])
+    builder.add_edge("tools", "model")
+    return builder.compile(name="agent")
 
-    async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
-        """Make one model turn."""
-        system = [request.system_message] if request.system_message else []
-        shown = [
-            tool
-            for tool in request.tools
-            if isinstance(tool, BaseTool)
-            and (tool.name != READ_RESULT or has_kept_result(request.messages))
-        ]
-        message = await self._ctx.call_model([*system, *request.messages], shown)
-        return ModelResponse(result=[message])
 
-    async def awrap_tool_call(
-        self,
-        request: ToolCallRequest,
-        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
-    ) -> ToolMessage | Command[Any]:
+async def _model(state: LoopState, runtime: Runtime[Any]) -> LoopState:
+    return await _LOOP.get().take_turn(state, runtime)
+
+
+async def _calls(state: LoopState) -> list[Send] | str:
+    """A task for each tool call of the turn, so that each call can wait for an answer."""
+    last = state.get("messages", [])[-1]
+    calls = last.tool_calls if isinstance(last, AIMessage) else []
+    return [Send("tools", [call]) for call in calls] or END
+
+
+async def _tool(state: Any, config: RunnableConfig) -> LoopState:
+    call: ToolCall = state[-1]
+    task = str(config.get("configurable", {}).get("checkpoint_ns", ""))
+    return {"messages": [await _LOOP.get().call_tool(call, task)]}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Loop:
+    """One agent at work: makes the model turns and the tool calls through its context.
+
+    One place sets the status, the artifact and the `CHANGES` of every tool message, including those
+    of unknown tools.
+
+    Args:
+        declared: The tools that the model can call.
+        system: The system prompt.
+    """
+
+    ctx: AgentContext
+    declared: Sequence[DeclaredTool]
+    system: Sequence[BaseMessage]
+    max_turns: int
+    _summaries: SummarizationMiddleware | None = None
+
+    async def take_turn(self, state: LoopState, runtime: Any) -> LoopState:
+        """Make one model turn. A conversation that has become too long is summarized before.
+
+        Without a new message, the loop ends: a rule of the step is true, or the model reports *not
+        done*.
+
+        Raises:
+            ModelError: The model has made all its turns.
+        """
+        messages: list[Any] = state.get("messages", [])
+        turns = state.get("turns", 0)
+        if turns >= self.max_turns:
+            raise ModelError(
+                f"the agent did not finish within {self.max_turns} turns",
+                hint="narrow its instruction or its tools, or split the step",
+            )
+        if reported(messages) is not None or self.ctx.decided(messages):
+            return {}
+        self._summaries = self._summaries or _summarizing(self.ctx)
+        shorter: Any = await self._summaries.abefore_model(cast("Any", {**state}), runtime) or {}
+        changes: list[Any] = shorter.get("messages", [])
+        said = cast("list[BaseMessage]", add_messages(messages, changes)) if changes else messages
+        kept = has_kept_result(said)
+        shown = [d.declaration for d in self.declared if kept or d.name != READ_RESULT]
+        message: Any = await self.ctx.call_model([*self.system, *said], shown)
+        return {"messages": [*changes, message], "turns": turns + 1}
+
+    async def call_tool(self, call: ToolCall, task: str) -> ToolMessage:
         """Make one tool call. The model sees a failure."""
-        call = request.tool_call
-        tool = self._tools.get(call["name"])
+        tool = next((each.tool for each in self.declared if each.name == call["name"]), None)
         if tool is None:
-            message = await handler(request)  # LangChain's reply lists the tools that exist
-            if isinstance(message, ToolMessage):  # it may have been meant to change something
-                message.additional_kwargs[CHANGES] = True
-            return message
-        task = request.runtime.config.get("configurable", {}).get("checkpoint_ns", "")
-        token = LOCAL_CALL.set(LocalCall(str(call["id"]), str(task)))
+            return self._no_such_tool(call)
+        token = LOCAL_CALL.set(LocalCall(str(call["id"]), task))
         try:
             result = await self._called(tool, call["args"], str(call["id"]))
         except CallError as error:
@@ -193,13 +220,27 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
         finally:
             LOCAL_CALL.reset(token)
         return ToolMessage(
-            content=await content_for_model(result, self._ctx),
+            content=await content_for_model(result, self.ctx),
             name=call["name"],
             tool_call_id=call["id"],
             status="error" if result.fault else "success",
             # Rules see the answer itself, not the text about its fault.
             artifact=outputs_of(result) if result.fault else result.structured,
             additional_kwargs={} if tool.changes is None else {CHANGES: tool.changes},
+        )
+
+    def _no_such_tool(self, call: ToolCall) -> ToolMessage:
+        """The reply that lists the tools that exist. The call may have been meant to change any."""
+        text = INVALID_TOOL_NAME_ERROR_TEMPLATE.format(
+            requested_tool=call["name"],
+            available_tools=", ".join(each.name for each in self.declared),
+        )
+        return ToolMessage(
+            content=text,
+            name=call["name"],
+            tool_call_id=call["id"],
+            status="error",
+            additional_kwargs={CHANGES: True},
         )
 
     async def _called(self, tool: LoopTool, arguments: dict[str, Any], id_: str) -> ToolResult:
@@ -211,8 +252,12 @@ class ContextMiddleware(AgentMiddleware[Any, Any, Any]):
         if tool.is_call:
             return await make()
         info = ToolInfo(name=tool.name, server=tool.server, description=tool.description)
-        metadata = {"fractale_step": self._ctx.path}
+        metadata = {"fractale_step": self.ctx.path}
         return await ToolRun(tool=info, arguments=arguments, id=id_, metadata=metadata).around(make)
+
+
+_LOOP: ContextVar[_Loop] = ContextVar("loop")
+"""The agent whose graph the running code belongs to."""
 
 
 def _summarizing(ctx: AgentContext) -> SummarizationMiddleware:
@@ -243,7 +288,7 @@ class DeclaredTool:
     """A tool, and its declaration for the model.
 
     Args:
-        declaration: It has no function: `ContextMiddleware` makes the calls.
+        declaration: It has no function: the loop makes the calls.
     """
 
     tool: LoopTool

@@ -18,10 +18,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
-from fractale.agents.catalog import BUILT_IN, GROUP, Catalog
+from fractale.agents.catalog import BUILT_IN, GROUP, Catalog, installed
 from fractale.agents.graphs import factory_agent, graph_agent, is_graph
 from fractale.agents.subagent import Subagent
 from fractale.errors import PlanError, Problem
@@ -94,7 +94,7 @@ def _path_of(ref: AgentRef) -> str:
 def _registered() -> dict[str, RegistryEntry]:
     """Path → entry, of the sub-agents of fractale and of installed packages."""
     paths = [".".join(home) for home in BUILT_IN.values()]
-    paths += [f"{each.module}.{each.attr}" for each in entry_points(group=GROUP)]
+    paths += [f"{each.module}.{each.attr}" for each in installed()]
     return {path: RegistryEntry(kind="agent", path=path) for path in paths}
 
 

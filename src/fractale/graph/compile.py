@@ -174,7 +174,7 @@ def _add_entry(
     first = steps[0].name
     entries = {target: home[target] for target in _jump_targets(plan, frozenset(home)) | {first}}
 
-    def enter(state: PlanState) -> str | Send:
+    async def enter(state: PlanState) -> str | Send:
         target = state.get(NEXT) or first
         if target in entries:
             return target

@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
@@ -58,6 +57,7 @@ from fractale.toolbox import (
     ToolInfo,
     changed_meanwhile,
 )
+from fractale.version import __version__
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 OpenStreams: TypeAlias = "Callable[[TransportHooks], AbstractAsyncContextManager[Streams]]"
@@ -849,7 +849,7 @@ class Session(ClientSession):
         ] = (read, write)
         super().__init__(
             *streams,
-            client_info=types.Implementation(name="fractale", version=version("fractale")),
+            client_info=types.Implementation(name="fractale", version=__version__),
             logging_callback=self._on_log,
             message_handler=self._on_message,
             elicitation_callback=self._on_elicit,

@@ -304,8 +304,12 @@ class Models:
         return with_earlier_tries(message, turns.usage)
 
     async def _build(self, model: str | None) -> Chat:
+        loop = asyncio.get_running_loop()
+        spec = self.spec(model)
+        if self._for_all is not None or spec in {**self._given, **self._built.get(loop, {})}:
+            return self._get(model, loop)
         # Building a model imports its provider's package, which takes seconds.
-        return await asyncio.to_thread(self._get, model, asyncio.get_running_loop())
+        return await asyncio.to_thread(self._get, model, loop)
 
     def _turns(
         self,

@@ -11,7 +11,6 @@ import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from mcp import types
@@ -22,6 +21,7 @@ from mcp.shared.exceptions import McpError
 from pydantic import AnyUrl
 
 from fractale.registry.values import failed
+from fractale.version import __version__
 
 _NOT_FOUND = -32002
 """MCP's error code for a resource that does not exist."""
@@ -98,7 +98,7 @@ def serve_components(
         lifespan: Entered for each session, with the server; None if there is nothing to enter.
     """
     options: Mapping[str, Any] = {"lifespan": lifespan} if lifespan else {}
-    server: Server[Any] = Server(name, version=version("fractale"), **options)
+    server: Server[Any] = Server(name, version=__version__, **options)
     server.request_handlers.update(_Catalog.of(components).handlers())
     return server
 

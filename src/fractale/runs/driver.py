@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphDrained
-from langgraph.types import Command
+from langgraph.types import Command, Durability
 
 from fractale.audit import AuditLog
 from fractale.errors import (
@@ -317,12 +317,17 @@ class RunDriver:
                 given,
                 config,
                 context=self.context,
-                durability="sync",
+                durability=self._durability,
                 control=self._options.control,
             )
             given = await self._next_input(values)
             if given is None:
                 return await self._finished(values)
+
+    @property
+    def _durability(self) -> Durability:
+        """When LangGraph writes checkpoints: after each step, if they outlive this process."""
+        return "sync" if self._record or self._options.checkpointer else "exit"
 
     def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the graph must run again before the user is asked.

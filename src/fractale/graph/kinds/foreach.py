@@ -100,7 +100,7 @@ def _foreach_graph(leaf: StepNode) -> Any:
     return builder.compile()
 
 
-def _fan_out(state: ItemState) -> list[Send]:
+async def _fan_out(state: ItemState) -> list[Send]:
     items = state.get("items", [])
     return [
         Send("item", ItemState(item=item, index=index, total=len(items)))

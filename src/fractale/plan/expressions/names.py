@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from jinja2 import nodes
 
 from fractale.errors import Position
-from fractale.plan.expressions.syntax import name_offset
+from fractale.plan.expressions.syntax import REMEMBERED_TEXT, name_offset
 
 Path = tuple[str | int, ...]
+
+_Name: TypeAlias = tuple[Path, list[int], bool, bool]
+"""A path, the offsets of its parts, whether it is complete, and whether it is optional."""
 
 _GUARDS: Final = ("defined", "undefined")
 
@@ -63,11 +67,21 @@ def references_in(root: nodes.Expr, text: str, start: Position) -> list[Referenc
             tuple(shifted(start, text, offset) for offset in offsets),
             complete,
         )
-        for path, offsets, complete, optional in _walk(root, text)
+        for path, offsets, complete, optional in _names(root, text)
     ]
     tested = {reference.path for reference in found if reference.optional}
     found = [replace(r, optional=r.optional or _guarded(r.path, tested)) for r in found]
     return sorted(found, key=lambda r: (r.position.line, r.position.column))
+
+
+def _names(root: nodes.Expr, text: str) -> tuple[_Name, ...]:
+    """The names of a tree. Those of a tree that is itself remembered are remembered, too."""
+    return _remembered(root, text) if len(text) <= REMEMBERED_TEXT else tuple(_walk(root, text))
+
+
+@lru_cache(maxsize=1024)
+def _remembered(root: nodes.Expr, text: str) -> tuple[_Name, ...]:
+    return tuple(_walk(root, text))
 
 
 def _guarded(path: Path, tested: set[Path]) -> bool:
@@ -75,7 +89,7 @@ def _guarded(path: Path, tested: set[Path]) -> bool:
     return any(path[:end] in tested for end in range(1, len(path) + 1))
 
 
-def _walk(root: nodes.Expr, text: str) -> Iterator[tuple[Path, list[int], bool, bool]]:
+def _walk(root: nodes.Expr, text: str) -> Iterator[_Name]:
     stack: list[tuple[nodes.Node, bool]] = [(root, False)]
     while stack:
         node, optional = stack.pop()

@@ -30,7 +30,7 @@ from fractale.text import listing, nearest
 MOST_DEPTH: Final = 100
 """The maximum depth of an expression's tree."""
 
-_CACHED_TEXT = 2048
+REMEMBERED_TEXT = 2048
 _STATEMENT = re.compile(
     r"\{%[-+]?\s*(?:if|elif|else|endif|for|endfor|set|macro|include|import|from|extends|block"
     r"|raw|call|filter|with|do)\b[^\n]{0,200}?%\}"
@@ -72,12 +72,12 @@ Part = str | Tree
 
 def parse_expression(source: str) -> Tree:
     """The tree of a bare expression."""
-    return _cached_expression(source) if len(source) <= _CACHED_TEXT else _expression(source)
+    return _cached_expression(source) if len(source) <= REMEMBERED_TEXT else _expression(source)
 
 
 def parse_template(source: str) -> tuple[Part, ...]:
     """The parts of a text, in order. A trailing ``-`` of a brace strips the space beside it."""
-    return _cached_template(source) if len(source) <= _CACHED_TEXT else _template(source)
+    return _cached_template(source) if len(source) <= REMEMBERED_TEXT else _template(source)
 
 
 def whole_expression(parts: tuple[Part, ...]) -> Tree | None:
