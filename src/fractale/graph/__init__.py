@@ -32,6 +32,7 @@ These modules are beside that way:
 - `kinds` has one module per kind of step. Each sets the call of a step's node.
 - `plan_graph` is the graph as applications use it: the entrance of each run does what the plan says
   about its inputs, secrets and limits. `sync_saver` serves applications that are not async.
+- `tracing`: callback handlers, such as tracers, see no secrets.
 - `state`: the contents of a checkpoint, and the point at which a forked run begins.
 - `interrupts`: questions to the user.
 - `resources`: MCP resources.

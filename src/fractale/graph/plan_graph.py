@@ -56,6 +56,7 @@ from fractale.graph.continued import Left, cut_off_steps, leave, read_left
 from fractale.graph.state import PlanState
 from fractale.graph.step import AttemptsExceeded
 from fractale.graph.sync_saver import LoopSaver
+from fractale.graph.tracing import masked_callbacks
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
 from fractale.plan.model import Limits, Plan
@@ -270,9 +271,10 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         form = _Form(call, stream_mode, output_keys, subgraphs, version, self.stream_channels_list)
         async with self.setup.begin() as fields:
             entered = await self._enter(input, call, context, saver, form, fields)
+            handlers = masked_callbacks(call.get("callbacks"), entered.context.masker)
             chunks = super().astream(
                 entered.given,
-                config,
+                cast("RunnableConfig", {**(config or {}), "callbacks": handlers}),
                 context=entered.context,
                 stream_mode=stream_mode,
                 output_keys=output_keys,

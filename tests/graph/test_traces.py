@@ -1,0 +1,171 @@
+"""Secret inputs in traces: no tracer sees one, whichever way a plan runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langchain_core.tracers.langchain import LangChainTracer
+from langsmith import Client
+from langsmith.run_helpers import tracing_context
+
+import fractale
+from fractale.graph.tracing import Values, masked_callbacks
+from fractale.masking import Masker
+from fractale.testing import Reply, ScriptedModel
+from trace_server import trace_server
+
+SECRET = "hunter2-of-the-tests"
+PLAN = """
+name: traced
+inputs: {token: {secret: true}}
+steps:
+  - {name: use, tool: use, inputs: {token: "{{ inputs.token }}"}}
+  - {name: lang, tool: lang, inputs: {token: "{{ inputs.token }}"}}
+  - {name: nested, tool: nested, inputs: {token: "{{ inputs.token }}"}}
+  - name: fails
+    tool: fails
+    inputs: {token: "{{ inputs.token }}"}
+    transitions: {failure: words}
+  - name: words
+    agent: ask
+    instruction: "The token is {{ inputs.token }}"
+    tools: [give]
+outputs: {said: "{{ steps.words.outputs.content }}"}
+"""
+
+
+def use(token: str) -> dict[str, Any]:
+    """Use a token."""
+    return {"said": f"got {token}", "long": len(token)}
+
+
+@tool
+def lang(token: str) -> str:
+    """Use a token in a tool of LangChain."""
+    return f"got {token}"
+
+
+async def nested(token: str) -> dict[str, Any]:
+    """Use a token in a runnable that the tool invokes."""
+    await RunnableLambda(lambda given: f"inner {given['token']}").ainvoke({"token": token})
+    return {"done": True}
+
+
+@tool
+def fails(token: str) -> str:
+    """Fail with the token in the error."""
+    raise ValueError(f"bad token {token}")
+
+
+def give() -> dict[str, Any]:
+    """Return the secret."""
+    return {"value": SECRET}
+
+
+TOOLS = [use, lang, nested, fails, give]
+
+
+class Recorder(BaseCallbackHandler):
+    """Keeps what a handler is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.count = 0
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **keywords: Any) -> None:
+        self.count += 1
+        self.seen.append(f"chain {keywords.get('name')} {inputs!r}")
+
+    def on_chain_end(self, outputs: Any, **_keywords: Any) -> None:
+        self.seen.append(repr(outputs))
+
+    def on_tool_start(self, serialized: Any, input_str: str, **keywords: Any) -> None:
+        self.seen.append(f"tool {keywords.get('name')} {input_str} {keywords!r}")
+
+    def on_tool_end(self, output: Any, **_keywords: Any) -> None:
+        self.seen.append(repr(output))
+
+    def on_tool_error(self, error: BaseException, **_keywords: Any) -> None:
+        self.seen.append(repr(error))
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **_keywords: Any) -> None:
+        self.seen.append(repr(messages))
+
+    def on_llm_end(self, response: Any, **_keywords: Any) -> None:
+        self.seen.append(repr(response))
+
+
+def model() -> ScriptedModel:
+    return ScriptedModel([Reply(tool_calls=[("give", {})]), f"I saw {SECRET}"])
+
+
+async def run(way: str, settings: Any, callbacks: list[Any]) -> Any:
+    keywords: dict[str, Any] = {"tools": TOOLS, "model": model(), "settings": settings}
+    if way == "arun":
+        result = await fractale.arun(
+            PLAN, secrets={"token": SECRET}, yes=True, callbacks=callbacks, **keywords
+        )
+        return result.status, result.error
+    graph = fractale.plan_graph(PLAN, yes=True, **keywords)
+    given: dict[str, Any] = {"token": SECRET}
+    after = await graph.ainvoke(given, {"callbacks": callbacks})
+    return after["status"], after.get("error")
+
+
+EACH = pytest.mark.parametrize("way", ["arun", "plan_graph"])
+
+
+@EACH
+@pytest.mark.parametrize("given", [True, False])
+async def test_langsmith_is_sent_no_secret(way, given, settings):
+    with trace_server() as server:
+        client = Client(api_url=server.url, api_key="none", auto_batch_tracing=False)
+        callbacks = [LangChainTracer(client=client)] if given else []
+        with tracing_context(enabled=True, client=client):  # as LANGSMITH_TRACING in a process
+            assert await run(way, settings, callbacks) == ("success", None)
+        client.flush()
+        sent = server.all_bytes
+    assert SECRET.encode() not in sent
+    assert b"***" in sent
+    assert b'"traced"' in sent  # the graph has the plan's name
+    assert b'"lang"' in sent
+
+
+@EACH
+async def test_a_handler_of_the_caller_sees_no_secret_and_stays_itself(way, settings):
+    recorder = Recorder()
+    assert await run(way, settings, [recorder]) == ("success", None)
+    shown = "\n".join(recorder.seen)
+    assert SECRET not in shown
+    assert "***" in shown
+    assert recorder.count > 0
+    assert recorder.seen[0].startswith("chain traced ")
+
+
+async def test_a_handler_of_a_variable_counts_once(settings):
+    with get_usage_metadata_callback() as counted:
+        await run("arun", settings, [Recorder()])
+    [usage] = counted.usage_metadata.values() or [None]
+    assert usage is None or usage["input_tokens"] > 0
+
+
+def test_values_are_masked_in_any_form():
+    mask = Values(Masker([SECRET]))
+    message = HumanMessage(f"say {SECRET}", additional_kwargs={"a": [SECRET]})
+    masked = mask({"m": [message], SECRET: (SECRET, 1)})
+    assert SECRET not in repr(masked)
+    assert isinstance(masked["m"][0], HumanMessage)
+    assert message.content == f"say {SECRET}"
+    plain = {"a": [1, "b", HumanMessage("c")]}
+    assert mask(plain) is plain
+    error = mask(ValueError(f"no {SECRET}"))
+    assert (type(error).__name__, str(error)) == ("ValueError", "no ***")
+
+
+def test_without_handlers_nothing_is_added():
+    assert masked_callbacks(None, Masker([SECRET])) is None
