@@ -135,6 +135,7 @@ check: $(TEST)
 	$(BIN)/ruff check src tests graphs docs
 	$(BIN)/ruff format --check src tests graphs docs
 	$(BIN)/pyright
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/style/check.py $(PROSE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import re
 import sys
 import tomllib
@@ -20,6 +21,7 @@ from typing import Any
 import click
 import grimp
 
+import fractale
 from fractale.cli import COMMANDS, cli
 from fractale.plan.forms import Key, keys_of
 from fractale.plan.inputs import INPUT_KEYS
@@ -107,6 +109,20 @@ def _meaning(key: Key) -> str:
     return " ".join(words).replace("|", r"\|")
 
 
+def public(*, errors: bool, classes: bool) -> str:
+    """The public names of one kind, each with the first sentence of its docstring."""
+    rows = ["| Name | Meaning |", "|---|---|"]
+    for name in fractale.__all__:
+        value = getattr(fractale, name)
+        is_error = isinstance(value, type) and issubclass(value, fractale.FractaleError)
+        if (is_error, isinstance(value, type)) == (errors, classes):
+            text = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
+            first = re.split(r"(?<=[.:]) ", text)[0].rstrip(":.").replace("|", r"\|")
+            code = f" Code `{value.code}`, exit code {value.exit_code}." if is_error else ""
+            rows.append(f"| `{name}` | {first.replace('``', '`')}.{code} |")
+    return "\n".join([*rows, ""])
+
+
 FILES: dict[Path, Callable[[], str]] = {DOCS / "commands.md": commands, SCHEMA: schema_text}
 BLOCKS: dict[str, Callable[[], str]] = {
     "architecture": architecture,
@@ -115,6 +131,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys of limits": lambda: keys(keys_of(Limits)),
     "keys of a step": lambda: keys({n: k for n, k in STEP_KEYS.items() if n not in JOB_KEYS}),
     "keys of retry": lambda: keys(keys_of(Retry)),
+    "public errors": lambda: public(errors=True, classes=True),
+    "public functions": lambda: public(errors=False, classes=False),
+    "public types": lambda: public(errors=False, classes=True),
     "keys of a job": lambda: keys(JOB_KEYS),
     "keys of an output of a job": lambda: keys(METRIC_KEYS),
 }

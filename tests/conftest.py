@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import signal
-import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import fractale
-from fractale.events import Event
 from fractale.settings import Settings
+from fractale.testing.plan_run import arun_plan
 
 if TYPE_CHECKING:
     from forked import Forking
@@ -47,6 +46,7 @@ REAL_FILES = {
     "test_other_user_studio": "another user, the development server",
     "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
+    "test_public_face": "type checkers, a wheel",
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",
     "test_sbatch_reading": "Slurm",
@@ -72,29 +72,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("real")
 
 
-@dataclass
-class Seen:
-    """A run's result with its events."""
-
-    result: Any
-    events: list[Event] = field(default_factory=list)
-
-    @property
-    def status(self) -> str:
-        return self.result.status
-
-    @property
-    def path(self) -> list[str]:
-        """The steps in the order in which they were entered, with their outcomes."""
-        return [f"{s['name']}:{s['outcome']}" for s in self.result.steps]
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [event.data for event in self.events if event.kind == kind]
-
-    def decided(self, step: str) -> str:
-        return [s["decided_by"] for s in self.result.steps if s["name"] == step][-1]
-
-
 @pytest.fixture(autouse=True)
 def trusted_projects(monkeypatch: pytest.MonkeyPatch) -> None:
     """The projects of the tests are theirs; tests of strangers' projects take this away."""
@@ -110,15 +87,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def run_plan(settings: Settings) -> Callable[..., Any]:
     """Run a plan given as text; `tools` is a FakeToolServer, `model` a ScriptedModel."""
-
-    async def run(plan: Any, inputs: dict[str, Any] | None = None, **options: Any) -> Seen:
-        events: list[Event] = []
-        text = textwrap.dedent(plan) if isinstance(plan, str) else plan
-        options.setdefault("settings", settings)
-        result = await fractale.arun(text, inputs, on_event=events.append, **options)
-        return Seen(result, events)
-
-    return run
+    return partial(arun_plan, settings=settings)
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool, ToolException
 from langgraph._internal._runnable import RunnableCallable  # a node that is sync and async
+from typing_extensions import TypedDict, Unpack
 
 from fractale.agents.catalog import Catalog
 from fractale.api import load
@@ -50,7 +51,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.runs.driver import roots_of
-from fractale.runs.invocation import extensions_of
+from fractale.runs.invocation import Agents, PlanSource, Tools, check_keywords, extensions_of
 from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
@@ -70,29 +71,60 @@ from fractale.toolbox import (
 )
 
 if TYPE_CHECKING:
+    from langgraph.cache.base import BaseCache
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.store.base import BaseStore
+
     from fractale.events import Listener
     from fractale.models.runnables import Chat
 
 Open = Callable[[], AbstractAsyncContextManager[Toolbox]]
 
 
+class CompileKeywords(TypedDict, total=False):
+    """More keywords of LangGraph's ``StateGraph.compile``, which describes them."""
+
+    cache: BaseCache[Any] | None
+    interrupt_before: Literal["*"] | list[str] | None
+    interrupt_after: Literal["*"] | list[str] | None
+    debug: bool
+    transformers: Sequence[Callable[[tuple[str, ...]], Any]] | None
+
+
+class GraphKeywords(CompileKeywords, total=False):
+    """The keywords of `plan_graph` that `as_node` and `as_tool` pass on to it."""
+
+    tools: Tools
+    registries: Sequence[str | Path]
+    agents: Agents
+    model: Chat | str | None
+    settings: Settings | None
+    secrets: Mapping[str, str] | None
+    limits: Limits | Mapping[str, Any] | None
+    yes: bool
+    on_event: Listener | None
+    checkpointer: BaseCheckpointSaver[Any] | bool | None
+    store: BaseStore | None
+    idle: float
+
+
 def plan_graph(
-    plan: str | Path | Plan,
+    plan: PlanSource,
     *,
-    tools: Toolbox | Sequence[Any] = (),
+    tools: Tools = (),
     registries: Sequence[str | Path] = (),
-    agents: Sequence[Any] | Mapping[str, Any] = (),
+    agents: Agents = (),
     model: Chat | str | None = None,
     settings: Settings | None = None,
     secrets: Mapping[str, str] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
     yes: bool = False,
     on_event: Listener | None = None,
-    checkpointer: Any = None,
-    store: Any = None,
+    checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
+    store: BaseStore | None = None,
     name: str | None = None,
     idle: float = 0.0,
-    **options: Any,
+    **options: Unpack[CompileKeywords],
 ) -> PlanGraph:
     """A plan as a compiled graph of LangGraph, with everything that its runs need.
 
@@ -107,8 +139,8 @@ def plan_graph(
         tools: A toolbox that is open already, or Python functions and LangChain tools, beside the
             settings' servers.
         registries: Registry or server files whose tools the plan may use.
-        agents: Sub-agents that the plan may use, or name → sub-agent: dotted paths, or objects such
-            as LangGraph's graphs.
+        agents: Sub-agents that the plan may use: dotted paths, or objects (a `Subagent`, a
+            LangGraph graph, a function that makes one), or name → object.
         model: A LangChain chat model, or ``provider:name``.
         settings: Used instead of the settings files and the environment.
         secrets: The plan's secret inputs, beside those of the environment. A run's context may
@@ -125,6 +157,7 @@ def plan_graph(
         PlanError: The plan or a registry is invalid.
         SettingsError: The settings, or a model that the plan needs, cannot be used.
     """
+    check_keywords("plan_graph", options, CompileKeywords)
     loaded = load(plan)
     if errors := [p for p in check_plan(loaded) if p.severity == "error"]:
         raise PlanError(errors)
@@ -160,7 +193,7 @@ class _Opened:
         self,
         settings: Settings,
         plan: Plan,
-        tools: Toolbox | Sequence[Any],
+        tools: Tools,
         extensions: Extensions,
         model: Chat | None,
         idle: float,
@@ -249,12 +282,12 @@ RESULT: Final = tuple(PlanOutput.__annotations__)
 
 
 def as_node(
-    plan: str | Path | Plan | PlanGraph,
+    plan: PlanSource | PlanGraph,
     *,
     inputs: Inputs | None = None,
     outputs: Outputs | None = None,
     context: PlanContext | ContextOf | None = None,
-    **options: Any,
+    **options: Unpack[GraphKeywords],
 ) -> Runnable[Any, dict[str, Any]]:
     """A plan as a node of a graph with any state.
 
@@ -303,12 +336,12 @@ def as_node(
 
 
 def as_tool(
-    plan: str | Path | Plan | PlanGraph,
+    plan: PlanSource | PlanGraph,
     *,
     name: str | None = None,
     description: str | None = None,
     context: PlanContext | ContextOf | None = None,
-    **options: Any,
+    **options: Unpack[GraphKeywords],
 ) -> BaseTool:
     """A plan as a tool of an agent, such as `create_agent`'s.
 
@@ -386,7 +419,7 @@ def _context(context: PlanContext | ContextOf | None, config: RunnableConfig) ->
     return context(parent_context(config)) if callable(context) else context
 
 
-def _graph_of(plan: str | Path | Plan | PlanGraph, options: Mapping[str, Any]) -> PlanGraph:
+def _graph_of(plan: PlanSource | PlanGraph, options: GraphKeywords) -> PlanGraph:
     if not isinstance(plan, PlanGraph):
         return plan_graph(plan, **options)
     if options:

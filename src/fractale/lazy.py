@@ -13,8 +13,8 @@ from typing import Any
 
 def lazy(
     package: str, names: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], list[str]]:
-    """``__getattr__`` and ``__all__`` of a package.
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
     Args:
         package: Its ``__name__``.
@@ -27,4 +27,7 @@ def lazy(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(homes[name]), name)
 
-    return get, sorted(homes)
+    def public() -> list[str]:
+        return sorted({*homes, "__doc__", "__file__", "__name__", "__path__"})
+
+    return get, public, sorted(name for name in homes if not name.startswith("_"))

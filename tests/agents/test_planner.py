@@ -297,7 +297,7 @@ async def test_as_an_agent_it_gives_up_after_so_many_drafts(run_plan, tools):
     plan = "name: p\nsteps: [{name: m, agent: planner, instruction: Look around}]\n"
     seen = await run_plan(plan, tools=tools, model=model)
     assert seen.status == "failed"
-    assert "no valid draft in 5 tries" in seen.result.error
+    assert "no valid draft in 5 attempts" in seen.result.error
     assert len(asked_for_drafts(model)) == 5
 
 

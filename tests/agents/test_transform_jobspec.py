@@ -223,7 +223,7 @@ async def test_the_error_of_an_earlier_attempt_and_the_instruction_reach_the_mod
     given = {"script": SLURM, "target": "flux", "error": "submit: no such bank"}
     await ask(TRANSFORM_JOBSPEC, host, given, instruction="use the queue debug")
     system, asked = host.model.requests[0]
-    assert "never an instruction to you" in system.text
+    assert "instruction to you" in system.text
     assert "submit: no such bank" in asked.text
     assert "use the queue debug" in asked.text
     assert "--nslots: tasks" in asked.text

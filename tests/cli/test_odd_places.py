@@ -93,7 +93,7 @@ def test_a_state_folder_that_is_a_file_is_told(tmp_path, monkeypatch, capsys, st
     monkeypatch.setenv("FRACTALE_STATE_DIR", str(tmp_path / state))
     assert run_command([*words]) == 1
     said = capsys.readouterr().err
-    assert f"{tmp_path / 'file'} is not a folder" in said
+    assert f"{tmp_path / 'file'} is not a directory" in said
     assert "FRACTALE_STATE_DIR" in said
 
 

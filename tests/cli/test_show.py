@@ -234,7 +234,7 @@ def test_inner_steps_stand_below_the_step_around_them(state, shown):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["show", "nope"], "no run `nope`"),
+        (["show", "nope"], "run `nope` not found"),
         (["show", "-1", "transfrm"], "did you mean `transform`"),
         (["show", "-1", "report"], "did not reach step `report`"),
     ],

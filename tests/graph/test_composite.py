@@ -263,7 +263,7 @@ steps:
     outer.write_text("name: outer\nsteps: [{name: part, plan: inner.yaml}]\n")
     seen = await run_plan(outer, tools=tools)
     assert seen.path == ["part/x:failure", "part/x:failure", "part:failure"]
-    assert "gave up" in seen.result.error
+    assert "its limit" in seen.result.error
 
 
 async def test_foreach_over_an_included_plan(run_plan, tools, tmp_path):

@@ -186,7 +186,7 @@ async def test_drafts_that_stay_wrong_fail_the_step_after_so_many(run):
     plan = PLAN.replace("    instruction: Count", "    max_attempts: 3\n    instruction: Count")
     result, _ = await run(plan, model, yes=True)
     assert result.status == "failed"
-    assert "no valid draft in 3 tries" in result.error
+    assert "no valid draft in 3 attempts" in result.error
     assert "invented" in result.error
     assert len(model.asked) == 3
 

@@ -154,7 +154,7 @@ async def test_max_attempts_counts_entries_exactly(run_plan, tools, limit):
     )
     assert seen.status == "failed"
     assert seen.path == ["a:failure"] * limit
-    assert "gave up" in seen.result.error
+    assert "its limit" in seen.result.error
     assert "`a`" in seen.result.error
 
 

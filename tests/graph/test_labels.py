@@ -532,7 +532,7 @@ class TestConditions:
         [
             ("{allow: [{tool: a, when: 'arguments.('}]}", "when"),
             ("{allow: [{tool: a, when: 'argument.to'}]}", "`argument` is not defined"),
-            ("{allow: [{tool: a, when: 7}]}", "not an expression"),
+            ("{allow: [{tool: a, when: 7}]}", "not a valid expression"),
             ("{sources: {trust: [a]}}", "`trusted`"),
             ("{sources: {trusted: a}}", "must be a list"),
             ("{sources: {trusted: [7]}}", "must be a list"),

@@ -304,7 +304,7 @@ async def test_a_call_where_there_are_no_tools_is_no_answer(run_plan, tools, sai
     plan = "name: p\nsteps: [{name: s, agent: ask, instruction: Go, allow_tools: false}]\n"
     seen = await run_plan(plan, tools=tools, model=ScriptedModel([said]))
     assert seen.status == "failed"
-    assert "called `submit` where it has no tools" in seen.result.error
+    assert "called `submit`, but it has no tools here" in seen.result.error
 
 
 async def test_a_nested_agents_report_reaches_the_one_that_asked_it(run_plan, tools):

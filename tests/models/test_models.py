@@ -336,13 +336,13 @@ def test_a_server_of_ones_own_needs_no_key():
 
 
 def test_another_providers_key_and_package_are_named():
-    with pytest.raises(SettingsError, match="ANTHROPIC_API_KEY"):
-        Models(Settings()).check("anthropic:claude")
-    keyed = Models(Settings(environment={"ANTHROPIC_API_KEY": "x" * 9}))
+    with pytest.raises(SettingsError, match="MISTRAL_API_KEY"):
+        Models(Settings()).check("mistralai:large")
+    keyed = Models(Settings(environment={"MISTRAL_API_KEY": "x" * 9}))
     for find_out in (keyed.check, keyed.get):
         with pytest.raises(DependencyMissing) as caught:
-            find_out("anthropic:claude")
-        assert caught.value.hint == "pip install langchain-anthropic"
+            find_out("mistralai:large")
+        assert caught.value.hint == "pip install langchain-mistralai"
 
 
 def test_what_another_provider_lacks_is_told(monkeypatch):

@@ -503,5 +503,5 @@ def test_to_list_makes_no_state_folder(tmp_path):
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UsageError, match="no run `nope`"):
+    with pytest.raises(UsageError, match="run `nope` not found"):
         RunRecords(tmp_path).find("nope")

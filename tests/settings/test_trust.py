@@ -557,7 +557,7 @@ def test_a_state_folder_that_was_named_may_be_a_link_of_the_users_own(place):
 
 def test_a_run_that_is_a_link_is_no_run(place):
     (place.config.parent / "runs" / "planted").symlink_to(place.config.parent / "runs" / "mine")
-    assert "no run `planted`" in place.run("show", "planted").stderr
+    assert "run `planted` not found" in place.run("show", "planted").stderr
     assert "planted" not in place.run("runs").stdout
 
 

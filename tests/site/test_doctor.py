@@ -375,7 +375,7 @@ async def test_a_command_that_is_no_file_and_one_that_ends_are_told_apart(projec
         for name, command in {"gone": "/no/such/mcp", "ends": str(ends)}.items()
     }
     report = await doctor(site(project, servers=servers))
-    assert check(report, "server gone").fix.startswith("there is no /no/such/mcp")
+    assert check(report, "server gone").fix.startswith("/no/such/mcp was not found")
     assert "by hand" in check(report, "server ends").fix
 
 

@@ -72,7 +72,7 @@ async def test_by_count_all_but_the_latest_go_with_all_that_is_theirs(settings, 
 
 async def test_a_run_that_waits_stays_unless_forced(settings, runs):
     report = await pruned(settings, keep=0)
-    assert [(run.id, run.reason) for run in report.spared] == [("run2", "waits for s")]
+    assert [(run.id, run.reason) for run in report.spared] == [("run2", "waiting for s")]
     assert await left(settings) == everywhere("run2")
     report = await pruned(settings, keep=0, force=True)
     assert [run.id for run in report.removed] == ["run2"]
@@ -85,7 +85,7 @@ async def test_a_run_that_a_process_has_stays_whatever_is_said(settings, runs, f
         for dry_run in (True, False):
             report = await pruned(settings, dry_run, keep=1, force=force)
             (spared,) = [run for run in report.spared if run.id == "run3"]
-            assert f"held by process {os.getpid()}" in spared.reason
+            assert f"in use by process {os.getpid()}" in spared.reason
     assert "run3" in (await left(settings))["folders"]
 
 
@@ -123,7 +123,7 @@ def disk(folder) -> int:
 
 @pytest.mark.parametrize("rule", [{}, {"force": True}, {"keep": -1}, {"older_than": -1.0}])
 async def test_a_rule_that_says_nothing_is_refused(rule):
-    with pytest.raises(UsageError, match="which runs to remove"):
+    with pytest.raises(UsageError, match="choose the runs to remove"):
         PruneRule(**rule)
 
 

@@ -737,7 +737,7 @@ def test_plans_that_cannot_be_graphs_are_refused(own, tmp_path):
     with pytest.raises(PlanError):
         prepare(Start(plans=[Path("bad.yaml")]), own)
     for name, why, hint in (
-        ("1st.yaml", "`1st` is no name of a graph", "begins with a letter"),
+        ("1st.yaml", "`1st` is not a valid name of a graph", "begins with a letter"),
         ("plan.yaml", "`plan` is a name that the server needs itself", "taken are any_plan, app"),
         ("for.yaml", "it is a Python keyword", "rename the file"),
     ):

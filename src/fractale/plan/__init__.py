@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from fractale.plan.model import Plan as Plan
     from fractale.plan.model import Step as Step
     from fractale.plan.schema import plan_schema as plan_schema
-
-__getattr__, __all__ = lazy(
-    __name__,
-    {
-        "fractale.plan.build": ("load_plan", "parse_plan"),
-        "fractale.plan.dump": ("dump_plan",),
-        "fractale.plan.model": ("Plan", "Step"),
-        "fractale.plan.schema": ("plan_schema",),
-    },
-)
+else:  # not for type checkers: they would accept any name
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "fractale.plan.build": ("load_plan", "parse_plan"),
+            "fractale.plan.dump": ("dump_plan",),
+            "fractale.plan.model": ("Plan", "Step"),
+            "fractale.plan.schema": ("plan_schema",),
+        },
+    )

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from fractale.runs.service import Runs as Runs
     from fractale.runs.workspace import Extensions as Extensions
     from fractale.runs.workspace import Workspace as Workspace
-
-__getattr__, __all__ = lazy(
-    __name__,
-    {
-        "fractale.runs.options": ("Person", "RunOptions"),
-        "fractale.runs.result": ("RunResult",),
-        "fractale.runs.service": ("Runs",),
-        "fractale.runs.workspace": ("Extensions", "Workspace"),
-    },
-)
+else:  # not for type checkers: they would accept any name
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "fractale.runs.options": ("Person", "RunOptions"),
+            "fractale.runs.result": ("RunResult",),
+            "fractale.runs.service": ("Runs",),
+            "fractale.runs.workspace": ("Extensions", "Workspace"),
+        },
+    )

@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from fractale.studio.graphs import recorded_graph as recorded_graph
     from fractale.studio.graphs import recorded_graphs as recorded_graphs
     from fractale.studio.saver import open_saver as open_saver
-
-__getattr__, __all__ = lazy(
-    __name__,
-    {
-        "fractale.studio.app": ("load_app", "make_app"),
-        "fractale.studio.graphs": ("any_plan", "recorded_graph", "recorded_graphs", "prompt_graph"),
-        "fractale.studio.saver": ("open_saver",),
-    },
-)
+else:  # not for type checkers: they would accept any name
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "fractale.studio.app": ("load_app", "make_app"),
+            "fractale.studio.graphs": (
+                "any_plan",
+                "recorded_graph",
+                "recorded_graphs",
+                "prompt_graph",
+            ),
+            "fractale.studio.saver": ("open_saver",),
+        },
+    )
