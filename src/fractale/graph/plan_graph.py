@@ -80,6 +80,8 @@ class PlanContext(TypedDict, total=False):
     Keys:
         secrets: The plan's secret inputs by name. A resumed run needs them again. In a graph that
             is a node, the `secrets` in the context of the graph around it are known, too.
+            LangGraph's server stores the context of each run, also in checkpoints. There, set
+            ``FRACTALE_INPUT_NAME`` or give `fractale.plan_graph` the secrets.
         limits: Limits that replace the plan's, such as ``{"steps": 20, "time": "2h"}``.
         yes: Whether approvals and drafted plans are accepted without a question.
     """
