@@ -29,6 +29,8 @@ NOT_PROSE = re.compile(
 )
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+(?=[A-Z\"'(\[*]|fractale\b)|:\s")
 LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s+")
+FOR_MODELS = re.compile(r"\s*# Sent to models\b")
+"""The comment above a text that keeps its wording, since recorded runs are compared with it."""
 DIRECTIVE = re.compile(r"#\s*(?:noqa|pyright|type|pragma|ruff|fmt)\b.*|#!.*")
 
 
@@ -115,10 +117,12 @@ def markdown(text: str) -> Iterator[Passage]:
 
 
 def python(text: str) -> Iterator[Passage]:
-    """The docstrings, comments and texts with spaces of a module."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
+    """The docstrings, comments and texts with spaces of a module, without texts for models."""
+    lines = ["", *text.split("\n")]
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            if FOR_MODELS.match(lines[node.lineno - 1]):
+                continue
             block = re.sub(r"::\n\n(?:[ ]{4,}.*\n|\n)+", "\n\n", node.value)
             block = re.sub(r"(?m)^( +)\w+: ", r"\1X: ", block)  # names of arguments
             line = node.lineno
@@ -136,9 +140,11 @@ def prose(text: str) -> str:
 
 
 def files_of(paths: list[Path]) -> Iterator[Path]:
-    """Markdown and Python files, in order."""
+    """Markdown and Python files, in order. Pages among a package's modules are prompts."""
     for path in paths:
-        if path.is_dir():
+        if (path / "__init__.py").exists():
+            yield from sorted(path.rglob("*.py"))
+        elif path.is_dir():
             yield from sorted([*path.rglob("*.md"), *path.rglob("*.py")])
         else:
             yield path

@@ -51,6 +51,11 @@ def test_docstrings_comments_and_messages_of_code_are_prose(tmp_path):
     assert [each.split(":")[0] for each in findings(tmp_path, code, ".py")] == ["1", "3", "3"]
 
 
+def test_texts_for_models_keep_their_wording(tmp_path):
+    code = 'a = "it goes on"\n# Sent to models, as before.\nb = "it goes on"\n'
+    assert [each.split(":")[0] for each in findings(tmp_path, code, ".py")] == ["1"]
+
+
 def test_the_names_of_arguments_are_not_prose(tmp_path):
     code = '"""A function.\n\nArgs:\n    told: Known losses.\n    folder: Its folder.\n"""\n'
     assert findings(tmp_path, code, ".py") == [

@@ -276,11 +276,13 @@ _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\{\{.*\}\}"}
 _FLOW: Final[Mapping[str, Any]] = {
     "tools": {
         **_TEXTS,
+        # Sent to models, so recorded runs are compared with it.
         "description": "What an agent may call. Left out: all tools, but none of the sub-agents.",
     },
     "when": _EXPRESSION,
     "foreach": {"anyOf": [_EXPRESSION, {"type": "array"}]},
     "max_parallel": {"type": "integer", "minimum": 1},
+    # Sent to models, so recorded runs are compared with it.
     "keep_going": {"type": "boolean", "description": "Go on if items or steps inside fail."},
     "parallel": _STEPS,
     "rules": {"type": "object", "properties": {"success": _TEXTS, "failure": _TEXTS}},
@@ -403,6 +405,7 @@ def _plain_step(kind: str, names: Sequence[str], inputs: Schema) -> dict[str, An
     else:
         properties["instruction"] = {
             "type": "string",
+            # Sent to models, so recorded runs are compared with it.
             "description": "What it is to do.",
         }
     return {"type": "object", "properties": properties, "required": required}

@@ -126,6 +126,7 @@ _QUESTION: Mapping[str, Any] = {
         "choices": {
             "type": "array",
             "items": {"type": "string"},
+            # Sent to models, so recorded runs are compared with it.
             "description": "What the person can choose from; leave out for a free answer.",
         },
         "default": {"type": "string", "description": "The answer that you would take."},
@@ -160,7 +161,7 @@ def _prompts(prompts: list[PromptInfo], ctx: AgentContext) -> LoopTool:
     async def call(arguments: Mapping[str, Any]) -> ToolResult:
         name = str(arguments.get("name") or "")
         if name not in known:
-            raise ToolError(f"there is no prompt `{name}`; there are: {', '.join(known)}")
+            raise ToolError(f"unknown prompt `{name}`; choose from: {', '.join(known)}")
         given: Any = arguments.get("arguments") or {}
         messages = await ctx.get_prompt(name, given)
         return ToolResult(text="\n\n".join(message.text for message in messages))
@@ -293,7 +294,7 @@ def _read_result(arguments: Mapping[str, Any], ctx: AgentContext) -> ToolResult:
     name = str(arguments.get("result") or "")
     text = ctx.recall(_key(name))
     if not isinstance(text, str):
-        raise ToolError(f'there is no result "{name}" in this run: take the name from its notice')
+        raise ToolError(f'no result "{name}" in this run: use the name in the notice')
     if pattern := arguments.get("search"):
         return ToolResult(text=_matches(str(pattern), text))
     offset = arguments.get("offset") or 0

@@ -155,6 +155,7 @@ async def _explore(
     known = earlier.known
     if not (known or planner.catalog.plain or planner.inputs.get(KNOWN)):
         known = await explore(planner.ctx, task, config)
+    # Sent to models, so recorded runs are compared with it.
     found = [HumanMessage(f"What was found out before:\n{known}")] if known else []
     messages = [*task, *found, *_failure(earlier)]
     return DraftState(
