@@ -62,6 +62,7 @@ async def work(
     *,
     ctx: AgentContext,
     tools: Sequence[LoopTool],
+    name: str = "agent",
     system: str | None = None,
     config: RunnableConfig | None = None,
     max_turns: int = MAX_TURNS,
@@ -71,6 +72,7 @@ async def work(
     Args:
         messages: The conversation so far, the instruction last.
         tools: The tools that the model can call.
+        name: The agent's name in traces.
         system: The system prompt.
         config: The node's, so that turns are checkpoints of the run.
         max_turns: The most model turns, including those of earlier processes.
@@ -100,7 +102,7 @@ async def work(
     final: list[BaseMessage] = list(messages)
     stream = agent.astream(
         {"messages": list(messages)},
-        {**(config or {}), "recursion_limit": 10 * max_turns},
+        {**(config or {}), "recursion_limit": 10 * max_turns, "run_name": name},
         stream_mode="values",
     )
     try:
