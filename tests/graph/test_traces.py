@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +149,25 @@ async def test_a_handler_of_the_caller_sees_no_secret_and_stays_itself(way, sett
     assert "***" in shown
     assert recorder.count > 0
     assert recorder.seen[0].startswith("chain traced ")
+    names = {text.split()[1] for text in recorder.seen if text.startswith(("chain ", "tool "))}
+    assert {"words", "ask", "use", "lang", "fails", "give"} <= names
+    assert "LangGraph" not in names
+
+
+def test_a_handler_of_opentelemetry_sees_no_secret(tmp_path):
+    """In a process of its own: the instrumentation adds its handler to every callback manager."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parents[1] / "support" / "otel_child.py", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    spans = json.loads(done.stdout)
+    text = json.dumps(spans)
+    assert SECRET not in text
+    assert "***" in text
+    assert {"traced", "lang", "fails", "use"} <= {span["name"] for span in spans}
 
 
 async def test_a_handler_of_a_variable_counts_once(settings):

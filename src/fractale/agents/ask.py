@@ -47,7 +47,7 @@ async def run(
         return await _answer_at_once(ctx, messages, request.schema)
     tools.append(not_done())
     conversation = await work(
-        messages, ctx=ctx, tools=tools, system=_system_prompt(), config=request.config
+        messages, name="ask", ctx=ctx, tools=tools, system=_system_prompt(), config=request.config
     )
     if ctx.decided(conversation):
         return AgentAnswer(outputs={}, messages=conversation)

@@ -66,6 +66,7 @@ async def work(
     *,
     ctx: AgentContext,
     tools: Sequence[LoopTool],
+    name: str = "agent",
     system: str | None = None,
     config: RunnableConfig | None = None,
     max_turns: int = MAX_TURNS,
@@ -75,6 +76,7 @@ async def work(
     Args:
         messages: The conversation so far, the instruction last.
         tools: The tools that the model can call.
+        name: The agent's name in traces.
         system: The system prompt.
         config: The node's, so that turns are checkpoints of the run.
         max_turns: The most model turns, including those of earlier processes.
@@ -97,7 +99,10 @@ async def work(
     try:
         after: Any = await _graph().ainvoke(
             {"messages": list(messages)},
-            cast("RunnableConfig", {**(config or {}), "recursion_limit": 10 * max_turns}),
+            cast(
+                "RunnableConfig",
+                {**(config or {}), "recursion_limit": 10 * max_turns, "run_name": name},
+            ),
         )
     finally:
         _LOOP.reset(token)

@@ -295,6 +295,7 @@ async def explore(
     system, *rest = task
     conversation = await work(
         [*rest, request],
+        name="planner",
         ctx=ctx,
         tools=tools,
         system=system.text,

@@ -46,24 +46,21 @@ class ToolRun:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     mask: Callable[[Any], Any] = lambda value: value
 
-    async def around(self, make: Make, *, is_secret: bool = False) -> ToolResult:
+    async def around(self, make: Make) -> ToolResult:
         """Make the call, and report it to the callbacks of the node, if it has any.
 
-        A LangChain tool reports its calls itself.
-
-        Args:
-            is_secret: Whether `arguments` hide a secret. A LangChain tool would show the secret,
-                so it runs without callbacks then.
+        A LangChain tool reports its calls itself. Handlers of a run mask secrets
+        (`fractale.graph.tracing`).
         """
         config = var_child_runnable_config.get()
         if config is None or not _has_handlers(config):
             return await make()
         config = merge_configs(config, {"metadata": dict(self.metadata)})
-        if self.tool.traces_itself and not is_secret:
+        if self.tool.traces_itself:
             return await _within(config, make)
-        return await self._reported(config, make, silent=self.tool.traces_itself)
+        return await self._reported(config, make)
 
-    async def _reported(self, config: RunnableConfig, make: Make, *, silent: bool) -> ToolResult:
+    async def _reported(self, config: RunnableConfig, make: Make) -> ToolResult:
         manager = get_async_callback_manager_for_config(config)
         run = await manager.on_tool_start(
             {"name": self.tool.name, "description": self.tool.description},
@@ -74,7 +71,7 @@ class ToolRun:
         )
         try:
             inside = patch_config(config, callbacks=run.get_child())
-            result = await (_silently(config, make) if silent else _within(inside, make))
+            result = await _within(inside, make)
         except BaseException as error:
             await run.on_tool_error(error)
             raise
@@ -97,16 +94,6 @@ async def _within(config: RunnableConfig, make: Make) -> ToolResult:
     """Make the call with the config as LangChain's own of the running code."""
     with set_config_context(config) as context:
         return await asyncio.create_task(cast("Any", make()), context=context)
-
-
-async def _silently(config: RunnableConfig, make: Make) -> ToolResult:
-    """Make the call without callbacks, and without a tracer of the environment."""
-    from langsmith.run_helpers import (
-        tracing_context,  # pyright: ignore[reportUnknownVariableType] - its parents are untyped
-    )
-
-    with tracing_context(enabled=False):
-        return await _within(cast("Any", {**config, "callbacks": None}), make)
 
 
 def _has_handlers(config: RunnableConfig) -> bool:

@@ -428,7 +428,7 @@ class ToolCodec(Codec[ToolResult]):
             metadata={**metadata, "fractale_agent": agent} if agent else metadata,
             mask=attempt.context.mask,
         )
-        return await run.around(make, is_secret=shown != self.arguments)
+        return await run.around(make)
 
     def _paused(self, error: Exception) -> Exception:
         """The pause of the run for a question of the tool's code, or for a stop of its graph."""
