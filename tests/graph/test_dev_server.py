@@ -24,6 +24,7 @@ from servers.running import free_port
 
 PATIENCE = 90.0
 SECRET = "hunter2-is-secret"
+OTHER_SECRET = "in-the-context-of-runs"  # the server itself keeps the context with the run
 
 PLAN = """
 name: chain
@@ -211,6 +212,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     stored = list((found.folder / ".langgraph_api").rglob("*"))
     assert stored, "the server keeps its threads there"
     assert not [path for path in stored if path.is_file() and SECRET.encode() in path.read_bytes()]
+    checkpoints = [path.read_bytes() for path in stored if "checkpoint" in path.name]
+    assert checkpoints
+    assert not [data for data in checkpoints if OTHER_SECRET.encode() in data]
     assert SECRET not in found.log()
 
 
@@ -294,7 +298,7 @@ def test_limits_and_inputs(server, graph):
     thread = server.thread()
     context = {"limits": {"steps": 1}, "yes": True}
     if graph == "direct":
-        context["secrets"] = {"token": "another"}
+        context["secrets"] = {"token": OTHER_SECRET}
     after = server.run(thread, graph, {"nodes": 4}, context=context)
     assert (after["status"], after["error"]) == ("limit", "the run has entered 1 step, its limit")
     assert server.client.threads.get_state(thread)["next"] == ["block"]

@@ -80,8 +80,9 @@ class PlanContext(TypedDict, total=False):
     Keys:
         secrets: The plan's secret inputs by name. A resumed run needs them again. In a graph that
             is a node, the `secrets` in the context of the graph around it are known, too.
-            LangGraph's server stores the context of each run, also in checkpoints. There, set
-            ``FRACTALE_INPUT_NAME`` or give `fractale.plan_graph` the secrets.
+            LangGraph's server stores the context of each run, and has it in the checkpoints of
+            graphs around a plan. There, set ``FRACTALE_INPUT_NAME`` or give `fractale.plan_graph`
+            the secrets.
         limits: Limits that replace the plan's, such as ``{"steps": 20, "time": "2h"}``.
         yes: Whether approvals and drafted plans are accepted without a question.
     """
@@ -260,6 +261,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         Raises:
             InputError: An input or a secret is missing or wrong, or the context is.
         """
+        config = _without_secrets(config)
         call = ensure_config(self.config, config)
         saver = cast("BaseCheckpointSaver[Any] | None", self._resolve_checkpointer(call))
         if stream_mode is None:
@@ -530,6 +532,18 @@ def _options(plan: Plan, context: Any) -> _Options:
         limits=limits,
         yes=given.get("yes") is True,
     )
+
+
+def _without_secrets(config: RunnableConfig | None) -> RunnableConfig | None:
+    """The config without the context's secrets.
+
+    LangGraph's server puts the context into the config, too, and savers store the config's values
+    as the metadata of checkpoints.
+    """
+    conf: dict[str, Any] = (config or {}).get(CONF) or {}
+    if config is None or "secrets" not in conf:
+        return config
+    return {**config, CONF: {key: value for key, value in conf.items() if key != "secrets"}}
 
 
 def parent_context(config: RunnableConfig) -> Any:
