@@ -1,7 +1,5 @@
 """Secret inputs in traces: no tracer sees one, whichever way a plan runs."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -11,11 +9,13 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.messages import HumanMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import LangChainTracer
+from langgraph.graph import START, StateGraph
 from langsmith import Client
 from langsmith.run_helpers import tracing_context
+from typing_extensions import TypedDict
 
 import fractale
 from fractale.graph.tracing import Values, masked_callbacks
@@ -192,3 +192,40 @@ def test_values_are_masked_in_any_form():
 
 def test_without_handlers_nothing_is_added():
     assert masked_callbacks(None, Masker([SECRET])) is None
+
+
+async def inside_a_graph(way: str, settings: Any, config: Any) -> Any:
+    """Run the plan in a node of another graph, whose callbacks reach the plan."""
+
+    async def node(state: Any, config: RunnableConfig) -> Any:
+        if way == "arun":
+            status, error = await run("arun", settings, [])
+            return {"status": status, "error": error}
+        graph = fractale.plan_graph(
+            PLAN, yes=True, tools=TOOLS, model=model(), settings=settings, secrets={"token": SECRET}
+        )
+        if way == "bound":
+            graph = graph.with_config({"callbacks": config["callbacks"].handlers})
+        return await graph.ainvoke({}, config if way == "node" else None)
+
+    builder: Any = StateGraph(Outer)
+    builder.add_node("plan", node)
+    builder.add_edge(START, "plan")
+    return await builder.compile(name="outer").ainvoke({}, config)
+
+
+class Outer(TypedDict, total=False):
+    status: str
+    error: str | None
+
+
+@pytest.mark.parametrize("way", ["node", "ambient", "bound", "arun"])
+async def test_the_handlers_of_a_graph_around_a_plan_see_no_secret_and_each_run_once(way, settings):
+    recorder = Recorder()
+    after = await inside_a_graph(way, settings, {"callbacks": [recorder]})
+    assert (after["status"], after.get("error")) == ("success", None)
+    shown = "\n".join(recorder.seen)
+    assert SECRET not in shown
+    assert "***" in shown
+    assert sum(line.startswith("chain lang ") for line in recorder.seen) == 1
+    assert sum(line.startswith("chain outer ") for line in recorder.seen) == 1

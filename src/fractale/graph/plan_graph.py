@@ -56,7 +56,7 @@ from fractale.graph.continued import Left, cut_off_steps, leave, read_left
 from fractale.graph.state import PlanState
 from fractale.graph.step import AttemptsExceeded
 from fractale.graph.sync_saver import LoopSaver
-from fractale.graph.tracing import masked_callbacks
+from fractale.graph.tracing import masked
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
 from fractale.plan.model import Limits, Plan
@@ -275,11 +275,10 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         form = _Form(call, stream_mode, output_keys, subgraphs, version, self.stream_channels_list)
         async with self.setup.begin() as fields:
             entered = await self._enter(input, call, context, saver, form, fields)
-            handlers = masked_callbacks(call.get("callbacks"), entered.context.masker)
-            chunks = super().astream(
-                entered.given,
-                cast("RunnableConfig", {**(config or {}), "callbacks": handlers}),
-                context=entered.context,
+            given = {**(config or {}), "callbacks": call.get("callbacks")}
+            chunks = self._stream_masked(
+                entered,
+                cast("RunnableConfig", given),
                 stream_mode=stream_mode,
                 output_keys=output_keys,
                 durability=durability,
@@ -288,7 +287,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 **options,
             )
             try:
-                async with aclosing(cast("AsyncGenerator[Any]", chunks)) as stream:
+                async with aclosing(chunks) as stream:
                     async for chunk in stream:
                         yield form.seen(chunk)
             except (AttemptsExceeded, LimitReached) as error:
@@ -299,6 +298,25 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 if saver is not None and not form.at_end:
                     notes = entered.notes or MemoryNotes()
                     await asyncio.shield(leave(saver, call, entered.context, notes))
+
+    async def _stream_masked(
+        self, entered: _Entered, config: RunnableConfig, **options: Any
+    ) -> AsyncGenerator[Any]:
+        """LangGraph's own stream of this graph, whose callback handlers see no secret."""
+        own = cast("RunnableConfig", {**(self.config or {}), "callbacks": None})
+        plain = self.copy({"config": own}) if (self.config or {}).get("callbacks") else self
+        with masked(config, entered.context.masker) as shown:
+            chunks = cast(
+                "AsyncGenerator[Any]",
+                super(PlanGraph, plain).astream(
+                    entered.given, shown, context=entered.context, **options
+                ),
+            )
+            chunk = await anext(chunks, _LAST)  # with the first one, LangGraph reads the config
+        async with aclosing(chunks):
+            while chunk is not _LAST:
+                yield chunk
+                chunk = await anext(chunks, _LAST)
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride] - as `astream`
         self,

@@ -11,10 +11,14 @@ import dataclasses
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph._internal._config import ensure_config  # no public function merges them like a run
 from pydantic import BaseModel
 
 from fractale.masking import Masker
@@ -29,14 +33,27 @@ _MOST_DEPTH: Final = 40
 _PLAIN: Final = (type(None), bool, int, float, complex)
 
 
-def masked_config(config: C, masker: Masker) -> C:
-    """The config of a run, whose handlers see no secret.
+@contextmanager
+def masked(config: C, masker: Masker) -> Generator[C]:
+    """The config of a run of a graph, whose handlers see no secret. Start the run in the block.
+
+    LangGraph adds the handlers of the code around, such as a node of another graph. So these are
+    in the config, masked, and LangGraph does not see them in the block.
 
     Args:
         masker: The run's. It may learn more secrets during the run.
     """
-    callbacks = masked_callbacks(config.get("callbacks"), masker)
-    return cast("C", {**config, "callbacks": callbacks}) if callbacks else config
+    whole = ensure_config(cast("RunnableConfig", config))
+    callbacks = masked_callbacks(whole.get("callbacks"), masker)
+    around = var_child_runnable_config.get()
+    token = None
+    if around is not None and around.get("callbacks"):
+        token = var_child_runnable_config.set({**around, "callbacks": None})
+    try:
+        yield cast("C", {**config, "callbacks": callbacks}) if callbacks else config
+    finally:
+        if token is not None:
+            var_child_runnable_config.reset(token)
 
 
 def masked_callbacks(callbacks: Callbacks, masker: Masker) -> AsyncCallbackManager | None:

@@ -26,7 +26,7 @@ from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import ForkPoint, PlanState, initial_state
 from fractale.graph.step import AttemptsExceeded
-from fractale.graph.tracing import masked_config
+from fractale.graph.tracing import masked
 from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
@@ -313,15 +313,15 @@ class RunDriver:
             if given is None and len(questions) == len(asked):
                 return await self._finished({"__interrupt__": asked})
         invoke = self._options.invoke
-        config = masked_config(config, self.context.masker)
         while True:
-            values = await (partial(invoke, graph) if invoke else graph.ainvoke)(
-                given,
-                config,
-                context=self.context,
-                durability=self._durability,
-                control=self._options.control,
-            )
+            with masked(config, self.context.masker) as shown:
+                values = await (partial(invoke, graph) if invoke else graph.ainvoke)(
+                    given,
+                    shown,
+                    context=self.context,
+                    durability=self._durability,
+                    control=self._options.control,
+                )
             given = await self._next_input(values)
             if given is None:
                 return await self._finished(values)
