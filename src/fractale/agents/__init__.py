@@ -2,7 +2,8 @@
 
 - `subagent`: an agent, and the context through which it works.
 - `catalog`, `own`: the agents of a run by name: fractale's, the user's, those of packages.
-- `loop`, `loop_tools`: a model with tools, on LangChain's `create_agent`.
+- `loop`, `loop_tools`: a model with tools, as a graph of two nodes.
+- `graphs`: LangGraph graphs as sub-agents. `tool_runs`: tool calls in traces.
 - `conversation`: whether a conversation shows that the work was not done.
 - `signatures`: a call on one line, and arguments checked against a schema.
 
