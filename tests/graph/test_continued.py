@@ -152,3 +152,52 @@ async def test_an_agent_that_a_kill_interrupted_may_have_read_anything(tmp_path,
         assert (await again.ainvoke(None, THREAD))["status"] == "success"
         assert "calls before a kill" in sources(await again.aget_state(THREAD))
         assert server.calls == []
+
+
+PUBLISH = """
+name: publish
+inputs: {text: {default: safe}}
+steps: [{name: s, tool: erase, approve: always, inputs: {path: "{{ inputs.text }}"}}]
+"""
+
+
+async def asked_again(after: Any, path: str, server: FakeToolServer) -> None:
+    (question,) = after["__interrupt__"]
+    assert question.value["arguments"] == {"path": path}
+    assert "not asked yet" in question.value["problem"]
+    assert server.calls == []
+
+
+async def test_an_answer_counts_only_for_the_call_that_was_shown():
+    saver, server = InMemorySaver(), tools()
+    waiting = await graph(PUBLISH, server, saver, []).ainvoke({}, THREAD)
+    assert waiting["__interrupt__"][0].value["arguments"] == {"path": "safe"}
+    changed = graph(PUBLISH.replace("{{ inputs.text }}", "all"), server, saver, [])
+    await asked_again(await changed.ainvoke(Command(resume="yes"), THREAD), "all", server)
+    assert (await changed.ainvoke(Command(resume="yes"), THREAD))["status"] == "success"
+    assert [call.arguments for call in server.calls] == [{"path": "all"}]
+
+
+async def test_an_answer_does_not_count_for_a_state_that_was_changed_after_the_question():
+    saver, server = InMemorySaver(), tools()
+    plan = graph(PUBLISH, server, saver, [])
+    await plan.ainvoke({}, THREAD)
+    await plan.aupdate_state(THREAD, {"inputs": {"text": "all"}})
+    await asked_again(await plan.ainvoke(Command(resume="yes"), THREAD), "all", server)
+    assert (await plan.ainvoke(Command(resume="yes"), THREAD))["status"] == "success"
+
+
+async def test_an_answer_before_the_question_is_none():
+    saver, server = InMemorySaver(), tools()
+    plan = graph(PUBLISH, server, saver, [])
+    await plan.ainvoke({}, THREAD, interrupt_before=["s"])
+    await asked_again(await plan.ainvoke(Command(resume="yes"), THREAD), "safe", server)
+    assert (await plan.ainvoke(Command(resume="yes"), THREAD))["status"] == "success"
+
+
+async def test_an_answer_does_not_count_for_another_definition_of_the_tool():
+    saver, server = InMemorySaver(), tools()
+    await graph(PUBLISH, server, saver, []).ainvoke({}, THREAD)
+    server.describe("erase", description="Erase everything.")
+    after = await graph(PUBLISH, server, saver, []).ainvoke(Command(resume="yes"), THREAD)
+    await asked_again(after, "safe", server)

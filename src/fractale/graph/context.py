@@ -356,6 +356,8 @@ class RunContext:
         entry: The step at which a fork enters this part of the run; None: its first step.
         start_dir: The directory in which the run was started. Paths of its jobs are relative to it.
         jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
+        shown: The identities of the questions that the run has asked so far. A bare answer counts
+            only for one of them. None: the caller's answers name their questions.
         asked: Set when a step asks a question. A step that waits for a job then stops waiting.
         leave_jobs: Whether a step that waits for a job suspends the run.
         clock: Measures long waits.
@@ -394,6 +396,7 @@ class RunContext:
     entry: ForkPoint | None = None
     start_dir: Path = field(default_factory=Path.cwd)
     jobs_waited_for: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    shown: set[str] | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     leave_jobs: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=SystemClock)

@@ -58,12 +58,14 @@ class Left:
         notes: The notes of its agents, by key.
         grants: The calls that the user allowed for the rest of the run.
         entered: The path of each step that waits → its task.
+        shown: The identities of the questions that the run has asked.
     """
 
     spent: Spent = field(default_factory=Spent)
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     grants: tuple[Grant, ...] = ()
     entered: Mapping[str, str] = field(default_factory=dict[str, str])
+    shown: frozenset[str] = frozenset()
 
 
 async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Left:
@@ -86,6 +88,7 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
         notes=latest.get("notes", {}),
         grants=tuple(Grant(**each) for each in latest.get("grants", ())),
         entered=latest.get("entered", {}),
+        shown=frozenset(latest.get("shown", ())),
     )
 
 
@@ -107,6 +110,7 @@ async def leave(
                 for path, task in run.meter.entered.items()
                 if any(each in task for each in waiting)
             },
+            "shown": sorted(run.shown or ()),
         }
         # Of several such writes of a checkpoint the last one counts.
         task = str(uuid.UUID(int=time.time_ns() << 64))

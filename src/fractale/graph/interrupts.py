@@ -87,6 +87,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
             if belongs_to == wanted:
                 del replies[index]
                 return answer
+        was_shown = _note_shown(attempt, wanted)
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
             # A secret is not stored, so it must be asked for again.
@@ -97,6 +98,10 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
             else:  # `fractale.questions.reply` did not make it
                 shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
+        if not was_shown:
+            problem = "this question was not asked yet: the answer was given to another one"
+            shown = {**asked, "problem": problem}
+            continue
         if asks_secret(asked) and _accepts(value):
             problem = "a secret is not taken from a resume, which would store it: decline or cancel"
             shown = {**asked, "problem": problem}
@@ -106,6 +111,15 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         except AnswerError as error:
             problem = f"{error.message} ({error.hint})" if error.hint else error.message
             shown = {**asked, "problem": problem}
+
+
+def _note_shown(attempt: Attempt, identity: str) -> bool:
+    """Note that the user is shown a question. Returns whether that was so before."""
+    shown = attempt.context.shown
+    if shown is None or identity in shown:
+        return True
+    shown.add(identity)
+    return False
 
 
 def of_code(

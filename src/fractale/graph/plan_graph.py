@@ -382,6 +382,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             if any(step.kind not in ("tool", "job") for step in plan.walk()):
                 run.cut_off = await cut_off_steps(saver, config, await self.aget_state(config))
         run.grants = [*run.grants, *left.grants]
+        run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
         if isinstance(context, RunContext):
             notes = None  # the caller's own
