@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -51,7 +52,15 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.runs.driver import roots_of
-from fractale.runs.invocation import Agents, PlanSource, Tools, check_keywords, extensions_of
+from fractale.runs.invocation import (
+    Agents,
+    PlanSource,
+    Tools,
+    check_flag,
+    check_keywords,
+    check_mapping,
+    extensions_of,
+)
 from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
@@ -158,6 +167,10 @@ def plan_graph(
         SettingsError: The settings, or a model that the plan needs, cannot be used.
     """
     check_keywords("plan_graph", options, CompileKeywords)
+    check_flag("yes", yes)
+    check_mapping("secrets", secrets)
+    if inspect.iscoroutinefunction(on_event):
+        raise UsageError("`on_event` of a plan's graph cannot be async", hint="stream `custom`")
     loaded = load(plan)
     if errors := [p for p in check_plan(loaded) if p.severity == "error"]:
         raise PlanError(errors)

@@ -411,3 +411,65 @@ async def test_yes_agrees_to_what_yes_covers_and_says_so(tools):
     assert (answered["by"], answered["answer"], answered["step"]) == ("yes", True, "b")
     assert HUNTER not in repr(chunks)
     assert len(tools.calls) == 2
+
+
+async def test_a_listener_that_raises_cuts_off_no_call_and_is_an_error():
+    calls: list[int] = []
+
+    def count(n: int) -> dict[str, int]:
+        """Count."""
+        calls.append(n)
+        return {"n": n}
+
+    def listen(event: Any) -> None:
+        if event.kind == "tool_finished":
+            raise ValueError("full disk")
+
+    text = "name: p\nsteps:\n" + "".join(
+        f"  - {{name: {name}, tool: count, inputs: {{n: {n}}}}}\n"
+        for n, name in ((1, "a"), (2, "b"))
+    )
+    plan = fractale.plan_graph(
+        text, tools=[count], settings=Settings(), on_event=listen, checkpointer=InMemorySaver()
+    )
+    thread: dict[str, Any] = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(fractale.ListenerError, match="full disk"):
+        await plan.ainvoke({}, thread)
+    assert calls == [1, 2]
+    assert (await plan.aget_state(thread)).values["status"] == "success"
+
+
+@pytest.mark.parametrize("yes", ["no", "false", 0, [False], None])
+async def test_only_true_approves_beforehand(yes):
+    text = "name: p\nsteps: [{name: a, tool: count, approve: always}]"
+    with pytest.raises(fractale.UsageError, match="`yes` cannot be"):
+        fractale.plan_graph(text, settings=Settings(), yes=yes)
+    with pytest.raises(fractale.UsageError, match="`yes` cannot be"):
+        await fractale.arun(text, settings=Settings(), yes=yes)
+
+
+async def test_a_plan_s_graph_continues_from_its_first_checkpoint():
+    def count(n: int) -> dict[str, int]:
+        """Count."""
+        return {"n": n}
+
+    text = "name: p\nsteps: [{name: a, tool: count, inputs: {n: 1}}]"
+    plan = fractale.plan_graph(
+        text, tools=[count], settings=Settings(), checkpointer=InMemorySaver()
+    )
+    thread: dict[str, Any] = {"configurable": {"thread_id": "1"}}
+    await plan.ainvoke({}, thread)
+    first = [state async for state in plan.aget_state_history(thread)][-1]
+    assert first.next == ("__start__",)
+    assert (await plan.ainvoke(None, first.config))["status"] == "success"
+
+
+async def test_a_command_of_a_plain_function_is_an_error():
+    def leaves() -> Any:
+        """Leave."""
+        return Command(goto="__end__")
+
+    text = "name: p\nsteps: [{name: a, tool: leaves}]"
+    after = await fractale.plan_graph(text, tools=[leaves], settings=Settings()).ainvoke({})
+    assert after["status"] == "failed"
+    assert "Command" in after["error"]

@@ -27,6 +27,7 @@ from langgraph._internal._constants import (
     INTERRUPT,
     NS_END,
     NS_SEP,
+    OVERWRITE,
 )
 
 from fractale.graph.state import Spent, add_spent
@@ -77,7 +78,7 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
     latest, at = cast("dict[str, Any]", {}), ""
     for task, channel, value in found.pending_writes or ():
         if channel == "spent":  # of a step that ended beside one that did not
-            spent = add_spent(spent, cast("Spent", value))
+            spent = _added(spent, value)
         elif channel == CHANNEL and task > at:
             latest, at = cast("dict[str, Any]", value), task
     usage = cast("dict[str, Any]", spent)
@@ -90,6 +91,13 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
         entered=latest.get("entered", {}),
         shown=frozenset(latest.get("shown", ())),
     )
+
+
+def _added(spent: Spent, written: Any) -> Spent:
+    """The usage after a write of it. The write of a first step replaces that of an earlier run."""
+    if OVERWRITE in written:
+        return cast("Spent", dict(written[OVERWRITE]))
+    return add_spent(spent, cast("Spent", written))
 
 
 async def leave(

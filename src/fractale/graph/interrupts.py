@@ -98,19 +98,26 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
             else:  # `fractale.questions.reply` did not make it
                 shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
-        if not was_shown:
-            problem = "this question was not asked yet: the answer was given to another one"
-            shown = {**asked, "problem": problem}
-            continue
-        if asks_secret(asked) and _accepts(value):
-            problem = "a secret is not taken from a resume, which would store it: decline or cancel"
-            shown = {**asked, "problem": problem}
-            continue
         try:
-            return read_answer(asked, value)
+            return _read_bare(asked, value, was_shown=was_shown)
         except AnswerError as error:
             problem = f"{error.message} ({error.hint})" if error.hint else error.message
             shown = {**asked, "problem": problem}
+
+
+def _read_bare(question: Mapping[str, Any], value: Any, *, was_shown: bool) -> Any:
+    """The answer that a bare value means.
+
+    Raises:
+        AnswerError: It is not an answer to this question.
+    """
+    if not was_shown:
+        raise AnswerError("this question was not asked yet: the answer was given to another one")
+    if asks_secret(question) and _accepts(value):
+        raise AnswerError(
+            "a secret is not taken from a resume, which would store it: decline or cancel"
+        )
+    return read_answer(question, value)
 
 
 def _note_shown(attempt: Attempt, identity: str) -> bool:

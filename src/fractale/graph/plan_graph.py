@@ -49,7 +49,7 @@ from langgraph.types import Command
 from pydantic import create_model
 from typing_extensions import TypedDict
 
-from fractale.errors import InputError, LimitReached, PlanError
+from fractale.errors import InputError, LimitReached, ListenerError, PlanError
 from fractale.events import Event, Listener
 from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
 from fractale.graph.continued import Left, cut_off_steps, leave, read_left
@@ -260,6 +260,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
 
         Raises:
             InputError: An input or a secret is missing or wrong, or the context is.
+            ListenerError: `on_event` raised. The run continued to its end or next question.
         """
         config = _without_secrets(config)
         call = ensure_config(self.config, config)
@@ -298,6 +299,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 if saver is not None and not form.at_end:
                     notes = entered.notes or MemoryNotes()
                     await asyncio.shield(leave(saver, call, entered.context, notes))
+        if form.listener is not None and form.listener.error is not None:
+            raise form.listener.error
 
     async def _stream_masked(
         self, entered: _Entered, config: RunnableConfig, **options: Any
@@ -403,7 +406,10 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
 
     def _connect_events(self, run: RunContext, config: RunnableConfig, form: _Form) -> None:
         """Pass the run's events to those who want them."""
-        listeners = [each for each in (self.setup.on_event,) if each is not None]
+        listeners: list[Listener] = []
+        if self.setup.on_event is not None:
+            form.listener = _Guarded(self.setup.on_event)
+            listeners.append(form.listener)
         if "custom" in form.modes or CONFIG_KEY_STREAM in config.get(CONF, {}):
             listeners.append(StreamedEvents())
         if not listeners:
@@ -416,6 +422,26 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 listener(event)
 
         run.emit_event = emit
+
+
+class _Guarded:
+    """Passes events to a function of the caller. An exception of it must not cut off a call."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.error: ListenerError | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self.error is not None:
+            return
+        try:
+            self._listener(event)
+        except Exception as error:  # noqa: BLE001 - any exception of the caller's function
+            self.error = ListenerError(
+                f"`on_event` failed at the event `{event.kind}`: {error!r}",
+                hint="the run continued to its end or next question, without events",
+            )
+            self.error.__cause__ = error
 
 
 _PYTHON: Final[Mapping[str, Any]] = {
@@ -666,6 +692,7 @@ class _Form:
         self._subgraphs = subgraphs
         self._version = version
         self._values: dict[str, Any] = {}
+        self.listener: _Guarded | None = None
 
     def seen(self, chunk: Any) -> Any:
         """Remember the latest values of the run."""

@@ -52,6 +52,11 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
         return value
     if isinstance(value, dict) and INTERRUPT in value:
         raise unanswered()
+    if _is_command(value):
+        raise ToolError(
+            f"the function `{name}` answered with LangGraph's Command",
+            hint="return a value, or make it a LangChain tool, whose `update` is the answer",
+        )
     if is_fastmcps(value) or (
         isinstance(value, (list, tuple)) and any(map(is_fastmcps, cast("list[Any]", value)))
     ):
@@ -68,6 +73,11 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     else:
         check_answer(name, structured, schema)
     return types.CallToolResult(content=_contents(value), structuredContent=structured)
+
+
+def _is_command(value: Any) -> bool:
+    kind = type(value)
+    return (kind.__module__, kind.__name__) == ("langgraph.types", "Command")
 
 
 def _wrapped(name: str, value: Any, structured: Any) -> types.CallToolResult:

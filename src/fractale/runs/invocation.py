@@ -119,6 +119,8 @@ class Invocation:
         check_keywords(function, keywords, RunKeywords)
         for name in ("answers", "secrets", "metadata"):
             check_mapping(name, keywords.get(name))
+        for name in ("yes", "detach"):
+            check_flag(name, keywords.get(name, False))
         self._keywords = keywords
         self._saver = _checked_saver(keywords.get("checkpointer"), waits=waits)
         self._settings, self._model = settings_and_model(keywords)
@@ -394,6 +396,16 @@ def check_tools(tools: Any) -> None:
             f"`tools` cannot be {shown_value(tools)}",
             hint="give a list of functions and LangChain tools, or a toolbox",
         )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Check that a keyword's value is True or False: a text such as "no" would count as true.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"`{name}` cannot be {shown_value(value)}", hint="give True or False")
 
 
 def check_mapping(name: str, value: Any) -> None:
