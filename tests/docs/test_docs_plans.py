@@ -1,6 +1,7 @@
 """Every complete plan in the documentation runs with what ships: it is valid, and names real tools.
 
-A fenced block of YAML with `name` and `steps` is a complete plan; any other is a fragment.
+A fenced block of YAML with `name` and `steps` is a complete plan; any other is a fragment. A block
+that begins with a file's name calls tools of its page: `test_python_blocks.py` runs it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def plans() -> dict[str, str]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
-            if is_plan(block[2]):
+            if is_plan(block[2]) and not re.match(r"# \S+\.yaml\n", block[2]):
                 line = text.count("\n", 0, block.start())
                 found[f"{page.relative_to(ROOT)}:{line + 2}"] = block[2]
     return found

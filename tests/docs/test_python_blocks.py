@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
 import inspect
 import re
 import sys
@@ -102,6 +103,8 @@ def test_the_python_of_a_page_runs(page, place):
             if found := FILE.match(code):
                 (place / found[1]).parent.mkdir(parents=True, exist_ok=True)
                 (place / found[1]).write_text(code)
+                sys.modules.pop(Path(found[1]).stem, None)  # of another test
+                importlib.invalidate_caches()
             if block[2] == "python":
                 try:
                     execute("\n" * (line - 1) + code, str(path), names, runner)
