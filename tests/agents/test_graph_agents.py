@@ -901,7 +901,9 @@ async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
         assert state["status"] == ("success" if made else "failed"), state
 
 
-def reviewed_graph(settings: Settings, shop: Shop, *names: str, **mode: Any) -> Any:
+def reviewed_graph(
+    settings: Settings, shop: Shop, *names: str, plan: str = PLAN, **mode: Any
+) -> Any:
     """A plan's graph with an agent that LangChain's middleware reviews."""
     import fractale
 
@@ -910,9 +912,18 @@ def reviewed_graph(settings: Settings, shop: Shop, *names: str, **mode: Any) -> 
         tools=[shop.buy, shop.look],
         middleware=[HumanInTheLoopMiddleware(interrupt_on={"buy": True, "look": True}, **mode)],
     )
-    saver = InMemorySaver()
+
+    def last() -> str:
+        """Do the last thing."""
+        shop.made.append("last")
+        return "done"
+
     return fractale.plan_graph(
-        PLAN, agents={"helper": agent}, settings=settings, checkpointer=saver
+        plan,
+        agents={"helper": agent},
+        tools=[last],
+        settings=settings,
+        checkpointer=InMemorySaver(),
     )
 
 
@@ -985,6 +996,43 @@ async def test_of_several_reviews_each_answer_is_read(settings):
         assert shop.made == []
         state = await graph.ainvoke(Command(resume=dict.fromkeys(ids, "yes")), THREAD)
     assert sorted(shop.made) == [("buy", "tea"), ("look", "tea")]
+
+
+class Around(TypedDict, total=False):
+    all: Any
+
+
+@pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])
+@pytest.mark.parametrize("forms", [("bare", "bare"), ("id", "id"), ("bare", "id"), ("id", "bare")])
+async def test_inside_another_graph_an_answer_that_is_none_is_asked_for_again(
+    settings, mode, forms
+):
+    import fractale
+
+    shop = Shop()
+    text = PLAN.replace("Do it.}]", "Do it.}, {name: t, tool: last, approve: always}]")
+    inner = reviewed_graph(settings, shop, "buy", plan=text, **mode)
+    builder = StateGraph(Around).add_node("plan", fractale.as_node(inner)).add_edge(START, "plan")
+    graph = builder.compile(checkpointer=InMemorySaver())
+
+    async def answer(value: Any, form: str, asked: Any) -> Any:
+        resume = Command(resume={asked.id: value} if form == "id" else value)
+        return await graph.ainvoke(resume, THREAD)
+
+    state: Any = await graph.ainvoke({}, THREAD)
+    for wrong in ("perhaps", {"decisions": [{"type": "nonsense"}]}):
+        (asked,) = state["__interrupt__"]
+        state = await answer(wrong, forms[0], asked)
+    (again,) = state["__interrupt__"]
+    assert again.id == asked.id
+    assert "`nonsense` is not an allowed decision" in again.value["problem"]
+    assert shop.made == []
+    state = await answer("yes", forms[1], again)
+    assert shop.made == [("buy", "tea")]
+    (approval,) = state["__interrupt__"]
+    assert (approval.value["kind"], approval.value.get("problem")) == ("approval", None)
+    state = await answer("yes", forms[0], approval)
+    assert (state["all"], shop.made[1:]) == ({"content": "Ended."}, ["last"]), state
 
 
 def asking(schema: Any = None) -> Any:

@@ -106,8 +106,13 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         try:
             return read_answer(asked, value)
         except AnswerError as error:
-            problem = f"{error.message} ({error.hint})" if error.hint else error.message
-            shown = {**asked, "problem": problem}
+            shown = asked_again(asked, error)
+
+
+def asked_again(question: Mapping[str, Any], error: AnswerError) -> dict[str, Any]:
+    """A question whose answer was none. Its `problem` says why."""
+    problem = f"{error.message} ({error.hint})" if error.hint else error.message
+    return {**question, "problem": problem}
 
 
 def of_code(
@@ -156,7 +161,7 @@ def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
             for key, value in by_id.items()
         }
     if len(waiting) != 1 or not asked:
-        return resume  # of several interrupts, LangGraph wants the ids
+        return cast("Any", resume)  # of several interrupts, LangGraph wants the ids
     ((key, question),) = asked.items()
     return {key: read_for_code(question, resume)}
 
