@@ -11,8 +11,6 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
-from pydantic_core import to_jsonable_python
-
 from fractale.errors import AnswerError
 from fractale.masking import MASK, Masker
 from fractale.plain import to_json
@@ -825,6 +823,8 @@ def read_for_code(question: Mapping[str, Any], raw: Any) -> Any:
     """
     if is_breakpoint(question) or calls_in(question):
         return read_answer(question, raw)
+    from pydantic_core import to_jsonable_python  # the command line starts without it
+
     schema = question.get("schema")
     try:
         fits = not schema or not misfits(schema, to_jsonable_python(raw, fallback=str))
