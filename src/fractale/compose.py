@@ -59,6 +59,7 @@ from fractale.runs.invocation import (
     check_flag,
     check_keywords,
     check_mapping,
+    check_tools,
     extensions_of,
 )
 from fractale.runs.preflight import preflight
@@ -117,6 +118,12 @@ class GraphKeywords(CompileKeywords, total=False):
     idle: float
 
 
+class _PlanGraphKeywords(GraphKeywords, total=False):
+    """All keywords of `plan_graph`."""
+
+    name: str | None
+
+
 def plan_graph(
     plan: PlanSource,
     *,
@@ -165,8 +172,10 @@ def plan_graph(
     Raises:
         PlanError: The plan or a registry is invalid.
         SettingsError: The settings, or a model that the plan needs, cannot be used.
+        UsageError: `tools` has a value that cannot be used.
     """
-    check_keywords("plan_graph", options, CompileKeywords)
+    check_keywords("plan_graph", options, _PlanGraphKeywords)
+    check_tools(tools)
     check_flag("yes", yes)
     check_mapping("secrets", secrets)
     if inspect.iscoroutinefunction(on_event):

@@ -25,7 +25,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from fractale.api import load
@@ -880,8 +880,6 @@ async def test_a_model_that_is_not_seen_is_a_warning(ask):
 
 
 async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
-    from langgraph.types import Command
-
     import fractale
 
     for answer, made in (("approve", [("buy", "tea")]), ("reject", [])):
@@ -901,6 +899,179 @@ async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
         assert "__interrupt__" not in state, state
         assert shop.made == made
         assert state["status"] == ("success" if made else "failed"), state
+
+
+def reviewed_graph(
+    settings: Settings, shop: Shop, *names: str, plan: str = PLAN, **mode: Any
+) -> Any:
+    """A plan's graph with an agent that LangChain's middleware reviews."""
+    import fractale
+
+    agent = create_agent(
+        ScriptedModel([calls(*names, what="tea"), "Ended."]),
+        tools=[shop.buy, shop.look],
+        middleware=[HumanInTheLoopMiddleware(interrupt_on={"buy": True, "look": True}, **mode)],
+    )
+
+    def last() -> str:
+        """Do the last thing."""
+        shop.made.append("last")
+        return "done"
+
+    return fractale.plan_graph(
+        plan,
+        agents={"helper": agent},
+        tools=[last],
+        settings=settings,
+        checkpointer=InMemorySaver(),
+    )
+
+
+THREAD: Any = {"configurable": {"thread_id": "1"}}
+APPROVE, REJECT = {"type": "approve"}, {"type": "reject"}
+
+
+@pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])
+@pytest.mark.parametrize(
+    ("answer", "made"),
+    [
+        ("yes", True),
+        (True, True),
+        (APPROVE, True),
+        ({"decisions": [APPROVE]}, True),
+        ("no", False),
+        (False, False),
+        ({"decisions": [REJECT]}, False),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_plans_graph_reads_each_answer_to_a_review(settings, mode, answer, made, by_id):
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", **mode)
+    (asked,) = (await graph.ainvoke({}, THREAD))["__interrupt__"]
+    state = await graph.ainvoke(Command(resume={asked.id: answer} if by_id else answer), THREAD)
+    assert "__interrupt__" not in state, state
+    assert shop.made == ([("buy", "tea")] if made else [])
+    assert state["status"] == ("success" if made else "failed"), state
+
+
+@pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])
+async def test_a_plans_graph_refuses_what_is_no_answer_and_asks_on(settings, mode):
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", **mode)
+    (asked,) = (await graph.ainvoke({}, THREAD))["__interrupt__"]
+    before = await graph.aget_state(THREAD)
+    nonsense = {"decisions": [{"type": "nonsense"}]}
+    for wrong in ("perhaps", nonsense, {"decisions": []}, 3, {asked.id: "perhaps"}):
+        with pytest.raises(AnswerError, match="`s`") as refused:
+            await graph.ainvoke(Command(resume=wrong), THREAD)
+        assert isinstance(refused.value, ValueError)  # LangGraph's server shows it
+    assert await graph.aget_state(THREAD) == before
+    assert shop.made == []
+    edited = await graph.ainvoke(Command(resume={"arguments": {"what": "milk"}}), THREAD)
+    (approval,) = edited["__interrupt__"]  # of a call that the person changed
+    assert approval.value["arguments"] == {"what": "milk"}
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert (state["status"], shop.made) == ("success", [("buy", "milk")]), state
+
+
+async def test_of_several_reviews_each_answer_is_read(settings):
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", "look")
+    await graph.ainvoke({}, THREAD)
+    with pytest.raises(AnswerError, match="1 decisions for 2 calls"):
+        await graph.ainvoke(Command(resume={"decisions": [APPROVE]}), THREAD)
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert state["status"] == "success", state
+    assert sorted(shop.made) == [("buy", "tea"), ("look", "tea")]
+
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", "look", interrupt_mode="per_call")
+    state: Any = await graph.ainvoke({}, THREAD)
+    while asked := state.get("__interrupt__"):
+        ids = [each.id for each in asked]
+        with pytest.raises(AnswerError):
+            await graph.ainvoke(Command(resume={**dict.fromkeys(ids, "yes"), ids[-1]: "?"}), THREAD)
+        assert shop.made == []
+        state = await graph.ainvoke(Command(resume=dict.fromkeys(ids, "yes")), THREAD)
+    assert sorted(shop.made) == [("buy", "tea"), ("look", "tea")]
+
+
+class Around(TypedDict, total=False):
+    all: Any
+
+
+@pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])
+@pytest.mark.parametrize("forms", [("bare", "bare"), ("id", "id"), ("bare", "id"), ("id", "bare")])
+async def test_inside_another_graph_an_answer_that_is_none_is_asked_for_again(
+    settings, mode, forms
+):
+    import fractale
+
+    shop = Shop()
+    text = PLAN.replace("Do it.}]", "Do it.}, {name: t, tool: last, approve: always}]")
+    inner = reviewed_graph(settings, shop, "buy", plan=text, **mode)
+    builder = StateGraph(Around).add_node("plan", fractale.as_node(inner)).add_edge(START, "plan")
+    graph = builder.compile(checkpointer=InMemorySaver())
+
+    async def answer(value: Any, form: str, asked: Any) -> Any:
+        resume = Command(resume={asked.id: value} if form == "id" else value)
+        return await graph.ainvoke(resume, THREAD)
+
+    state: Any = await graph.ainvoke({}, THREAD)
+    for wrong in ("perhaps", {"decisions": [{"type": "nonsense"}]}):
+        (asked,) = state["__interrupt__"]
+        state = await answer(wrong, forms[0], asked)
+    (again,) = state["__interrupt__"]
+    assert again.id == asked.id
+    assert "`nonsense` is not an allowed decision" in again.value["problem"]
+    assert shop.made == []
+    state = await answer("yes", forms[1], again)
+    assert shop.made == [("buy", "tea")]
+    (approval,) = state["__interrupt__"]
+    assert (approval.value["kind"], approval.value.get("problem")) == ("approval", None)
+    state = await answer("yes", forms[0], approval)
+    assert (state["all"], shop.made[1:]) == ({"content": "Ended."}, ["last"]), state
+
+
+def asking(schema: Any = None) -> Any:
+    """A graph that says what its question was answered with."""
+
+    def node(_: Any) -> Any:
+        return {"messages": [AIMessage(repr(interrupt("How many?", response_schema=schema)))]}
+
+    return StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer", "got"),
+    [
+        (None, "42", "'42'"),
+        (None, " yes ", "' yes '"),
+        (None, {"decisions": []}, "{'decisions': []}"),
+        ({"type": "string"}, "42", "'42'"),
+        ({"type": "integer"}, 42, "42"),
+        ({"type": "integer"}, "42", "42"),
+        ({"type": "integer"}, "many", None),
+    ],
+)
+async def test_a_plans_graph_passes_on_the_value_that_a_graph_wants(settings, schema, answer, got):
+    import fractale
+
+    graph = fractale.plan_graph(
+        PLAN,
+        agents={"helper": asking(schema)},
+        settings=settings,
+        checkpointer=InMemorySaver(),
+    )
+    await graph.ainvoke({}, THREAD)
+    if got is None:
+        with pytest.raises(AnswerError, match="'many' is not of type 'integer'"):
+            await graph.ainvoke(Command(resume=answer), THREAD)
+        return
+    state = await graph.ainvoke(Command(resume=answer), THREAD)
+    assert got in str(state["outputs"]), state
 
 
 async def test_python_gives_it_as_an_object(settings):

@@ -46,8 +46,10 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from langchain_core.runnables.config import merge_configs
 from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUME_MAP,
     CONFIG_KEY_RESUMING,
     CONFIG_KEY_RUNTIME,
+    CONFIG_KEY_SCRATCHPAD,
 )
 from langgraph._internal._serde import collect_allowlist_from_schemas
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -59,6 +61,7 @@ from langgraph.types import Command, Interrupt
 from fractale import questions
 from fractale.agents.conversation import CHANGES
 from fractale.errors import (
+    AnswerError,
     CallError,
     FractaleError,
     ModelError,
@@ -68,7 +71,7 @@ from fractale.errors import (
 )
 from fractale.graph.call import Attempt, current_task
 from fractale.graph.errors_as_data import failure_data
-from fractale.graph.interrupts import ask
+from fractale.graph.interrupts import ask, asked_again
 from fractale.graph.kinds.tool import agree
 from fractale.models import Usage
 from fractale.models.faults import to_model_error
@@ -138,7 +141,7 @@ async def run_graph(
     more = {} if context is None else {"context": context}
     try:
         with _without_warnings(), allowing(_types_in(graph)):
-            await calls.remember_pending(graph, merged)
+            merged = calls.with_answers(merged, await calls.remember_pending(graph, merged))
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
         raise calls.as_questions(asked) from asked
@@ -594,13 +597,10 @@ class GraphCalls(BaseCallbackHandler):
         return GraphInterrupt(tuple(self._as_question(each) for each in found))
 
     def _as_question(self, asked: Interrupt) -> Interrupt:
-        value = asked.value
-        if isinstance(value, Mapping):
-            known = cast("Mapping[str, Any]", value)
-            if (known.get("kind") in KINDS or questions.is_job(known)) and "step" in known:
-                return asked
+        if _is_known(asked.value):
+            return asked
         schema = asked.response_schema if isinstance(asked.response_schema, dict) else None
-        question = self._question(_as_json(value), schema)
+        question = self._question(_as_json(asked.value), schema)
         self._remember_asked(question)
         return Interrupt(value=question, id=asked.id, response_schema=asked.response_schema)
 
@@ -614,21 +614,63 @@ class GraphCalls(BaseCallbackHandler):
         """The key of the calls that the graph itself asked about in this attempt."""
         return f"reviewed {self._attempt.path} {self._attempt.attempts} {self._agent}"
 
-    async def remember_pending(self, graph: Any, config: RunnableConfig) -> None:
+    async def remember_pending(self, graph: Any, config: RunnableConfig) -> Sequence[Interrupt]:
         """Remember the calls that the graph asked about before this process, from its checkpoint.
 
         The notes of a run that is not recorded end with the process.
+
+        Returns:
+            The interrupts that the graph waits at.
         """
         known: Mapping[str, Any] = config.get("configurable") or {}
         saver = known.get(CONFIG_KEY_CHECKPOINTER)
         if not known.get(CONFIG_KEY_RESUMING) or not isinstance(saver, BaseCheckpointSaver):
-            return
+            return ()
         if getattr(graph, "checkpointer", None) is False:
-            return
+            return ()
         names = ("thread_id", "checkpoint_ns", CONFIG_KEY_CHECKPOINTER)
         place: Any = {"configurable": {name: known.get(name) for name in names}}
-        for asked in (await graph.aget_state(place)).interrupts:
+        waiting: Sequence[Interrupt] = (await graph.aget_state(place)).interrupts
+        for asked in waiting:
             self._remember_asked(self._question(_as_json(asked.value), None))
+        return waiting
+
+    def with_answers(self, config: RunnableConfig, waiting: Sequence[Interrupt]) -> RunnableConfig:
+        """The config of the graph, in which the answers have the form that the graph expects.
+
+        A plan inside another graph does not see an answer before its steps do.
+
+        Args:
+            waiting: The interrupts that the graph waits at.
+
+        Raises:
+            GraphInterrupt: An answer is none. The questions are asked again.
+        """
+        known: Mapping[str, Any] = config.get("configurable") or {}
+        asked = {i.id: self._as_question(i).value for i in waiting if not _is_known(i.value)}
+        given: dict[str, Any] = known.get(CONFIG_KEY_RESUME_MAP) or {}
+        if asked and (given or len(waiting) == 1):
+            # Beside answers by id, a bare one is of an earlier resume.
+            bare = known[CONFIG_KEY_SCRATCHPAD].get_null_resume(True)
+            given = given or ({} if bare is None else dict.fromkeys(asked, bare))
+        answers: dict[str, Any] = {}
+        again: dict[str, Any] = {}
+        for key in asked.keys() & given.keys():
+            try:
+                answers[key] = questions.read_for_code(asked[key], given[key])
+            except AnswerError as error:
+                again[key] = asked_again(asked[key], error)
+        if again:
+            raise GraphInterrupt(
+                tuple(
+                    Interrupt(again.get(i.id, i.value), i.id, response_schema=i.response_schema)
+                    for i in waiting
+                )
+            )
+        if not answers:
+            return config
+        conf = {**known, CONFIG_KEY_RESUME_MAP: {**given, **answers}}
+        return cast("RunnableConfig", {**config, "configurable": conf})
 
     def _remember_asked(self, question: Mapping[str, Any]) -> None:
         """Remember the calls that the graph asks about itself, so that it is not asked twice.
@@ -731,6 +773,14 @@ class GraphCalls(BaseCallbackHandler):
             if done.cancel():
                 return work(*given)
             return done.result()
+
+
+def _is_known(value: Any) -> bool:
+    """Whether an interrupt is a question or a job of fractale, not of the graph itself."""
+    if not isinstance(value, Mapping):
+        return False
+    known = cast("Mapping[str, Any]", value)
+    return (known.get("kind") in KINDS or questions.is_job(known)) and "step" in known
 
 
 def _refused(message: str) -> Refused:

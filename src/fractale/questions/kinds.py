@@ -812,6 +812,27 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
     return answer
 
 
+def read_for_code(question: Mapping[str, Any], raw: Any) -> Any:
+    """The answer of a program to a question of the kind `interrupt`, in the form of the code.
+
+    A program may give the value that the code expects. So text that looks like JSON stays text,
+    unless the code's schema wants something else.
+
+    Raises:
+        AnswerError: `raw` is not an answer to this question.
+    """
+    if is_breakpoint(question) or calls_in(question):
+        return read_answer(question, raw)
+    from pydantic_core import to_jsonable_python  # the command line starts without it
+
+    schema = question.get("schema")
+    try:
+        fits = not schema or not misfits(schema, to_jsonable_python(raw, fallback=str))
+    except UnusableSchema:
+        fits = True  # the code checks it
+    return raw if fits else read_answer(question, raw)
+
+
 def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
     """Whether a value is an answer in the form that `read_answer` returns."""
     if question["kind"] == "question":
