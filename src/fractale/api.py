@@ -147,8 +147,8 @@ async def aresume(
     """Continue a run that waits, was stopped, or reached a limit.
 
     A recorded run continues with the registries, agents, model and store that it was started with,
-    unless the keywords name others. Python tools and model objects are not recorded: give them
-    again.
+    unless the keywords name others. Python objects are not recorded: give `tools`, `agents` and
+    `model` again. Without a tool or an agent that the run still needs, nothing is changed.
 
     Args:
         run_id: The run's id; ``-1`` is the latest recorded run.
@@ -160,7 +160,8 @@ async def aresume(
         How the run ended.
 
     Raises:
-        UsageError: The run was not found, or its plan or a tool that it still needs has changed.
+        UsageError: The run was not found, its plan or a tool that it still needs has changed, or
+            a tool or an agent is missing that is to be given again.
         RunHeld: Another process has the run.
         FractaleError: As `arun`.
     """

@@ -121,6 +121,15 @@ class Bindings:
         """The tool that a bare name is bound to; None if it is not bound."""
         return self._names.get(name)
 
+    def meaning(self, name: str) -> Bound | None:
+        """The tool of a bound name, or of the qualified name of an approved tool."""
+        bound = Bound(*name.split(".", 1)) if "." in name else None
+        return self._names.get(name) or (bound if bound in self._agreed else None)
+
+    def of_server(self, server: str) -> set[str]:
+        """The names that a server gives to its tools of which the run has approved a definition."""
+        return {bound.tool for bound in self._agreed if bound.server == server}
+
     def bind(self, name: str, tool: ToolInfo) -> bool:
         """Bind a name for the rest of the run, unless it is bound. Returns if anything changed."""
         new = name not in self._names and name != tool.qualified_name

@@ -1,8 +1,9 @@
 """Changes since a run began: its plan, its tools, its software.
 
 A run is resumed only if its plan has the same meaning. The tools must also have the same
-descriptions, if a step that may still run names them. Other versions of the software are only
-reported. A fork runs the changed plan from a step on; `fork_step` finds this step.
+descriptions, if a step that may still run names them; see `own_parts` for those that are missing.
+Other versions of the software are only reported. A fork runs the changed plan from a step on;
+`fork_step` finds this step.
 """
 
 from __future__ import annotations
@@ -246,8 +247,6 @@ def changed_tools(
     Args:
         tools: The run's present tools. A missing tool does not count as changed.
     """
-    if history.status in ("success", "failed"):
-        return []  # no step may still run
     then, now = history.tools, tool_hashes(tools)
     changed = {name for name, digest in now.items() if then.get(name, digest) != digest}
     if not changed:
@@ -255,16 +254,23 @@ def changed_tools(
     names = {known: tool.name for tool in tools for known in (tool.name, tool.qualified_name)}
     return [
         (path, names[used])
-        for path, step in _ahead(history, plan, None, "")
-        for used in _named_tools(step)
+        for path, step in steps_ahead(history, plan)
+        for used in tools_named_by(step)
         if names.get(used) in changed
     ]
 
 
-def _named_tools(step: Step) -> tuple[str, ...]:
+def tools_named_by(step: Step) -> tuple[str, ...]:
     """The tools that a step itself names. A model sees the present matches of a glob."""
     own = (step.target,) if step.kind == "tool" and step.target else ()
     return (*own, *(step.tools or ()))
+
+
+def steps_ahead(history: RunHistory, plan: Plan) -> list[tuple[str, Step]]:
+    """The steps of a run that may still run, with their paths; none of a run that has ended."""
+    if history.status in ("success", "failed"):
+        return []
+    return list(_ahead(history, plan, None, ""))
 
 
 def _ahead(

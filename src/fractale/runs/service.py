@@ -53,6 +53,7 @@ from fractale.runs.fork import (
     write_point,
 )
 from fractale.runs.options import RunOptions
+from fractale.runs.own_parts import check_own_parts
 from fractale.runs.preflight import preflight
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
@@ -268,20 +269,22 @@ class Runs:
             secrets: The secret inputs.
 
         Raises:
-            UsageError: The run was not found, or its plan or a tool that it still needs has
-                changed.
+            UsageError: The run was not found, its plan or a tool that it still needs has changed,
+                or a tool or a sub-agent of the user's program is missing.
         """
         options = options or RunOptions()
         record = self._records.find(run_id)
         head = record.read_head()
         plan = plan or unchanged_plan(record, head)
         await self._check_tools(record, head, plan)
+        bindings = self._bindings_of(record, head, plan)
+        await check_own_parts(record, plan, bindings, self._toolbox, self._agents.names())
         dependencies = self._dependencies(FileOutputs(record.outputs), record)
         driver = RunDriver(
             self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
         driver.context.start_dir = Path(head.get("folder") or Path.cwd())
-        driver.context.bindings = self._bindings_of(record, head, plan)
+        driver.context.bindings = bindings
         if notice := version_notice(head):
             driver.notices.append(("versions", notice))
         if point := read_point(record):
