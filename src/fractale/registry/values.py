@@ -75,7 +75,7 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
     return types.CallToolResult(content=_contents(value), structuredContent=structured)
 
 
-def _is_command(value: Any) -> bool:
+def _is_command(value: object) -> bool:
     kind = type(value)
     return (kind.__module__, kind.__name__) == ("langgraph.types", "Command")
 
