@@ -52,7 +52,7 @@ def tool_answer(name: str, value: Any, schema: Mapping[str, Any] | None) -> type
         return value
     if isinstance(value, dict) and INTERRUPT in value:
         raise unanswered()
-    if _is_command(value):
+    if _is_command(cast("object", value)):
         raise ToolError(
             f"the function `{name}` answered with LangGraph's Command",
             hint="return a value, or make it a LangChain tool, whose `update` is the answer",
