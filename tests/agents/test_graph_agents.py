@@ -251,6 +251,44 @@ async def test_changed_arguments_go_back_to_the_model(ask):
     assert ended.result.status == "success", ended.result.error
 
 
+@pytest.mark.parametrize("where", ["the agent's config", "the run's metadata"])
+async def test_metadata_of_a_run_is_no_hint_about_a_tool(ask, settings, where):
+    import fractale
+
+    shop, hint = Shop(), {"readOnlyHint": True}
+    agent = create_agent(ScriptedModel([calls("buy", what="tea"), "Bought."]), tools=[shop.buy])
+    if where == "the agent's config":
+        status = (await ask(agent.with_config(metadata=hint))).result.status
+    else:
+        agents = {"helper": agent}
+        status = (await fractale.arun(PLAN, agents=agents, settings=settings, metadata=hint)).status
+    assert (status, shop.made) == ("waiting", [])
+
+
+@pytest.mark.parametrize("first", [[], [calls("look", what="milk")]], ids=["unused", "used before"])
+async def test_a_hint_is_of_one_tool_and_not_of_its_name(ask, first):
+    shop, made = Shop(), []
+
+    @tool("look")
+    def other(what: str) -> str:
+        """Changes something."""
+        made.append(what)
+        return what
+
+    inner = create_agent(ScriptedModel([calls("look", what="tea"), "Inner."]), tools=[other])
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Ask another agent."""
+        found = await inner.ainvoke({"messages": [("user", task)]})
+        return found["messages"][-1].text
+
+    delegate.metadata = {"readOnlyHint": True}
+    model = ScriptedModel([*first, calls("delegate", task="look"), "Done."])
+    ended = await ask(create_agent(model, tools=[delegate, shop.look]))
+    assert (ended.result.status, made) == ("waiting", [])
+
+
 def calling(function: Callable[[], Any]) -> Any:
     """A graph of one node that calls something."""
 

@@ -28,6 +28,7 @@ the answer goes straight to the graph's node, in the graph's own form.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 import time
@@ -44,6 +45,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message_to_dict
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
+from langchain_core.tools import BaseTool
 from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_RESUMING,
@@ -229,7 +231,6 @@ class GraphCalls(BaseCallbackHandler):
         self._agent = agent
         self._name = str(getattr(graph, "name", "") or "")
         self._hints = _hints_in(graph)
-        self._serving = {name for name, hints in self._hints.items() if SERVING in hints}
         self._open: dict[UUID, _OpenCall] = {}
         self._failures: list[tuple[BaseException, str]] = []
         self._loop = asyncio.get_running_loop()
@@ -292,7 +293,7 @@ class GraphCalls(BaseCallbackHandler):
         inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        tool = self._info(serialized or {}, metadata or {})
+        tool = self._info(serialized or {}, _reporting_tool())
         given = {"input": input_str} if inputs is None else inputs
         arguments = cast("dict[str, Any]", _as_json(given))
         call_id = str(kwargs.get("tool_call_id") or "")
@@ -542,7 +543,7 @@ class GraphCalls(BaseCallbackHandler):
     def _end_tool(self, opened: _OpenCall, text: str, *, is_error: bool) -> None:
         attempt = self._attempt
         assert opened.tool is not None  # noqa: S101 - only tools get here
-        if opened.tool.name not in self._serving:
+        if SERVING not in opened.tool.annotations:
             attempt.saw(source_of(opened.tool, attempt.deps.policy.settings.sources, []), text)
         self._emit_tool(opened, text, is_error=is_error)
 
@@ -551,11 +552,15 @@ class GraphCalls(BaseCallbackHandler):
             "tool_finished", **opened.fields, seconds=opened.seconds, is_error=is_error, text=text
         )
 
-    def _info(self, serialized: Mapping[str, Any], metadata: Mapping[str, Any]) -> ToolInfo:
-        """A tool as the policy sees it. Like a registry's, it is of a closed world by default."""
+    def _info(self, serialized: Mapping[str, Any], tool: BaseTool | None) -> ToolInfo:
+        """A tool as the policy sees it. Like a registry's, it is of a closed world by default.
+
+        Args:
+            tool: None if it is not known: then it has no hints, whatever its name is.
+        """
         name = str(serialized.get("name") or "tool")
-        hints = {**self._hints.get(name, {}), **_hints(metadata)}
-        self._hints[name] = hints
+        hints = {} if tool is None else _hints_of(tool)
+        _add_hints(self._hints, name, hints)
         return ToolInfo(
             name=name,
             server=self._agent.rpartition("/")[2],
@@ -574,9 +579,11 @@ class GraphCalls(BaseCallbackHandler):
         return {**values, "messages": [self._marked(each) for each in cast("list[Any]", messages)]}
 
     def _marked(self, message: Any) -> Any:
-        if not isinstance(message, ToolMessage) or message.name in self._serving:
+        if not isinstance(message, ToolMessage):
             return message
         hints = self._hints.get(str(message.name), {})
+        if SERVING in hints:
+            return message
         changes = {CHANGES: hints.get("readOnlyHint") is not True}
         update: dict[str, Any] = {"additional_kwargs": {**message.additional_kwargs, **changes}}
         if message.text.startswith(MADE_BEFORE):  # LangChain can only pass it on as an error
@@ -782,29 +789,57 @@ def _said(output: Any) -> tuple[str, bool]:
     return (output if isinstance(output, str) else to_json(_as_json(output))), False
 
 
-def _hints(metadata: Mapping[str, Any] | None) -> dict[str, bool]:
-    """MCP's hints in a tool's metadata, where `langchain-mcp-adapters` puts them."""
-    known = metadata or {}
-    return {name: known[name] for name in MCP_HINTS if isinstance(known.get(name), bool)}
+_RUNS = (BaseTool.run.__code__, BaseTool.arun.__code__)
+_REPORTS = ("langchain_core.callbacks.", "fractale.graph.")
 
 
-def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
-    """The graph's tools by name, with their hints.
+def _reporting_tool() -> BaseTool | None:
+    """The tool whose call LangChain reports to a handler at this moment.
+
+    LangChain passes on the name only, and several tools can have the same one. But it calls the
+    handlers from the tool's own `run` or `arun`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code in _RUNS:
+            tool = frame.f_locals.get("self")
+            return tool if isinstance(tool, BaseTool) else None
+        if not str(frame.f_globals.get("__name__", "")).startswith(_REPORTS):
+            return None  # other code reports a call
+        frame = frame.f_back
+    return None
+
+
+def _hints_of(tool: Any) -> dict[str, bool]:
+    """MCP's hints in a tool's own metadata, where `langchain-mcp-adapters` puts them.
 
     Some tools of LangChain and deepagents need no approval. They are known by their modules, so
     that a person's own tool of the same name is another tool.
     """
+    name = str(getattr(tool, "name", ""))
+    made: Any = getattr(tool, "coroutine", None) or getattr(tool, "func", None)
+    module = str(getattr(made, "__module__", ""))
+    is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
+    own = {"readOnlyHint": True} if is_known else {}
+    serving = {SERVING: True} if is_known and name in SERVES else {}
+    known: Any = getattr(tool, "metadata", None) or {}
+    given = {name: known[name] for name in MCP_HINTS if isinstance(known.get(name), bool)}
+    return {**own, **serving, **given}
+
+
+def _add_hints(known: dict[str, dict[str, bool]], name: str, hints: dict[str, bool]) -> None:
+    """Add a tool's hints to those known by name. Tools of one name that differ have none."""
+    known[name] = hints if known.get(name, hints) == hints else {}
+
+
+def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
+    """The graph's tools by name, with their hints."""
     found: dict[str, dict[str, bool]] = {}
     nodes: Mapping[str, Any] = getattr(graph, "nodes", None) or {}
     for node in nodes.values():
         tools: Any = getattr(getattr(node, "bound", None), "tools_by_name", None) or {}
         for name, tool in cast("Mapping[str, Any]", tools).items():
-            made: Any = getattr(tool, "coroutine", None) or getattr(tool, "func", None)
-            module = str(getattr(made, "__module__", ""))
-            is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
-            own = {"readOnlyHint": True} if is_known else {}
-            serving = {SERVING: True} if is_known and name in SERVES else {}
-            found[name] = {**own, **serving, **_hints(getattr(tool, "metadata", None))}
+            _add_hints(found, name, _hints_of(tool))
     return found
 
 
