@@ -440,6 +440,127 @@ async def test_a_decision_that_is_not_allowed_is_an_error(ask):
     assert shop.made == []
 
 
+def reviewed_then_delegated(shop: Shop, times: int = 1) -> Any:
+    """Asks about a call of its own. Then a tool of it lets another agent make the same call."""
+    same = [calls("buy", what="tea")] * times
+    inner = create_agent(ScriptedModel([*same, "Inner."]), tools=[shop.buy])
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Ask another agent."""
+        found = await inner.ainvoke({"messages": [("user", task)]})
+        return found["messages"][-1].text
+
+    delegate.metadata = {"readOnlyHint": True}
+    model = ScriptedModel([calls("buy", what="tea"), calls("delegate", task="buy"), "Done."])
+    review = HumanInTheLoopMiddleware(interrupt_on={"buy": True})
+    return create_agent(model, tools=[shop.buy, delegate], middleware=[review])
+
+
+@pytest.mark.parametrize(("decision", "made"), [("approve", 1), ("reject", 0)])
+@pytest.mark.parametrize("way", ["a run", "a plan's graph", "a plan's graph, by id"])
+async def test_a_decision_is_about_one_call(ask, settings, way, decision, made):
+    from langgraph.types import Command
+
+    import fractale
+
+    shop = Shop()
+    agent, answer = reviewed_then_delegated(shop, 3), {"decisions": [{"type": decision}]}
+    if way == "a run":
+
+        def say(question: dict[str, Any]) -> Any:
+            return answer if question["kind"] == "interrupt" else "no"
+
+        person = Person(say)
+        await ask(agent, person=person)
+        asked = person.asked
+    else:
+        graph = fractale.plan_graph(
+            PLAN, agents={"helper": agent}, settings=settings, checkpointer=InMemorySaver()
+        )
+        config: Any = {"configurable": {"thread_id": "1"}}
+        (first,) = (await graph.ainvoke({}, config))["__interrupt__"]
+        given = {first.id: answer} if way.endswith("by id") else answer
+        state = await graph.ainvoke(Command(resume=given), config)
+        asked = [first.value, *(each.value for each in state["__interrupt__"])]
+    assert [each["kind"] for each in asked][:2] == ["interrupt", "approval"]
+    assert shop.made == [("buy", "tea")] * made
+
+
+@pytest.mark.parametrize("answer", [{"decisions": []}, {"decisions": [{"type": "approve"}] * 2}])
+async def test_a_wrong_number_of_decisions_is_no_approval(settings, answer):
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.errors import GraphBubbleUp
+    from langgraph.types import Command
+
+    import fractale
+
+    shop = Shop()
+    inner = approving(shop, "buy").copy(update={"checkpointer": None})
+
+    async def node(state: MessagesState, config: RunnableConfig) -> Any:
+        del state
+        try:
+            return await inner.ainvoke({"messages": [("user", "buy")]}, config)
+        except GraphBubbleUp:
+            raise
+        except Exception:  # noqa: BLE001 - as people's own code does
+            return {"messages": [AIMessage(await shop.buy.ainvoke({"what": "tea"}))]}
+
+    builder = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    graph = fractale.plan_graph(
+        PLAN, agents={"helper": builder}, settings=settings, checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke({}, config)
+    await graph.ainvoke(Command(resume=answer), config)
+    assert shop.made == []
+
+
+async def test_an_approval_is_not_for_a_tool_of_the_same_name(ask):
+    shop, made = Shop(), []
+
+    @tool("buy")
+    def other(what: str) -> str:
+        """Another tool."""
+        made.append(what)
+        return what
+
+    inner = create_agent(ScriptedModel([calls("buy", what="tea"), "Inner."]), tools=[other])
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Ask another agent."""
+        found = await inner.ainvoke({"messages": [("user", task)]})
+        return found["messages"][-1].text
+
+    delegate.metadata = {"readOnlyHint": True}
+    two = Reply(tool_calls=[("delegate", {"task": "buy"}), ("buy", {"what": "tea"})])
+    review = HumanInTheLoopMiddleware(interrupt_on={"buy": True})
+    agent = create_agent(
+        ScriptedModel([two, "Done."]), tools=[shop.buy, delegate], middleware=[review]
+    )
+    person = Person(lambda question: "yes" if question["kind"] == "interrupt" else "no")
+    await ask(agent, person=person)
+    assert [each["kind"] for each in person.asked] == ["interrupt", "approval"]
+    assert (shop.made, made) == ([("buy", "tea")], [])
+
+
+async def test_an_approval_lasts_while_the_call_asks_something(ask):
+    @tool
+    def order(what: str) -> str:
+        """Order something."""
+        return f"{interrupt('how much?')} {what}"
+
+    review = HumanInTheLoopMiddleware(interrupt_on={"order": True})
+    model = ScriptedModel([calls("order", what="tea"), "Ordered."])
+    person = Person(lambda q: "yes" if "action_requests" in q["value"] else "two")
+    ended = await ask(create_agent(model, tools=[order], middleware=[review]), person=person)
+    assert ended.outputs == {"content": "Ordered."}, ended.result
+    assert [each["kind"] for each in person.asked] == ["interrupt", "interrupt"]
+    assert model.requests[1][-1].text == "two tea"
+
+
 async def test_a_breakpoint_is_a_question(ask):
     shop = Shop()
     builder = calling(lambda: shop.look.ainvoke({"what": "tea"}))

@@ -48,8 +48,10 @@ from langchain_core.runnables.config import merge_configs
 from langchain_core.tools import BaseTool
 from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUME_MAP,
     CONFIG_KEY_RESUMING,
     CONFIG_KEY_RUNTIME,
+    CONFIG_KEY_SCRATCHPAD,
 )
 from langgraph._internal._serde import collect_allowlist_from_schemas
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -140,7 +142,7 @@ async def run_graph(
     more = {} if context is None else {"context": context}
     try:
         with _without_warnings(), allowing(_types_in(graph)):
-            await calls.remember_pending(graph, merged)
+            await calls.remember_approved(graph, merged)
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
         raise calls.as_questions(asked) from asked
@@ -200,6 +202,7 @@ class _OpenCall:
     Args:
         fields: Of all its events.
         stack: Ends the report of a model's text.
+        approval: The approval that it used up, as `GraphCalls.use_approval` returns it.
     """
 
     fields: dict[str, Any]
@@ -207,6 +210,7 @@ class _OpenCall:
     call: Call
     started: float = field(default_factory=time.monotonic)
     tool: ToolInfo | None = None
+    approval: tuple[str, str] | None = None
     feed: Callable[[str], None] | None = None
     stack: ExitStack = field(default_factory=ExitStack)
 
@@ -230,7 +234,11 @@ class GraphCalls(BaseCallbackHandler):
         self._attempt = attempt
         self._agent = agent
         self._name = str(getattr(graph, "name", "") or "")
-        self._hints = _hints_in(graph)
+        self._tools = _tools_in(graph)
+        self._hints: dict[str, dict[str, bool]] = {}
+        for name, tools in self._tools.items():
+            for each in tools:
+                _add_hints(self._hints, name, _hints_of(each))
         self._open: dict[UUID, _OpenCall] = {}
         self._failures: list[tuple[BaseException, str]] = []
         self._loop = asyncio.get_running_loop()
@@ -293,11 +301,14 @@ class GraphCalls(BaseCallbackHandler):
         inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        tool = self._info(serialized or {}, _reporting_tool())
+        reporting = _reporting_tool()
+        tool = self._info(serialized or {}, reporting)
         given = {"input": input_str} if inputs is None else inputs
         arguments = cast("dict[str, Any]", _as_json(given))
         call_id = str(kwargs.get("tool_call_id") or "")
-        self._in_loop(self._tool_started, run_id, tool, arguments, call_id, metadata or {})
+        own = self._tools.get(tool.name)
+        is_own = own is None or (len(own) == 1 and own[0] is reporting)
+        self._in_loop(self._tool_started, run_id, tool, arguments, call_id, metadata or {}, is_own)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> Any:
         del kwargs
@@ -412,6 +423,7 @@ class GraphCalls(BaseCallbackHandler):
         arguments: dict[str, Any],
         call_id: str,
         metadata: dict[str, Any],
+        is_own: bool,
     ) -> None:
         attempt, agent = self._attempt, self._path(metadata)
         call = Call(
@@ -422,9 +434,10 @@ class GraphCalls(BaseCallbackHandler):
         )
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
+        approval = self._use_approval(tool.own_name, arguments) if is_own else None
         with self._asking(site):
             if not journal.is_begun(site, call):  # else an earlier process had the approval
-                self._agree(tool, arguments, agent)
+                self._agree(tool, arguments, agent, reviewed=approval is not None)
             self._check()
             known = journal.find(site, call)
             if known is not None and not call.safe:
@@ -437,7 +450,9 @@ class GraphCalls(BaseCallbackHandler):
         attempt.seen.contact(arguments)
         self._keep(lambda: journal.begin(site, call))
         attempt.emit("tool_started", **fields, **self._agreed(call), arguments=arguments)
-        self._open[run_id] = _OpenCall(fields=fields, site=site, call=call, tool=tool)
+        self._open[run_id] = _OpenCall(
+            fields=fields, site=site, call=call, tool=tool, approval=approval
+        )
 
     @contextmanager
     def _asking(self, site: CallSite) -> Generator[None]:
@@ -463,17 +478,21 @@ class GraphCalls(BaseCallbackHandler):
         agreed = self._attempt.agreed.pop(call, None)
         return {"agreed": agreed} if agreed else {}
 
-    def _agree(self, tool: ToolInfo, arguments: dict[str, Any], agent: str) -> None:
+    def _agree(
+        self, tool: ToolInfo, arguments: dict[str, Any], agent: str, *, reviewed: bool
+    ) -> None:
         """Check that a call may be made.
+
+        Args:
+            reviewed: Whether the user approved it, since the graph asked about it.
 
         Raises:
             Refused: It may not.
             GraphInterrupt: The user must approve it.
         """
         attempt = self._attempt
-        asked = self._was_asked(tool.own_name, arguments)
         try:
-            agreed = agree(attempt, tool, arguments, "model", agent, reviewed=asked)
+            agreed = agree(attempt, tool, arguments, "model", agent, reviewed=reviewed)
         except (PolicyError, ToolError) as error:
             raise Refused(str(error), error) from error
         if dict(agreed) == arguments:
@@ -531,6 +550,8 @@ class GraphCalls(BaseCallbackHandler):
         journal = self._attempt.journal.run
         if isinstance(error, GraphBubbleUp):  # it asks something, or hands over to another agent
             self._keep(lambda: journal.withdraw(opened.site))
+            if isinstance(error, GraphInterrupt) and opened.approval:
+                self._give_back(*opened.approval)
             text = "waits for an answer" if isinstance(error, GraphInterrupt) else "hands over"
             self._emit_tool(opened, text, is_error=False)
             return
@@ -608,7 +629,6 @@ class GraphCalls(BaseCallbackHandler):
                 return asked
         schema = asked.response_schema if isinstance(asked.response_schema, dict) else None
         question = self._question(_as_json(value), schema)
-        self._remember_asked(question)
         return Interrupt(value=question, id=asked.id, response_schema=asked.response_schema)
 
     def _question(self, value: Any, schema: dict[str, Any] | None) -> dict[str, Any]:
@@ -616,15 +636,18 @@ class GraphCalls(BaseCallbackHandler):
         question = questions.interrupt(attempt.path, self._agent, value, schema)
         return cast("dict[str, Any]", attempt.context.mask(question))
 
+    # -- calls that the graph itself asked about ------------------------------------------------
+
     @property
     def _note(self) -> str:
-        """The key of the calls that the graph itself asked about in this attempt."""
-        return f"reviewed {self._attempt.path} {self._attempt.attempts} {self._agent}"
+        """The key of the approved calls of this attempt: interrupt → digests, one for each call."""
+        return f"approved {self._attempt.path} {self._attempt.attempts} {self._agent}"
 
-    async def remember_pending(self, graph: Any, config: RunnableConfig) -> None:
-        """Remember the calls that the graph asked about before this process, from its checkpoint.
+    async def remember_approved(self, graph: Any, config: RunnableConfig) -> None:
+        """Remember the calls that the user approves now, so that fractale does not ask again.
 
-        The notes of a run that is not recorded end with the process.
+        The graph's checkpoint has its questions, and the config has the answers of this resume. If
+        it is not certain what the user decided about a call, fractale asks.
         """
         known: Mapping[str, Any] = config.get("configurable") or {}
         saver = known.get(CONFIG_KEY_CHECKPOINTER)
@@ -634,24 +657,42 @@ class GraphCalls(BaseCallbackHandler):
             return
         names = ("thread_id", "checkpoint_ns", CONFIG_KEY_CHECKPOINTER)
         place: Any = {"configurable": {name: known.get(name) for name in names}}
-        for asked in (await graph.aget_state(place)).interrupts:
-            self._remember_asked(self._question(_as_json(asked.value), None))
+        pending = (await graph.aget_state(place)).interrupts
+        for asked in pending:
+            answer = _answer_in(known, asked.id, is_only=len(pending) == 1)
+            calls = _approved(self._question(_as_json(asked.value), None), answer)
+            self._put_approved(asked.id, [digest_of(call) for call in calls])
 
-    def _remember_asked(self, question: Mapping[str, Any]) -> None:
-        """Remember the calls that the graph asks about itself, so that it is not asked twice.
+    def _put_approved(self, interrupt: str, calls: list[str]) -> None:
+        notes = self._attempt.context.notes
+        known: dict[str, list[str]] = notes.get(self._note) or {}
+        if calls or interrupt in known:
+            notes.put(self._note, {**known, interrupt: calls})
 
-        If the graph makes such a call, unchanged, then the user approved it.
+    def _use_approval(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Use up the approval of a call. Each allows one call.
+
+        A call with a secret in it is not known exactly, so it has none.
+
+        Returns:
+            The interrupt that asked for it, and the digest of the call; None: there is none.
         """
-        calls = [digest_of([call["name"], call["args"]]) for call in questions.calls_in(question)]
-        if calls:
-            notes = self._attempt.context.notes
-            known: Any = notes.get(self._note) or []
-            notes.put(self._note, list(dict.fromkeys([*known, *calls])))
+        context, call = self._attempt.context, [name, dict(arguments)]
+        if context.mask(call) != call:
+            return None
+        known: dict[str, list[str]] = context.notes.get(self._note) or {}
+        digest = digest_of(call)
+        for interrupt, calls in known.items():
+            if digest in calls:
+                index = calls.index(digest)
+                self._put_approved(interrupt, [*calls[:index], *calls[index + 1 :]])
+                return interrupt, digest
+        return None
 
-    def _was_asked(self, name: str, arguments: Mapping[str, Any]) -> bool:
-        context = self._attempt.context
-        known: Any = context.notes.get(self._note) or ()
-        return digest_of(context.mask([name, dict(arguments)])) in known
+    def _give_back(self, interrupt: str, digest: str) -> None:
+        """Keep the approval of a call that asks something itself, and is made again later."""
+        known: dict[str, list[str]] = self._attempt.context.notes.get(self._note) or {}
+        self._put_approved(interrupt, [*known.get(interrupt, []), digest])
 
     # -- shared ---------------------------------------------------------------------------------
 
@@ -832,15 +873,49 @@ def _add_hints(known: dict[str, dict[str, bool]], name: str, hints: dict[str, bo
     known[name] = hints if known.get(name, hints) == hints else {}
 
 
-def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
-    """The graph's tools by name, with their hints."""
-    found: dict[str, dict[str, bool]] = {}
+def _tools_in(graph: Any) -> dict[str, list[Any]]:
+    """The different tools of the graph's nodes, by name."""
+    found: dict[str, list[Any]] = {}
     nodes: Mapping[str, Any] = getattr(graph, "nodes", None) or {}
     for node in nodes.values():
         tools: Any = getattr(getattr(node, "bound", None), "tools_by_name", None) or {}
         for name, tool in cast("Mapping[str, Any]", tools).items():
-            _add_hints(found, name, _hints_of(tool))
+            known = found.setdefault(name, [])
+            if not any(each is tool for each in known):
+                known.append(tool)
     return found
+
+
+def _answer_in(known: Mapping[str, Any], interrupt: str, *, is_only: bool) -> Any:
+    """The user's answer to an interrupt in the config of a resumed run; None if there is none.
+
+    Args:
+        is_only: Whether the graph has no other open interrupt. A bare answer belongs to the only
+            one.
+    """
+    by_id: Mapping[str, Any] = known.get(CONFIG_KEY_RESUME_MAP) or {}
+    if by_id:
+        return by_id.get(interrupt)
+    scratchpad = known.get(CONFIG_KEY_SCRATCHPAD)
+    return scratchpad.get_null_resume(False) if is_only and scratchpad is not None else None
+
+
+def _approved(question: Mapping[str, Any], answer: Any) -> list[list[Any]]:
+    """The calls of a question of LangChain's form that an answer approves, as they are."""
+    calls = questions.calls_in(question)
+    if not calls or not isinstance(answer, Mapping):
+        return []
+    given = cast("Mapping[str, Any]", answer)
+    is_one = question["value"].get("type") == "tool_approval"
+    decisions: Any = [given] if is_one else given.get("decisions")
+    if not isinstance(decisions, list) or len(cast("list[Any]", decisions)) != len(calls):
+        return []
+    return [
+        [call["name"], call["args"]]
+        for call, decision in zip(calls, cast("list[Any]", decisions), strict=True)
+        if isinstance(decision, Mapping)
+        and cast("Mapping[str, Any]", decision).get("type") == "approve"
+    ]
 
 
 def _types_in(graph: Any) -> Types:
