@@ -51,7 +51,14 @@ from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.runs.driver import roots_of
-from fractale.runs.invocation import Agents, PlanSource, Tools, check_keywords, extensions_of
+from fractale.runs.invocation import (
+    Agents,
+    PlanSource,
+    Tools,
+    check_keywords,
+    check_tools,
+    extensions_of,
+)
 from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
@@ -108,6 +115,12 @@ class GraphKeywords(CompileKeywords, total=False):
     idle: float
 
 
+class _PlanGraphKeywords(GraphKeywords, total=False):
+    """All keywords of `plan_graph`."""
+
+    name: str | None
+
+
 def plan_graph(
     plan: PlanSource,
     *,
@@ -156,8 +169,10 @@ def plan_graph(
     Raises:
         PlanError: The plan or a registry is invalid.
         SettingsError: The settings, or a model that the plan needs, cannot be used.
+        UsageError: `tools` has a value that cannot be used.
     """
-    check_keywords("plan_graph", options, CompileKeywords)
+    check_keywords("plan_graph", options, _PlanGraphKeywords)
+    check_tools(tools)
     loaded = load(plan)
     if errors := [p for p in check_plan(loaded) if p.severity == "error"]:
         raise PlanError(errors)

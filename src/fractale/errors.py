@@ -142,8 +142,11 @@ class SettingsError(UsageError):
     code = "settings"
 
 
-class AnswerError(UsageError):
-    """An answer does not fit its question; the run still waits for one."""
+class AnswerError(UsageError, ValueError):
+    """An answer does not fit its question; the run still waits for one.
+
+    It is a ValueError, too, as `InputError` is.
+    """
 
     code = "answer"
 

@@ -25,7 +25,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
-from langgraph.types import interrupt
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from fractale.api import load
@@ -1039,8 +1039,6 @@ async def test_a_model_that_is_not_seen_is_a_warning(ask):
 
 
 async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
-    from langgraph.types import Command
-
     import fractale
 
     for answer, made in (("approve", [("buy", "tea")]), ("reject", [])):
@@ -1060,6 +1058,131 @@ async def test_in_a_plans_graph_langchains_own_answer_is_enough(settings):
         assert "__interrupt__" not in state, state
         assert shop.made == made
         assert state["status"] == ("success" if made else "failed"), state
+
+
+def reviewed_graph(settings: Settings, shop: Shop, *names: str, **mode: Any) -> Any:
+    """A plan's graph with an agent that LangChain's middleware reviews."""
+    import fractale
+
+    agent = create_agent(
+        ScriptedModel([calls(*names, what="tea"), "Ended."]),
+        tools=[shop.buy, shop.look],
+        middleware=[HumanInTheLoopMiddleware(interrupt_on={"buy": True, "look": True}, **mode)],
+    )
+    saver = InMemorySaver()
+    return fractale.plan_graph(
+        PLAN, agents={"helper": agent}, settings=settings, checkpointer=saver
+    )
+
+
+THREAD: Any = {"configurable": {"thread_id": "1"}}
+APPROVE, REJECT = {"type": "approve"}, {"type": "reject"}
+
+
+@pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])
+@pytest.mark.parametrize(
+    ("answer", "made"),
+    [
+        ("yes", True),
+        (True, True),
+        (APPROVE, True),
+        ({"decisions": [APPROVE]}, True),
+        ("no", False),
+        (False, False),
+        ({"decisions": [REJECT]}, False),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("by_id", [False, True])
+async def test_a_plans_graph_reads_each_answer_to_a_review(settings, mode, answer, made, by_id):
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", **mode)
+    (asked,) = (await graph.ainvoke({}, THREAD))["__interrupt__"]
+    state = await graph.ainvoke(Command(resume={asked.id: answer} if by_id else answer), THREAD)
+    assert "__interrupt__" not in state, state
+    assert shop.made == ([("buy", "tea")] if made else [])
+    assert state["status"] == ("success" if made else "failed"), state
+
+
+@pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])
+async def test_a_plans_graph_refuses_what_is_no_answer_and_asks_on(settings, mode):
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", **mode)
+    (asked,) = (await graph.ainvoke({}, THREAD))["__interrupt__"]
+    before = await graph.aget_state(THREAD)
+    nonsense = {"decisions": [{"type": "nonsense"}]}
+    for wrong in ("perhaps", nonsense, {"decisions": []}, 3, {asked.id: "perhaps"}):
+        with pytest.raises(AnswerError, match="`s`") as refused:
+            await graph.ainvoke(Command(resume=wrong), THREAD)
+        assert isinstance(refused.value, ValueError)  # LangGraph's server shows it
+    assert await graph.aget_state(THREAD) == before
+    assert shop.made == []
+    edited = await graph.ainvoke(Command(resume={"arguments": {"what": "milk"}}), THREAD)
+    (approval,) = edited["__interrupt__"]  # of a call that the person changed
+    assert approval.value["arguments"] == {"what": "milk"}
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert (state["status"], shop.made) == ("success", [("buy", "milk")]), state
+
+
+async def test_of_several_reviews_each_answer_is_read(settings):
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", "look")
+    await graph.ainvoke({}, THREAD)
+    with pytest.raises(AnswerError, match="1 decisions for 2 calls"):
+        await graph.ainvoke(Command(resume={"decisions": [APPROVE]}), THREAD)
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert state["status"] == "success", state
+    assert sorted(shop.made) == [("buy", "tea"), ("look", "tea")]
+
+    shop = Shop()
+    graph = reviewed_graph(settings, shop, "buy", "look", interrupt_mode="per_call")
+    state: Any = await graph.ainvoke({}, THREAD)
+    while asked := state.get("__interrupt__"):
+        ids = [each.id for each in asked]
+        with pytest.raises(AnswerError):
+            await graph.ainvoke(Command(resume={**dict.fromkeys(ids, "yes"), ids[-1]: "?"}), THREAD)
+        assert shop.made == []
+        state = await graph.ainvoke(Command(resume=dict.fromkeys(ids, "yes")), THREAD)
+    assert sorted(shop.made) == [("buy", "tea"), ("look", "tea")]
+
+
+def asking(schema: Any = None) -> Any:
+    """A graph that says what its question was answered with."""
+
+    def node(_: Any) -> Any:
+        return {"messages": [AIMessage(repr(interrupt("How many?", response_schema=schema)))]}
+
+    return StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer", "got"),
+    [
+        (None, "42", "'42'"),
+        (None, " yes ", "' yes '"),
+        (None, {"decisions": []}, "{'decisions': []}"),
+        ({"type": "string"}, "42", "'42'"),
+        ({"type": "integer"}, 42, "42"),
+        ({"type": "integer"}, "42", "42"),
+        ({"type": "integer"}, "many", None),
+    ],
+)
+async def test_a_plans_graph_passes_on_the_value_that_a_graph_wants(settings, schema, answer, got):
+    import fractale
+
+    graph = fractale.plan_graph(
+        PLAN,
+        agents={"helper": asking(schema)},
+        settings=settings,
+        checkpointer=InMemorySaver(),
+    )
+    await graph.ainvoke({}, THREAD)
+    if got is None:
+        with pytest.raises(AnswerError, match="'many' is not of type 'integer'"):
+            await graph.ainvoke(Command(resume=answer), THREAD)
+        return
+    state = await graph.ainvoke(Command(resume=answer), THREAD)
+    assert got in str(state["outputs"]), state
 
 
 async def test_python_gives_it_as_an_object(settings):

@@ -12,7 +12,7 @@ from langgraph.types import Command
 
 import fractale
 from fractale.compose import SharedToolbox
-from fractale.errors import InputError, PlanError, SettingsError
+from fractale.errors import InputError, PlanError, SettingsError, UsageError
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.replies import Reply
 from servers.running import exists, stdio
@@ -153,5 +153,10 @@ async def test_what_is_wrong_is_said_at_once_or_before_a_run(settings):
         fractale.plan_graph("name: p\nsteps: [{name: s, tool: t, x: 1}]\n", settings=settings)
     with pytest.raises(InputError, match="`limits` has no key `step`"):
         fractale.plan_graph(PLAN, settings=settings, limits={"step": 3})
+    with pytest.raises(UsageError, match="`tools` cannot be the function `count`") as wrong:
+        fractale.plan_graph(PLAN, settings=settings, tools=count)  # pyright: ignore[reportArgumentType]
+    assert wrong.value.hint == "give a list of functions and LangChain tools, or a toolbox"
+    with pytest.raises(TypeError, match="'tolls'; did you mean `tools`"):
+        fractale.plan_graph(PLAN, settings=settings, tolls=[count])  # pyright: ignore[reportCallIssue]
     with pytest.raises(PlanError, match="no server has the tool `count`"):
         await fractale.plan_graph(PLAN, settings=settings).ainvoke({})

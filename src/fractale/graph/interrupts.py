@@ -6,7 +6,8 @@ from its start, and `ask` returns the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from langgraph.config import get_config
@@ -27,6 +28,7 @@ from fractale.questions import (
     is_job,
     is_question,
     read_answer,
+    read_for_code,
     read_reply,
     secrets_of_answer,
 )
@@ -146,6 +148,41 @@ def of_code(
             Interrupt(asked(each), each.id, response_schema=each.response_schema) for each in found
         )
     )
+
+
+def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
+    """The value of a ``Command(resume=…)``, in which answers to Python code have the code's form.
+
+    Only the code of a graph or a tool reads such an answer. All other questions are read by the
+    steps that ask them.
+
+    Args:
+        waiting: The interrupts that the value may answer.
+
+    Raises:
+        AnswerError: A question of code does not accept its answer.
+    """
+    asked = {each.id: each.value for each in waiting if is_of_code(each.value)}
+    if isinstance(resume, Mapping) and all(_is_id(key) for key in cast("Any", resume)):
+        by_id = cast("Mapping[str, Any]", resume)
+        return {
+            key: read_for_code(asked[key], value) if key in asked else value
+            for key, value in by_id.items()
+        }
+    if len(waiting) != 1 or not asked:
+        return resume  # of several interrupts, LangGraph wants the ids
+    ((key, question),) = asked.items()
+    return {key: read_for_code(question, resume)}
+
+
+def is_of_code(value: Any) -> bool:
+    """Whether an interrupt is a question of Python code, as `fractale.questions` describes it."""
+    return is_question(value) and value["kind"] == "interrupt"
+
+
+def _is_id(key: Any) -> bool:
+    """Whether LangGraph takes a key of a resume for the id of an interrupt."""
+    return isinstance(key, str) and re.fullmatch("[0-9a-f]{32}", key) is not None
 
 
 def identity_of(attempt: Attempt, question: Mapping[str, Any]) -> str:

@@ -53,6 +53,7 @@ from fractale.errors import InputError, LimitReached, PlanError
 from fractale.events import Event, Listener
 from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
 from fractale.graph.continued import Left, cut_off_steps, leave, read_left
+from fractale.graph.interrupts import read_resume
 from fractale.graph.state import PlanState
 from fractale.graph.step import AttemptsExceeded
 from fractale.graph.sync_saver import LoopSaver
@@ -66,6 +67,7 @@ from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.types import StateSnapshot
     from pydantic import BaseModel
 
 NO_RECURSION_LIMIT = 1_000_000_000
@@ -260,6 +262,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
 
         Raises:
             InputError: An input or a secret is missing or wrong, or the context is.
+            AnswerError: An agent's graph, or a tool's code, does not accept the answer. Its
+                question stays open.
         """
         config = _without_secrets(config)
         call = ensure_config(self.config, config)
@@ -379,8 +383,10 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         left = Left()
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
             left = await read_left(saver, config)
+            given, state = await self._answered(given, config, nested=nested)
             if any(step.kind not in ("tool", "job") for step in plan.walk()):
-                run.cut_off = await cut_off_steps(saver, config, await self.aget_state(config))
+                state = state or await self.aget_state(config)
+                run.cut_off = await cut_off_steps(saver, config, state)
         run.grants = [*run.grants, *left.grants]
         run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
@@ -400,6 +406,22 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
             given = _first_state(kept, prefix)
         return _Entered(given, run, notes)
+
+    async def _answered(
+        self, given: Any, config: RunnableConfig, *, nested: bool
+    ) -> tuple[Any, StateSnapshot | None]:
+        """The input, with answers to Python code in the form that it expects; the state, if read.
+
+        Raises:
+            AnswerError: The input has an answer that is none. The question stays open.
+        """
+        if nested or not isinstance(given, Command):
+            return given, None  # in another graph, the agent's step reads the answer
+        command = cast("Command[Any]", given)
+        if command.resume is None:
+            return command, None
+        state = await self.aget_state(config)
+        return replace(command, resume=read_resume(command.resume, state.interrupts)), state
 
     def _connect_events(self, run: RunContext, config: RunnableConfig, form: _Form) -> None:
         """Pass the run's events to those who want them."""

@@ -11,6 +11,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, cast
 
+from pydantic_core import to_jsonable_python
+
 from fractale.errors import AnswerError
 from fractale.masking import MASK, Masker
 from fractale.plain import to_json
@@ -810,6 +812,25 @@ def read_answer(question: Mapping[str, Any], raw: Any) -> Any:
             hint="numbers must be finite and fit in 64 bits; text must be valid Unicode",
         )
     return answer
+
+
+def read_for_code(question: Mapping[str, Any], raw: Any) -> Any:
+    """The answer of a program to a question of the kind `interrupt`, in the form of the code.
+
+    A program may give the value that the code expects. So text that looks like JSON stays text,
+    unless the code's schema wants something else.
+
+    Raises:
+        AnswerError: `raw` is not an answer to this question.
+    """
+    if is_breakpoint(question) or calls_in(question):
+        return read_answer(question, raw)
+    schema = question.get("schema")
+    try:
+        fits = not schema or not misfits(schema, to_jsonable_python(raw, fallback=str))
+    except UnusableSchema:
+        fits = True  # the code checks it
+    return raw if fits else read_answer(question, raw)
 
 
 def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
