@@ -289,6 +289,18 @@ async def test_a_hint_is_of_one_tool_and_not_of_its_name(ask, first):
     assert (ended.result.status, made) == ("waiting", [])
 
 
+async def test_changed_arguments_are_for_one_call(ask):
+    shop = Shop()
+    again = [calls("buy", what="milk")] * 2
+    model = ScriptedModel([calls("buy", what="tea"), *again, "Bought."])
+    answers = [{"arguments": {"what": "milk"}}, "no", "quit"]
+    person = Person(lambda _: answers.pop(0))
+    await ask(create_agent(model, tools=[shop.buy]), person=person)
+    whats = [each["arguments"]["what"] for each in person.asked if "arguments" in each]
+    assert whats == ["tea", "milk"]
+    assert shop.made == [("buy", "milk")]
+
+
 def calling(function: Callable[[], Any]) -> Any:
     """A graph of one node that calls something."""
 
@@ -513,7 +525,8 @@ async def test_a_wrong_number_of_decisions_is_no_approval(settings, answer):
     )
     config: Any = {"configurable": {"thread_id": "1"}}
     await graph.ainvoke({}, config)
-    await graph.ainvoke(Command(resume=answer), config)
+    with pytest.raises(AnswerError):
+        await graph.ainvoke(Command(resume=answer), config)
     assert shop.made == []
 
 

@@ -78,7 +78,7 @@ from fractale.models import Usage
 from fractale.models.faults import to_model_error
 from fractale.models.usage import tokens_of
 from fractale.plain import to_json
-from fractale.policy import Grant, may_repeat, source_of
+from fractale.policy import may_repeat, source_of
 from fractale.questions.kinds import KINDS
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
@@ -434,7 +434,7 @@ class GraphCalls(BaseCallbackHandler):
         )
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
-        approval = self._use_approval(tool.own_name, arguments) if is_own else None
+        approval = self._use_approval(tool, arguments, is_own=is_own)
         with self._asking(site):
             if not journal.is_begun(site, call):  # else an earlier process had the approval
                 self._agree(tool, arguments, agent, reviewed=approval is not None)
@@ -497,14 +497,7 @@ class GraphCalls(BaseCallbackHandler):
             raise Refused(str(error), error) from error
         if dict(agreed) == arguments:
             return
-        attempt.context.grants.append(
-            Grant(
-                tool=tool.qualified_name,
-                definition=tool.definition,
-                fixed=dict(agreed),
-                exact=True,
-            )
-        )
+        self._remember_changed(tool, agreed)
         wanted = to_json(attempt.context.mask(dict(agreed)))
         raise _refused(
             f"`{tool.own_name}` was not called: the user wants other arguments. Call it with "
@@ -669,24 +662,40 @@ class GraphCalls(BaseCallbackHandler):
         if calls or interrupt in known:
             notes.put(self._note, {**known, interrupt: calls})
 
-    def _use_approval(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, str] | None:
+    def _remember_changed(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
+        """Remember the arguments that the user wants, for one call. The task may run again."""
+        digest = digest_of([tool.qualified_name, tool.definition, dict(arguments)])
+        known: dict[str, list[str]] = self._attempt.context.notes.get(self._note) or {}
+        change = f"changed {current_task()} {digest}"
+        if change not in known:
+            self._attempt.context.notes.put(self._note, {**known, change: [digest]})
+
+    def _use_approval(
+        self, tool: ToolInfo, arguments: Mapping[str, Any], *, is_own: bool
+    ) -> tuple[str, str] | None:
         """Use up the approval of a call. Each allows one call.
 
         A call with a secret in it is not known exactly, so it has none.
 
+        Args:
+            is_own: Whether the graph can have asked about it: no other tool has its name.
+
         Returns:
             The interrupt that asked for it, and the digest of the call; None: there is none.
         """
-        context, call = self._attempt.context, [name, dict(arguments)]
-        if context.mask(call) != call:
+        context, given = self._attempt.context, dict(arguments)
+        if context.mask(given) != given:
             return None
+        digests = [digest_of([tool.qualified_name, tool.definition, given])]
+        if is_own:
+            digests.append(digest_of([tool.own_name, given]))
         known: dict[str, list[str]] = context.notes.get(self._note) or {}
-        digest = digest_of(call)
         for interrupt, calls in known.items():
-            if digest in calls:
-                index = calls.index(digest)
-                self._put_approved(interrupt, [*calls[:index], *calls[index + 1 :]])
-                return interrupt, digest
+            for digest in digests:
+                if digest in calls:
+                    index = calls.index(digest)
+                    self._put_approved(interrupt, [*calls[:index], *calls[index + 1 :]])
+                    return interrupt, digest
         return None
 
     def _give_back(self, interrupt: str, digest: str) -> None:
