@@ -301,6 +301,29 @@ async def test_changed_arguments_are_for_one_call(ask):
     assert shop.made == [("buy", "milk")]
 
 
+@pytest.mark.parametrize("asks_later", [False, True])
+async def test_an_agent_that_catches_the_question_about_its_call_fails(ask, asks_later):
+    shop = Shop()
+
+    async def node(state: MessagesState) -> Any:
+        del state
+        try:
+            said = await shop.buy.ainvoke({"what": "tea"})
+        except Exception as error:  # noqa: BLE001 - as people's own code does
+            said = f"could not buy: {type(error).__name__}"
+        return {"messages": [AIMessage(said)]}
+
+    def later(state: MessagesState) -> Any:
+        del state
+        return {"messages": [AIMessage(interrupt("sure?"))]} if asks_later else {}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_node("later", later)
+    graph = graph.add_edge(START, "n").add_edge("n", "later")
+    ended = await ask(graph, answers={"s": "sure"})
+    assert (ended.result.status, shop.made) == ("failed", [])
+    assert "caught the question about its call of `helper.buy`" in ended.result.error
+
+
 def calling(function: Callable[[], Any]) -> Any:
     """A graph of one node that calls something."""
 

@@ -145,6 +145,7 @@ async def run_graph(
             await calls.remember_approved(graph, merged)
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
+        calls.note_passed_on(asked)
         raise calls.as_questions(asked) from asked
     except GraphBubbleUp:
         raise
@@ -157,6 +158,7 @@ async def run_graph(
         raise calls.error_of(error) from error
     if calls.stopped is not None:  # the graph caught the error and continued
         raise calls.stopped
+    calls.check_passed_on()
     if isinstance(result, Mapping) and "__interrupt__" in result:
         raise ToolError(
             f"the agent `{agent}` stopped at a question and did not ask it: its graph called "
@@ -244,6 +246,9 @@ class GraphCalls(BaseCallbackHandler):
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._warned = False
+        self._questions: dict[str, set[str]] = {
+            call: set() for call in attempt.context.notes.get(self._lost) or ()
+        }
 
     # -- what LangChain reports -----------------------------------------------------------------
 
@@ -435,7 +440,7 @@ class GraphCalls(BaseCallbackHandler):
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
         approval = self._use_approval(tool, arguments, is_own=is_own)
-        with self._asking(site):
+        with self._watched(call), self._asking(site):
             if not journal.is_begun(site, call):  # else an earlier process had the approval
                 self._agree(tool, arguments, agent, reviewed=approval is not None)
             self._check()
@@ -453,6 +458,44 @@ class GraphCalls(BaseCallbackHandler):
         self._open[run_id] = _OpenCall(
             fields=fields, site=site, call=call, tool=tool, approval=approval
         )
+
+    @property
+    def _lost(self) -> str:
+        """The key of the calls whose questions did not reach the user in this attempt."""
+        return f"lost {self._attempt.path} {self._attempt.attempts} {self._agent}"
+
+    @contextmanager
+    def _watched(self, call: Call) -> Generator[None]:
+        """Remember the questions about a call until the graph has passed them on."""
+        key = f"{call.name} {call.digest}"
+        self._questions.pop(key, None)
+        try:
+            yield
+        except GraphInterrupt as interrupted:
+            self._questions[key] = {each.id for each in interrupted.args[0]}
+            raise
+
+    def note_passed_on(self, asked: GraphInterrupt) -> None:
+        """Note which questions about calls the graph passed on, and which it did not."""
+        passed_on: set[str] = {each.id for each in (asked.args[0] if asked.args else ())}
+        lost = [key for key, ids in self._questions.items() if not ids & passed_on]
+        notes = self._attempt.context.notes
+        if lost or notes.get(self._lost):
+            notes.put(self._lost, lost)
+
+    def check_passed_on(self) -> None:
+        """Check at the end of the graph that it passed on each question about a call.
+
+        Raises:
+            ToolError: It caught one. So the call was not made, and the user does not know of it.
+        """
+        if self._questions:
+            name = next(iter(self._questions)).partition(" ")[0]
+            raise ToolError(
+                f"the agent `{self._agent}` caught the question about its call of `{name}`, so it "
+                "was neither asked nor made",
+                hint="pass LangGraph's interrupts on: `except GraphBubbleUp: raise`",
+            )
 
     @contextmanager
     def _asking(self, site: CallSite) -> Generator[None]:
