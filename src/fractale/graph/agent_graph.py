@@ -449,8 +449,8 @@ class GraphCalls(BaseCallbackHandler):
                 if known.done and call_id:
                     text = str(known.result.get("text") or "")
                     raise _refused(f"{MADE_BEFORE}{text}")
-                if not known.done:
-                    self._ask_in_doubt(tool, arguments)
+                # Without an id, no model reads the result: the call may be another, equal one.
+                self._ask_in_doubt(tool, arguments)
         fields = self._fields(agent, site, tool=tool.name)
         attempt.seen.contact(arguments)
         self._keep(lambda: journal.begin(site, call))
