@@ -324,7 +324,8 @@ async def test_an_agent_that_catches_the_question_about_its_call_fails(ask, asks
     assert "caught the question about its call of `helper.buy`" in ended.result.error
 
 
-async def test_a_call_that_was_made_is_not_repeated_unasked_when_its_node_asks_later(ask):
+@pytest.mark.parametrize("sure", ["quit", "again"])
+async def test_a_call_that_was_made_is_not_repeated_unasked_when_its_node_asks_later(ask, sure):
     shop = Shop()
 
     async def node(state: MessagesState) -> Any:
@@ -333,8 +334,8 @@ async def test_a_call_that_was_made_is_not_repeated_unasked_when_its_node_asks_l
         return {"messages": [AIMessage(f"{said} {interrupt('sure?')}")]}
 
     graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
-    words = {"approval": "yes", "in_doubt": "failed"}
-    person = Person(lambda question: words.get(question["kind"], "quit"))
+    words = {"approval": "yes", "in_doubt": "failed", "failure": "quit"}
+    person = Person(lambda question: words.get(question["kind"], sure))
     await ask(graph, person=person, keep=True)
     assert shop.made == [("buy", "tea")]
     assert "in_doubt" in [each["kind"] for each in person.asked]

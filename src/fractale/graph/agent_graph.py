@@ -508,14 +508,21 @@ class GraphCalls(BaseCallbackHandler):
         attempt, key = self._attempt, f"asked {site.key}"
         notes, replies = attempt.context.notes, attempt.replies
         asked: list[dict[str, Any]] = list(notes.get(key) or [])
-        answers = [(questions.identity(question), ask(attempt, question)) for question in asked]
-        replies.setdefault(attempt.journal.task, []).extend(answers)
+        shown = attempt.context.shown
+        if shown is None:  # a bare answer is one to the graph itself
+            attempt.context.shown = set()
         try:
+            answers = [(questions.identity(each), ask(attempt, each)) for each in asked]
+            replies.setdefault(attempt.journal.task, []).extend(answers)
             yield
         except GraphInterrupt as interrupted:
+            known = {questions.identity(each) for each in asked}
             new = [each.value for each in interrupted.args[0]]
+            new = [each for each in new if questions.identity(each) not in known]
             notes.put(key, [*asked, *new])
             raise
+        finally:
+            attempt.context.shown = shown
 
     def _agreed(self, call: Call) -> dict[str, Any]:
         agreed = self._attempt.agreed.pop(call, None)
