@@ -251,6 +251,96 @@ async def test_changed_arguments_go_back_to_the_model(ask):
     assert ended.result.status == "success", ended.result.error
 
 
+@pytest.mark.parametrize("where", ["the agent's config", "the run's metadata"])
+async def test_metadata_of_a_run_is_no_hint_about_a_tool(ask, settings, where):
+    import fractale
+
+    shop, hint = Shop(), {"readOnlyHint": True}
+    agent = create_agent(ScriptedModel([calls("buy", what="tea"), "Bought."]), tools=[shop.buy])
+    if where == "the agent's config":
+        status = (await ask(agent.with_config(metadata=hint))).result.status
+    else:
+        agents = {"helper": agent}
+        status = (await fractale.arun(PLAN, agents=agents, settings=settings, metadata=hint)).status
+    assert (status, shop.made) == ("waiting", [])
+
+
+@pytest.mark.parametrize("first", [[], [calls("look", what="milk")]], ids=["unused", "used before"])
+async def test_a_hint_is_of_one_tool_and_not_of_its_name(ask, first):
+    shop, made = Shop(), []
+
+    @tool("look")
+    def other(what: str) -> str:
+        """Changes something."""
+        made.append(what)
+        return what
+
+    inner = create_agent(ScriptedModel([calls("look", what="tea"), "Inner."]), tools=[other])
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Ask another agent."""
+        found = await inner.ainvoke({"messages": [("user", task)]})
+        return found["messages"][-1].text
+
+    delegate.metadata = {"readOnlyHint": True}
+    model = ScriptedModel([*first, calls("delegate", task="look"), "Done."])
+    ended = await ask(create_agent(model, tools=[delegate, shop.look]))
+    assert (ended.result.status, made) == ("waiting", [])
+
+
+async def test_changed_arguments_are_for_one_call(ask):
+    shop = Shop()
+    again = [calls("buy", what="milk")] * 2
+    model = ScriptedModel([calls("buy", what="tea"), *again, "Bought."])
+    answers = [{"arguments": {"what": "milk"}}, "no", "quit"]
+    person = Person(lambda _: answers.pop(0))
+    await ask(create_agent(model, tools=[shop.buy]), person=person)
+    whats = [each["arguments"]["what"] for each in person.asked if "arguments" in each]
+    assert whats == ["tea", "milk"]
+    assert shop.made == [("buy", "milk")]
+
+
+@pytest.mark.parametrize("asks_later", [False, True])
+async def test_an_agent_that_catches_the_question_about_its_call_fails(ask, asks_later):
+    shop = Shop()
+
+    async def node(state: MessagesState) -> Any:
+        del state
+        try:
+            said = await shop.buy.ainvoke({"what": "tea"})
+        except Exception as error:  # noqa: BLE001 - as people's own code does
+            said = f"could not buy: {type(error).__name__}"
+        return {"messages": [AIMessage(said)]}
+
+    def later(state: MessagesState) -> Any:
+        del state
+        return {"messages": [AIMessage(interrupt("sure?"))]} if asks_later else {}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_node("later", later)
+    graph = graph.add_edge(START, "n").add_edge("n", "later")
+    ended = await ask(graph, answers={"s": "sure"})
+    assert (ended.result.status, shop.made) == ("failed", [])
+    assert "caught the question about its call of `helper.buy`" in ended.result.error
+
+
+@pytest.mark.parametrize("sure", ["quit", "again"])
+async def test_a_call_that_was_made_is_not_repeated_unasked_when_its_node_asks_later(ask, sure):
+    shop = Shop()
+
+    async def node(state: MessagesState) -> Any:
+        del state
+        said = await shop.buy.ainvoke({"what": "tea"})
+        return {"messages": [AIMessage(f"{said} {interrupt('sure?')}")]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    words = {"approval": "yes", "in_doubt": "failed", "failure": "quit"}
+    person = Person(lambda question: words.get(question["kind"], sure))
+    await ask(graph, person=person, keep=True)
+    assert shop.made == [("buy", "tea")]
+    assert "in_doubt" in [each["kind"] for each in person.asked]
+
+
 def calling(function: Callable[[], Any]) -> Any:
     """A graph of one node that calls something."""
 
@@ -400,6 +490,128 @@ async def test_a_decision_that_is_not_allowed_is_an_error(ask):
         with pytest.raises(AnswerError):
             await ask(approving(shop, "buy", allowed_decisions=["approve"]), answers={"s": answer})
     assert shop.made == []
+
+
+def reviewed_then_delegated(shop: Shop, times: int = 1) -> Any:
+    """Asks about a call of its own. Then a tool of it lets another agent make the same call."""
+    same = [calls("buy", what="tea")] * times
+    inner = create_agent(ScriptedModel([*same, "Inner."]), tools=[shop.buy])
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Ask another agent."""
+        found = await inner.ainvoke({"messages": [("user", task)]})
+        return found["messages"][-1].text
+
+    delegate.metadata = {"readOnlyHint": True}
+    model = ScriptedModel([calls("buy", what="tea"), calls("delegate", task="buy"), "Done."])
+    review = HumanInTheLoopMiddleware(interrupt_on={"buy": True})
+    return create_agent(model, tools=[shop.buy, delegate], middleware=[review])
+
+
+@pytest.mark.parametrize(("decision", "made"), [("approve", 1), ("reject", 0)])
+@pytest.mark.parametrize("way", ["a run", "a plan's graph", "a plan's graph, by id"])
+async def test_a_decision_is_about_one_call(ask, settings, way, decision, made):
+    from langgraph.types import Command
+
+    import fractale
+
+    shop = Shop()
+    agent, answer = reviewed_then_delegated(shop, 3), {"decisions": [{"type": decision}]}
+    if way == "a run":
+
+        def say(question: dict[str, Any]) -> Any:
+            return answer if question["kind"] == "interrupt" else "no"
+
+        person = Person(say)
+        await ask(agent, person=person)
+        asked = person.asked
+    else:
+        graph = fractale.plan_graph(
+            PLAN, agents={"helper": agent}, settings=settings, checkpointer=InMemorySaver()
+        )
+        config: Any = {"configurable": {"thread_id": "1"}}
+        (first,) = (await graph.ainvoke({}, config))["__interrupt__"]
+        given = {first.id: answer} if way.endswith("by id") else answer
+        state = await graph.ainvoke(Command(resume=given), config)
+        asked = [first.value, *(each.value for each in state["__interrupt__"])]
+    assert [each["kind"] for each in asked][:2] == ["interrupt", "approval"]
+    assert shop.made == [("buy", "tea")] * made
+
+
+@pytest.mark.parametrize("answer", [{"decisions": []}, {"decisions": [{"type": "approve"}] * 2}])
+async def test_a_wrong_number_of_decisions_is_no_approval(settings, answer):
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.errors import GraphBubbleUp
+    from langgraph.types import Command
+
+    import fractale
+
+    shop = Shop()
+    inner = approving(shop, "buy").copy(update={"checkpointer": None})
+
+    async def node(state: MessagesState, config: RunnableConfig) -> Any:
+        del state
+        try:
+            return await inner.ainvoke({"messages": [("user", "buy")]}, config)
+        except GraphBubbleUp:
+            raise
+        except Exception:  # noqa: BLE001 - as people's own code does
+            return {"messages": [AIMessage(await shop.buy.ainvoke({"what": "tea"}))]}
+
+    builder = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n")
+    graph = fractale.plan_graph(
+        PLAN, agents={"helper": builder}, settings=settings, checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke({}, config)
+    with pytest.raises(AnswerError):
+        await graph.ainvoke(Command(resume=answer), config)
+    assert shop.made == []
+
+
+async def test_an_approval_is_not_for_a_tool_of_the_same_name(ask):
+    shop, made = Shop(), []
+
+    @tool("buy")
+    def other(what: str) -> str:
+        """Another tool."""
+        made.append(what)
+        return what
+
+    inner = create_agent(ScriptedModel([calls("buy", what="tea"), "Inner."]), tools=[other])
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Ask another agent."""
+        found = await inner.ainvoke({"messages": [("user", task)]})
+        return found["messages"][-1].text
+
+    delegate.metadata = {"readOnlyHint": True}
+    two = Reply(tool_calls=[("delegate", {"task": "buy"}), ("buy", {"what": "tea"})])
+    review = HumanInTheLoopMiddleware(interrupt_on={"buy": True})
+    agent = create_agent(
+        ScriptedModel([two, "Done."]), tools=[shop.buy, delegate], middleware=[review]
+    )
+    person = Person(lambda question: "yes" if question["kind"] == "interrupt" else "no")
+    await ask(agent, person=person)
+    assert [each["kind"] for each in person.asked] == ["interrupt", "approval"]
+    assert (shop.made, made) == ([("buy", "tea")], [])
+
+
+async def test_an_approval_lasts_while_the_call_asks_something(ask):
+    @tool
+    def order(what: str) -> str:
+        """Order something."""
+        return f"{interrupt('how much?')} {what}"
+
+    review = HumanInTheLoopMiddleware(interrupt_on={"order": True})
+    model = ScriptedModel([calls("order", what="tea"), "Ordered."])
+    person = Person(lambda q: "yes" if "action_requests" in q["value"] else "two")
+    ended = await ask(create_agent(model, tools=[order], middleware=[review]), person=person)
+    assert ended.outputs == {"content": "Ordered."}, ended.result
+    assert [each["kind"] for each in person.asked] == ["interrupt", "interrupt"]
+    assert model.requests[1][-1].text == "two tea"
 
 
 async def test_a_breakpoint_is_a_question(ask):

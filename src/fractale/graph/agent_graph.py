@@ -28,6 +28,7 @@ the answer goes straight to the graph's node, in the graph's own form.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 import time
@@ -44,6 +45,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage, message_to_dict
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.runnables.config import merge_configs
+from langchain_core.tools import BaseTool
 from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_RESUME_MAP,
@@ -77,7 +79,7 @@ from fractale.models import Usage
 from fractale.models.faults import to_model_error
 from fractale.models.usage import tokens_of
 from fractale.plain import to_json
-from fractale.policy import Grant, may_repeat, source_of
+from fractale.policy import may_repeat, source_of
 from fractale.questions.kinds import KINDS
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
@@ -141,9 +143,12 @@ async def run_graph(
     more = {} if context is None else {"context": context}
     try:
         with _without_warnings(), allowing(_types_in(graph)):
-            merged = calls.with_answers(merged, await calls.remember_pending(graph, merged))
+            waiting = await calls.waiting_at(graph, merged)
+            merged = calls.with_answers(merged, waiting)
+            calls.remember_approved(merged, waiting)
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
+        calls.note_passed_on(asked)
         raise calls.as_questions(asked) from asked
     except GraphBubbleUp:
         raise
@@ -156,6 +161,7 @@ async def run_graph(
         raise calls.error_of(error) from error
     if calls.stopped is not None:  # the graph caught the error and continued
         raise calls.stopped
+    calls.check_passed_on()
     if isinstance(result, Mapping) and "__interrupt__" in result:
         raise ToolError(
             f"the agent `{agent}` stopped at a question and did not ask it: its graph called "
@@ -201,6 +207,7 @@ class _OpenCall:
     Args:
         fields: Of all its events.
         stack: Ends the report of a model's text.
+        approval: The approval that it used up, as `GraphCalls.use_approval` returns it.
     """
 
     fields: dict[str, Any]
@@ -208,6 +215,7 @@ class _OpenCall:
     call: Call
     started: float = field(default_factory=time.monotonic)
     tool: ToolInfo | None = None
+    approval: tuple[str, str] | None = None
     feed: Callable[[str], None] | None = None
     stack: ExitStack = field(default_factory=ExitStack)
 
@@ -231,13 +239,19 @@ class GraphCalls(BaseCallbackHandler):
         self._attempt = attempt
         self._agent = agent
         self._name = str(getattr(graph, "name", "") or "")
-        self._hints = _hints_in(graph)
-        self._serving = {name for name, hints in self._hints.items() if SERVING in hints}
+        self._tools = _tools_in(graph)
+        self._hints: dict[str, dict[str, bool]] = {}
+        for name, tools in self._tools.items():
+            for each in tools:
+                _add_hints(self._hints, name, _hints_of(each))
         self._open: dict[UUID, _OpenCall] = {}
         self._failures: list[tuple[BaseException, str]] = []
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._warned = False
+        self._questions: dict[str, set[str]] = {
+            call: set() for call in attempt.context.notes.get(self._lost) or ()
+        }
 
     # -- what LangChain reports -----------------------------------------------------------------
 
@@ -295,11 +309,14 @@ class GraphCalls(BaseCallbackHandler):
         inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        tool = self._info(serialized or {}, metadata or {})
+        reporting = _reporting_tool()
+        tool = self._info(serialized or {}, reporting)
         given = {"input": input_str} if inputs is None else inputs
         arguments = cast("dict[str, Any]", _as_json(given))
         call_id = str(kwargs.get("tool_call_id") or "")
-        self._in_loop(self._tool_started, run_id, tool, arguments, call_id, metadata or {})
+        own = self._tools.get(tool.name)
+        is_own = own is None or (len(own) == 1 and own[0] is reporting)
+        self._in_loop(self._tool_started, run_id, tool, arguments, call_id, metadata or {}, is_own)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> Any:
         del kwargs
@@ -414,6 +431,7 @@ class GraphCalls(BaseCallbackHandler):
         arguments: dict[str, Any],
         call_id: str,
         metadata: dict[str, Any],
+        is_own: bool,
     ) -> None:
         attempt, agent = self._attempt, self._path(metadata)
         call = Call(
@@ -424,22 +442,63 @@ class GraphCalls(BaseCallbackHandler):
         )
         site = self._site(agent, call_id or f"{call.name} {call.digest}")
         journal = attempt.journal.run
-        with self._asking(site):
+        approval = self._use_approval(tool, arguments, is_own=is_own)
+        with self._watched(call), self._asking(site):
             if not journal.is_begun(site, call):  # else an earlier process had the approval
-                self._agree(tool, arguments, agent)
+                self._agree(tool, arguments, agent, reviewed=approval is not None)
             self._check()
             known = journal.find(site, call)
             if known is not None and not call.safe:
                 if known.done and call_id:
                     text = str(known.result.get("text") or "")
                     raise _refused(f"{MADE_BEFORE}{text}")
-                if not known.done:
-                    self._ask_in_doubt(tool, arguments)
+                # Without an id, no model reads the result: the call may be another, equal one.
+                self._ask_in_doubt(tool, arguments)
         fields = self._fields(agent, site, tool=tool.name)
         attempt.seen.contact(arguments)
         self._keep(lambda: journal.begin(site, call))
         attempt.emit("tool_started", **fields, **self._agreed(call), arguments=arguments)
-        self._open[run_id] = _OpenCall(fields=fields, site=site, call=call, tool=tool)
+        self._open[run_id] = _OpenCall(
+            fields=fields, site=site, call=call, tool=tool, approval=approval
+        )
+
+    @property
+    def _lost(self) -> str:
+        """The key of the calls whose questions did not reach the user in this attempt."""
+        return f"lost {self._attempt.path} {self._attempt.attempts} {self._agent}"
+
+    @contextmanager
+    def _watched(self, call: Call) -> Generator[None]:
+        """Remember the questions about a call until the graph has passed them on."""
+        key = f"{call.name} {call.digest}"
+        self._questions.pop(key, None)
+        try:
+            yield
+        except GraphInterrupt as interrupted:
+            self._questions[key] = {each.id for each in interrupted.args[0]}
+            raise
+
+    def note_passed_on(self, asked: GraphInterrupt) -> None:
+        """Note which questions about calls the graph passed on, and which it did not."""
+        passed_on: set[str] = {each.id for each in (asked.args[0] if asked.args else ())}
+        lost = [key for key, ids in self._questions.items() if not ids & passed_on]
+        notes = self._attempt.context.notes
+        if lost or notes.get(self._lost):
+            notes.put(self._lost, lost)
+
+    def check_passed_on(self) -> None:
+        """Check at the end of the graph that it passed on each question about a call.
+
+        Raises:
+            ToolError: It caught one. So the call was not made, and the user does not know of it.
+        """
+        if self._questions:
+            name = next(iter(self._questions)).partition(" ")[0]
+            raise ToolError(
+                f"the agent `{self._agent}` caught the question about its call of `{name}`, so it "
+                "was neither asked nor made",
+                hint="pass LangGraph's interrupts on: `except GraphBubbleUp: raise`",
+            )
 
     @contextmanager
     def _asking(self, site: CallSite) -> Generator[None]:
@@ -452,42 +511,46 @@ class GraphCalls(BaseCallbackHandler):
         attempt, key = self._attempt, f"asked {site.key}"
         notes, replies = attempt.context.notes, attempt.replies
         asked: list[dict[str, Any]] = list(notes.get(key) or [])
-        answers = [(questions.identity(question), ask(attempt, question)) for question in asked]
-        replies.setdefault(attempt.journal.task, []).extend(answers)
+        shown = attempt.context.shown
+        if shown is None:  # a bare answer is one to the graph itself
+            attempt.context.shown = set()
         try:
+            answers = [(questions.identity(each), ask(attempt, each)) for each in asked]
+            replies.setdefault(attempt.journal.task, []).extend(answers)
             yield
         except GraphInterrupt as interrupted:
+            known = {questions.identity(each) for each in asked}
             new = [each.value for each in interrupted.args[0]]
+            new = [each for each in new if questions.identity(each) not in known]
             notes.put(key, [*asked, *new])
             raise
+        finally:
+            attempt.context.shown = shown
 
     def _agreed(self, call: Call) -> dict[str, Any]:
         agreed = self._attempt.agreed.pop(call, None)
         return {"agreed": agreed} if agreed else {}
 
-    def _agree(self, tool: ToolInfo, arguments: dict[str, Any], agent: str) -> None:
+    def _agree(
+        self, tool: ToolInfo, arguments: dict[str, Any], agent: str, *, reviewed: bool
+    ) -> None:
         """Check that a call may be made.
+
+        Args:
+            reviewed: Whether the user approved it, since the graph asked about it.
 
         Raises:
             Refused: It may not.
             GraphInterrupt: The user must approve it.
         """
         attempt = self._attempt
-        asked = self._was_asked(tool.own_name, arguments)
         try:
-            agreed = agree(attempt, tool, arguments, "model", agent, reviewed=asked)
+            agreed = agree(attempt, tool, arguments, "model", agent, reviewed=reviewed)
         except (PolicyError, ToolError) as error:
             raise Refused(str(error), error) from error
         if dict(agreed) == arguments:
             return
-        attempt.context.grants.append(
-            Grant(
-                tool=tool.qualified_name,
-                definition=tool.definition,
-                fixed=dict(agreed),
-                exact=True,
-            )
-        )
+        self._remember_changed(tool, agreed)
         wanted = to_json(attempt.context.mask(dict(agreed)))
         raise _refused(
             f"`{tool.own_name}` was not called: the user wants other arguments. Call it with "
@@ -533,6 +596,8 @@ class GraphCalls(BaseCallbackHandler):
         journal = self._attempt.journal.run
         if isinstance(error, GraphBubbleUp):  # it asks something, or hands over to another agent
             self._keep(lambda: journal.withdraw(opened.site))
+            if isinstance(error, GraphInterrupt) and opened.approval:
+                self._give_back(*opened.approval)
             text = "waits for an answer" if isinstance(error, GraphInterrupt) else "hands over"
             self._emit_tool(opened, text, is_error=False)
             return
@@ -545,7 +610,7 @@ class GraphCalls(BaseCallbackHandler):
     def _end_tool(self, opened: _OpenCall, text: str, *, is_error: bool) -> None:
         attempt = self._attempt
         assert opened.tool is not None  # noqa: S101 - only tools get here
-        if opened.tool.name not in self._serving:
+        if SERVING not in opened.tool.annotations:
             attempt.saw(source_of(opened.tool, attempt.deps.policy.settings.sources, []), text)
         self._emit_tool(opened, text, is_error=is_error)
 
@@ -554,11 +619,15 @@ class GraphCalls(BaseCallbackHandler):
             "tool_finished", **opened.fields, seconds=opened.seconds, is_error=is_error, text=text
         )
 
-    def _info(self, serialized: Mapping[str, Any], metadata: Mapping[str, Any]) -> ToolInfo:
-        """A tool as the policy sees it. Like a registry's, it is of a closed world by default."""
+    def _info(self, serialized: Mapping[str, Any], tool: BaseTool | None) -> ToolInfo:
+        """A tool as the policy sees it. Like a registry's, it is of a closed world by default.
+
+        Args:
+            tool: None if it is not known: then it has no hints, whatever its name is.
+        """
         name = str(serialized.get("name") or "tool")
-        hints = {**self._hints.get(name, {}), **_hints(metadata)}
-        self._hints[name] = hints
+        hints = {} if tool is None else _hints_of(tool)
+        _add_hints(self._hints, name, hints)
         return ToolInfo(
             name=name,
             server=self._agent.rpartition("/")[2],
@@ -577,9 +646,11 @@ class GraphCalls(BaseCallbackHandler):
         return {**values, "messages": [self._marked(each) for each in cast("list[Any]", messages)]}
 
     def _marked(self, message: Any) -> Any:
-        if not isinstance(message, ToolMessage) or message.name in self._serving:
+        if not isinstance(message, ToolMessage):
             return message
         hints = self._hints.get(str(message.name), {})
+        if SERVING in hints:
+            return message
         changes = {CHANGES: hints.get("readOnlyHint") is not True}
         update: dict[str, Any] = {"additional_kwargs": {**message.additional_kwargs, **changes}}
         if message.text.startswith(MADE_BEFORE):  # LangChain can only pass it on as an error
@@ -601,7 +672,6 @@ class GraphCalls(BaseCallbackHandler):
             return asked
         schema = asked.response_schema if isinstance(asked.response_schema, dict) else None
         question = self._question(_as_json(asked.value), schema)
-        self._remember_asked(question)
         return Interrupt(value=question, id=asked.id, response_schema=asked.response_schema)
 
     def _question(self, value: Any, schema: dict[str, Any] | None) -> dict[str, Any]:
@@ -609,19 +679,15 @@ class GraphCalls(BaseCallbackHandler):
         question = questions.interrupt(attempt.path, self._agent, value, schema)
         return cast("dict[str, Any]", attempt.context.mask(question))
 
+    # -- calls that the graph itself asked about ------------------------------------------------
+
     @property
     def _note(self) -> str:
-        """The key of the calls that the graph itself asked about in this attempt."""
-        return f"reviewed {self._attempt.path} {self._attempt.attempts} {self._agent}"
+        """The key of the approved calls of this attempt: interrupt → digests, one for each call."""
+        return f"approved {self._attempt.path} {self._attempt.attempts} {self._agent}"
 
-    async def remember_pending(self, graph: Any, config: RunnableConfig) -> Sequence[Interrupt]:
-        """Remember the calls that the graph asked about before this process, from its checkpoint.
-
-        The notes of a run that is not recorded end with the process.
-
-        Returns:
-            The interrupts that the graph waits at.
-        """
+    async def waiting_at(self, graph: Any, config: RunnableConfig) -> Sequence[Interrupt]:
+        """The graph's own interrupts that this resume may answer, from its checkpoint."""
         known: Mapping[str, Any] = config.get("configurable") or {}
         saver = known.get(CONFIG_KEY_CHECKPOINTER)
         if not known.get(CONFIG_KEY_RESUMING) or not isinstance(saver, BaseCheckpointSaver):
@@ -631,8 +697,6 @@ class GraphCalls(BaseCallbackHandler):
         names = ("thread_id", "checkpoint_ns", CONFIG_KEY_CHECKPOINTER)
         place: Any = {"configurable": {name: known.get(name) for name in names}}
         waiting: Sequence[Interrupt] = (await graph.aget_state(place)).interrupts
-        for asked in waiting:
-            self._remember_asked(self._question(_as_json(asked.value), None))
         return waiting
 
     def with_answers(self, config: RunnableConfig, waiting: Sequence[Interrupt]) -> RunnableConfig:
@@ -672,21 +736,63 @@ class GraphCalls(BaseCallbackHandler):
         conf = {**known, CONFIG_KEY_RESUME_MAP: {**given, **answers}}
         return cast("RunnableConfig", {**config, "configurable": conf})
 
-    def _remember_asked(self, question: Mapping[str, Any]) -> None:
-        """Remember the calls that the graph asks about itself, so that it is not asked twice.
+    def remember_approved(self, config: RunnableConfig, waiting: Sequence[Interrupt]) -> None:
+        """Remember the calls that the user approves now, so that fractale does not ask again.
 
-        If the graph makes such a call, unchanged, then the user approved it.
+        If it is not certain what the user decided about a call, fractale asks.
         """
-        calls = [digest_of([call["name"], call["args"]]) for call in questions.calls_in(question)]
-        if calls:
-            notes = self._attempt.context.notes
-            known: Any = notes.get(self._note) or []
-            notes.put(self._note, list(dict.fromkeys([*known, *calls])))
+        known: Mapping[str, Any] = config.get("configurable") or {}
+        for asked in waiting:
+            answer = _answer_in(known, asked.id, is_only=len(waiting) == 1)
+            calls = _approved(self._question(_as_json(asked.value), None), answer)
+            self._put_approved(asked.id, [digest_of(call) for call in calls])
 
-    def _was_asked(self, name: str, arguments: Mapping[str, Any]) -> bool:
-        context = self._attempt.context
-        known: Any = context.notes.get(self._note) or ()
-        return digest_of(context.mask([name, dict(arguments)])) in known
+    def _put_approved(self, interrupt: str, calls: list[str]) -> None:
+        notes = self._attempt.context.notes
+        known: dict[str, list[str]] = notes.get(self._note) or {}
+        if calls or interrupt in known:
+            notes.put(self._note, {**known, interrupt: calls})
+
+    def _remember_changed(self, tool: ToolInfo, arguments: Mapping[str, Any]) -> None:
+        """Remember the arguments that the user wants, for one call. The task may run again."""
+        digest = digest_of([tool.qualified_name, tool.definition, dict(arguments)])
+        known: dict[str, list[str]] = self._attempt.context.notes.get(self._note) or {}
+        change = f"changed {current_task()} {digest}"
+        if change not in known:
+            self._attempt.context.notes.put(self._note, {**known, change: [digest]})
+
+    def _use_approval(
+        self, tool: ToolInfo, arguments: Mapping[str, Any], *, is_own: bool
+    ) -> tuple[str, str] | None:
+        """Use up the approval of a call. Each allows one call.
+
+        A call with a secret in it is not known exactly, so it has none.
+
+        Args:
+            is_own: Whether the graph can have asked about it: no other tool has its name.
+
+        Returns:
+            The interrupt that asked for it, and the digest of the call; None: there is none.
+        """
+        context, given = self._attempt.context, dict(arguments)
+        if context.mask(given) != given:
+            return None
+        digests = [digest_of([tool.qualified_name, tool.definition, given])]
+        if is_own:
+            digests.append(digest_of([tool.own_name, given]))
+        known: dict[str, list[str]] = context.notes.get(self._note) or {}
+        for interrupt, calls in known.items():
+            for digest in digests:
+                if digest in calls:
+                    index = calls.index(digest)
+                    self._put_approved(interrupt, [*calls[:index], *calls[index + 1 :]])
+                    return interrupt, digest
+        return None
+
+    def _give_back(self, interrupt: str, digest: str) -> None:
+        """Keep the approval of a call that asks something itself, and is made again later."""
+        known: dict[str, list[str]] = self._attempt.context.notes.get(self._note) or {}
+        self._put_approved(interrupt, [*known.get(interrupt, []), digest])
 
     # -- shared ---------------------------------------------------------------------------------
 
@@ -832,30 +938,92 @@ def _said(output: Any) -> tuple[str, bool]:
     return (output if isinstance(output, str) else to_json(_as_json(output))), False
 
 
-def _hints(metadata: Mapping[str, Any] | None) -> dict[str, bool]:
-    """MCP's hints in a tool's metadata, where `langchain-mcp-adapters` puts them."""
-    known = metadata or {}
-    return {name: known[name] for name in MCP_HINTS if isinstance(known.get(name), bool)}
+_RUNS = (BaseTool.run.__code__, BaseTool.arun.__code__)
+_REPORTS = ("langchain_core.callbacks.", "fractale.graph.")
 
 
-def _hints_in(graph: Any) -> dict[str, dict[str, bool]]:
-    """The graph's tools by name, with their hints.
+def _reporting_tool() -> BaseTool | None:
+    """The tool whose call LangChain reports to a handler at this moment.
+
+    LangChain passes on the name only, and several tools can have the same one. But it calls the
+    handlers from the tool's own `run` or `arun`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code in _RUNS:
+            tool = frame.f_locals.get("self")
+            return tool if isinstance(tool, BaseTool) else None
+        if not str(frame.f_globals.get("__name__", "")).startswith(_REPORTS):
+            return None  # other code reports a call
+        frame = frame.f_back
+    return None
+
+
+def _hints_of(tool: Any) -> dict[str, bool]:
+    """MCP's hints in a tool's own metadata, where `langchain-mcp-adapters` puts them.
 
     Some tools of LangChain and deepagents need no approval. They are known by their modules, so
     that a person's own tool of the same name is another tool.
     """
-    found: dict[str, dict[str, bool]] = {}
+    name = str(getattr(tool, "name", ""))
+    made: Any = getattr(tool, "coroutine", None) or getattr(tool, "func", None)
+    module = str(getattr(made, "__module__", ""))
+    is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
+    own = {"readOnlyHint": True} if is_known else {}
+    serving = {SERVING: True} if is_known and name in SERVES else {}
+    known: Any = getattr(tool, "metadata", None) or {}
+    given = {name: known[name] for name in MCP_HINTS if isinstance(known.get(name), bool)}
+    return {**own, **serving, **given}
+
+
+def _add_hints(known: dict[str, dict[str, bool]], name: str, hints: dict[str, bool]) -> None:
+    """Add a tool's hints to those known by name. Tools of one name that differ have none."""
+    known[name] = hints if known.get(name, hints) == hints else {}
+
+
+def _tools_in(graph: Any) -> dict[str, list[Any]]:
+    """The different tools of the graph's nodes, by name."""
+    found: dict[str, list[Any]] = {}
     nodes: Mapping[str, Any] = getattr(graph, "nodes", None) or {}
     for node in nodes.values():
         tools: Any = getattr(getattr(node, "bound", None), "tools_by_name", None) or {}
         for name, tool in cast("Mapping[str, Any]", tools).items():
-            made: Any = getattr(tool, "coroutine", None) or getattr(tool, "func", None)
-            module = str(getattr(made, "__module__", ""))
-            is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
-            own = {"readOnlyHint": True} if is_known else {}
-            serving = {SERVING: True} if is_known and name in SERVES else {}
-            found[name] = {**own, **serving, **_hints(getattr(tool, "metadata", None))}
+            known = found.setdefault(name, [])
+            if not any(each is tool for each in known):
+                known.append(tool)
     return found
+
+
+def _answer_in(known: Mapping[str, Any], interrupt: str, *, is_only: bool) -> Any:
+    """The user's answer to an interrupt in the config of a resumed run; None if there is none.
+
+    Args:
+        is_only: Whether the graph has no other open interrupt. A bare answer belongs to the only
+            one.
+    """
+    by_id: Mapping[str, Any] = known.get(CONFIG_KEY_RESUME_MAP) or {}
+    if by_id:
+        return by_id.get(interrupt)
+    scratchpad = known.get(CONFIG_KEY_SCRATCHPAD)
+    return scratchpad.get_null_resume(False) if is_only and scratchpad is not None else None
+
+
+def _approved(question: Mapping[str, Any], answer: Any) -> list[list[Any]]:
+    """The calls of a question of LangChain's form that an answer approves, as they are."""
+    calls = questions.calls_in(question)
+    if not calls or not isinstance(answer, Mapping):
+        return []
+    given = cast("Mapping[str, Any]", answer)
+    is_one = question["value"].get("type") == "tool_approval"
+    decisions: Any = [given] if is_one else given.get("decisions")
+    if not isinstance(decisions, list) or len(cast("list[Any]", decisions)) != len(calls):
+        return []
+    return [
+        [call["name"], call["args"]]
+        for call, decision in zip(calls, cast("list[Any]", decisions), strict=True)
+        if isinstance(decision, Mapping)
+        and cast("Mapping[str, Any]", decision).get("type") == "approve"
+    ]
 
 
 def _types_in(graph: Any) -> Types:
