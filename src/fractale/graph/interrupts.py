@@ -83,7 +83,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         return answer
     wanted = identity(asked)
     replies = attempt.replies.setdefault(attempt.journal.task, [])
-    shown = asked
+    shown, bare = asked, 0
     while True:
         for index, (belongs_to, answer) in enumerate(replies):
             if belongs_to == wanted:
@@ -100,7 +100,8 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
             else:  # `fractale.questions.reply` did not make it
                 shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
-        if not was_shown:
+        bare += 1
+        if _is_older(attempt, wanted, bare, was_shown=was_shown):
             problem = "this question was not asked yet: the answer was given to another one"
             shown = {**asked, "problem": problem}
             continue
@@ -122,6 +123,20 @@ def _note_shown(attempt: Attempt, identity: str) -> bool:
         return True
     shown.add(identity)
     return False
+
+
+def _is_older(attempt: Attempt, identity: str, index: int, *, was_shown: bool) -> bool:
+    """Whether a bare answer of the task was given before the user was shown the question.
+
+    Args:
+        index: Of the answer among the bare answers that the question has met.
+    """
+    shown, older = attempt.context.shown, f"{identity} after {index}"
+    if was_shown:
+        return shown is not None and older in shown
+    if shown is not None:
+        shown.add(older)
+    return True
 
 
 def of_code(
