@@ -342,8 +342,9 @@ async def test_a_call_that_was_made_is_not_repeated_unasked_when_its_node_asks_l
 
 
 async def test_an_older_answer_is_never_one_to_a_later_question(settings):
-    import fractale
     from langgraph.types import Command
+
+    import fractale
 
     shop, wanted = Shop(), ["tea", "yacht", "yacht", "yacht"]
     graph = fractale.plan_graph(

@@ -83,13 +83,12 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         return answer
     wanted = identity(asked)
     replies = attempt.replies.setdefault(attempt.journal.task, [])
-    shown, bare = asked, 0
+    shown, bare, was_shown = asked, 0, _note_shown(attempt, wanted)
     while True:
         for index, (belongs_to, answer) in enumerate(replies):
             if belongs_to == wanted:
                 del replies[index]
                 return answer
-        was_shown = _note_shown(attempt, wanted)
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
             # A secret is not stored, so it must be asked for again.
