@@ -341,6 +341,25 @@ async def test_a_call_that_was_made_is_not_repeated_unasked_when_its_node_asks_l
     assert "in_doubt" in [each["kind"] for each in person.asked]
 
 
+async def test_an_older_answer_is_never_one_to_a_later_question(settings):
+    from langgraph.types import Command
+
+    import fractale
+
+    shop, wanted = Shop(), ["tea", "yacht", "yacht", "yacht"]
+    graph = fractale.plan_graph(
+        PLAN,
+        agents={"helper": calling(lambda: shop.buy.ainvoke({"what": wanted.pop(0)}))},
+        settings=settings,
+        checkpointer=InMemorySaver(),
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke({}, config)
+    for answer in ("yes", "no"):  # the first is about tea
+        await graph.ainvoke(Command(resume=answer), config)
+    assert shop.made == []
+
+
 def calling(function: Callable[[], Any]) -> Any:
     """A graph of one node that calls something."""
 

@@ -83,13 +83,12 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         return answer
     wanted = identity(asked)
     replies = attempt.replies.setdefault(attempt.journal.task, [])
-    shown = asked
+    shown, bare, was_shown = asked, 0, _note_shown(attempt, wanted)
     while True:
         for index, (belongs_to, answer) in enumerate(replies):
             if belongs_to == wanted:
                 del replies[index]
                 return answer
-        was_shown = _note_shown(attempt, wanted)
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
             # A secret is not stored, so it must be asked for again.
@@ -100,8 +99,10 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
             else:  # `fractale.questions.reply` did not make it
                 shown = {**asked, "problem": f"answer with: {expected(asked)}"}
             continue
+        bare += 1
+        is_old = _is_older(attempt, wanted, bare, was_shown=was_shown)
         try:
-            return _read_bare(asked, value, was_shown=was_shown)
+            return _read_bare(asked, value, is_old=is_old)
         except AnswerError as error:
             shown = asked_again(asked, error)
 
@@ -112,13 +113,13 @@ def asked_again(question: Mapping[str, Any], error: AnswerError) -> dict[str, An
     return {**question, "problem": problem}
 
 
-def _read_bare(question: Mapping[str, Any], value: Any, *, was_shown: bool) -> Any:
+def _read_bare(question: Mapping[str, Any], value: Any, *, is_old: bool) -> Any:
     """The answer that a bare value means.
 
     Raises:
         AnswerError: It is not an answer to this question.
     """
-    if not was_shown:
+    if is_old:
         raise AnswerError("this question was not asked yet: the answer was given to another one")
     if asks_secret(question) and _accepts(value):
         raise AnswerError(
@@ -134,6 +135,20 @@ def _note_shown(attempt: Attempt, identity: str) -> bool:
         return True
     shown.add(identity)
     return False
+
+
+def _is_older(attempt: Attempt, identity: str, index: int, *, was_shown: bool) -> bool:
+    """Whether a bare answer of the task was given before the user was shown the question.
+
+    Args:
+        index: Of the answer among the bare answers that the question has met.
+    """
+    shown, older = attempt.context.shown, f"{identity} after {index}"
+    if was_shown:
+        return shown is not None and older in shown
+    if shown is not None:
+        shown.add(older)
+    return True
 
 
 def of_code(
