@@ -485,7 +485,7 @@ def test_what_is_typed_in_secret_is_not_shown_by_the_terminal(tmp_path):
     )
     os.close(child)
     shown = b""
-    for wait, line in ((b"not shown", TYPED), (b"user", "anna"), (b"y send it", "y")):
+    for wait, line in ((b"neither shown", TYPED), (b"user", "anna"), (b"y send it", "y")):
         shown = _read_until(parent, shown, wait)
         time.sleep(0.1)
         os.write(parent, f"{line}\n".encode())

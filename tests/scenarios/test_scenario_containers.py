@@ -278,7 +278,7 @@ def test_a_machine_that_confines_containers_is_no_fault_of_the_dockerfile(tmp_pa
     ("given", "why"),
     [
         ({"dockerfile": "RUN true", "uri": "a"}, "no FROM line"),
-        ({"dockerfile": HELLO, "uri": "--help"}, "no name of an image"),
+        ({"dockerfile": HELLO, "uri": "--help"}, "not a valid image name"),
         ({"dockerfile": HELLO, "uri": "a", "context": "/no/such/folder"}, "not found"),
     ],
 )
