@@ -81,7 +81,7 @@ async def test_one_failed_item_fails_the_step_unless_it_keeps_going(
     assert seen.status == status
     assert len(tools.calls) == 3
     if status == "failed":
-        assert "1 of 3 items failed; sweep[1]: " in seen.result.error
+        assert "1 of 3 items failed; item 2: " in seen.result.error
 
 
 async def test_an_empty_list_is_a_success_of_nothing(run_plan, tools):

@@ -631,7 +631,7 @@ async def test_the_warnings_of_items_name_their_item(run_plan):
     tools = FakeToolServer().answer("t", {"n": 1}, {"n": 2, "warnings": ["rough"]})
     plan = "name: p\nsteps: [{name: s, tool: t, foreach: '[1, 2]', max_parallel: 1}]\n"
     seen = await run_plan(plan, tools=tools)
-    assert [n["message"] for n in seen.result.notices] == ["s[1]: rough"]
+    assert [n["message"] for n in seen.result.notices] == ["item 2: rough"]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def foreach(node: StepNode) -> StepNode:
         attempt.charge(after.get("spent", Spent()))
         results = [after["results"][str(index)] for index in range(len(items))]
         attempt.seen.add(labels_of(*results))
-        return _gather(node, attempt.path, results)
+        return _gather(node, results)
 
     return replace(node, perform=call, inside=_foreach_graph(leaf))
 
@@ -127,21 +127,18 @@ def _list_of(items: Expression | Sequence[Any], attempt: Attempt, path: str) -> 
     return cast("list[Any]", value)
 
 
-def _gather(node: StepNode, path: str, results: list[dict[str, Any]]) -> CallResult:
+def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
     """The outputs of the items in order, and the outcome of the step.
 
     The step fails if any item failed, unless it keeps going. If rules gave items their own events,
     the first of these events is the step's event.
-
-    Args:
-        path: Of the step.
     """
     outputs = [item_outputs(node, result) for result in results]
     failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]
     reason = ""
     if failed:
         first = results[failed[0]]
-        where = f"{len(failed)} of {len(results)} items failed; {path}[{failed[0]}]"
+        where = f"{len(failed)} of {len(results)} items failed; item {failed[0] + 1}"
         reason = f"{where}: {first['error']}"
         if not node.step.keep_going or len(failed) == len(results):
             return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
@@ -152,8 +149,8 @@ def _gather(node: StepNode, path: str, results: list[dict[str, Any]]) -> CallRes
         )
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
-        Notice(kind=notice["kind"], message=f"{path}[{index}]: {notice['message']}")
-        for index, result in enumerate(results)
+        Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
+        for number, result in enumerate(results, 1)
         for notice in result.get("notices", ())
     ]
     return CallResult(outputs=outputs, matched=decision, notices=tuple(notices))
