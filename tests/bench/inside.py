@@ -182,7 +182,7 @@ async def _run(text: str, steps: int, tries: int) -> tuple[float, float]:
 
 
 def _bytes_of_checkpoints(folder: str) -> int:
-    return sum(file.stat().st_size for file in Path(folder).glob("checkpoints*"))
+    return sum(file.stat().st_size for file in Path(folder).rglob("checkpoints*"))
 
 
 async def foreach_row() -> Row:
