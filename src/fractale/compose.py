@@ -28,7 +28,7 @@ from typing_extensions import TypedDict, Unpack
 
 from fractale.agents.catalog import Catalog
 from fractale.api import load
-from fractale.errors import FractaleError, InputError, PlanError, UsageError
+from fractale.errors import FractaleError, InputError, PlanError, ToolError, UsageError
 from fractale.graph.bindings import Bindings
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
@@ -593,6 +593,11 @@ class SharedToolbox:
             if held.toolbox.done():
                 raise
             held.toolbox.set_exception(error)
+        except asyncio.CancelledError:
+            if held.toolbox.done():
+                raise
+            # The runs that wait for it must not hang.
+            held.toolbox.set_exception(ToolError("opening the plan's tools was cancelled"))
 
     @property
     def current(self) -> Toolbox:

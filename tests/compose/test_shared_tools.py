@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_an_idle_toolbox_is_kept_for_the_next_and_closed_with_its_loop():
     asyncio.run(twice())
     assert opened.seen == ["opened", "closed"]
     asyncio.run(twice_of(shared))
+
+
+async def test_a_cancelled_opening_does_not_hang_the_runs_that_wait_for_it():
+    @asynccontextmanager
+    async def opened():
+        raise asyncio.CancelledError
+        yield
+
+    shared = SharedToolbox(opened)
+    waiting = [asyncio.create_task(twice_of(shared)) for _ in range(2)]
+    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    assert [str(each) for each in found] == ["opening the plan's tools was cancelled"] * 2
 
 
 async def twice_of(shared: SharedToolbox) -> None:
