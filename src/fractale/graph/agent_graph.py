@@ -440,7 +440,8 @@ class GraphCalls(BaseCallbackHandler):
             digest=attempt.digest(arguments),
             safe=may_repeat(tool),
         )
-        site = self._site(agent, call_id or f"{call.name} {call.digest}")
+        # Not by the call's id: a model that is asked again gives it another one.
+        site = self._site(agent, f"{call.name} {call.digest}")
         journal = attempt.journal.run
         approval = self._use_approval(tool, arguments, is_own=is_own)
         with self._watched(call), self._asking(site):

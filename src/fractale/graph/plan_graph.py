@@ -61,6 +61,7 @@ from fractale.graph.tracing import masked
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
 from fractale.plan.model import Limits, Plan
+from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
 from fractale.store.outputs import OutputStore
 from fractale.text import did_you_mean
@@ -175,7 +176,8 @@ class _Entered:
 
     given: Any
     context: RunContext
-    notes: MemoryNotes | None
+    notes: MemoryNotes
+    journal: MemoryJournal
 
 
 class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
@@ -301,8 +303,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                     yield chunk
             finally:
                 if saver is not None and not form.at_end:
-                    notes = entered.notes or MemoryNotes()
-                    await asyncio.shield(leave(saver, call, entered.context, notes))
+                    run, notes, journal = entered.context, entered.notes, entered.journal
+                    await asyncio.shield(leave(saver, call, run, notes, journal))
         if form.listener is not None and form.listener.error is not None:
             raise form.listener.error
 
@@ -393,10 +395,12 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         run.grants = [*run.grants, *left.grants]
         run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
-        if isinstance(context, RunContext):
-            notes = None  # the caller's own
-        else:
+        outer = str(conf.get(CONFIG_KEY_CHECKPOINT_NS) or "") if nested else ""
+        journal = MemoryJournal(left.calls, outer)
+        if not isinstance(context, RunContext):  # else they are the caller's own
             run.notes = notes
+            if saver is not None:
+                run.journal = journal
         run.secret_inputs = secrets
         run.masker.add(*secrets.values())
         if run.meter.limits == Limits() and not run.meter.total:
@@ -408,7 +412,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             prefix = str(cast("Mapping[str, Any]", given).get("prefix") or "")
             kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
             given = _first_state(kept, prefix)
-        return _Entered(given, run, notes)
+        return _Entered(given, run, notes, journal)
 
     async def _answered(
         self, given: Any, config: RunnableConfig, *, nested: bool
