@@ -29,6 +29,7 @@ from fractale.graph.outcome import CallResult, Decision, as_plain, decide, recor
 from fractale.graph.resources import fill_inputs
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
+from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
 from fractale.plan.model import (
     END_FAILED,
@@ -444,7 +445,9 @@ def _applies(attempt: Attempt) -> bool:
 
 
 def inputs_of(step: Step) -> dict[str, Value]:
-    """The inputs of a step as the plan has them; of a job step, the values of its job."""
+    """The inputs of a step as the plan has them; of a job or a question, its values."""
+    if step.kind == "ask":
+        return question_values(step)
     return step.job.values() if step.job else dict(step.inputs)
 
 
@@ -563,9 +566,11 @@ def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
 
 def step_values(step: Step) -> list[Written]:
     """Every template and expression of a step, with those of the steps inside it."""
-    values: list[Written] = [dict(step.inputs), step.instruction]
-    if step.job:
-        values.append(step.job.values())
+    values: list[Written] = [inputs_of(step), step.instruction]
+    if isinstance(step.judge, Template):
+        values.append(step.judge)
+    if isinstance(step.choices, Expression):
+        values.append(step.choices)
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)

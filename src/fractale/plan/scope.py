@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from fractale.errors import Problem
+from fractale.plan.ask import question_values
 from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
-from fractale.plan.job import JOB_OUTPUTS
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
 from fractale.plan.values import Expression, Value
@@ -75,6 +75,9 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     for name, value in step.job.values().items() if step.job else ():
         key = f"{step.job.prefix if step.job else ''}{name}"
         yield Text(value, f"{path}.{key}", "template", placed, key)
+    yield from _texts_of_question(placed)
+    if not isinstance(step.judge, bool):
+        yield Text(step.judge, f"{path}.judge", "template", placed, "judge")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -84,6 +87,16 @@ def texts_of(placed: Placed) -> Iterator[Text]:
         number = counts[rule.event] = counts.get(rule.event, -1) + 1
         key = f"rules.{rule.event}[{number}]"
         yield Text(rule.expression, f"{path}.{key}", "rule", placed, key)
+
+
+def _texts_of_question(placed: Placed) -> Iterator[Text]:
+    step, path = placed.step, placed.path
+    if step.kind != "ask":
+        return
+    for name, value in question_values(step).items():
+        yield Text(value, f"{path}.{name}", "template", placed, name)
+    if isinstance(step.choices, Expression):
+        yield Text(step.choices, f"{path}.choices", "template", placed, "choices")
 
 
 def _foreach_expressions(step: Step) -> Iterator[tuple[str, Expression]]:
@@ -274,14 +287,16 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
     """In a rule, any name may be a key of the outputs, unless the outputs are known."""
-    job = text.within.step.job if text.within else None
+    step = text.within.step if text.within else None
     name = str(reference.path[0])
-    if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
+    if step is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
         return None
-    names = [*job.outputs, *JOB_OUTPUTS]
-    if name in names:
+    names = KINDS[step.kind].rule_names(step)
+    if names is None or name in names:
         return None
-    message = f"the job's outputs are {listing(names)}"
+    message = (
+        f"the {'question' if step.kind == 'ask' else step.kind}'s outputs are {listing(names)}"
+    )
     return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
 
 

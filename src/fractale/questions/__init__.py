@@ -7,7 +7,9 @@ one of these:
 kind           fields, and the answers to it
 =============  ===================================================================================
 question       text, choices [text], default (or null), free (whether any text may be answered):
-               the text of the choice, or any text
+               the text of the choice, or any text. Of an ask step also `follow_up` (choice →
+               what is asked next): ``{answer: choice, text: text}``; or `form` (JSON Schema of an
+               object): the object
 approval       server, tool, definition (a hash), arguments, why, origins (where untrusted
                arguments came from), yes (false: ``--yes`` does not agree): true (once), false,
                ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (if these

@@ -18,7 +18,7 @@ from fractale.questions.forms import (
     properties_of,
     required_of,
 )
-from fractale.questions.kinds import is_breakpoint, labels
+from fractale.questions.kinds import default_word, is_breakpoint, labels
 
 WIDTH = 96
 NAME_MOST = 24
@@ -74,10 +74,11 @@ def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
     """
     found: list[str] = []
     choices: Sequence[str] = question.get("choices") or ()
-    marks = labels(question)
+    marks, more = labels(question), table(question, "follow_up")
     for mark, choice in zip(marks, choices, strict=False):
-        default = "   (default)" if choice == question.get("default") else ""
-        found.append(f"{mark:>2}  {inert(choice)}{default}")
+        default = "   (default)" if choice == default_word(question) else ""
+        asked = f"   (then asks: {inert(str(more[choice]), 200)})" if choice in more else ""
+        found.append(f"{mark:>2}  {inert(choice)}{default}{asked}")
     if choices and other and question.get("free"):
         found.append(f"{marks[-1]:>2}  {other}")
     return found
@@ -85,7 +86,7 @@ def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
 
 def default_line(question: Mapping[str, Any]) -> list[str]:
     """The default, if it is not among the choices."""
-    default = question.get("default")
+    default = default_word(question)
     if default is None or default in (question.get("choices") or ()):
         return []
     return [f"(default: {inert(str(default))})"]

@@ -37,7 +37,7 @@ from fractale.cli.render.text import (
 from fractale.plan.paths import without_indexes
 from fractale.questions import is_job, tool_of
 from fractale.questions.forms import properties_of
-from fractale.questions.kinds import expected
+from fractale.questions.kinds import expected, form_of
 
 WIDTH = 100
 BLOCK_LINES = 10
@@ -369,6 +369,8 @@ def _approval_text(question: Mapping[str, Any]) -> list[str]:
 
 def _question_text(question: Mapping[str, Any]) -> list[str]:
     below = [*choices_lines(question), *default_line(question)]
+    if form := form_of(question):
+        below += [line for name in properties_of(form) for line in field_lines(name, form)]
     return [*_said(question["text"]), *(f" {line}" for line in below)]
 
 

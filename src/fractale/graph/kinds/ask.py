@@ -1,0 +1,128 @@
+"""Ask steps: the user answers a question. No model and no tool is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from fractale import questions
+from fractale.errors import AnswerError, TemplateError
+from fractale.graph.call import Attempt
+from fractale.graph.interrupts import ask
+from fractale.graph.kinds import Compiler
+from fractale.graph.outcome import CallResult
+from fractale.plan.expressions import evaluate
+from fractale.plan.model import Expression
+from fractale.questions.parsing import brief
+
+if TYPE_CHECKING:
+    from fractale.graph.step import StepNode
+
+
+def build(node: StepNode, compiler: Compiler) -> StepNode:
+    """A step that asks the user."""
+    del compiler
+    return replace(node, perform=_perform)
+
+
+async def _perform(attempt: Attempt) -> CallResult:
+    choices, follow_up = _choices_of(attempt)
+    question = _question(attempt, choices, follow_up)
+    answer = ask(attempt, question)
+    _label(attempt, answer)
+    return CallResult(outputs=_outputs_of(answer, is_form="form" in question))
+
+
+def _question(attempt: Attempt, choices: list[str], follow_up: Mapping[str, str]) -> dict[str, Any]:
+    text, step = str(attempt.inputs["ask"]), attempt.step
+    default = attempt.inputs.get("default")
+    if step.form is not None:
+        question = questions.question(attempt.path, text, default=default, form=step.form)
+    elif step.choices is not None:
+        question = questions.question(
+            attempt.path, text, choices, default, free=False, follow_up=follow_up
+        )
+    else:
+        question = questions.question(attempt.path, text, default=default)
+    if default is not None:
+        question["default"] = _checked_default(attempt, question, default)
+    return question
+
+
+def _choices_of(attempt: Attempt) -> tuple[list[str], dict[str, str]]:
+    """The choices in order, and choice → what is asked next.
+
+    Raises:
+        TemplateError: The expression does not give a list of texts.
+    """
+    choices = attempt.step.choices
+    if isinstance(choices, Expression):
+        return _listed(choices, evaluate(choices, attempt.scope)), {}
+    words: list[str] = []
+    follow_up: dict[str, str] = {}
+    for each in attempt.inputs.get("choices", ()):
+        if isinstance(each, dict):
+            ((word, asked),) = cast("dict[str, Any]", each).items()
+            follow_up[word] = str(asked)
+            words.append(word)
+        else:
+            words.append(str(each))
+    return words, follow_up
+
+
+def _listed(choices: Expression, value: Any) -> list[str]:
+    wrong = None
+    if not isinstance(value, list):
+        wrong = f"gave {type(value).__name__}"
+    elif not value:
+        wrong = "gave an empty list"
+    else:
+        for number, each in enumerate(cast("list[Any]", value), 1):
+            if not isinstance(each, str) or not each.strip():
+                wrong = f"gave {brief(each)} as item {number}"
+                break
+    if wrong:
+        raise TemplateError(
+            f"`choices` must give a list of texts, and {wrong}",
+            hint="for numbers write `| map('string') | list`" if value else None,
+            position=choices.position,
+        )
+    return [each.strip() for each in cast("list[str]", value)]
+
+
+def _checked_default(attempt: Attempt, question: Mapping[str, Any], default: Any) -> Any:
+    """The default in the form of an answer.
+
+    Raises:
+        TemplateError: It does not answer the question.
+    """
+    try:
+        return questions.read_answer({**question, "default": None}, default)
+    except AnswerError as error:
+        raise TemplateError(
+            f"the default is not an answer to the question: {error.message}",
+            hint=error.hint,
+            position=attempt.step.where("default"),
+        ) from error
+
+
+def _label(attempt: Attempt, answer: Any) -> None:
+    """The user gave the answer, so its only sources are those of choices that a run found.
+
+    The question may quote anything; its words are not in the answer.
+    """
+    attempt.seen.sources.clear()
+    attempt.seen.add(attempt.flow.base)
+    if isinstance(attempt.step.choices, Expression):
+        attempt.seen.add(attempt.flow.of(attempt.step.choices))
+    if attempt.step.default is not None and answer == attempt.inputs.get("default"):
+        attempt.seen.add(attempt.flow.of(attempt.step.default))
+
+
+def _outputs_of(answer: Any, *, is_form: bool) -> dict[str, Any]:
+    if is_form:
+        return {**answer, "answer": answer, "text": ""}
+    if isinstance(answer, dict):
+        return dict(cast("dict[str, Any]", answer))
+    return {"answer": answer, "text": ""}
