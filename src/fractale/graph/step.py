@@ -30,6 +30,7 @@ from fractale.graph.resources import fill_inputs
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
 from fractale.plan.expressions import holds, references, render
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,
@@ -566,6 +567,7 @@ def step_values(step: Step) -> list[Written]:
     values: list[Written] = [dict(step.inputs), step.instruction]
     if step.job:
         values.append(step.job.values())
+    values += [value for _, value in KINDS[step.kind].texts(step)]
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)

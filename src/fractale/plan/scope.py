@@ -75,6 +75,8 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     for name, value in step.job.values().items() if step.job else ():
         key = f"{step.job.prefix if step.job else ''}{name}"
         yield Text(value, f"{path}.{key}", "template", placed, key)
+    for key, value in KINDS[step.kind].texts(step):
+        yield Text(value, f"{path}.{key}", "template", placed, key)
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
