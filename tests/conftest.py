@@ -60,6 +60,7 @@ REAL_FILES = {
     "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
     "test_two_processes": "kills",
+    "test_waiting_kills": "kills",
 }
 REAL_FIXTURES = {"postgres", "slurm", "studio"}
 

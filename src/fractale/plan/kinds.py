@@ -14,17 +14,17 @@ To add a kind, write a class here, add it to `KINDS`, and write how it runs in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fractale.durations import format_duration
 from fractale.errors import PlanError
-from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names
+from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names, question_values
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
 from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
-from fractale.plan.job import JOB_OUTPUTS, JobPlan, job_data, read_job
-from fractale.plan.values import Template, Value
+from fractale.plan.job import JOB_OUTPUTS, TIME, JobPlan, job_data, read_job
+from fractale.plan.values import Expression, Template, Value
 
 if TYPE_CHECKING:
     from fractale.plan.build import StepReader
@@ -122,6 +122,11 @@ class StepKind:
         """The keys that define the step's kind, as plain data."""
         value = getattr(step, self.field)
         return {self.name: self.key.form.dump(value)} if value is not None else {"type": self.name}
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        """The values in the kind's key that may contain templates, with their paths in the step."""
+        if self.field == "value" and step.value is not None:
+            yield self.name, step.value
 
     def rule_names(self, step: Step) -> Collection[str] | None:
         """The outputs that a rule can read; None if only the run shows them."""
@@ -387,6 +392,30 @@ class _Parallel(StepKind):
         return f"{count} step{'s' if count != 1 else ''} at the same time"
 
 
+class _Wait(StepKind):
+    name = "wait"
+    key = Key(
+        TIME,
+        "How long the step [waits](waiting.md): `10m`, `2h`, or a template of a duration.",
+        required=": how long",
+    )
+    field = "value"
+    lacks = frozenset(
+        {"instruction", "inputs", "allow_tools", "retry", "timeout", "approve", "judge", "model"}
+        | {"output_schema"}
+    )
+    reason = "has no meaning in a wait step: it only lets time pass"
+    in_brackets = ("([", "])")
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        del step
+        return ()
+
+
 class _Ask(StepKind):
     name = "ask"
     key = Key(
@@ -415,6 +444,11 @@ class _Ask(StepKind):
     def rule_names(self, step: Step) -> Collection[str] | None:
         return self.output_names(step)
 
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        yield from question_values(step).items()
+        if isinstance(step.choices, Expression):
+            yield "choices", step.choices
+
     def inherits_instruction(self, target: str | None) -> bool:
         del target
         return False
@@ -424,6 +458,7 @@ class _Ask(StepKind):
 
 
 KINDS: Final[Mapping[str, StepKind]] = {
-    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Ask())
+    kind.name: kind
+    for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Wait(), _Ask())
 }
 """Name → kind."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from fractale.errors import Problem
-from fractale.plan.ask import question_values
 from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
@@ -75,7 +74,8 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     for name, value in step.job.values().items() if step.job else ():
         key = f"{step.job.prefix if step.job else ''}{name}"
         yield Text(value, f"{path}.{key}", "template", placed, key)
-    yield from _texts_of_question(placed)
+    for key, value in KINDS[step.kind].texts(step):
+        yield Text(value, f"{path}.{key}", "template", placed, key)
     if not isinstance(step.judge, bool):
         yield Text(step.judge, f"{path}.judge", "template", placed, "judge")
     if step.when:
@@ -87,16 +87,6 @@ def texts_of(placed: Placed) -> Iterator[Text]:
         number = counts[rule.event] = counts.get(rule.event, -1) + 1
         key = f"rules.{rule.event}[{number}]"
         yield Text(rule.expression, f"{path}.{key}", "rule", placed, key)
-
-
-def _texts_of_question(placed: Placed) -> Iterator[Text]:
-    step, path = placed.step, placed.path
-    if step.kind != "ask":
-        return
-    for name, value in question_values(step).items():
-        yield Text(value, f"{path}.{name}", "template", placed, name)
-    if isinstance(step.choices, Expression):
-        yield Text(step.choices, f"{path}.choices", "template", placed, "choices")
 
 
 def _foreach_expressions(step: Step) -> Iterator[tuple[str, Expression]]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
 
+from fractale.clock import Clock, elapsed
 from fractale.errors import AnswerError
 from fractale.masking import MASK, Masker
 from fractale.plain import to_json
@@ -1039,5 +1041,55 @@ def job_held(step: str) -> dict[str, Any]:
 
 
 def is_job(waiting: Any) -> bool:
-    """Whether a run waits for a batch job here, and not for an answer."""
-    return isinstance(waiting, Mapping) and cast("Mapping[str, Any]", waiting).get("kind") == "job"
+    """Whether a run waits for a batch job here."""
+    return _kind(waiting) == "job"
+
+
+# Times, which a run also waits for
+
+
+def due(began: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The time at which something becomes due, as JSON.
+
+    A question can have one, too, in its field `due`: then it need not wait for its answer longer.
+
+    Args:
+        began: The moment from which it is counted (`fractale.clock.moment`).
+    """
+    return {"began": dict(began), "seconds": seconds, "until": round(began["wall"] + seconds, 3)}
+
+
+def timer(step: str, reason: str, at: Mapping[str, Any]) -> dict[str, Any]:
+    """A time that a run waits for. It is not a question, since it needs no answer.
+
+    Args:
+        reason: Why the step waits, as text.
+        at: The time, as `due` returns it.
+    """
+    until = datetime.fromtimestamp(at["until"], UTC).isoformat(timespec="seconds")
+    return {"kind": "timer", "step": step, "reason": reason, "until": until, "due": dict(at)}
+
+
+def timer_held(step: str) -> dict[str, Any]:
+    """An item that waits until the concurrency limit lets it begin."""
+    return {"kind": "timer", "step": step, "reason": "`max_parallel` items are in progress"}
+
+
+def is_timer(waiting: Any) -> bool:
+    """Whether a run waits for a time here."""
+    return _kind(waiting) == "timer"
+
+
+def needs_no_answer(waiting: Any) -> bool:
+    """Whether a run waits for a batch job or a time here, and not for an answer."""
+    return _kind(waiting) in ("job", "timer")
+
+
+def is_due(waiting: Any, clock: Clock) -> bool:
+    """Whether the time of a timer, or of a question, has come. False if it has none."""
+    known = cast("Mapping[str, Any]", waiting).get("due") if isinstance(waiting, Mapping) else None
+    return bool(known) and elapsed(clock, known["began"]) >= known["seconds"]
+
+
+def _kind(waiting: Any) -> Any:
+    return cast("Mapping[str, Any]", waiting).get("kind") if isinstance(waiting, Mapping) else None
