@@ -24,6 +24,7 @@ steps:
     ask: "Publish {{ inputs.x }}?"
     choices: [publish, {revise: "What of {{ inputs.x }}?"}, drop]
     default: drop
+    default_after: 2d
     rules: {failed: answer == 'drop'}
 """
 FORM = """\
@@ -112,6 +113,7 @@ def only(steps: str) -> tuple[str, str, str]:
             *("bad-default", "6:3 steps[0].default", "has no text"),
         ),
         ("ask: Q\nmodel: a:b", "misplaced-key", "5:10 steps[0].model", "only waits for an answer"),
+        ("ask: Q\ndefault_after: 2d", "misplaced-key", "5:18 steps[0].default_after", "`default`"),
         ("tool: t\nchoices: [a]", "misplaced-key", "5:3 steps[0].choices", "tool step"),
         ("tool: t\noptions: [a]", "unknown-key", "5:3 steps[0].options", "write `choices`"),
         ("question: Why", "unknown-key", "4:3 steps[0].question", "write `ask`"),

@@ -343,6 +343,15 @@ class Step:
             never_empty=True,
         ),
     ] = None
+    default_after: Annotated[
+        float | None,
+        Key(
+            duration(),
+            "How long the question waits for an answer before the default is taken: `30m`, `2d`.",
+            kinds=("ask",),
+            needs=("default",),
+        ),
+    ] = None
     plan: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
     positions: Mapping[str, Position] = field(

@@ -310,7 +310,8 @@ class RunDriver:
         questions = [i for i in asked if not needs_no_answer(i.value)]
         if questions and not self._looks_first([i.value for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
-            if given is None and len(questions) == len(asked):
+            ends = given is None and len(questions) == len(asked)
+            if ends and not self._is_late(questions):
                 return await self._finished({"__interrupt__": asked})
         invoke = self._options.invoke
         while True:
@@ -323,7 +324,7 @@ class RunDriver:
                     control=self._options.control,
                 )
             given = await self._next_input(values)
-            if given is None:
+            if given is None and not self._is_late(values.get("__interrupt__") or ()):
                 return await self._finished(values)
 
     @property
@@ -337,9 +338,20 @@ class RunDriver:
         A job whose outcome was unknown may have evidence by now. The time of a question may have
         come.
         """
-        replies, clock = self._options.replies, self.context.clock
-        changed = any(q.get("kind") == "job_unknown" or is_due(q, clock) for q in questions)
-        return changed and all(replies.find(each) is MISSING for each in questions)
+        options, clock = self._options, self.context.clock
+        changed = any(
+            q.get("kind") == "job_unknown"
+            or (is_due(q, clock) and options.answers.find(q) is MISSING)
+            for q in questions
+        )
+        return changed and all(options.replies.find(each) is MISSING for each in questions)
+
+    def _is_late(self, interrupts: Sequence[Any]) -> bool:
+        """Whether the time of a question has come, so that its step takes the default."""
+        if not self._dependencies.patient:
+            return False  # a replay answers from the record only
+        asked = [each.value for each in interrupts if not needs_no_answer(each.value)]
+        return any(is_due(question, self.context.clock) for question in asked)
 
     def _interrupted(self) -> None:
         """Report that the process is ending. The user's present question stays open."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.cli.render.phrases import as_json
-from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
+from fractale.cli.render.text import Line, cells, exactly, fold, inert, pad, row, table
 from fractale.plan.escape import JOINERS
 from fractale.questions import calls_in, tool_of
 from fractale.questions.forms import (
@@ -87,9 +87,21 @@ def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
 def default_line(question: Mapping[str, Any]) -> list[str]:
     """The default, if it is not among the choices."""
     default = default_word(question)
+    if default is None and question.get("form") and question.get("default"):
+        default = as_json(question["default"])
     if default is None or default in (question.get("choices") or ()):
         return []
     return [f"(default: {inert(str(default))})"]
+
+
+def due_line(question: Mapping[str, Any]) -> list[str]:
+    """When the default is taken, if the question has a time."""
+    until = table(question, "due").get("until")
+    if not until:
+        return []
+    default = default_word(question)
+    shown = f"the default is taken: {inert(str(default))}" if default else "the defaults are taken"
+    return [f"(without an answer by {exactly(until)}, {shown})"]
 
 
 def where(question: Mapping[str, Any], run: str) -> str:
@@ -110,6 +122,7 @@ def question_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     """The lines of a `question`: its text, its choices and its default."""
     step = inert(str(question["step"]))
     below = [*choices_lines(question, "something else …"), *default_line(question)]
+    below += due_line(question)
     return [
         head("?", f"{step} wants to know", question, run),
         *prose(str(question["text"])),

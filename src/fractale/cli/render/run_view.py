@@ -417,7 +417,10 @@ class RunView:
         question = table(event.data, "question")
         asked = question.get("text") or question.get("tool") or question.get("kind")
         answer = answer_text(event.data.get("answer"))
-        words = f"{inert(str(event.data.get('step')))}: {inert(str(asked))} → {inert(answer)}"
+        words = f"{inert(str(asked))} → {inert(answer)}"
+        if event.data.get("by") == "default_after":
+            words = f"no answer in time; the default was taken: {inert(answer)}"
+        words = f"{inert(str(event.data.get('step')))}: {words}"
         return [row(fit(f"   {words}", self.width), "dim")]
 
     def _table(self, event: Event) -> list[Line]:

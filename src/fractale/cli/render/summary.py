@@ -15,6 +15,7 @@ from fractale.cli.render.questions import (
     choices_lines,
     cost_lines,
     default_line,
+    due_line,
     exact,
     field_lines,
 )
@@ -386,6 +387,7 @@ def _question_text(question: Mapping[str, Any]) -> list[str]:
     below = [*choices_lines(question), *default_line(question)]
     if form := form_of(question):
         below += [line for name in properties_of(form) for line in field_lines(name, form)]
+    below += due_line(question)
     return [*_said(question["text"]), *(f" {line}" for line in below)]
 
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from langgraph.errors import GraphInterrupt
+
 from fractale import questions
+from fractale.durations import in_words
 from fractale.errors import AnswerError, TemplateError
+from fractale.evidence import Notice
 from fractale.graph.call import Attempt
 from fractale.graph.interrupts import ask
 from fractale.graph.kinds import Compiler
@@ -23,18 +27,55 @@ if TYPE_CHECKING:
 def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that asks the user."""
     del compiler
-    return replace(node, perform=_perform)
+    if node.step.default_after is None:
+        return replace(node, perform=_perform)
+    from fractale.graph.timers import timed_graph  # few questions have a time
+
+    return replace(node, perform=_perform_timed, inside=timed_graph("ask", _ask_in_time))
 
 
 async def _perform(attempt: Attempt) -> CallResult:
-    choices, follow_up = _choices_of(attempt)
-    question = _question(attempt, choices, follow_up)
-    answer = ask(attempt, question)
+    return _result_of(attempt, ask(attempt, _question(attempt)))
+
+
+async def _perform_timed(attempt: Attempt) -> CallResult:
+    from fractale.graph.timers import run_timed
+
+    known = await run_timed(attempt)
+    result = _result_of(attempt, known["answer"])
+    if not known["late"]:
+        return result
+    shown = brief(attempt.context.mask(known["answer"]))
+    waited = in_words(attempt.step.default_after or 0)
+    message = f"no answer within {waited}: the default `{shown}` was taken"
+    return replace(result, notices=(Notice(kind="warning", message=message),))
+
+
+async def _ask_in_time(attempt: Attempt, began: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer, or the default if the time for an answer is over.
+
+    An answer that was given precedes the default, also if the run is resumed late.
+    """
+    question = _question(attempt)
+    question["due"] = questions.due(began, attempt.step.default_after or 0)
+    try:
+        return {"answer": ask(attempt, question), "late": False}
+    except GraphInterrupt:
+        # A replay gets its answers from the record.
+        if not (attempt.deps.patient and questions.is_due(question, attempt.context.clock)):
+            raise
+    asked = attempt.context.mask(question)
+    attempt.emit("answered", question=asked, answer=question["default"], by="default_after")
+    return {"answer": question["default"], "late": True}
+
+
+def _result_of(attempt: Attempt, answer: Any) -> CallResult:
     _label(attempt, answer)
-    return CallResult(outputs=_outputs_of(answer, is_form="form" in question))
+    return CallResult(outputs=_outputs_of(answer, is_form=attempt.step.form is not None))
 
 
-def _question(attempt: Attempt, choices: list[str], follow_up: Mapping[str, str]) -> dict[str, Any]:
+def _question(attempt: Attempt) -> dict[str, Any]:
+    choices, follow_up = _choices_of(attempt)
     text, step = str(attempt.inputs["ask"]), attempt.step
     default = attempt.inputs.get("default")
     if step.form is not None:
