@@ -883,11 +883,11 @@ class GraphCalls(BaseCallbackHandler):
 
 
 def _is_known(value: Any) -> bool:
-    """Whether an interrupt is a question or a job of fractale, not of the graph itself."""
+    """Whether an interrupt is a question, a job or a time of fractale, not of the graph itself."""
     if not isinstance(value, Mapping):
         return False
     known = cast("Mapping[str, Any]", value)
-    return (known.get("kind") in KINDS or questions.is_job(known)) and "step" in known
+    return (known.get("kind") in KINDS or questions.needs_no_answer(known)) and "step" in known
 
 
 def _refused(message: str) -> Refused:

@@ -284,9 +284,9 @@ class Attempt:
     def _outlives_process(self) -> bool:
         """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
-        A tool or a job step makes its call again, from the journal.
+        A tool or a job step makes its call again, from the journal; a question has no model.
         """
-        return self.step.kind not in ("tool", "job")
+        return self.step.kind not in ("tool", "job", "ask")
 
     @property
     def _note(self) -> str:

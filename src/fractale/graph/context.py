@@ -355,11 +355,13 @@ class RunContext:
         depth: The number of drafted plans and agents that this part of the run is inside.
         entry: The step at which a fork enters this part of the run; None: its first step.
         start_dir: The directory in which the run was started. Paths of its jobs are relative to it.
-        jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
+        jobs_waited_for: Step or item → the job or the time that it waits for, as the run's record
+            keeps it.
         shown: The identities of the questions that the run has asked so far. A bare answer counts
             only for one of them. None: the caller's answers name their questions.
-        asked: Set when a step asks a question. A step that waits for a job then stops waiting.
-        leave_jobs: Whether a step that waits for a job suspends the run.
+        asked: Set when a step asks a question. A step that waits for a job or a time then stops
+            waiting.
+        leave_jobs: Whether a step that waits for a job or a time suspends the run.
         clock: Measures long waits.
         arrays: In a foreach over jobs, or an array: index → the part of an array that the item's
             job is (`fractale.graph.kinds.job_array`).

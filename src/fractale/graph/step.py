@@ -29,7 +29,9 @@ from fractale.graph.outcome import CallResult, Decision, as_plain, decide, recor
 from fractale.graph.resources import fill_inputs
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
+from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,
@@ -444,7 +446,9 @@ def _applies(attempt: Attempt) -> bool:
 
 
 def inputs_of(step: Step) -> dict[str, Value]:
-    """The inputs of a step as the plan has them; of a job step, the values of its job."""
+    """The inputs of a step as the plan has them; of a job or a question, its values."""
+    if step.kind == "ask":
+        return question_values(step)
     return step.job.values() if step.job else dict(step.inputs)
 
 
@@ -566,6 +570,9 @@ def step_values(step: Step) -> list[Written]:
     values: list[Written] = [dict(step.inputs), step.instruction]
     if step.job:
         values.append(step.job.values())
+    values += [value for _, value in KINDS[step.kind].texts(step)]
+    if isinstance(step.judge, Template):
+        values.append(step.judge)
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)

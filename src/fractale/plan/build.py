@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.errors import PlanError, Position, Problem
 from fractale.plain import to_json
+from fractale.plan.ask import check_question
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import keys_of, read_part
 from fractale.plan.job import JOB_KEYS
@@ -175,6 +176,8 @@ class StepReader:
         _check_keys(fields, kind)
         given |= kind.read(fields, self, inside=inside)
         _put_together(fields, given)
+        if kind.name == "ask":
+            check_question(fields, given)
         if "instruction" not in fields:
             target, inputs = given.get("target"), given.get("inputs", {})
             given["instruction"] = inherited_instruction(kind.name, target, inputs)

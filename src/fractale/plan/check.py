@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from fractale.errors import PlanError, Problem
+from fractale.plan.ask import unknown_answers
 from fractale.plan.build import load_plan
 from fractale.plan.check_tools import check_against_tools
 from fractale.plan.fields import MOST_PROBLEMS
@@ -83,6 +84,8 @@ def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Ite
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
+        if placed.step.kind == "ask":
+            yield from unknown_answers(placed.step, placed.path)
         included = placed.step.plan
         if included is None:
             continue

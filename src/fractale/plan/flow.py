@@ -164,7 +164,7 @@ def _names(steps: Sequence[Step]) -> set[str]:
 
 
 def _asks_model(step: Step) -> bool:
-    return step.judge or KINDS[step.kind].asks_model
+    return step.judge is not False or KINDS[step.kind].asks_model
 
 
 def _event_problems(step: Step, path: str) -> Iterator[Problem]:

@@ -265,11 +265,27 @@ def _instruction(mapping: Fields, key: str) -> str | Template | None:
     return None
 
 
+def _judge(mapping: Fields, key: str) -> bool | str | Template | None:
+    node = mapping.value(key)
+    if isinstance(node.value, bool):
+        return node.value
+    if isinstance(node.value, str) and node.value.strip():
+        return template(node)
+    mapping.wrong(key, "`true`, `false`, or the criterion as text")
+    return None
+
+
 VALUES: Final = Form(_values, {"type": "object"}, plain_value)
 """Names with JSON values that may contain templates."""
 
 INSTRUCTION: Final = Form(_instruction, {"type": "string"}, plain_value)
 """Text that may be a template."""
+
+
+JUDGE: Final = Form(
+    _judge, {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": r"\S"}]}, plain_value
+)
+"""Whether a model judges, or its criterion, which may be a template."""
 
 
 # The tools of a step, and its outputs

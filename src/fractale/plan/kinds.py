@@ -14,16 +14,17 @@ To add a kind, write a class here, add it to `KINDS`, and write how it runs in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fractale.durations import format_duration
 from fractale.errors import PlanError
+from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names, question_values
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
 from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
-from fractale.plan.job import JOB_OUTPUTS, JobPlan, job_data, read_job
-from fractale.plan.values import Template, Value
+from fractale.plan.job import JOB_OUTPUTS, TIME, JobPlan, job_data, read_job
+from fractale.plan.values import Expression, Template, Value
 
 if TYPE_CHECKING:
     from fractale.plan.build import StepReader
@@ -111,7 +112,8 @@ class StepKind:
         del steps, inside
         if fields.get(self.name) is None:
             if self.key.required is not None:
-                message = f"a {self.name} step needs `{self.name}`{self.key.required}"
+                article = "an" if self.name[0] in "aeiou" else "a"
+                message = f"{article} {self.name} step needs `{self.name}`{self.key.required}"
                 fields.fail(self.name, "missing-key", message)
             return {}
         return {self.field: self.key.form.read(fields, self.name) if self.key.form.read else None}
@@ -120,6 +122,16 @@ class StepKind:
         """The keys that define the step's kind, as plain data."""
         value = getattr(step, self.field)
         return {self.name: self.key.form.dump(value)} if value is not None else {"type": self.name}
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        """The values in the kind's key that may contain templates, with their paths in the step."""
+        if self.field == "value" and step.value is not None:
+            yield self.name, step.value
+
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        """The outputs that a rule can read; None if only the run shows them."""
+        del step
+        return None
 
     def inherits_instruction(self, target: str | None) -> bool:
         """Whether an input can contain the step's instruction, as in 0.1.0."""
@@ -277,6 +289,9 @@ class _Job(StepKind):
         del target
         return False
 
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        return [*step.job.outputs, *JOB_OUTPUTS] if step.job else None  # also of an array's element
+
     def output_names(self, step: Step) -> Collection[str] | None:
         if step.job is None or step.job.array is not None:
             return None  # the outputs of an array are a list
@@ -377,7 +392,73 @@ class _Parallel(StepKind):
         return f"{count} step{'s' if count != 1 else ''} at the same time"
 
 
+class _Wait(StepKind):
+    name = "wait"
+    key = Key(
+        TIME,
+        "How long the step [waits](waiting.md): `10m`, `2h`, or a template of a duration.",
+        required=": how long",
+    )
+    field = "value"
+    lacks = frozenset(
+        {"instruction", "inputs", "allow_tools", "retry", "timeout", "approve", "judge", "model"}
+        | {"output_schema"}
+    )
+    reason = "has no meaning in a wait step: it only lets time pass"
+    in_brackets = ("([", "])")
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        del step
+        return ()
+
+
+class _Ask(StepKind):
+    name = "ask"
+    key = Key(
+        QUESTION,
+        "A [question](#questions) that you answer; no model is involved. May contain {{ templates "
+        "}}.",
+        required=": the question",
+    )
+    field = "value"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "allow_tools",
+            "retry",
+            "timeout",
+            "approve",
+            "output_schema",
+            "judge",
+            "model",
+        }
+    )
+    reason = "has no meaning in an ask step, which only waits for an answer"
+    in_brackets = ("{{", "}}")
+
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        return self.output_names(step)
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        yield from question_values(step).items()
+        if isinstance(step.choices, Expression):
+            yield "choices", step.choices
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return [*ASK_OUTPUTS, *(field_names(step.form) if step.form else ())]
+
+
 KINDS: Final[Mapping[str, StepKind]] = {
-    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job())
+    kind.name: kind
+    for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Wait(), _Ask())
 }
 """Name → kind."""

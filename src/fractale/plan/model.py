@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
 from fractale.errors import Position, Problem
+from fractale.plan.ask import CHOICES, DEFAULT, FORM, Choice
 from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AGENTS,
@@ -21,6 +22,7 @@ from fractale.plan.forms import (
     FLAG,
     INSTRUCTION,
     JSON_SCHEMA,
+    JUDGE,
     MODEL,
     NOWHERE,
     SERVERS,
@@ -295,8 +297,13 @@ class Step:
         ),
     ] = None
     judge: Annotated[
-        bool,
-        Key(FLAG, "`true`: if no evidence decides, ask the model whether the step succeeded."),
+        bool | str | Template,
+        Key(
+            JUDGE,
+            "`true`: if no evidence decides, ask the model whether the step succeeded. A text is "
+            "the criterion, and may contain {{ templates }}.",
+            never_empty=True,
+        ),
     ] = False
     model: Annotated[str | None, Key(MODEL, "The model of this step, `provider:name`.")] = None
     persist: Annotated[
@@ -307,6 +314,44 @@ class Step:
             kinds=("prompt", "agent"),
         ),
     ] = False
+    choices: Annotated[
+        tuple[Choice, ...] | Expression | None,
+        Key(
+            CHOICES,
+            "The answers to choose from: a list of words, or an expression that gives one. `{word: "
+            "question}` asks for a text, too. Left out, any text is an answer.",
+            kinds=("ask",),
+            never_empty=True,
+        ),
+    ] = None
+    form: Annotated[
+        Mapping[str, Any] | None,
+        Key(
+            FORM,
+            "JSON Schema of an object: its fields are asked for, one after the other.",
+            kinds=("ask",),
+            never_empty=True,
+        ),
+    ] = None
+    default: Annotated[
+        Value,
+        Key(
+            DEFAULT,
+            "The answer of `--yes`, and of Enter at a terminal; may contain {{ templates }}. Left "
+            "out, `--yes` leaves the question open.",
+            kinds=("ask",),
+            never_empty=True,
+        ),
+    ] = None
+    default_after: Annotated[
+        float | None,
+        Key(
+            duration(),
+            "How long the question waits for an answer before the default is taken: `30m`, `2d`.",
+            kinds=("ask",),
+            needs=("default",),
+        ),
+    ] = None
     plan: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
     positions: Mapping[str, Position] = field(
@@ -355,6 +400,8 @@ STEP_HINTS: Final = {
     "initial": "a plan starts at its first step: move it there",
     "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
     "validate": "write `rules` or `output_schema`",
+    "options": "write `choices`",
+    "question": "write `ask`",
 }
 
 

@@ -10,7 +10,6 @@ from fractale.errors import Problem
 from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
-from fractale.plan.job import JOB_OUTPUTS
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
 from fractale.plan.values import Expression, Value
@@ -75,6 +74,10 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     for name, value in step.job.values().items() if step.job else ():
         key = f"{step.job.prefix if step.job else ''}{name}"
         yield Text(value, f"{path}.{key}", "template", placed, key)
+    for key, value in KINDS[step.kind].texts(step):
+        yield Text(value, f"{path}.{key}", "template", placed, key)
+    if not isinstance(step.judge, bool):
+        yield Text(step.judge, f"{path}.judge", "template", placed, "judge")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -274,14 +277,16 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
     """In a rule, any name may be a key of the outputs, unless the outputs are known."""
-    job = text.within.step.job if text.within else None
+    step = text.within.step if text.within else None
     name = str(reference.path[0])
-    if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
+    if step is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
         return None
-    names = [*job.outputs, *JOB_OUTPUTS]
-    if name in names:
+    names = KINDS[step.kind].rule_names(step)
+    if names is None or name in names:
         return None
-    message = f"the job's outputs are {listing(names)}"
+    message = (
+        f"the {'question' if step.kind == 'ask' else step.kind}'s outputs are {listing(names)}"
+    )
     return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
 
 
