@@ -21,7 +21,7 @@ from fractale.durations import format_duration
 from fractale.errors import PlanError
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
-from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
+from fractale.plan.forms import CALLABLE_PATTERN, NAME, NAMED_VALUES, Form, Key, ref
 from fractale.plan.job import JOB_OUTPUTS, JobPlan, job_data, read_job
 from fractale.plan.values import Template, Value
 
@@ -377,7 +377,46 @@ class _Parallel(StepKind):
         return f"{count} step{'s' if count != 1 else ''} at the same time"
 
 
+class _Set(StepKind):
+    """Values that get a name, for the steps that follow."""
+
+    name = "set"
+    key = Key(
+        NAMED_VALUES,
+        "Name → value with {{ templates }}: from then on, `values.NAME` is the value "
+        "([named values](#named-values)).",
+        required=": names with their values",
+    )
+    field = "value"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "allow_tools",
+            "foreach",
+            "max_parallel",
+            "retry",
+            "timeout",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "has no meaning in a set step, which only gives names to values"
+    is_square = True
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return list(step.value or ())
+
+    def summary(self, step: Step) -> str:
+        return escape(", ".join(step.value or ()), SUMMARY_LIMIT)
+
+
 KINDS: Final[Mapping[str, StepKind]] = {
-    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job())
+    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Set())
 }
 """Name → kind."""
