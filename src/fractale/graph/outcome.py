@@ -52,6 +52,8 @@ class CallResult:
         notices: Notices that a success must not hide, beside those in the outputs.
         conversation: The agent's messages, if the step persists them.
         seconds: The duration of a call that earlier processes of the run began.
+        is_evidence: Whether the names of the outputs can show a failure or a warning. The names of
+            a `set` step are the plan's own words.
     """
 
     outputs: Any = field(default_factory=dict[str, Any])
@@ -66,6 +68,7 @@ class CallResult:
     notices: tuple[Notice, ...] = ()
     conversation: Any = None
     seconds: float = 0.0
+    is_evidence: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +172,7 @@ def decide_by_evidence(step: Step, result: CallResult) -> Decision | None:
         return failed_by("error", result.error)
     if result.failure is not None:
         return result.failure
-    if reason := exit_code_evidence(result.outputs):
+    if result.is_evidence and (reason := exit_code_evidence(result.outputs)):
         return failed_by("exit_code", reason)
     if result.misfit is not None:
         return failed_by("schema", result.misfit)
@@ -209,7 +212,8 @@ def schema_error(step: Step, outputs: Mapping[str, Any]) -> str | None:
 
 def notices_of(result: CallResult) -> list[Notice]:
     """Notices that the success of a call must not hide: its own, and those in its outputs."""
-    named = notices_in(result.outputs) if isinstance(result.outputs, Mapping) else []  # pyright: ignore[reportUnknownArgumentType] - outputs are JSON
+    says = result.is_evidence and isinstance(result.outputs, Mapping)
+    named = notices_in(result.outputs) if says else []  # pyright: ignore[reportUnknownArgumentType] - outputs are JSON
     return [*result.notices, *named]
 
 

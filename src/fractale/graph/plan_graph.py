@@ -412,6 +412,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             prefix = str(cast("Mapping[str, Any]", given).get("prefix") or "")
             kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
             given = _first_state(kept, prefix)
+            if plan.value_names:  # of an earlier run
+                given |= {"values": {OVERWRITE: {}}, "value_sources": {OVERWRITE: {}}}
         return _Entered(given, run, notes, journal)
 
     async def _answered(

@@ -50,6 +50,22 @@ class Flow:
         """Whether a step can have run when the run reaches another step, or the same one again."""
         return bool(self._after[self._number[step]] >> self._number[later] & 1)
 
+    def can_come_first(self, step: str, later: str) -> bool:
+        """Whether the run can reach a step before it enters a later step for the first time."""
+        if not self.can_precede(step, later):
+            return False
+        number, avoided = self._number[step], self._number[later]
+        seen, waiting = {avoided}, [0]
+        while waiting:
+            current = waiting.pop()
+            if current in seen:
+                continue
+            if current == number:
+                return True
+            seen.add(current)
+            waiting += self._targets(self.plan.steps[current])
+        return False
+
     def problems(self, outer: Limits | None = None) -> Iterator[Problem]:
         """The faults of transitions: unknown targets, unreachable steps, endless loops.
 

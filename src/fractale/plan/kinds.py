@@ -22,7 +22,7 @@ from fractale.errors import PlanError
 from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names, question_values
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
-from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
+from fractale.plan.forms import CALLABLE_PATTERN, NAME, NAMED_VALUES, Form, Key, ref
 from fractale.plan.job import JOB_OUTPUTS, TIME, JobPlan, job_data, read_job
 from fractale.plan.values import Expression, Template, Value
 
@@ -457,8 +457,61 @@ class _Ask(StepKind):
         return [*ASK_OUTPUTS, *(field_names(step.form) if step.form else ())]
 
 
+class _Set(StepKind):
+    """Values that get a name, for the steps that follow."""
+
+    name = "set"
+    key = Key(
+        NAMED_VALUES,
+        "Name → value with {{ templates }}: from then on, `values.NAME` is the value "
+        "([named values](#named-values)).",
+        required=": names with their values",
+    )
+    field = "value"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "allow_tools",
+            "foreach",
+            "max_parallel",
+            "retry",
+            "timeout",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "has no meaning in a set step, which only gives names to values"
+    is_square = True
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        for name, value in (step.value or {}).items():
+            yield f"set.{name}", value
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return list(step.value or ())
+
+    def summary(self, step: Step) -> str:
+        return escape(", ".join(step.value or ()), SUMMARY_LIMIT)
+
+
 KINDS: Final[Mapping[str, StepKind]] = {
     kind.name: kind
-    for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Wait(), _Ask())
+    for kind in (
+        _Tool(),
+        _Prompt(),
+        _Agent(),
+        _Plan(),
+        _Parallel(),
+        _Job(),
+        _Wait(),
+        _Ask(),
+        _Set(),
+    )
 }
 """Name → kind."""

@@ -397,6 +397,10 @@ STEP_HINTS: Final = {
     "next": "write `transitions: {success: STEP}`",
     "needs": "steps run in the order of the file; write `transitions` to change it",
     "depends_on": "steps run in the order of the file; write `transitions` to change it",
+    "let": "write `set: {NAME: value}`",
+    "assign": "write `set: {NAME: value}`",
+    "vars": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
+    "variables": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
     "initial": "a plan starts at its first step: move it there",
     "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
     "validate": "write `rules` or `output_schema`",
@@ -508,6 +512,11 @@ class Plan:
         return self.next_steps[step.name]
 
     @cached_property
+    def value_names(self) -> frozenset[str]:
+        """The names that its `set` steps give to values."""
+        return frozenset(name for step in self.walk() if step.kind == "set" for name in step.value)
+
+    @cached_property
     def next_steps(self) -> Mapping[str, str]:
         """Step name → the step after it in the file. The last step leads to ``success``."""
         names = [step.name for step in self.steps]
@@ -517,11 +526,15 @@ class Plan:
 PLAN_KEYS: Final[Mapping[str, Key]] = keys_of(Plan)
 
 _REGISTRY = "that belongs to a registry or server file"
+_VALUES = "write a step `set: {NAME: value}`; its values are `values.NAME`"
 PLAN_HINTS: Final = {
     "tools": _REGISTRY,
     "prompts": _REGISTRY,
     "resources": _REGISTRY,
     "server": f"{_REGISTRY}; a plan names its `servers`",
+    "values": _VALUES,
+    "vars": _VALUES,
+    "variables": _VALUES,
     "states": "write `steps`",
     "tasks": "write `steps`",
 }

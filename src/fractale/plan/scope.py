@@ -23,6 +23,9 @@ PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
 RUN_PARTS: Final = ("id", "plan", "dir")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
+NAMED: Final = "values"
+"""What `set` steps named. Only a plan with such a step has it: elsewhere, a rule may mean an
+output of this name."""
 ATTEMPTS: Final = "attempts"
 """The number of the step's attempt, from 1, in its templates as in its rules."""
 RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
@@ -128,17 +131,42 @@ class Scope:
     flow: Flow
     prefix: str = ""
     _placed: dict[str, Placed] = field(init=False)
+    _setters: dict[str, list[Placed]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._placed = {p.step.name: p for p in placed_steps(self.plan, self.prefix)}
+        self._setters = {}
+        for placed in self._placed.values():
+            for name in placed.step.value or () if placed.step.kind == "set" else ():
+                self._setters.setdefault(name, []).append(placed)
+
+    @property
+    def _top(self) -> tuple[str, ...]:
+        return (*TOP, NAMED) if self._setters else TOP
 
     def problems(self) -> Iterator[Problem]:
         """Every fault of the plan's templates and expressions."""
+        yield from self._set_twice()
         for placed in placed_steps(self.plan, self.prefix):
             for text in texts_of(placed):
                 yield from self._text_problems(text)
         for text in outputs_of_plan(self.plan, self.prefix):
             yield from self._text_problems(text)
+
+    def _set_twice(self) -> Iterator[Problem]:
+        """Steps of one parallel block that set the same name: the later one would win."""
+        for name, setters in self._setters.items():
+            first: dict[str, Placed] = {}
+            for placed in setters:
+                other = first.setdefault(placed.block.name, placed) if placed.block else placed
+                if other is not placed:
+                    message = (
+                        f"`{other.step.name}` sets `{name}` at the same time, in the block "
+                        f"`{other.owner.name}`; use another name"
+                    )
+                    where = placed.step.where(f"set.{name}")
+                    path = f"{placed.path}.set.{name}"
+                    yield Problem("set-twice", message, where, path, len(name))
 
     def _text_problems(self, text: Text) -> Iterator[Problem]:
         for found in syntax_problems(text.value, text.path):
@@ -163,6 +191,8 @@ class Scope:
             return self._step_problem(reference, text)
         if top == "inputs" and len(reference.path) > 1:
             return self._input_problem(reference, text)
+        if top == NAMED and len(reference.path) > 1 and (self._setters or text.place != "rule"):
+            return self._value_problem(reference, text)
         if top in ("previous", "run") and len(reference.path) > 1:
             parts = PREVIOUS_PARTS if top == "previous" else RUN_PARTS
             return _unknown_part(reference, text, 1, parts)
@@ -170,7 +200,7 @@ class Scope:
 
     def _top_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[0])
-        if name in TOP:
+        if name in self._top:
             return None
         if text.place == "rule":
             return _rule_problem(reference, text)
@@ -186,7 +216,7 @@ class Scope:
             return None if text.within else _undefined(reference, text, 0, right, ())
         if reference.optional:
             return None
-        known = [*TOP, *((ATTEMPTS,) if text.within else ()), *(ITEM if inside else ())]
+        known = [*self._top, *((ATTEMPTS,) if text.within else ()), *(ITEM if inside else ())]
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)
@@ -195,6 +225,8 @@ class Scope:
     def _meant(self, name: str) -> str | None:
         if name in self.plan.inputs:
             return f"inputs.{name}"
+        if name in self._setters:
+            return f"{NAMED}.{name}"
         return f"steps.{name}.outputs" if name in self._placed else None
 
     def _input_problem(self, reference: Reference, text: Text) -> Problem | None:
@@ -212,13 +244,42 @@ class Scope:
         return _undefined(reference, text, 1, message, self.plan.inputs, meant)
 
     def _secret_problem(self, reference: Reference, text: Text) -> Problem | None:
-        if not self.plan.inputs[str(reference.path[1])].secret or not _is_of_job(text):
+        if not self.plan.inputs[str(reference.path[1])].secret:
+            return None
+        if text.within and text.within.step.kind == "set" and text.place == "template":
+            message = (
+                f"`{reference.path[1]}` is secret, and a named value is kept as `***`; write "
+                f"`inputs.{reference.path[1]}` where the secret is needed"
+            )
+            return _at(reference, text, 1, "secret-in-value", message)
+        if not _is_of_job(text):
             return None
         message = (
             f"`{reference.path[1]}` is secret, and a job is written to disk as it is submitted; "
             "have the job read the secret from a file of yours"
         )
         return _at(reference, text, 1, "secret-in-job", message)
+
+    def _value_problem(self, reference: Reference, text: Text) -> Problem | None:
+        """The problem that no step can have set a value by then."""
+        name, here = str(reference.path[1]), text.within
+        setters = self._setters.get(name)
+        if setters is None:
+            message = "no `set` step of the plan sets it"
+            return _undefined(reference, text, 1, message, self._setters)
+        if here is None or reference.optional:
+            return None
+        if text.place == "rule" and any(placed.step is here.step for placed in setters):
+            return None  # a rule of the step that sets it sees the new value
+        owners = dict.fromkeys(placed.owner.name for placed in setters)
+        known = all(self.flow.can_run(owner) for owner in (*owners, here.owner.name))
+        if not known or any(self.flow.can_come_first(o, here.owner.name) for o in owners):
+            return None
+        message = (
+            f"`{name}` cannot have been set when the run first enters `{here.step.name}`; set it "
+            "before, or write `| default(…)`"
+        )
+        return _at(reference, text, 1, "not-yet-set", message)
 
     def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[1])
