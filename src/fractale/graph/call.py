@@ -123,6 +123,16 @@ class LabelFlow:
     def _of_inputs(self) -> Labels:
         return NO_LABELS.union(*map(self._of_input, {*self.inputs, *self.secrets}))
 
+    def beside(self, outer: LabelFlow) -> LabelFlow:
+        """The flow of a step of a chain, which also sees the values around the chain."""
+        return replace(
+            self,
+            records={**outer.records, **self.records},
+            inputs=outer.inputs,
+            last=self.last or outer.last,
+            item=outer.item,
+        )
+
     def for_items(self, foreach: ForEach) -> LabelFlow:
         """The flow inside a foreach, where `item` has the labels of the values it runs over."""
         item = NO_LABELS.union(*map(self.of, foreach_expressions(foreach)))
@@ -284,9 +294,9 @@ class Attempt:
     def _outlives_process(self) -> bool:
         """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
-        A tool or a job step makes its call again, from the journal.
+        A tool or a job step makes its call again, from the journal. A chain has none of its own.
         """
-        return self.step.kind not in ("tool", "job")
+        return self.step.kind not in ("tool", "job", "steps")
 
     @property
     def _note(self) -> str:

@@ -18,7 +18,7 @@ from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
 from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Limits, Plan, Step
-from fractale.plan.scope import Scope, placed_steps
+from fractale.plan.scope import Around, Scope, placed_steps
 from fractale.plan.values import Template, Value, has_template, is_resource
 from fractale.text import nearest
 
@@ -73,16 +73,31 @@ def _file_order(problem: Problem) -> tuple[str, int, int]:
     return (at.file, at.line, at.column) if at else ("", 0, 0)
 
 
-def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
-    """The problems of a plan and of the plans that it includes, each plan once."""
+def _check(
+    plan: Plan,
+    prefix: str,
+    outer: Limits | None,
+    seen: set[int],
+    around: Around | None = None,
+) -> Iterator[Problem]:
+    """The problems of a plan and of the plans that it includes, each plan once.
+
+    Args:
+        around: Of a chain, the names around it.
+    """
     seen.add(id(plan))
     yield from plan.warnings
-    flow = Flow(plan, prefix)
+    names = (around.placed.step.name, around.scope.steps) if around else None
+    flow = Flow(plan, prefix, names)
     yield from flow.problems(outer)
-    yield from Scope(plan, flow, prefix).problems()
+    scope = Scope(plan, flow, prefix, around)
+    yield from scope.problems()
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
+        if placed.step.chain is not None:
+            inside = Around(scope, placed)
+            yield from _check(placed.step.chain, f"{placed.path}.", outer, seen, inside)
         included = placed.step.plan
         if included is None:
             continue

@@ -377,7 +377,51 @@ class _Parallel(StepKind):
         return f"{count} step{'s' if count != 1 else ''} at the same time"
 
 
+class _Steps(StepKind):
+    """A chain: steps that run one after the other, as a plan inside the plan."""
+
+    name = "steps"
+    key = Key(
+        Form(None, {"type": "array", "minItems": 1, "items": ref("step")}),
+        "A list of steps that [run one after the other](#chains), as one step.",
+        required=": a list of steps",
+    )
+    field = "chain"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "tools",
+            "allow_tools",
+            "retry",
+            "timeout",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "belongs to the steps inside the chain"
+    in_brackets = ("[[", "]]")
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del inside
+        return {"chain": steps.chain(fields)}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        del step
+        return {}  # as of a parallel block
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def summary(self, step: Step) -> str:
+        del step
+        return "one after the other"
+
+
 KINDS: Final[Mapping[str, StepKind]] = {
-    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job())
+    kind.name: kind
+    for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Steps())
 }
 """Name → kind."""
