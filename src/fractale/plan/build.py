@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.errors import PlanError, Position, Problem
 from fractale.plain import to_json
+from fractale.plan.defaults import Defaults, read_defaults
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import keys_of, read_part
 from fractale.plan.job import JOB_KEYS
@@ -100,9 +101,11 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     given: dict[str, Any] = {"name": "", **read_part(PLAN_KEYS, fields)}
     if newer := [p for p in reader.problems.errors if p.code == "newer-version"]:
         raise PlanError(newer)
+    limits = given.get("limits", Limits())
+    steps = StepReader(reader, include, file, limits, read_defaults(fields))
     plan = Plan(
         **given,
-        steps=_steps(fields, StepReader(reader, include, file, given.get("limits", Limits()))),
+        steps=_steps(fields, steps),
         file=file,
         position=node.position,
         warnings=tuple(_octal_looking(node, "")),
@@ -154,12 +157,14 @@ class StepReader:
         include: Returns the plan of a `plan: FILE` step; None: no plan may be included.
         file: The plan's file.
         limits: Of the plan.
+        defaults: Of the plan.
     """
 
     reader: Reader
     include: Include | None
     file: str
     limits: Limits
+    defaults: Defaults
     names: dict[str, Node] = field(default_factory=dict[str, "Node"])
 
     def read(self, node: Node, path: str, *, inside: bool = False) -> Step | None:
@@ -170,6 +175,7 @@ class StepReader:
             path: Its path in the plan.
             inside: Whether the step is in a parallel block.
         """
+        node = self.defaults.fill(node)
         fields = self.reader.fields(node, path, STEP_KEYS, "a step", STEP_HINTS)
         if fields is None:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fractale.errors import PlanError, Problem
 from fractale.plan.build import load_plan
@@ -64,8 +64,12 @@ def file_problems(path: str | Path) -> tuple[Plan | None, list[Problem]]:
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems in the order of the files, each once."""
-    return sorted(dict.fromkeys(problems), key=_file_order)
+    """Problems in the order of the files, each once: a fault in `defaults` concerns many steps."""
+    found: dict[Any, Problem] = {}
+    for problem in problems:
+        at = problem.position or problem.path
+        found.setdefault((problem.code, problem.message, problem.severity, at), problem)
+    return sorted(found.values(), key=_file_order)
 
 
 def _file_order(problem: Problem) -> tuple[str, int, int]:

@@ -373,6 +373,47 @@ STEP_HINTS: Final = {
 }
 
 
+NOT_DEFAULT: Final = frozenset(
+    {
+        "name",
+        "type",
+        "description",
+        "instruction",
+        "when",
+        "foreach",
+        "script",
+        "command",
+        "array",
+        *KINDS,
+    }
+)
+"""Keys without a default: each says what one step does."""
+
+
+def default_keys(kind: str) -> dict[str, Key]:
+    """The keys of a kind of step that can have a default, those of a job beside the step's own."""
+    return {
+        name: key
+        for name, key in STEP_KEYS.items()
+        if name not in NOT_DEFAULT
+        and name not in KINDS[kind].lacks
+        and (not key.kinds or kind in key.kinds)
+    }
+
+
+def _defaults_schema() -> dict[str, Any]:
+    """JSON Schema of `defaults`: a mapping of keys for each kind of step."""
+    parts = {
+        kind: {
+            "type": "object",
+            "properties": {name: ref(f"step/properties/{name}") for name in default_keys(kind)},
+            "additionalProperties": False,
+        }
+        for kind in KINDS
+    }
+    return {"type": "object", "properties": parts, "additionalProperties": False}
+
+
 def inherited_instruction(
     kind: str, target: str | None, inputs: Mapping[str, Value]
 ) -> str | Template | None:
@@ -429,6 +470,12 @@ class Plan:
     limits: Annotated[
         Limits,
         Key(part(Limits), "Where a run stops; it can be resumed ([limits](#limits))."),
+        Key(
+            Form(None, _defaults_schema()),
+            "Kind of step → keys that each step of this kind has unless it sets them itself "
+            "([defaults](#defaults)).",
+            name="defaults",
+        ),
     ] = field(default_factory=Limits)
     steps: Annotated[
         tuple[Step, ...],
