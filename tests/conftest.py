@@ -29,6 +29,7 @@ REAL_FILES = {
     "test_agent_durability": "kills",
     "test_array_kills": "kills",
     "test_canaries": "a whole run and 20 commands, a terminal",
+    "test_chain_kills": "kills",
     "test_confine": "another user, kills",
     "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",
