@@ -30,6 +30,7 @@ REAL_FILES = {
     "test_array_kills": "kills",
     "test_ask_kills": "kills, pseudo-terminals",
     "test_canaries": "a whole run and 20 commands, a terminal",
+    "test_chain_kills": "kills",
     "test_confine": "another user, kills",
     "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",

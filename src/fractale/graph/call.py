@@ -133,6 +133,16 @@ class LabelFlow:
     def _of_values(self) -> Labels:
         return NO_LABELS.union(*map(self._of_value, self.values))
 
+    def beside(self, outer: LabelFlow) -> LabelFlow:
+        """The flow of a step of a chain, which also sees the values around the chain."""
+        return replace(
+            self,
+            records={**outer.records, **self.records},
+            inputs=outer.inputs,
+            last=self.last or outer.last,
+            item=outer.item,
+        )
+
     def for_items(self, foreach: ForEach) -> LabelFlow:
         """The flow inside a foreach, where `item` has the labels of the values it runs over."""
         item = NO_LABELS.union(*map(self.of, foreach_expressions(foreach)))
@@ -296,9 +306,9 @@ class Attempt:
     def _outlives_process(self) -> bool:
         """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
-        A tool or a job step makes its call again, from the journal; a question has no model.
+        A tool or a job step makes its call again, from the journal. The others have no model.
         """
-        return self.step.kind not in ("tool", "job", "ask", "set")
+        return self.step.kind not in ("tool", "job", "ask", "set", "steps")
 
     @property
     def _note(self) -> str:

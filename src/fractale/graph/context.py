@@ -324,6 +324,26 @@ MASKED: Final[Mapping[str, type[Any]]] = {
 # A run
 
 
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """The values around a chain, which its steps see beside those of the chain.
+
+    Args:
+        scope: The names that the templates of the chain's step see.
+        flow: The sources of their values (a `fractale.graph.call.LabelFlow`).
+    """
+
+    scope: Mapping[str, Any] = field(repr=False)
+    flow: Any = field(repr=False)
+
+    def with_own(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """The scope of a step of the chain: its own steps are beside those around the chain."""
+        steps = {**self.scope["steps"], **scope["steps"]}
+        previous = scope["previous"] or self.scope["previous"]
+        inputs = self.scope["inputs"]
+        return {**self.scope, **scope, "inputs": inputs, "steps": steps, "previous": previous}
+
+
 NO_ID: Final = "run"
 """The id of a run that was given none."""
 
@@ -372,6 +392,7 @@ class RunContext:
             (`fractale.graph.continued`).
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
             sources of their values, its path, and the number of items that may run at a time.
+        outer: In a chain, the values around it.
     """
 
     masker: Masker = field(default_factory=Masker, repr=False)
@@ -410,6 +431,7 @@ class RunContext:
     slots: AbstractAsyncContextManager[None] = field(default_factory=nullcontext[None])
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)
+    outer: Outer | None = None
 
     # LangChain dumps the arguments of a tool, and with `ToolRuntime` the context of its run.
     __pydantic_serializer__ = _OPAQUE

@@ -206,6 +206,16 @@ class AsStep:
         node, state, context, before = self.node, self.state, self.context, self.before
         attempts = before.get("attempts", 0) + 1
         scope = build_scope(node.plan, state, context, node.deps.outputs, node.needs)
+        flow = LabelFlow(
+            records=state.get("steps", {}),
+            inputs=state.get("sources", {}),
+            last=state.get("last"),
+            secrets=frozenset(context.secret_inputs),
+            base=context.drafted_from,
+            values=state.get("value_sources", {}),
+        )
+        if context.outer is not None:
+            scope, flow = context.outer.with_own(scope), flow.beside(context.outer.flow)
         attempt = Attempt(
             step=node.step,
             path=state.get("prefix", "") + node.step.name,
@@ -216,14 +226,7 @@ class AsStep:
             inside=inside,
             scope={**scope, "attempts": attempts},
             attempts=attempts,
-            flow=LabelFlow(
-                records=state.get("steps", {}),
-                inputs=state.get("sources", {}),
-                last=state.get("last"),
-                secrets=frozenset(context.secret_inputs),
-                base=context.drafted_from,
-                values=state.get("value_sources", {}),
-            ),
+            flow=flow,
             tries=tries,
             conversation=node.deps.outputs.get(before.get("conversation")),
         )
@@ -586,7 +589,7 @@ def step_values(step: Step) -> list[Written]:
         values.append(step.when)
     if step.foreach:
         values += foreach_expressions(step.foreach)
-    for inner in step.steps:
+    for inner in (*step.steps, *(step.chain.steps if step.chain else ())):
         values += step_values(inner)
     return values
 

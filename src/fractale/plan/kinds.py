@@ -486,7 +486,7 @@ class _Set(StepKind):
     is_square = True
 
     def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
-        for name, value in (step.value or {}).items():
+        for name, value in step.value.items() if step.value else ():
             yield f"set.{name}", value
 
     def inherits_instruction(self, target: str | None) -> bool:
@@ -498,6 +498,49 @@ class _Set(StepKind):
 
     def summary(self, step: Step) -> str:
         return escape(", ".join(step.value or ()), SUMMARY_LIMIT)
+
+
+class _Steps(StepKind):
+    """A chain: steps that run one after the other, as a plan inside the plan."""
+
+    name = "steps"
+    key = Key(
+        Form(None, {"type": "array", "minItems": 1, "items": ref("step")}),
+        "A list of steps that [run one after the other](#chains), as one step.",
+        required=": a list of steps",
+    )
+    field = "chain"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "tools",
+            "allow_tools",
+            "retry",
+            "timeout",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "belongs to the steps inside the chain"
+    in_brackets = ("[[", "]]")
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del inside
+        return {"chain": steps.chain(fields)}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        del step
+        return {}  # as of a parallel block
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def summary(self, step: Step) -> str:
+        del step
+        return "one after the other"
 
 
 KINDS: Final[Mapping[str, StepKind]] = {
@@ -512,6 +555,7 @@ KINDS: Final[Mapping[str, StepKind]] = {
         _Wait(),
         _Ask(),
         _Set(),
+        _Steps(),
     )
 }
 """Name → kind."""

@@ -159,6 +159,7 @@ class Step:
         transitions: The event ``failed`` of the file is stored as ``failure``.
         steps: The steps of a parallel block.
         plan: The plan that a `plan: FILE` step includes.
+        chain: The steps of a `steps` step, as a plan without inputs and outputs of its own.
         timeout: Seconds.
         positions: Path inside the step (``transitions.success``) → its position.
     """
@@ -221,7 +222,7 @@ class Step:
         Key(
             EXPRESSION,
             "An expression; if it is false, the step is skipped, and the run goes where success "
-            "goes.",
+            "goes. If it reads `item` or `index`, it is asked for each [item](#foreach).",
             never_empty=True,
         ),
     ] = None
@@ -229,7 +230,7 @@ class Step:
         ForEach | None,
         Key(
             FOREACH,
-            "Run once per item of a list, or of the product of several lists "
+            "Run once per item of a list, or of several lists: their product, or `{zip: …}` "
             "([foreach](#foreach)).",
             never_empty=True,
         ),
@@ -353,6 +354,7 @@ class Step:
         ),
     ] = None
     plan: "Plan | None" = None
+    chain: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
     positions: Mapping[str, Position] = field(
         default_factory=dict[str, Position], compare=False, repr=False
@@ -362,6 +364,19 @@ class Step:
     def is_drafted(self) -> bool:
         """Whether the planner drafts the step at run time."""
         return self.kind == "plan" and self.plan is None
+
+    @property
+    def inner(self) -> "Plan | None":
+        """The plan inside the step: the one that it includes, or its chain."""
+        return self.chain if self.plan is None else self.plan
+
+    def walk(self) -> "Iterator[Step]":
+        """The step, with those of its block or chain (not of an included plan), in file order."""
+        yield self
+        for step in self.steps:
+            yield from step.walk()
+        if self.chain is not None:
+            yield from self.chain.walk()
 
     def where(self, path: str = "") -> Position:
         """The position of a part of the step, or of the nearest part around it."""
@@ -376,14 +391,14 @@ def _step_keys() -> dict[str, Key]:
     """The keys in the order in which users write them. Keys of a block are below its own keys."""
     named = {kind.name: replace(kind.key, name=kind.name, required=None) for kind in KINDS.values()}
     of_job = {name: replace(key, kinds=("job",)) for name, key in JOB_KEYS.items()}
-    block = named.pop("parallel")
+    blocks = {name: named.pop(name) for name in ("parallel", "steps")}
     found: dict[str, Key] = {}
     for name, key in keys_of(Step).items():
         found[name] = key
         if name == "type":
             found |= named | of_job
         elif name == "max_parallel":
-            found["parallel"] = block
+            found |= blocks
     return found
 
 
@@ -407,6 +422,47 @@ STEP_HINTS: Final = {
     "options": "write `choices`",
     "question": "write `ask`",
 }
+
+
+NOT_DEFAULT: Final = frozenset(
+    {
+        "name",
+        "type",
+        "description",
+        "instruction",
+        "when",
+        "foreach",
+        "script",
+        "command",
+        "array",
+        *KINDS,
+    }
+)
+"""Keys without a default: each says what one step does."""
+
+
+def default_keys(kind: str) -> dict[str, Key]:
+    """The keys of a kind of step that can have a default, those of a job beside the step's own."""
+    return {
+        name: key
+        for name, key in STEP_KEYS.items()
+        if name not in NOT_DEFAULT
+        and name not in KINDS[kind].lacks
+        and (not key.kinds or kind in key.kinds)
+    }
+
+
+def _defaults_schema() -> dict[str, Any]:
+    """JSON Schema of `defaults`: a mapping of keys for each kind of step."""
+    parts = {
+        kind: {
+            "type": "object",
+            "properties": {name: ref(f"step/properties/{name}") for name in default_keys(kind)},
+            "additionalProperties": False,
+        }
+        for kind in KINDS
+    }
+    return {"type": "object", "properties": parts, "additionalProperties": False}
 
 
 def inherited_instruction(
@@ -465,6 +521,12 @@ class Plan:
     limits: Annotated[
         Limits,
         Key(part(Limits), "Where a run stops; it can be resumed ([limits](#limits))."),
+        Key(
+            Form(None, _defaults_schema()),
+            "Kind of step → keys that each step of this kind has unless it sets them itself "
+            "([defaults](#defaults)).",
+            name="defaults",
+        ),
     ] = field(default_factory=Limits)
     steps: Annotated[
         tuple[Step, ...],
@@ -494,10 +556,9 @@ class Plan:
         raise KeyError(name)
 
     def walk(self) -> Iterator[Step]:
-        """Every step, with those of parallel blocks (not of included plans), in file order."""
+        """Every step of the file, with those of blocks and chains, in file order."""
         for step in self.steps:
-            yield step
-            yield from step.steps
+            yield from step.walk()
 
     def target_of(self, step: Step, event: str) -> str:
         """The target of a step's event: a step's name, ``success`` or ``failed``.

@@ -233,7 +233,7 @@ def _along(plan: Plan | None, wanted: Sequence[tuple[str, int | None]]) -> Itera
     for node in way_to(plan, name) if plan else [name]:
         yield _Graph(node, name, attempt)
     if inside:
-        below = plan.step(name).plan if plan else None
+        below = plan.step(name).inner if plan else None
         if below is None:
             yield _Graph(RUN_DRAFT, draft=True)
         yield from _along(below, inside)
@@ -369,8 +369,8 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
         )
     if point.inside is None:
         return
-    if point.draft is None and step.plan is not None:
-        check_point(step.plan, point.inside, f"{path}{point.step}/")
+    if point.draft is None and step.inner is not None:
+        check_point(step.inner, point.inside, f"{path}{point.step}/")
     elif point.draft is None or step.kind != "plan" or step.plan is not None:
         raise UsageError(
             f"the step `{path}{point.step}` of {plan.file} now runs another kind of plan",
@@ -625,8 +625,8 @@ def _inputs_read(plan: Plan, name: str) -> set[str]:
     """The inputs that a step's templates and rules name. If that is unknown, all of them."""
     step = plan.step(name)
     found: set[str] = set()
-    for placed in (Placed(step, ""), *(Placed(inner, "") for inner in step.steps)):
-        for text in texts_of(placed):
+    for inner in step.walk():
+        for text in texts_of(Placed(inner, "")):
             paths = [reference.path for reference in references(text.value)]
             found |= {str(path[1]) for path in paths if path[:1] == ("inputs",) and path[1:]}
             if ("inputs",) in paths:
