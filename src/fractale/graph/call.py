@@ -286,7 +286,7 @@ class Attempt:
 
         A tool or a job step makes its call again, from the journal.
         """
-        return self.step.kind not in ("tool", "job")
+        return self.step.kind not in ("tool", "job", "script")
 
     @property
     def _note(self) -> str:

@@ -22,7 +22,15 @@ from fractale.errors import PlanError
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
 from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
-from fractale.plan.job import JOB_OUTPUTS, JobPlan, job_data, read_job
+from fractale.plan.job import (
+    JOB_OUTPUTS,
+    SCRIPT_OUTPUTS,
+    JobPlan,
+    job_data,
+    read_job,
+    read_script,
+    script_data,
+)
 from fractale.plan.values import Template, Value
 
 if TYPE_CHECKING:
@@ -79,6 +87,9 @@ class StepKind:
 
     reason: ClassVar[str] = ""
     """The reason, as the end of the message about such a key."""
+
+    also_named_by: ClassVar[tuple[str, ...]] = ()
+    """Other keys that name the kind if no key of a kind is present, and no `type`."""
 
     overrules_agent: ClassVar[bool] = False
     """Whether the key overrides `type: agent`, which was the default type of 0.1.0."""
@@ -280,7 +291,9 @@ class _Job(StepKind):
     def output_names(self, step: Step) -> Collection[str] | None:
         if step.job is None or step.job.array is not None:
             return None  # the outputs of an array are a list
-        return [*step.job.outputs, *JOB_OUTPUTS]
+        if step.job.answer is not None:
+            return None  # only the JSON shows them
+        return [*step.job.metrics, *JOB_OUTPUTS]
 
     def summary(self, step: Step) -> str:
         return _job_summary(step.job) if step.job else ""
@@ -377,7 +390,44 @@ class _Parallel(StepKind):
         return f"{count} step{'s' if count != 1 else ''} at the same time"
 
 
+class _Script(StepKind):
+    """A short program on this machine: a local job that does not wait in the queue."""
+
+    name = "script"
+    key = Key(
+        Form(None, {"type": "string", "pattern": r"\S"}),
+        "The text of a [script](#scripts) that runs on this machine, with its `#!` line, and "
+        "gives its stdout; `command` instead names a program. Beside `type: job`, of a batch "
+        "script.",
+        kinds=("job", "script"),
+    )
+    also_named_by = ("command",)
+    field = "job"
+    lacks = frozenset({"instruction", "inputs", "allow_tools", "model"})
+    reason = "has no meaning in a script step; give it values by `stdin`, `env` and templates"
+    in_brackets = ("[/", "/]")
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del steps, inside
+        return {"job": read_script(fields)}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        return script_data(step.job) if step.job else {"type": self.name}
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        answer = step.job.answer if step.job else None
+        return ["content", *SCRIPT_OUTPUTS] if answer and answer.form == "text" else None
+
+    def summary(self, step: Step) -> str:
+        return _job_summary(step.job) if step.job else ""
+
+
 KINDS: Final[Mapping[str, StepKind]] = {
-    kind.name: kind for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job())
+    kind.name: kind
+    for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Script())
 }
 """Name → kind."""

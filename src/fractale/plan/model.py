@@ -41,7 +41,7 @@ from fractale.plan.forms import (
     whole,
 )
 from fractale.plan.inputs import INPUTS, InputSpec
-from fractale.plan.job import JOB_KEYS, JobPlan, Metric
+from fractale.plan.job import JOB_KEYS, SCRIPT_KEYS, JobPlan, Metric
 from fractale.plan.kinds import INSTRUCTION_INPUTS, KINDS
 from fractale.plan.rules import (
     END_FAILED,
@@ -151,7 +151,7 @@ class Step:
         target: The name of the tool, prompt or agent, or the file of an included plan. None for
             the general agent, for a step that the planner drafts, and for kinds without one.
         value: The value of the key that names the kind, for kinds whose key is not a name.
-        job: The batch job of a job step.
+        job: The batch job of a job step, or the program of a script step.
         tools: None: all tools of the run; empty: none.
         rules: In file order. The first rule that is true decides the event.
         transitions: The event ``failed`` of the file is stored as ``failure``.
@@ -330,7 +330,11 @@ class Step:
 def _step_keys() -> dict[str, Key]:
     """The keys in the order in which users write them. Keys of a block are below its own keys."""
     named = {kind.name: replace(kind.key, name=kind.name, required=None) for kind in KINDS.values()}
-    of_job = {name: replace(key, kinds=("job",)) for name, key in JOB_KEYS.items()}
+    of_job = {
+        name: replace(key, kinds=("job", "script") if name in SCRIPT_KEYS else ("job",))
+        for name, key in JOB_KEYS.items()
+        if name not in KINDS
+    }
     block = named.pop("parallel")
     found: dict[str, Key] = {}
     for name, key in keys_of(Step).items():

@@ -211,9 +211,10 @@ class Scope:
     def _secret_problem(self, reference: Reference, text: Text) -> Problem | None:
         if not self.plan.inputs[str(reference.path[1])].secret or not _is_of_job(text):
             return None
+        kind = text.within.step.kind if text.within else "job"
         message = (
-            f"`{reference.path[1]}` is secret, and a job is written to disk as it is submitted; "
-            "have the job read the secret from a file of yours"
+            f"`{reference.path[1]}` is secret, and a {kind} is written to disk as it is submitted; "
+            f"have the {kind} read the secret from a file of yours"
         )
         return _at(reference, text, 1, "secret-in-job", message)
 
@@ -274,14 +275,18 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
     """In a rule, any name may be a key of the outputs, unless the outputs are known."""
-    job = text.within.step.job if text.within else None
-    name = str(reference.path[0])
-    if job is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
+    step = text.within.step if text.within else None
+    job, name = step.job if step else None, str(reference.path[0])
+    if step is None or job is None or reference.optional:
         return None
-    names = [*job.outputs, *JOB_OUTPUTS]
-    if name in names:
+    if name in RULE_NAMES or name in FUNCTIONS:
         return None
-    message = f"the job's outputs are {listing(names)}"
+    names = KINDS[step.kind].output_names(step)
+    if names is None and job.array is not None and job.answer is None:
+        names = [*job.metrics, *JOB_OUTPUTS]  # a rule is for each element
+    if names is None or name in names:
+        return None
+    message = f"the {step.kind}'s outputs are {listing(names)}"
     return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
 
 
