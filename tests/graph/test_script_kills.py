@@ -167,3 +167,53 @@ def test_a_detached_run_holds_no_process_while_its_script_runs(tmp_path, process
     until(lambda: list(tmp_path.glob(".fractale/runs/*/jobs/*/minded.*")))
     assert last_line(scripts.go_on())["outputs"] == {"said": "done"}
     assert scripts.ran == ["ran"]
+
+
+MAKES = """
+name: makes
+steps:
+  - name: half
+    script: |
+      cat in.txt > half.txt
+      echo half >> ran
+      sleep 0.2
+    needs: in.txt
+    creates: half.txt
+  - name: each
+    foreach: [a, b, c]
+    script: |
+      cat half.txt > {{ item }}.txt
+      echo {{ item }} >> ran
+    needs: half.txt
+    creates: "{{ item }}.txt"
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_files_are_made_once_whenever_the_run_is_killed(tmp_path, processes, seed):
+    """A killed run leaves nothing up to date that is not, and a later run makes nothing again."""
+    scripts, moments = Scripts(tmp_path, processes, MAKES), random.Random(seed)
+    (tmp_path / "in.txt").write_text("a\n")
+    kills = 0
+    for _ in range(MOST_RESUMES):
+        process = scripts.go_on()
+        timer = threading.Timer(moments.uniform(0.1, 1.5), process.kill)
+        if kills < 5:
+            timer.start()
+        out, err = process.communicate(timeout=200)
+        timer.cancel()
+        kills += process.returncode == -signal.SIGKILL
+        assert "Traceback" not in err, err
+        if process.returncode == 0:
+            break
+    else:
+        pytest.fail("the run never ended")
+    assert sorted(scripts.ran) == ["a", "b", "c", "half"]
+    out, err = scripts.start("run", "plan.yaml").communicate(timeout=120)
+    ends = [json.loads(line) for line in out.splitlines()]
+    outcomes = [e["outcome"] for e in ends if e["event"] in ("step_finished", "item_finished")]
+    assert outcomes == ["skipped", "skipped", "skipped", "skipped", "success"], err
+    assert sorted(scripts.ran) == ["a", "b", "c", "half"]
+    replay = scripts.start("replay", "-1")
+    out, err = replay.communicate(timeout=120)
+    assert replay.returncode == 0, out + err

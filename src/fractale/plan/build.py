@@ -236,6 +236,11 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
 
 
 def _misplaced(name: str, kind: StepKind) -> str:
+    if name == "needs":
+        return (
+            "names the files that a tool, a job or a script needs; steps run in the order of the "
+            "file: write `transitions` to change it"
+        )
     if name in SCRIPT_KEYS and kind.name != "script":
         return "belongs to a job or a script; a step has one of `script`, `command` and `job`"
     if name in JOB_KEYS:

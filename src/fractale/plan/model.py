@@ -18,6 +18,7 @@ from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AGENTS,
     AMOUNT,
+    FILES,
     FLAG,
     INSTRUCTION,
     JSON_SCHEMA,
@@ -307,6 +308,24 @@ class Step:
             kinds=("prompt", "agent"),
         ),
     ] = False
+    creates: Annotated[
+        tuple[Value, ...],
+        Key(
+            FILES,
+            "The files that the step makes, relative to the directory in which the run was "
+            "started. The step fails if one is missing after it, and is skipped if all are [up to "
+            "date](#up-to-date).",
+            kinds=("tool", "job", "script"),
+        ),
+    ] = ()
+    needs: Annotated[
+        tuple[Value, ...],
+        Key(
+            FILES,
+            "The files that it makes them from: the step fails if one does not exist.",
+            kinds=("tool", "job", "script"),
+        ),
+    ] = ()
     plan: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
     positions: Mapping[str, Position] = field(
@@ -354,7 +373,6 @@ STEP_HINTS: Final = {
     "with": "write `inputs`",
     "if": "write `when`",
     "next": "write `transitions: {success: STEP}`",
-    "needs": "steps run in the order of the file; write `transitions` to change it",
     "depends_on": "steps run in the order of the file; write `transitions` to change it",
     "initial": "a plan starts at its first step: move it there",
     "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",

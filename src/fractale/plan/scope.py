@@ -72,6 +72,10 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     # In the notation of 0.1.0, the instruction is one of the inputs.
     if step.instruction is not None and step.instruction not in list(step.inputs.values()):
         yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
+    for key, files in (("creates", step.creates), ("needs", step.needs)):
+        for number, value in enumerate(files):
+            name = f"{key}[{number}]"
+            yield Text(value, f"{path}.{name}", "template", placed, name)
     for name, value in step.job.values().items() if step.job else ():
         key = f"{step.job.prefix if step.job else ''}{name}"
         yield Text(value, f"{path}.{key}", "template", placed, key)

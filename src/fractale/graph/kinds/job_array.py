@@ -230,6 +230,8 @@ async def arrays_of_items(
         most: The number of jobs that may run at a time; None: no limit.
     """
     tally = Tally(len(items))
+    if leaf.step.creates:  # an item may be up to date, and each job is then submitted on its own
+        return {"tally": tally}
     scopes = {
         index: {"item": attempt.context.mask(item), "index": index}
         for index, item in enumerate(items)
@@ -523,6 +525,7 @@ def _inputs_before(attempt: Attempt) -> Any:
 def add_elements(builder: Any, leaf: StepNode) -> None:
     """Add the node of an element to the graph of a job step."""
     leaf = item_node(leaf)
+    leaf = replace(leaf, step=replace(leaf.step, creates=(), needs=()))  # those of the whole array
     graph = leaf.inside
 
     async def item(state: ItemState, runtime: Runtime[Any], config: RunnableConfig) -> ItemState:
