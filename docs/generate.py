@@ -26,6 +26,7 @@ from fractale.cli import COMMANDS, cli
 from fractale.plan.forms import Key, keys_of
 from fractale.plan.inputs import INPUT_KEYS
 from fractale.plan.job import JOB_KEYS, METRIC_KEYS
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import PLAN_KEYS, STEP_KEYS, Limits, Retry
 from fractale.plan.schema import SCHEMA_FILE, schema_text
 
@@ -129,7 +130,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys of a plan": lambda: keys(PLAN_KEYS),
     "keys of an input": lambda: keys(INPUT_KEYS),
     "keys of limits": lambda: keys(keys_of(Limits)),
-    "keys of a step": lambda: keys({n: k for n, k in STEP_KEYS.items() if n not in JOB_KEYS}),
+    "keys of a step": lambda: keys(
+        {n: k for n, k in STEP_KEYS.items() if n not in JOB_KEYS or n in KINDS}
+    ),
     "keys of retry": lambda: keys(keys_of(Retry)),
     "public errors": lambda: public(errors=True, classes=True),
     "public functions": lambda: public(errors=False, classes=False),

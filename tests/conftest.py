@@ -52,6 +52,7 @@ REAL_FILES = {
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",
     "test_sbatch_reading": "Slurm",
+    "test_script_kills": "kills",
     "test_scenario_containers": "buildah, podman",
     "test_scenario_kubernetes": "kubectl, a server of another package",
     "test_scenario_lammps": "LAMMPS, MPI, Slurm",

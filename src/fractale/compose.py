@@ -31,7 +31,7 @@ from fractale.api import load
 from fractale.errors import FractaleError, InputError, PlanError, ToolError, UsageError
 from fractale.graph.bindings import Bindings
 from fractale.graph.compile import compile_plan
-from fractale.graph.context import Dependencies
+from fractale.graph.context import MADE, Dependencies
 from fractale.graph.plan_graph import (
     PlanContext,
     PlanGraph,
@@ -251,6 +251,7 @@ class _Opened:
             agents=agents,
             max_attempts=settings.max_attempts,
             jobs=self._jobs,
+            made=settings.state_dir / MADE,
         )
 
     @asynccontextmanager

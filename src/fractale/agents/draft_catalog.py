@@ -181,13 +181,17 @@ class DraftCatalog:
         if step.approve == "never":
             message = f"`{step.name}`: a draft can't say `approve: never`"
             yield Problem("draft-approve", message, step.where("approve"))
-        if step.kind == "job" and not self.may_submit:
-            message = f"`{step.name}`: a draft can submit a job only where it has the tool for it"
+        if step.kind in ("job", "script") and not self.may_submit:
+            does = "submit a job" if step.kind == "job" else "run a script"
+            message = f"`{step.name}`: a draft can {does} only where it has the tool for it"
             yield Problem("draft-job", message, step.position)
         if (job := step.job) and (job.confine is False or job.network or job.writable):
             keys = "`confine: false`, `network` or `writable`"
             message = f"`{step.name}`: a draft can't say {keys}: its jobs are confined"
             yield Problem("draft-confine", message, step.position)
+        if job and job.answer and job.answer.file is not None:
+            message = f"`{step.name}`: a draft can't name a file of outputs; let the job print it"
+            yield Problem("draft-file", message, step.where("job.outputs"))
         if step.kind == "plan" and not self.may_nest:
             message = f"`{step.name}`: plans may not nest so deep; write its steps out"
             yield Problem("draft-too-deep", message, step.position)

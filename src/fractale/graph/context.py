@@ -64,6 +64,8 @@ class Dependencies:
         drafts: Path of a planned step → the YAML that was drafted for it, for a graph that is only
             drawn or inspected. A run compiles its drafts when it reaches them.
         patient: Whether to wait before a step's call is tried again. A replay does not wait.
+        made: Directory (`MADE`) of what is known of the files that steps create
+            (`fractale.graph.made`). None: nothing is known, so that no step is up to date.
     """
 
     toolbox: Toolbox
@@ -75,6 +77,7 @@ class Dependencies:
     jobs: JobsOf | None = None
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
     patient: bool = True
+    made: Path | None = None
 
     def inside(self, step: str) -> Dependencies:
         """The same for the graph inside a step."""
@@ -84,6 +87,9 @@ class Dependencies:
         below = {path: text for path, text in self.drafts.items() if path.startswith(start)}
         return replace(self, drafts={path[len(start) :]: text for path, text in below.items()})
 
+
+MADE = "made"
+"""The directory in the state directory that says from what the files of steps were made."""
 
 # The limits of a run
 

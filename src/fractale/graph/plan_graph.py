@@ -60,6 +60,7 @@ from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import Limits, Plan
 from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
@@ -389,7 +390,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
             left = await read_left(saver, config)
             given, state = await self._answered(given, config, nested=nested)
-            if any(step.kind not in ("tool", "job", "ask") for step in plan.walk()):
+            if any(KINDS[step.kind].keeps_sources for step in plan.walk()):
                 state = state or await self.aget_state(config)
                 run.cut_off = await cut_off_steps(saver, config, state)
         run.grants = [*run.grants, *left.grants]

@@ -17,7 +17,17 @@ from fractale.evidence import Notice
 
 Outcome = Literal["success", "failure", "skipped"]
 DecidedBy = Literal[
-    "rule", "error", "agent", "exit_code", "schema", "judge", "default", "when", "attempts"
+    "rule",
+    "error",
+    "agent",
+    "exit_code",
+    "schema",
+    "judge",
+    "default",
+    "when",
+    "attempts",
+    "creates",
+    "up_to_date",
 ]
 
 

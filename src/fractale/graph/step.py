@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
@@ -46,6 +46,9 @@ from fractale.plan.values import has_resource, has_template
 from fractale.policy import Labels, may_repeat, to_data
 from fractale.store.outputs import OutputStore
 
+if TYPE_CHECKING:
+    from fractale.graph.made import Files
+
 Graph: TypeAlias = StateGraph[PlanState, RunContext, PlanState, PlanState]
 NodeFunction: TypeAlias = Callable[
     [PlanState, Runtime[RunContext], RunnableConfig], Awaitable[PlanState]
@@ -54,6 +57,10 @@ Written: TypeAlias = "Value | Expression"
 """A value or an expression as the plan has it, before it is evaluated."""
 
 ENDS = (END_SUCCESS, END_FAILED)
+
+WHEN_FALSE = Decision(
+    outcome="skipped", event=SUCCESS, decided_by="when", reason="its `when` does not hold"
+)
 
 
 class AttemptsExceeded(FractaleError):
@@ -124,16 +131,13 @@ class StepNode:
         # 1. Scope: the names that its templates see, and the sources of their values.
         entered = self.entered_as(self, state, context)
         attempt = entered.attempt(config, tries_of(runtime), inside)
-        # 2. When: skip the step if its condition is false.
-        result: CallResult | None = None
-        try:
-            applies = _applies(attempt)
-        except CallError as error:
-            applies, result = True, CallResult(error=str(error), code=error.code)
-        if not applies:
-            return entered.skipped(attempt)
+        # 2. When: skip the step if its condition is false, or its files are up to date.
+        before = await _before(attempt, self.templates)
+        if before.skip is not None:
+            return entered.skipped(attempt, before.skip)
         if attempt.tries == 1:
             entered.started(attempt)
+        result = before.failed
         if result is None:
             try:
                 # 3. Inputs: render them, and insert the contents of resources.
@@ -155,6 +159,8 @@ class StepNode:
                 raise
         # 5. Evidence: decides the outcome.
         decision = await decide(attempt, result)
+        if before.files is not None:
+            decision = await before.files.created(decision)
         attempt.finish()
         # 6. Record: the checkpoint stores it, masked.
         spent = _spent_by(attempt, context.meter.seconds - running)
@@ -260,15 +266,12 @@ class AsStep:
             previous=self.state.get("last"),
         )
 
-    def skipped(self, attempt: Attempt) -> PlanState:
-        """The changes of the state if the step's `when` is false."""
-        decision = Decision(
-            outcome="skipped", event=SUCCESS, decided_by="when", reason="its `when` does not hold"
-        )
+    def skipped(self, attempt: Attempt, decision: Decision) -> PlanState:
+        """The changes of the state if the step's `when` is false, or its files are up to date."""
         record = Record(
             outcome="skipped",
             event=SUCCESS,
-            decided_by="when",
+            decided_by=decision.decided_by,
             outputs={},
             attempts=self.before.get("attempts", 0),
         )
@@ -390,9 +393,10 @@ class AsItem:
         known = {"index": self.state.get("index", 0), "total": self.state.get("total")}
         self.context.emit(kind, step=self.context.item_path, **known, **data)
 
-    def skipped(self, attempt: Attempt) -> ItemState:
-        """Never called: the `when` of an item is that of its step."""
-        raise AssertionError(attempt.path)  # pragma: no cover
+    def skipped(self, attempt: Attempt, decision: Decision) -> ItemState:
+        """The item's record if its files are up to date."""
+        self.started(attempt)
+        return self.finished(attempt, CallResult(), decision, 0.0, Spent())
 
     def finished(
         self,
@@ -440,6 +444,41 @@ def _spent_by(attempt: Attempt, seconds: float) -> Spent:
 
 
 # The stages of an attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The state of a step before its call.
+
+    Args:
+        skip: The decision to skip it.
+        failed: Its result, if it fails without a call.
+        files: The files that it creates and needs, if it names any.
+    """
+
+    skip: Decision | None = None
+    failed: CallResult | None = None
+    files: "Files | None" = None
+
+
+async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:
+    try:
+        if not _applies(attempt):
+            return _Before(skip=WHEN_FALSE)
+        if not attempt.step.creates or attempt.step.foreach is not None:
+            return _NOTHING_BEFORE
+        from fractale.graph.made import files_of  # few steps have such files
+
+        prepare(attempt, templates)
+        files = await files_of(attempt)
+    except CallError as error:
+        return _Before(failed=CallResult(error=str(error), code=error.code))
+    if files.up_to_date is not None:
+        attempt.finish()
+    return _Before(skip=files.up_to_date, files=files)
+
+
+_NOTHING_BEFORE = _Before()
 
 
 def _applies(attempt: Attempt) -> bool:
@@ -578,12 +617,7 @@ def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
 
 def step_values(step: Step) -> list[Written]:
     """Every template and expression of a step, with those of the steps inside it."""
-    values: list[Written] = [dict(step.inputs), step.instruction]
-    if step.job:
-        values.append(step.job.values())
-    values += [value for _, value in KINDS[step.kind].texts(step)]
-    if isinstance(step.judge, Template):
-        values.append(step.judge)
+    values: list[Written] = [value for _, value in step.templates()]
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)

@@ -20,7 +20,7 @@ from fractale.plan.ask import check_question
 from fractale.plan.defaults import Defaults, read_defaults
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import keys_of, read_part
-from fractale.plan.job import JOB_KEYS
+from fractale.plan.job import JOB_KEYS, SCRIPT_KEYS
 from fractale.plan.kinds import KINDS, StepKind
 from fractale.plan.model import (
     PLAN_HINTS,
@@ -236,6 +236,10 @@ class StepReader:
 def _kind(fields: Fields, said: str | None) -> StepKind:
     """The kind that a key names, else the kind in `type`, else an agent (as in 0.1.0)."""
     given = [name for name in KINDS if name in fields]
+    if "script" in given and (said == "job" or "job" in given):
+        given.remove("script")  # the job's own
+    if not given and said is None:
+        given = [n for n, kind in KINDS.items() if any(k in fields for k in kind.also_named_by)]
     if not given:
         return KINDS[said or "agent"]
     for other in given[1:]:
@@ -252,8 +256,8 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
     lacking = kind.lacking(fields)
     for name in fields:
         key = STEP_KEYS.get(name)
-        if key is None or fields.get(name) is None:
-            continue
+        if key is None or fields.get(name) is None or name in KINDS:
+            continue  # two kinds are a problem already
         if name in lacking or (key.kinds and kind.name not in key.kinds):
             fields.fail(name, "misplaced-key", f"`{name}` {_misplaced(name, kind)}")
         elif key.needs and not any(need in fields or need == kind.name for need in key.needs):
@@ -263,6 +267,13 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
 
 
 def _misplaced(name: str, kind: StepKind) -> str:
+    if name == "needs":
+        return (
+            "names the files that a tool, a job or a script needs; steps run in the order of the "
+            "file: write `transitions` to change it"
+        )
+    if name in SCRIPT_KEYS and kind.name != "script":
+        return "belongs to a job or a script; a step has one of `script`, `command` and `job`"
     if name in JOB_KEYS:
         return "belongs to a job; a step that submits one has `type: job`"
     return kind.reason or f"has no meaning in a step of the kind `{kind.name}`"

@@ -14,6 +14,7 @@ from fractale.errors import PlanError, Problem
 from fractale.plan.ask import unknown_answers
 from fractale.plan.build import load_plan
 from fractale.plan.check_tools import check_against_tools
+from fractale.plan.expressions import references
 from fractale.plan.fields import MOST_PROBLEMS
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
@@ -102,6 +103,7 @@ def _check(
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
         if placed.step.kind == "ask":
             yield from unknown_answers(placed.step, placed.path)
+        yield from _files(placed.step, placed.path, plan)
         if placed.step.chain is not None:
             inside = Around(scope, placed)
             yield from _check(placed.step.chain, f"{placed.path}.", outer, seen, inside)
@@ -111,6 +113,28 @@ def _check(
         yield from _given(placed.step, included, placed.path)
         if id(included) not in seen:
             yield from _check(included, f"{placed.path}.plan.", plan.limits, seen)
+
+
+def _files(step: Step, path: str, plan: Plan) -> Iterator[Problem]:
+    """The files that a step creates and needs must be known for the step, or for each item."""
+    order = "steps run in the order of the file: write `transitions` to change it"
+    names = {each.name for each in plan.walk()}
+    steps = [file for file in step.needs if isinstance(file, str) and file in names]
+    if steps and not step.creates:
+        message = f"`needs` names files, and `{steps[0]}` is a step; {order}"
+        yield Problem("step-as-file", message, step.where("needs"), f"{path}.needs")
+    elif step.needs and not step.creates:
+        message = "`needs` has a meaning only beside `creates`: the files that are made from these"
+        yield Problem("missing-key", message, step.where("needs"), f"{path}.needs")
+    if not step.creates:
+        return
+    if step.job is not None and step.job.array is not None:
+        message = "the elements of an array cannot be up to date one by one; write a `foreach`"
+        yield Problem("misplaced-key", message, step.where("creates"), f"{path}.creates")
+    read = {reference.path[0] for reference in references(list(step.creates))}
+    if step.foreach is not None and not read & {"item", "index"}:
+        message = "each item creates the same file; name the files by `item` or `index`"
+        yield Problem("same-file", message, step.where("creates"), f"{path}.creates")
 
 
 def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Problem]:

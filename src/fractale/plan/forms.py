@@ -21,7 +21,7 @@ from fractale.durations import DURATION_PATTERN, format_duration
 from fractale.errors import Position
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.node import clip
-from fractale.plan.values import Template, plain_value, template, value_of
+from fractale.plan.values import Template, Value, plain_value, template, value_of
 
 if TYPE_CHECKING:
     from fractale.plan.node import Node
@@ -290,6 +290,30 @@ def _judge(mapping: Fields, key: str) -> bool | str | Template | None:
     mapping.wrong(key, "`true`, `false`, or the criterion as text")
     return None
 
+
+def _files(mapping: Fields, key: str) -> tuple[Value, ...]:
+    node = mapping.value(key)
+    if isinstance(node.value, str):
+        return (template(node),) if mapping.reader.text(node, join(mapping.path, key)) else ()
+    found = [
+        template(item)
+        for path, item in mapping.items(key)
+        if mapping.reader.text(item, path, f"a file of `{key}`") is not None
+    ]
+    return tuple(found)
+
+
+FILES: Final = Form(
+    _files,
+    {
+        "anyOf": [
+            {"type": "string", "pattern": r"\S"},
+            {"type": "array", "items": {"type": "string", "pattern": r"\S"}},
+        ]
+    },
+    lambda files: Inline(map(plain_value, files)),
+)
+"""Paths of files that may be templates, one or a list."""
 
 VALUES: Final = Form(_values, {"type": "object"}, plain_value)
 """Names with JSON values that may contain templates."""

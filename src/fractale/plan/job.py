@@ -23,7 +23,7 @@ from fractale.plan.forms import (
     ref,
 )
 from fractale.plan.node import Node, clip
-from fractale.plan.values import Template, Value, plain_value, template
+from fractale.plan.values import Template, Value, plain_value, template, value_of
 from fractale.schedulers.homes import RUN
 
 MetricType = Literal["number", "integer", "string"]
@@ -50,6 +50,17 @@ JOB_OUTPUTS: Final = (
     "error",
 )
 """The outputs of a job step, beside the metrics that it reads from the log."""
+
+SCRIPT_OUTPUTS: Final = ("exit_code", "stderr")
+"""The outputs of a script that failed, beside its answer. Rules see them after a success, too."""
+
+SCRIPT_KEYS: Final = (
+    *("script", "command", "env", "folder"),
+    *("confine", "writable", "network", "outputs", "stdin"),
+)
+"""Keys of a job that a script step has beside its own keys."""
+
+AnswerForm = Literal["json", "text"]
 
 COUNTS: Final[Mapping[str, int]] = {
     "nodes": 1,
@@ -350,16 +361,54 @@ def _metrics_data(metrics: Mapping[str, Metric]) -> dict[str, Any]:
     return {name: data if len(data) > 1 else data["pattern"] for name, data in written.items()}
 
 
-_METRICS: Final = Form(
-    _metrics,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAnswer:
+    """A job or a script that answers with JSON or with text, instead of metrics in its log.
+
+    Args:
+        file: The file that contains the JSON, relative to the job's directory. None: the JSON is
+            the last one in the job's log, or the stdout of the script.
+    """
+
+    form: AnswerForm = "json"
+    file: Value = None
+
+
+def _outputs(fields: Fields, key: str) -> Mapping[str, Metric] | JobAnswer | None:
+    node = fields.value(key)
+    if isinstance(node.value, str):
+        form = fields.choice(key, get_args(AnswerForm))
+        return JobAnswer(form=form) if form else None
+    file = node.value.get("file") if isinstance(node.value, dict) else None
+    # A pattern has a group, so a text without parentheses is not one. A template is not one either.
+    if file is not None and len(cast("dict[str, Node]", node.value)) == 1:
+        text = file.value
+        if isinstance(text, str) and text.strip() and ("{{" in text or "(" not in text):
+            return JobAnswer(file=template(file))
+    return _metrics(fields, key)
+
+
+def _outputs_data(outputs: Mapping[str, Metric] | JobAnswer) -> object:
+    if not isinstance(outputs, JobAnswer):
+        return _metrics_data(outputs)
+    return outputs.form if outputs.file is None else {"file": plain_value(outputs.file)}
+
+
+_OUTPUTS: Final = Form(
+    _outputs,
     {
-        "type": "object",
-        "patternProperties": {
-            f"^{INPUT_NAME_PATTERN}$": {"anyOf": [_TEXT, part_schema(METRIC_KEYS)]}
-        },
-        "additionalProperties": False,
+        "anyOf": [
+            {"enum": list(get_args(AnswerForm))},
+            {
+                "type": "object",
+                "patternProperties": {
+                    f"^{INPUT_NAME_PATTERN}$": {"anyOf": [_TEXT, part_schema(METRIC_KEYS)]}
+                },
+                "additionalProperties": False,
+            },
+        ]
     },
-    _metrics_data,
+    _outputs_data,
 )
 
 
@@ -463,17 +512,36 @@ class JobPlan:
         bool | None, Key(FLAG, "Of a confined job: `true` lets it open sockets.")
     ] = None
     outputs: Annotated[
-        Mapping[str, Metric],
+        Mapping[str, Metric] | JobAnswer,
         Key(
-            _METRICS,
+            _OUTPUTS,
             "The values to read from the log: name → a regular expression, or `{pattern, type, "
-            "take, required}`.",
+            "take, required}`. `json`: the keys of the last JSON in the log; `{file: out.json}`: "
+            "of the JSON in that file ([JSON](jobs.md#json-in-and-out)).",
         ),
     ] = field(default_factory=dict[str, Metric])
+    stdin: Annotated[
+        Value,
+        Key(
+            Form(lambda fields, key: value_of(fields.value(key)), {}, plain_value),
+            "The program's standard input, with {{ templates }}: text as it is, any other value as "
+            "JSON.",
+        ),
+    ] = None
     prefix: str = field(default="", compare=False)
 
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics to read from the log."""
+        return {} if isinstance(self.outputs, JobAnswer) else self.outputs
+
+    @property
+    def answer(self) -> JobAnswer | None:
+        """The form and the place of the answer, unless there are metrics or nothing to read."""
+        return self.outputs if isinstance(self.outputs, JobAnswer) else None
+
     def values(self) -> dict[str, Value]:
-        """The given values by their keys in the file, without `outputs`, which have no templates.
+        """The given values by their keys in the file; of `outputs` only a file's path.
 
         The order is part of the record: digests of jobs depend on it.
         """
@@ -485,6 +553,8 @@ class JobPlan:
             "env": dict(self.env) or None,
             "writable": list(self.writable) or None,
         }
+        if self.answer is not None and self.answer.file is not None:
+            each["outputs"] = {"file": self.answer.file}
         return {name: value for name, value in each.items() if value is not None}
 
 
@@ -520,11 +590,34 @@ def read_job(step: Fields) -> JobPlan | None:
     return _read(fields, "job.") if fields else None
 
 
+def read_script(step: Fields) -> JobPlan:
+    """The program of a script step: a local job without resources."""
+    keys = {name: JOB_KEYS[name] for name in SCRIPT_KEYS}
+    found = _checked(step, JobPlan(**read_part(keys, step), scheduler="local"), "a script step")
+    answers = found.answer is not None and found.answer.file is None
+    if found.outputs and not answers:
+        message = "`outputs` of a script step is `json` or `text`; a `job` can read a file or a log"
+        step.fail("outputs", "wrong-type", message)
+    return found
+
+
+def script_data(job: JobPlan) -> dict[str, Any]:
+    """The program of a script step as the plain data of its keys."""
+    return {key: value for key, value in part_data(job).items() if key in SCRIPT_KEYS}
+
+
 def _read(fields: Fields, prefix: str) -> JobPlan:
-    job = JobPlan(**read_part(JOB_KEYS, fields), prefix=prefix)
+    job = _checked(fields, JobPlan(**read_part(JOB_KEYS, fields), prefix=prefix), "a job")
+    if job.answer is not None and job.answer.form == "text":
+        message = "the text that a job prints is always in its output `log`; write `json`"
+        fields.fail("outputs", "bad-value", message)
+    return job
+
+
+def _checked(fields: Fields, job: JobPlan, noun: str) -> JobPlan:
     if (job.script is None) == (not job.command) and not _is_faulty(fields):
         both = "has both `script` and `command`; keep one" if job.command else None
-        message = f"a job {both or 'needs `script` or `command`: what it runs'}"
+        message = f"{noun} {both or 'needs `script` or `command`: what it runs'}"
         at = fields.at("command" if job.command else "type")
         fields.reader.fail("missing-key", message, at, fields.path)
     for key in ("writable", "network"):

@@ -23,7 +23,16 @@ from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names, question_value
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
 from fractale.plan.forms import CALLABLE_PATTERN, NAME, NAMED_VALUES, Form, Key, ref
-from fractale.plan.job import JOB_OUTPUTS, TIME, JobPlan, job_data, read_job
+from fractale.plan.job import (
+    JOB_OUTPUTS,
+    SCRIPT_OUTPUTS,
+    TIME,
+    JobPlan,
+    job_data,
+    read_job,
+    read_script,
+    script_data,
+)
 from fractale.plan.values import Expression, Template, Value
 
 if TYPE_CHECKING:
@@ -81,6 +90,9 @@ class StepKind:
     reason: ClassVar[str] = ""
     """The reason, as the end of the message about such a key."""
 
+    also_named_by: ClassVar[tuple[str, ...]] = ()
+    """Other keys that name the kind if no key of a kind is present, and no `type`."""
+
     overrules_agent: ClassVar[bool] = False
     """Whether the key overrides `type: agent`, which was the default type of 0.1.0."""
 
@@ -89,6 +101,10 @@ class StepKind:
 
     chooses_tools: ClassVar[bool] = False
     """Whether a model in the step chooses among tools."""
+
+    keeps_sources: ClassVar[bool] = False
+    """Whether a killed attempt keeps the sources that it had seen, as the context of a model does.
+    Other kinds make their calls again, from the journal."""
 
     in_brackets: ClassVar[tuple[str, str]] = ("[", "]")
     """The brackets of its node in Mermaid."""
@@ -127,6 +143,9 @@ class StepKind:
         """The values in the kind's key that may contain templates, with their paths in the step."""
         if self.field == "value" and step.value is not None:
             yield self.name, step.value
+        if step.job is not None:
+            for name, value in step.job.values().items():
+                yield f"{step.job.prefix}{name}", value
 
     def rule_names(self, step: Step) -> Collection[str] | None:
         """The outputs that a rule can read; None if only the run shows them."""
@@ -173,6 +192,7 @@ class _Prompt(StepKind):
     asks_model = True
     chooses_tools = True
     in_brackets = ("(", ")")
+    keeps_sources = True
 
     def needs_model(self, step: Step) -> bool:
         del step
@@ -188,6 +208,7 @@ class _Agent(StepKind):
     asks_model = True
     chooses_tools = True
     in_brackets = ("(", ")")
+    keeps_sources = True
 
     def needs_model(self, step: Step) -> bool:
         return step.target in (*GENERAL_AGENTS, *MODEL_AGENTS)
@@ -212,6 +233,7 @@ class _Plan(StepKind):
 
     _INCLUDED_LACKS: Final = frozenset({"instruction", "tools", "allow_tools", "retry", "approve"})
     """Keys that a step with a plan file cannot have: the steps of that file have them."""
+    keeps_sources = True
 
     def lacking(self, fields: Fields) -> frozenset[str]:
         return self._INCLUDED_LACKS if fields.get("plan") else self.lacks
@@ -290,12 +312,14 @@ class _Job(StepKind):
         return False
 
     def rule_names(self, step: Step) -> Collection[str] | None:
-        return [*step.job.outputs, *JOB_OUTPUTS] if step.job else None  # also of an array's element
+        if step.job is None or step.job.answer is not None:
+            return None  # only the JSON shows them
+        return [*step.job.metrics, *JOB_OUTPUTS]  # also of an array's element
 
     def output_names(self, step: Step) -> Collection[str] | None:
         if step.job is None or step.job.array is not None:
             return None  # the outputs of an array are a list
-        return [*step.job.outputs, *JOB_OUTPUTS]
+        return self.rule_names(step)
 
     def summary(self, step: Step) -> str:
         return _job_summary(step.job) if step.job else ""
@@ -360,6 +384,7 @@ class _Parallel(StepKind):
     )
     reason = "belongs to the steps inside the block"
     is_square = True
+    keeps_sources = True
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         if inside:
@@ -543,6 +568,42 @@ class _Steps(StepKind):
         return "one after the other"
 
 
+class _Script(StepKind):
+    """A short program on this machine: a local job that does not wait in the queue."""
+
+    name = "script"
+    key = Key(
+        Form(None, {"type": "string", "pattern": r"\S"}),
+        "The text of a [script](#scripts) that runs on this machine, with its `#!` line, and "
+        "gives its stdout; `command` instead names a program. Beside `type: job`, of a batch "
+        "script.",
+        kinds=("job", "script"),
+    )
+    also_named_by = ("command",)
+    field = "job"
+    lacks = frozenset({"instruction", "inputs", "allow_tools", "model"})
+    reason = "has no meaning in a script step; give it values by `stdin`, `env` and templates"
+    in_brackets = ("[/", "/]")
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del steps, inside
+        return {"job": read_script(fields)}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        return script_data(step.job) if step.job else {"type": self.name}
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        answer = step.job.answer if step.job else None
+        return ["content", *SCRIPT_OUTPUTS] if answer and answer.form == "text" else None
+
+    def summary(self, step: Step) -> str:
+        return _job_summary(step.job) if step.job else ""
+
+
 KINDS: Final[Mapping[str, StepKind]] = {
     kind.name: kind
     for kind in (
@@ -556,6 +617,7 @@ KINDS: Final[Mapping[str, StepKind]] = {
         _Ask(),
         _Set(),
         _Steps(),
+        _Script(),
     )
 }
 """Name → kind."""

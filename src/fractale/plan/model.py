@@ -19,6 +19,7 @@ from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AGENTS,
     AMOUNT,
+    FILES,
     FLAG,
     INSTRUCTION,
     JSON_SCHEMA,
@@ -43,7 +44,7 @@ from fractale.plan.forms import (
     whole,
 )
 from fractale.plan.inputs import INPUTS, InputSpec
-from fractale.plan.job import JOB_KEYS, JobPlan, Metric
+from fractale.plan.job import JOB_KEYS, SCRIPT_KEYS, JobPlan, Metric
 from fractale.plan.kinds import INSTRUCTION_INPUTS, KINDS
 from fractale.plan.rules import (
     END_FAILED,
@@ -153,7 +154,7 @@ class Step:
         target: The name of the tool, prompt or agent, or the file of an included plan. None for
             the general agent, for a step that the planner drafts, and for kinds without one.
         value: The value of the key that names the kind, for kinds whose key is not a name.
-        job: The batch job of a job step.
+        job: The batch job of a job step, or the program of a script step.
         tools: None: all tools of the run; empty: none.
         rules: In file order. The first rule that is true decides the event.
         transitions: The event ``failed`` of the file is stored as ``failure``.
@@ -353,6 +354,24 @@ class Step:
             needs=("default",),
         ),
     ] = None
+    creates: Annotated[
+        tuple[Value, ...],
+        Key(
+            FILES,
+            "The files that the step makes, relative to the directory in which the run was "
+            "started. The step fails if one is missing after it, and is skipped if all are [up to "
+            "date](#up-to-date).",
+            kinds=("tool", "job", "script"),
+        ),
+    ] = ()
+    needs: Annotated[
+        tuple[Value, ...],
+        Key(
+            FILES,
+            "The files that it makes them from: the step fails if one does not exist.",
+            kinds=("tool", "job", "script"),
+        ),
+    ] = ()
     plan: "Plan | None" = None
     chain: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
@@ -378,6 +397,20 @@ class Step:
         if self.chain is not None:
             yield from self.chain.walk()
 
+    def templates(self) -> Iterator[tuple[str, Value | Expression]]:
+        """The values of the step that may contain templates, with their paths in it."""
+        for name, value in self.inputs.items():
+            yield f"inputs.{name}", value
+        # In the notation of 0.1.0, the instruction is one of the inputs.
+        if self.instruction is not None and self.instruction not in list(self.inputs.values()):
+            yield "instruction", self.instruction
+        for key, files in (("creates", self.creates), ("needs", self.needs)):
+            for number, value in enumerate(files):
+                yield f"{key}[{number}]", value
+        yield from KINDS[self.kind].texts(self)
+        if not isinstance(self.judge, bool):
+            yield "judge", self.judge
+
     def where(self, path: str = "") -> Position:
         """The position of a part of the step, or of the nearest part around it."""
         while path:
@@ -390,7 +423,11 @@ class Step:
 def _step_keys() -> dict[str, Key]:
     """The keys in the order in which users write them. Keys of a block are below its own keys."""
     named = {kind.name: replace(kind.key, name=kind.name, required=None) for kind in KINDS.values()}
-    of_job = {name: replace(key, kinds=("job",)) for name, key in JOB_KEYS.items()}
+    of_job = {
+        name: replace(key, kinds=("job", "script") if name in SCRIPT_KEYS else ("job",))
+        for name, key in JOB_KEYS.items()
+        if name not in KINDS
+    }
     blocks = {name: named.pop(name) for name in ("parallel", "steps")}
     found: dict[str, Key] = {}
     for name, key in keys_of(Step).items():
@@ -410,7 +447,6 @@ STEP_HINTS: Final = {
     "with": "write `inputs`",
     "if": "write `when`",
     "next": "write `transitions: {success: STEP}`",
-    "needs": "steps run in the order of the file; write `transitions` to change it",
     "depends_on": "steps run in the order of the file; write `transitions` to change it",
     "let": "write `set: {NAME: value}`",
     "assign": "write `set: {NAME: value}`",

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from fractale.plan.forms import Key, Schema, duration_schema, part_schema
 from fractale.plan.inputs import input_schema
-from fractale.plan.job import JOB_KEYS
+from fractale.plan.job import JOB_KEYS, SCRIPT_KEYS
 from fractale.plan.kinds import KINDS, StepKind
 from fractale.plan.model import LANGUAGE_VERSION, PLAN_KEYS, STEP_KEYS
 from fractale.plan.rules import expression_schema
@@ -56,7 +56,7 @@ def _step() -> dict[str, Any]:
     needed = [_if_type(kind) for kind in KINDS.values() if kind.key.required is not None]
     return {
         **part_schema(STEP_KEYS),
-        "allOf": [*needed, _only_in_jobs()],
+        "allOf": [*needed, *_only_in_jobs()],
         "dependentSchemas": {n: _any_of(key) for n, key in STEP_KEYS.items() if key.needs},
     }
 
@@ -65,10 +65,16 @@ def _if_type(kind: StepKind) -> Schema:
     return {"if": _says(kind.name), "then": {"required": [kind.name]}}
 
 
-def _only_in_jobs() -> Schema:
-    """The keys of a job may be beside a step's own keys only if the step is a job."""
-    is_job = {"anyOf": [{"required": ["job"]}, _says("job")]}
-    return {"if": {"anyOf": [{"required": [key]} for key in JOB_KEYS]}, "then": is_job}
+def _only_in_jobs() -> list[Schema]:
+    """The keys of a job may be beside a step's own keys only if the step is a job or a script."""
+    is_job: list[Schema] = [{"required": ["job"]}, _says("job")]
+    is_script: list[Schema] = [{"required": ["script"]}, {"required": ["command"]}]
+    own = [key for key in JOB_KEYS if key not in SCRIPT_KEYS]
+    shared = [key for key in SCRIPT_KEYS if key not in ("script", "command")]
+    return [
+        {"if": {"anyOf": [{"required": [key]} for key in keys]}, "then": {"anyOf": choices}}
+        for keys, choices in ((own, is_job), (shared, [*is_job, *is_script]))
+    ]
 
 
 def _any_of(key: Key) -> Schema:

@@ -70,18 +70,8 @@ def placed_steps(plan: Plan, prefix: str) -> Iterator[Placed]:
 def texts_of(placed: Placed) -> Iterator[Text]:
     """All texts of a step that may contain a template or an expression."""
     step, path = placed.step, placed.path
-    for name, value in step.inputs.items():
-        yield Text(value, f"{path}.inputs.{name}", "template", placed, f"inputs.{name}")
-    # In the notation of 0.1.0, the instruction is one of the inputs.
-    if step.instruction is not None and step.instruction not in list(step.inputs.values()):
-        yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
-    for name, value in step.job.values().items() if step.job else ():
-        key = f"{step.job.prefix if step.job else ''}{name}"
+    for key, value in step.templates():
         yield Text(value, f"{path}.{key}", "template", placed, key)
-    for key, value in KINDS[step.kind].texts(step):
-        yield Text(value, f"{path}.{key}", "template", placed, key)
-    if not isinstance(step.judge, bool):
-        yield Text(step.judge, f"{path}.judge", "template", placed, "judge")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -301,9 +291,10 @@ class Scope:
             return _at(reference, text, 1, "secret-in-value", message)
         if not _is_of_job(text):
             return None
+        kind = text.within.step.kind if text.within else "job"
         message = (
-            f"`{reference.path[1]}` is secret, and a job is written to disk as it is submitted; "
-            "have the job read the secret from a file of yours"
+            f"`{reference.path[1]}` is secret, and a {kind} is written to disk as it is submitted; "
+            f"have the {kind} read the secret from a file of yours"
         )
         return _at(reference, text, 1, "secret-in-job", message)
 

@@ -317,7 +317,7 @@ def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> Usa
             f"run {run} did not reach step `{step}`", hint=f"see its progress: fractale show {run}"
         )
     attempts = history.of_step(step)
-    if attempts[-1].kind == "job":
+    if attempts[-1].kind in ("job", "script"):
         return UsageError(
             f"step `{step}` of run {run} has no job directory: no job was submitted, or the "
             "directory was removed",

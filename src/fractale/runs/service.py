@@ -11,7 +11,7 @@ from typing import Any
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
 from fractale.graph.bindings import Bindings
-from fractale.graph.context import Dependencies
+from fractale.graph.context import MADE, Dependencies
 from fractale.models import Models
 from fractale.pins import pins_of
 from fractale.plan.inputs import bind_inputs
@@ -352,6 +352,7 @@ class Runs:
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
             jobs=RunJobs.of(jobs, self._settings),
+            made=self._settings.state_dir / MADE,
         )
 
 

@@ -19,8 +19,11 @@ _WAITS: Final = frozenset({"wait", "block", "K"})
 def script_of(spec: JobSpec, scheduler: str) -> Script | None:
     """Parse a job's script as the scheduler reads it; None without directives of that scheduler.
 
-    Without a scheduler (``local``), the directives of any scheduler count.
+    Without a scheduler (``local``), the directives of any scheduler count, unless the program is
+    short.
     """
+    if spec.short:
+        return None
     lines = (spec.script or "").splitlines()
     found = schedulers_of(lines)
     if scheduler == "local":

@@ -15,8 +15,10 @@
       withdrawn              the job was cancelled with its whole run: a resume submits it again
       confined, tmp/         of a confined job: the method, and its private temporary files
       queued.json            of a local job: the data to start it when enough cores are free
+      stdin, stdin-N         what the script or command reads, if anything; of an element, stdin-N
       log                    stdout and stderr of the script or command; the wrapper makes it, so
                              that it can be read while the job runs
+      stdout                 of a short program: its stdout; its log is then its stderr
       notices.json           parts of the job's request that its scheduler ignores
       scheduler.log          the scheduler's own messages in the job's output
       elements/INDEX/        of an array: `started`, `ended.CODE` and `log` of each element
@@ -383,9 +385,12 @@ def digest(spec: JobSpec) -> str:
     """Compute a checksum of a spec, because a key may belong to one spec only."""
     facts: dict[str, Any] = {**asdict(spec), "folder": str(spec.folder), "env": dict(spec.env)}
     del facts["launcher"]  # belongs to this machine, not to the job
-    for later in ("confine", "array", "elements"):  # older jobs lack them
+    for later in ("confine", "array", "elements", "stdin", "short"):  # older jobs lack them
         if not facts[later]:
             del facts[later]
+    for element in facts.get("elements", {}).values():
+        if not element["stdin"]:
+            del element["stdin"]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

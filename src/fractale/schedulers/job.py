@@ -50,12 +50,14 @@ class Element:
         script, command: As in a `JobSpec`: one of the two.
         env: Variables added to those of the whole array.
         folder: The working directory.
+        stdin: As in a `JobSpec`.
     """
 
     folder: Path
     script: str | None = None
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    stdin: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,10 @@ class JobSpec:
             spec.
         elements: Index → command of that element, instead of `script` and `command`, of which only
             the directives then count. Empty: all elements run the same.
+        stdin: Text that the script or command reads from its standard input; None: nothing.
+        short: Whether it is a short program of this machine: it starts at once, however many local
+            jobs there are, directives in its script are comments, and its stdout has a file of its
+            own, so that the log is its stderr.
     """
 
     name: str
@@ -104,6 +110,8 @@ class JobSpec:
     launcher: tuple[str, ...] = ()
     array: Array | None = None
     elements: Mapping[int, Element] = field(default_factory=dict[int, Element], repr=False)
+    stdin: str | None = field(default=None, repr=False)
+    short: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

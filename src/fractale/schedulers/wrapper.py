@@ -19,6 +19,9 @@ NOT_MINE: Final = 74
 """Exit codes of the wrapper if it has not begun the job. They count only if the file `started`,
 which a wrapper writes when it begins, is missing or belongs to another job."""
 
+STDOUT: Final = "stdout"
+"""In the job's directory: the stdout of a short program."""
+
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TEXT: Final = r"""#!/bin/sh
 {directives}# Written by fractale. It runs the job and leaves evidence of how that went:
@@ -64,7 +67,7 @@ done
 (
   trap - TERM INT HUP XCPU USR1 USR2
   umask "$mask"
-{env}{run}) < /dev/null >> log 2>&1 &
+{env}{run}) < {stdin} {streams} &
 child=$!
 while :; do
   wait "$child"; code=$?
@@ -111,6 +114,10 @@ def write_wrapper(
         raise JobError("a job has either a script or a command", hint="give one of them")
     if spec.script:
         folder.write("script", spec.script)
+    stdin = "/dev/null"
+    if spec.stdin:
+        folder.write("stdin", spec.stdin)
+        stdin = shlex.quote(str(folder.path / "stdin"))
     run = _run(spec.folder, [*spec.launcher, *_words(folder, spec.script, spec.command, "script")])
     if spec.elements:
         folder.write(_BY_INDEX, _by_index(folder, spec))
@@ -129,6 +136,8 @@ def write_wrapper(
             [f"{name}={word}" for name, word in (variables or {}).items()] + _settings(folder, spec)
         ),
         run=run,
+        stdin=stdin,
+        streams=f">> {STDOUT} 2>> log" if spec.short else ">> log 2>&1",
         epilogue=_epilogue(spec),
     )
     folder.write(folder.wrapper.name, text)
@@ -157,7 +166,11 @@ def _by_index(folder: JobFolder, spec: JobSpec) -> str:
             name = files.setdefault(element.script, f"script-{len(files) + 1}")
         words = [*spec.launcher, *_words(folder, element.script, element.command, name)]
         exports = _exports(_lines_of(element.env))
-        cases.append(f"{index})\n{exports}{_run(element.folder, words)};;\n")
+        reads = ""
+        if element.stdin:
+            own = files.setdefault(element.stdin, f"stdin-{len(files) + 1}")
+            reads = f"  exec < {shlex.quote(str(folder.path / own))}\n"
+        cases.append(f"{index})\n{exports}{reads}{_run(element.folder, words)};;\n")
     for text, name in files.items():
         with disk(folder.path / name):
             write_private(folder.path / name, text, errors="surrogateescape")

@@ -35,6 +35,8 @@ def text_lines(plan: Plan, found: Mapping[str, Any]) -> list[str]:
     ]
     for label in ("tools", "prompts", "agents", "jobs", "models", "servers", "registries"):
         lines.append(_row(label, exact(", ".join(found[label])) or "none"))
+        if label == "jobs" and found["scripts"]:
+            lines.append(_row("scripts", exact(", ".join(found["scripts"]))))
     lines += [_row("confined", exact(f"{name}: {how}")) for name, how in found["confined"].items()]
     limits = {k: v for k, v in found["limits"].items() if v is not None}
     lines.append(_row("limits", ", ".join(f"{k} {v:g}" for k, v in limits.items()) or "none"))
@@ -65,8 +67,10 @@ def _step_lines(step: Mapping[str, Any]) -> list[str]:
         given = {"instruction": step["instruction"], **given}
     kind, what, below = str(step["type"]), str(step["target"] or ""), list[str]()
     if (job := cast("dict[str, Any] | None", step["job"])) is not None:
-        kind = "job"
-        what = f"submitted to {job.get('scheduler') or 'the scheduler of this machine'}"
+        what = "runs on this machine"
+        if kind != "script":
+            kind = "job"
+            what = f"submitted to {job.get('scheduler') or 'the scheduler of this machine'}"
         below = list(_program_lines(job))
         rest = ("outputs", "scheduler", "command", "script")
         given = {k: v for k, v in job.items() if k not in rest and v is not None}

@@ -50,6 +50,8 @@ MARKS: dict[str, tuple[str, str, Mark]] = {
 NAME_MOST, TARGET_MOST = 24, 28
 FIGURES_WIDTH = 32
 """Columns for the mark, the gaps, the time and the tokens."""
+OF_ONE_CALL = ("tool", "job", "script")
+"""Kinds of steps that are one call, which needs no line of its own."""
 MOST_NAMED = 16
 """The most jobs of a step with one line each; more jobs are counted."""
 COUNT_SECONDS = 5.0
@@ -307,7 +309,7 @@ class RunView:
         running.waits = False
         call = call_text(event.data)
         running.activity, running.said = call, ""
-        if running.kind in ("tool", "job"):
+        if running.kind in OF_ONE_CALL:
             return []
         running.calls += 1
         return [self._call_line(running, f"calls {call}")] if self._show_calls else []
@@ -319,7 +321,7 @@ class RunView:
 
     def _tool_finished(self, event: Event) -> list[Line]:
         running = self._of(event)
-        if running is None or running.kind in ("tool", "job") or not event.data.get("is_error"):
+        if running is None or running.kind in OF_ONE_CALL or not event.data.get("is_error"):
             return []
         if not self._show_calls:
             return []
@@ -346,7 +348,7 @@ class RunView:
         news = (path, words.partition(" (")[0])  # without the evidence
         known = news in running.jobs_shown
         running.jobs_shown.add(news)
-        if known or data.get("over") or not self._show_calls:
+        if known or data.get("over") or not self._show_calls or running.kind == "script":
             return []
         if name and (running.total or 0) > MOST_NAMED:
             return self._counts(running, event.time)

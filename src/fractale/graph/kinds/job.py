@@ -42,6 +42,7 @@ from fractale.graph import job_budget
 from fractale.graph.call import Attempt, once
 from fractale.graph.interrupts import ask, suspend
 from fractale.graph.kinds import Compiler
+from fractale.graph.kinds.job_answer import LOGS, OUTPUT, answer_of
 from fractale.graph.kinds.job_array import (
     ITEM,
     SUBMIT,
@@ -64,6 +65,7 @@ from fractale.jobs.log_metrics import LogParts, read_metrics
 from fractale.policy import allowed_by
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.store.journal import Call, digest_of
+from fractale.text import listing
 from fractale.toolbox import ToolResult
 
 if TYPE_CHECKING:
@@ -92,6 +94,9 @@ MAX_LOGS = 16
 MIN_LOG_BYTES = 1024
 MAX_LINE = 200
 
+STDERR_BYTES = 8192
+"""Bytes of the end of a script's stderr that its outputs contain if it failed."""
+
 LOG_FILE = "log"
 """In the job's directory: see `fractale.schedulers.folder`."""
 
@@ -113,7 +118,8 @@ class JobWork(TypedDict, total=False):
         status: `fractale.jobs.JobStatus` as JSON.
         late: Whether the job was cancelled at the step's timeout.
         verdict: The user's answer about a job whose outcome is unknown.
-        end: Outputs by reference, and the evidence of a failure.
+        end: Outputs by reference, and the evidence of a failure. Of a script also `seen`: its exit
+            code and the end of its stderr, by reference.
         reserved: Its reservation in the run's budget: `key`, and `fractale.jobs.budget.Size`.
     """
 
@@ -140,6 +146,11 @@ class JobRun:
 
     attempt: Attempt
 
+    @property
+    def is_script(self) -> bool:
+        """Whether the job is the program of a script step, which no budget counts."""
+        return self.attempt.step.kind == "script"
+
     def jobs(self, scheduler: str | None) -> Jobs:
         """The jobs of a scheduler.
 
@@ -156,7 +167,7 @@ class JobRun:
 def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that submits one job or an array of jobs; with `foreach`, one job per item."""
     del compiler
-    one = replace(node, perform=run_job, inside=_graph().compile())
+    one = replace(node, perform=run_job, inside=job_graph().compile())
     if node.step.foreach is not None:
         return one
 
@@ -164,25 +175,29 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         array = array_of_step(attempt)
         return await run_job(attempt) if array is None else await run_array(one, attempt, array)
 
-    builder = _graph(lambda state: send_elements(state) or "submit")
+    builder = job_graph(lambda state: send_elements(state) or "submit")
     add_elements(builder, one)
     return replace(node, perform=call, inside=builder.compile())
 
 
 async def run_job(attempt: Attempt) -> CallResult:
-    """Run one job, from its submission to its outputs."""
+    """Run one job, or the program of a script step, from its submission to its outputs."""
     after = cast(
         "JobWork",
         await attempt.inside.ainvoke(JobWork(), attempt.config, context=JobRun(attempt)),
     )
     end = after.get("end", {})
-    outputs, by = attempt.deps.outputs.get(end["outputs"]), end["decided_by"]
+    store = attempt.deps.outputs
+    outputs, by = store.get(end["outputs"]), end["decided_by"]
+    if "seen" in end:  # of a script; its JSON may have such a key itself
+        seen = cast("dict[str, Any]", store.get(end["seen"]))
+        attempt.scope = {**attempt.scope, **{k: v for k, v in seen.items() if k not in outputs}}
     failure = None
     if by is not None:
         failure = Decision(outcome="failure", event="failure", decided_by=by, reason=end["reason"])
     return CallResult(
         outputs=outputs,
-        text=str(outputs["log"]),
+        text=str(outputs.get("log", outputs.get("content", ""))),
         failure=failure,
         fault=end["fault"],
         seconds=end["seconds"],
@@ -190,7 +205,7 @@ async def run_job(attempt: Attempt) -> CallResult:
     )
 
 
-def _graph(start: Callable[[Any], Any] | None = None) -> Any:
+def job_graph(start: Callable[[Any], Any] | None = None) -> Any:
     """The graph below the step.
 
     Args:
@@ -231,8 +246,9 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     wanted = arguments_of(attempt)
     if attempt.context.mask(wanted) != wanted:
         raise PolicyError(
-            "the job was not submitted: there is a secret in it, and a job is written to disk",
-            hint="have the job read the secret from a file of yours",
+            f"the {attempt.step.kind} was not submitted: there is a secret in it, and it is "
+            "written to disk",
+            hint=f"have the {attempt.step.kind} read the secret from a file of yours",
         )
     if not all(allowed_by(globs, SUBMIT) for globs in attempt.context.within):
         raise PolicyError(
@@ -241,13 +257,14 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     chosen_by = "model" if attempt.context.drafted else "plan"
     spec, scheduler = spec_of(attempt, wanted)
     name = scheduler or scheduler_of(attempt)
-    cost = job_budget.cost_of(attempt, spec, name)
+    cost = "" if run.is_script else job_budget.cost_of(attempt, spec, name)
     agreed = agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
     spec, scheduler = spec_of(attempt, agreed)
     element = element_of(attempt, agreed, wanted) if number == 1 else None
     key = element.key if element else _key(attempt, number)
     size = Size.of(spec, scheduler or name)
-    if element is None:
+    counts = element is None and not run.is_script
+    if counts:
         await job_budget.reserve(attempt, key, size)
 
     async def make() -> ToolResult:
@@ -261,7 +278,8 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         data = {**handle.as_dict(), "since": began["wall"], "began": began}
         return ToolResult(text=f"{handle.scheduler} job {handle.native_id}", structured=data)
 
-    budget, reserved = attempt.context.meter.jobs, {"key": key, **asdict(size)}
+    budget = attempt.context.meter.jobs
+    reserved = {} if run.is_script else {"key": key, **asdict(size)}
     try:
         with budget.watched(key):
             result = await call_tool(attempt, SUBMIT, agreed, make=make)
@@ -270,7 +288,7 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         kept = attempt.context.mask(status)
         return JobWork(handle={}, number=number, verdict="", status=kept, reserved=reserved)
     except FractaleError as error:
-        if element is None and not isinstance(error, SchedulerUnavailable):  # the job was refused
+        if counts and not isinstance(error, SchedulerUnavailable):  # the job was refused
             await budget.release(key)
         raise
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
@@ -548,7 +566,11 @@ async def _read(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     attempt, handle = runtime.context.attempt, state.get("handle")
     label = JobHandle.from_dict(handle).label if handle else str(None)
     await _settle(state, attempt)
-    call = Call(kind="tool", name="jobs.job_logs", digest=digest_of(label), safe=True)
+    answer = attempt.step.job.answer if attempt.step.job else None
+    # A replay reads the log again if it exists, and nothing else.
+    is_log = not runtime.context.is_script and not (answer and answer.file is not None)
+    name = LOGS if is_log else OUTPUT
+    call = Call(kind="tool", name=name, digest=digest_of(label), safe=True)
 
     async def make() -> ToolResult:
         return ToolResult(text="", structured=await _end(state, runtime.context))
@@ -565,21 +587,36 @@ async def _end(state: JobWork, run: JobRun) -> dict[str, Any]:
     nowhere: dict[str, Any] = dict.fromkeys(HANDLE_KEYS, "")
     handle = JobHandle.from_dict(known or nowhere)
     log = await LogParts.of(handle, run.jobs(handle.scheduler) if known else None)
-    found, faults = await read_metrics(step_job.outputs, log)
     status, tally = state.get("status", {}), attempt.context.tally
+    notices = list(status.get("notices", ()))
+    if step_job.answer is not None or run.is_script:
+        found, faults = await answer_of(attempt, handle if known else None, log)
+    else:
+        found, faults = await read_metrics(step_job.metrics, log)
     end = _judged(state, handle, faults, attempt)
-    outputs = await _outputs(status, handle, log, 1 if tally is None else tally.total)
-    if tally is not None and tally.is_array:
-        outputs = {"index": handle.index, **outputs}
-    if end.fault:
-        outputs["error"] = end.fault
+    seen: dict[str, Any] = {}
+    if run.is_script:
+        tail = await log.part(max(log.size - STDERR_BYTES, 0), log.size)
+        seen = {"exit_code": status.get("exit_code"), "stderr": tail}
+        failed = {**seen, "error": end.fault} if end.fault else {}
+        outputs = {**found, **failed}
+    else:
+        outputs = await _outputs(status, handle, log, 1 if tally is None else tally.total)
+        if tally is not None and tally.is_array:
+            outputs = {"index": handle.index, **outputs}
+        if end.fault:
+            outputs["error"] = end.fault
+        if hidden := sorted(found.keys() & outputs.keys()):  # a metric never has such a name
+            notices.append(f"the job's own outputs hide these keys of its JSON: {listing(hidden)}")
+        outputs |= {name: value for name, value in found.items() if name not in outputs}
     return {
-        "outputs": attempt.deps.outputs.put({**outputs, **found}),
+        "outputs": attempt.deps.outputs.put(outputs),
         "decided_by": end.decided_by,
         "reason": end.reason,
         "fault": end.fault,
         "seconds": elapsed(attempt.context.clock, _began(state)) if "since" in state else 0.0,
-        **({"notices": status["notices"]} if status.get("notices") else {}),
+        **({"seen": attempt.deps.outputs.put(seen)} if seen else {}),
+        **({"notices": notices} if notices else {}),
     }
 
 
@@ -638,7 +675,8 @@ def _judged(
     Args:
         faults: Of the metrics in its log.
     """
-    status, name = state.get("status", {}), f"job {handle.title}"
+    status, is_script = state.get("status", {}), attempt.step.kind == "script"
+    name = "the script" if is_script else f"job {handle.title}"
     how = str(status["state"])
     if how == "completed" or state.get("verdict") == "success":
         words = "; ".join(faults)
@@ -655,7 +693,9 @@ def _judged(
     words = happened if happened.startswith("job ") else f"{name} {happened}"
     lines = [line.strip() for line in str(status.get("last_lines") or "").splitlines()]
     said = [line for line in lines if line]
-    if said and "last line: " not in words:
+    if is_script and said:
+        words = f"{words.partition('; last line: ')[0]}; stderr: {' / '.join(said)}"
+    elif said and "last line: " not in words:
         words = f"{words}; last line: {said[-1][:MAX_LINE]}"
     return _Judgement("exit_code", shown, words)
 

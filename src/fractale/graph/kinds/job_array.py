@@ -230,6 +230,8 @@ async def arrays_of_items(
         most: The number of jobs that may run at a time; None: no limit.
     """
     tally = Tally(len(items))
+    if leaf.step.creates:  # an item may be up to date, and each job is then submitted on its own
+        return {"tally": tally}
     scopes = {
         index: {"item": attempt.context.mask(item), "index": index}
         for index, item in enumerate(items)
@@ -314,14 +316,18 @@ class _Groups:
         first = next(iter(jobs.values()))
         elements = {
             number: Element(
-                folder=spec.folder, script=spec.script, command=spec.command, env=spec.env
+                folder=spec.folder,
+                script=spec.script,
+                command=spec.command,
+                env=spec.env,
+                stdin=spec.stdin,
             )
             for number, spec in jobs.items()
         }
         are_equal = all(each == next(iter(elements.values())) for each in elements.values())
         spec = replace(first, array=array, elements={} if are_equal else elements)
         if not are_equal:
-            spec = replace(spec, env={})
+            spec = replace(spec, env={}, stdin=None)
         unique = f"{self._unique}#{min(numbers)}"
         words = re.sub(r"[^A-Za-z0-9_]+", "-", self._attempt.path).strip("-")[:40]
         name = hashlib.sha256(unique.encode()).hexdigest()[:12]
@@ -371,7 +377,9 @@ class _Groups:
                 raise TemplateError("an array", position=self._attempt.step.position)
             directives = tuple(each.text for each in script.reading.directives) if script else ()
         program = spec.command[:1] if spec.confine else ()
-        same = replace(spec, script="x", command=(), env={}, folder=Path(), array=None, elements={})
+        same = replace(
+            spec, script="x", command=(), env={}, folder=Path(), array=None, elements={}, stdin=None
+        )
         return repr((scheduler, digest(same), directives, program))
 
 
@@ -517,6 +525,7 @@ def _inputs_before(attempt: Attempt) -> Any:
 def add_elements(builder: Any, leaf: StepNode) -> None:
     """Add the node of an element to the graph of a job step."""
     leaf = item_node(leaf)
+    leaf = replace(leaf, step=replace(leaf.step, creates=(), needs=()))  # those of the whole array
     graph = leaf.inside
 
     async def item(state: ItemState, runtime: Runtime[Any], config: RunnableConfig) -> ItemState:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, cast
 from fractale.errors import PolicyError, TemplateError
 from fractale.graph.call import Attempt
 from fractale.jobs import Confine, JobSpec
+from fractale.plain import to_json
 from fractale.plan.job import (
     COUNTS,
     ENV_NAME_PATTERN,
@@ -23,6 +24,10 @@ from fractale.schedulers.homes import RUN
 from fractale.schedulers.request import Array
 
 TEXTS = ("queue", "account", "folder")
+
+GRACE = 10.0
+"""Seconds after a script step's timeout in which fractale itself ends the script. Then the script's
+supervisor does, so that no script outlives its time if fractale was killed."""
 
 
 def arguments_of(attempt: Attempt) -> dict[str, Any]:
@@ -45,12 +50,16 @@ def spec_of(attempt: Attempt, arguments: Mapping[str, Any]) -> tuple[JobSpec, st
     """
     known: Any = _checked(attempt, {k: v for k, v in arguments.items() if k in JOB_KEYS})
     scheduler = known.pop("scheduler", None)
+    known.pop("outputs", None)  # read after the job
     command = tuple(known.pop("command", ()))
     confine = _confine(attempt, known)
     directory = attempt.context.start_dir / known.pop("folder", "")
     name = str(arguments.get("name") or attempt.step.name)
     if "array" in known:
         known["array"] = Array.parse(known["array"])
+    if attempt.step.kind == "script":
+        timeout = attempt.step.timeout
+        known |= {"short": True, "time": timeout + GRACE if timeout else None}
     spec = JobSpec(name=name, command=command, folder=Path(directory), confine=confine, **known)
     return spec, scheduler
 
@@ -85,8 +94,11 @@ def _value(attempt: Attempt, key: str, value: Any) -> Any:
         return _count(attempt, key, value)
     if key in WIDENING:
         return _bound(attempt, key, value)
-    if own := {"command": _command, "env": _env, "array": _indices}.get(key):
+    own = {"command": _command, "env": _env, "array": _indices, "outputs": _file}.get(key)
+    if own is not None:
         return own(attempt, value)
+    if key == "stdin":
+        return value if isinstance(value, str) else to_json(value)
     if key == "time":
         return seconds_of(value) or _fail(attempt, key, _not("a duration such as `10m`", value))
     if isinstance(value, (dict, list, bool)) or not str(value).strip():
@@ -99,6 +111,14 @@ def _value(attempt: Attempt, key: str, value: Any) -> Any:
     if key in TEXTS and re.search(r"[\x00-\x1f\x7f]", text):
         _fail(attempt, key, _not("text on one line", value))
     return text
+
+
+def _file(attempt: Attempt, value: Any) -> dict[str, str]:
+    """The file of the job's answer."""
+    file = cast("dict[str, Any]", value).get("file") if isinstance(value, dict) else None
+    if not isinstance(file, str) or not file.strip() or "\0" in file:
+        _fail(attempt, "outputs", _not("the path of a file", file))
+    return {"file": file.strip()}
 
 
 def _indices(attempt: Attempt, value: Any) -> str:

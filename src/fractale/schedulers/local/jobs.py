@@ -36,6 +36,12 @@ from fractale.schedulers.wrapper import write_wrapper
 
 START_SECONDS: Final = 60.0
 CANCEL_SECONDS: Final = 20.0
+SHORT: Final = "+short"
+"""The end of the name of the queue of short programs."""
+
+MOST_SHORT: Final = 100_000
+"""How many of them run at a time: all, since a run limits its own steps."""
+
 _STATES: Final[Mapping[str, JobState]] = {
     "completed": "completed",
     "failed": "failed",
@@ -120,53 +126,57 @@ class Local:
     async def submit(self, folder: JobFolder, spec: JobSpec, lock: int) -> str:
         """Put the job into the queue, and start it if enough cores are free."""
         del lock  # the queue is on disk, so the job is found even if this process ends
-        number = await asyncio.to_thread(self._add, folder, spec)
-        if (await asyncio.to_thread(_look, self._queue)).can_start:
-            await self._start_next()
+        queue = self._queue_of(spec)
+        number = await asyncio.to_thread(self._add, queue, folder, spec)
+        if (await asyncio.to_thread(_look, queue)).can_start:
+            await self._start_next(queue)
         if spec.array is not None:  # its elements start later
             return str(_queued(folder)["id"])
         deadline = time.monotonic() + START_SECONDS
-        while not _facts(folder) and await asyncio.to_thread(self._is_starting, folder, number):
+        while not _facts(folder) and await asyncio.to_thread(
+            self._is_starting, queue, folder, number
+        ):
             if time.monotonic() > deadline:
                 raise SchedulerUnavailable("the job has not started yet")
             await asyncio.sleep(0.02)
         return str(_queued(folder)["id"])
 
-    def _is_starting(self, folder: JobFolder, number: int) -> bool:
+    def _is_starting(self, place: Path, folder: JobFolder, number: int) -> bool:
         """Whether a job has a supervisor that has not begun; otherwise it runs, waits or is over.
 
         Raises:
             JobError: The supervisor ended before it began. The job is removed from the queue.
         """
         # Only the process inside the gate starts jobs: a waiting job that was tried has failed.
-        with disk(self._queue), local_queue.gate(self._queue):
-            queue = local_queue.survey(self._queue)
+        with disk(place), local_queue.gate(place):
+            queue = local_queue.survey(place)
             if number in queue.running:
                 return True
             waits = number in (entry.number for entry in queue.waiting)
             if not waits or not (folder.path / local_queue.TRIED).exists():
                 return False
             (folder.path / local_queue.QUEUED).unlink()
-            (self._queue / f"{number:08d}").unlink()
+            (place / f"{number:08d}").unlink()
         why = folder.text(local_queue.TRIED).strip().rpartition("\n")[2]
         raise JobError(f"the job could not be started: {why}")
 
-    @property
-    def _queue(self) -> Path:
-        return self.queue_root.absolute() / socket.gethostname()
+    def _queue_of(self, spec: JobSpec) -> Path:
+        """The queue of a job. Short programs have one of their own, in which nothing waits."""
+        name = f"{socket.gethostname()}{SHORT if spec.short else ''}"
+        return self.queue_root.absolute() / name
 
     @property
     def _limit(self) -> int:
         return self.cores or len(os.sched_getaffinity(0))
 
-    def _add(self, folder: JobFolder, spec: JobSpec) -> int:
+    def _add(self, queue: Path, folder: JobFolder, spec: JobSpec) -> int:
         request = asked_of(spec, self.name)
         totals, seconds = request.totals(), request.seconds or 0
         facts: dict[str, Any] = {
-            "queue": str(self._queue),
+            "queue": str(queue),
             "host": socket.gethostname(),
             "cores": self._limit if request.exclusive else totals.cores,
-            "limit": self._limit,
+            "limit": MOST_SHORT if spec.short else self._limit,
             "seconds": seconds if math.isfinite(seconds) else 0,
             "memory": totals.memory,
             "environment": dict(self.environment),
@@ -175,20 +185,21 @@ class Local:
             facts["indices"] = [(each.first, each.last, each.step) for each in spec.array.spans]
             facts["most"] = spec.array.most or 0
         (folder.path / local_queue.TRIED).unlink(missing_ok=True)
-        with disk(self._queue), local_queue.gate(self._queue):
-            number = local_queue.new_number(self._queue)
+        with disk(queue), local_queue.gate(queue):
+            number = local_queue.new_number(queue)
             # The job is now in the queue, and the next process that checks the queue can add it.
             # The id has a prefix, so that it cannot be mistaken for a process id.
-            written = {"id": f"q{number}", "number": number, **facts}
+            name = f"s{number}" if spec.short else f"q{number}"
+            written = {"id": name, "number": number, **facts}
             folder.write(local_queue.QUEUED, json.dumps(written))
-            local_queue.add(self._queue, number, folder.path, facts)
+            local_queue.add(queue, number, folder.path, facts)
         return number
 
-    async def _start_next(self, queue: Path | None = None) -> None:
+    async def _start_next(self, queue: Path) -> None:
         """Start the jobs that can start now. Later checks of the queue start the others."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-IS", local_queue.__file__),
-            *(str(queue or self._queue), supervisor.__file__),
+            *(str(queue), supervisor.__file__),
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=DEVNULL,
