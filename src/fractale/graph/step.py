@@ -31,7 +31,6 @@ from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
 from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
-from fractale.plan.kinds import KINDS
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,

@@ -397,7 +397,7 @@ class Step:
         if self.chain is not None:
             yield from self.chain.walk()
 
-    def templates(self) -> Iterator[tuple[str, Value | Expression]]:
+    def templates(self) -> "Iterator[tuple[str, Value | Expression]]":
         """The values of the step that may contain templates, with their paths in it."""
         for name, value in self.inputs.items():
             yield f"inputs.{name}", value
