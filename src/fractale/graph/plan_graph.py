@@ -402,15 +402,11 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
             left = await read_left(saver, config)
             given, state = await self._answered(given, config, nested=nested)
-<<<<<<< HEAD
-            if any(KINDS[step.kind].keeps_sources for step in plan.walk()):
-=======
             if nested:
                 _forget_bare(conf)
             elif left.answered and not _has_bare(given):
                 await forget_answer(saver, config)
-            if any(step.kind not in ("tool", "job") for step in plan.walk()):
->>>>>>> wt-lb
+            if any(KINDS[step.kind].keeps_sources for step in plan.walk()):
                 state = state or await self.aget_state(config)
                 run.cut_off = await cut_off_steps(saver, config, state)
         run.grants = [*run.grants, *left.grants]

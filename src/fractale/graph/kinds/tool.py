@@ -443,15 +443,10 @@ class ToolCodec(Codec[ToolResult]):
             return Paused(error)
         by = {"server": self.tool.server, "tool": self.tool.own_name}
         asked = of_code(self.attempt, error, agent=str(self.fields.get("agent") or ""), **by)
-<<<<<<< HEAD
-        values = [each.value for each in asked.args[0] if not needs_no_answer(each.value)]
-        return Paused(asked, values[0] if values else None)
-=======
-        found = [each for each in asked.args[0] if not is_job(each.value)]
+        found = [each for each in asked.args[0] if not needs_no_answer(each.value)]
         if found and found[0].response_schema:
             notes.put(key, {"question": found[0].value, "id": found[0].id})
         return Paused(asked, found[0].value if found else None)
->>>>>>> wt-lb
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
         self.attempt.emit(
