@@ -590,24 +590,27 @@ class Needs:
     Args:
         steps: The steps whose inputs and outputs are read; None if they are unknown.
         previous: Whether `previous` is read.
+        directory: Whether `run.dir` is read.
     """
 
     steps: frozenset[str] | None
     previous: bool
+    directory: bool
 
 
 def needs_of(values: Iterable[Written]) -> Needs:
     """The names that the values may read."""
     names: set[str] = set()
-    previous, anything = False, False
+    previous, anything, directory = False, False, False
     for value in values:
         for reference in references(value):
             path = reference.path
             previous = previous or path[:1] == ("previous",)
+            directory = directory or (path[:1] == ("run",) and path[1:2] in ((), ("dir",)))
             if path[:1] == ("steps",):
                 anything = anything or len(path) < 2
                 names.update(str(part) for part in path[1:2])
-    return Needs(None if anything else frozenset(names), previous)
+    return Needs(None if anything else frozenset(names), previous, directory)
 
 
 def build_scope(
@@ -626,10 +629,8 @@ def build_scope(
             name: _view(record, store, read=needs.steps is None or name in needs.steps)
             for name, record in records.items()
         },
-        "previous": _previous(
-            last, records.get(last, Record()) if last else Record(), store, read=needs.previous
-        ),
-        "run": context.variables(),
+        **_previous(last, records.get(last or "", Record()), store, read=needs.previous),
+        "run": context.variables(directory=needs.directory),
     }
 
 
@@ -651,6 +652,7 @@ def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:
 def _previous(
     name: str | None, record: Record, store: OutputStore, *, read: bool
 ) -> dict[str, Any]:
+    """The step that led here; nothing at the plan's beginning, so that `| default(…)` works."""
     if name is None:
         return {}
     view: dict[str, Any] = {
@@ -660,7 +662,7 @@ def _previous(
     }
     if "error" in record:
         view["error"] = record["error"]
-    return view
+    return {"previous": view}
 
 
 # In a LangGraph graph

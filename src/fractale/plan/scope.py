@@ -11,7 +11,7 @@ from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
 from fractale.plan.kinds import KINDS
-from fractale.plan.model import Plan, Step
+from fractale.plan.model import SUCCESS, Plan, Step
 from fractale.plan.values import Expression, Value
 from fractale.text import listing, nearest
 
@@ -23,6 +23,7 @@ PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
 RUN_PARTS: Final = ("id", "plan", "dir")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
+_DEFAULT: Final = "write `| default('')`"
 ATTEMPTS: Final = "attempts"
 """The number of the step's attempt, from 1, in its templates as in its rules."""
 RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
@@ -163,10 +164,32 @@ class Scope:
             return self._step_problem(reference, text)
         if top == "inputs" and len(reference.path) > 1:
             return self._input_problem(reference, text)
+        if top == "previous" and (problem := self._previous_problem(reference, text)):
+            return problem
         if top in ("previous", "run") and len(reference.path) > 1:
             parts = PREVIOUS_PARTS if top == "previous" else RUN_PARTS
             return _unknown_part(reference, text, 1, parts)
         return self._top_problem(reference, text)
+
+    def _previous_problem(self, reference: Reference, text: Text) -> Problem | None:
+        """The problem that no step, or no failed step, may have led to this one."""
+        here = text.within
+        if here is None or text.place == "rule" or text.key == "when":
+            return None  # in a rule, a missing name is false
+        if here.step.when or here.owner.when:
+            return None  # it may say when the step has a `previous`
+        owner = here.owner.name
+        if owner == self.plan.steps[0].name and not reference.optional:
+            message = f"the plan begins with `{owner}`: then there is no `previous`; {_DEFAULT}"
+            return _at(reference, text, 0, "not-yet-run", message)
+        if reference.path[1:2] != ("error",) or reference.exact:
+            return None
+        for step in self.plan.steps:
+            if self.plan.target_of(step, SUCCESS) == owner:
+                message = f"`{step.name}` leads here if it succeeds, and has no `error` then; "
+                problem = _at(reference, text, 1, "no-error", message + _DEFAULT)
+                return replace(problem, severity="warning")
+        return None
 
     def _top_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[0])
