@@ -142,6 +142,7 @@ class LabelFlow:
             inputs=outer.inputs,
             last=self.last or outer.last,
             item=outer.item,
+            values={**outer.values, **self.values},
         )
 
     def for_items(self, foreach: ForEach) -> LabelFlow:

@@ -400,15 +400,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         run = await _context_of(plan, config, context, fields)
         left = Left()
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
-            left = await read_left(saver, config)
-            given, state = await self._answered(given, config, nested=nested)
-            if nested:
-                _forget_bare(conf)
-            elif left.answered and not _has_bare(given):
-                await forget_answer(saver, config)
-            if any(KINDS[step.kind].keeps_sources for step in plan.walk()):
-                state = state or await self.aget_state(config)
-                run.cut_off = await cut_off_steps(saver, config, state)
+            given, left = await self._continued(given, config, saver, run, nested=nested)
         run.grants = [*run.grants, *left.grants]
         run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
@@ -434,6 +426,27 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             if plan.value_names:  # of an earlier run
                 given |= {"values": {OVERWRITE: {}}, "value_sources": {OVERWRITE: {}}}
         return _Entered(given, run, notes, journal)
+
+    async def _continued(
+        self,
+        given: Any,
+        config: RunnableConfig,
+        saver: BaseCheckpointSaver[Any],
+        run: RunContext,
+        *,
+        nested: bool,
+    ) -> tuple[Any, Left]:
+        """The input of a thread that is continued, and what it left beside its checkpoints."""
+        left = await read_left(saver, config)
+        given, state = await self._answered(given, config, nested=nested)
+        if nested:
+            _forget_bare(config.get(CONF, {}))
+        elif left.answered and not _has_bare(given):
+            await forget_answer(saver, config)
+        if any(KINDS[step.kind].keeps_sources for step in self.plan.walk()):
+            state = state or await self.aget_state(config)
+            run.cut_off = await cut_off_steps(saver, config, state)
+        return given, left
 
     # -- its state --------------------------------------------------------------------------------
 

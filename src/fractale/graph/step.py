@@ -634,25 +634,28 @@ class Needs:
     Args:
         steps: The steps whose inputs and outputs are read; None if they are unknown.
         previous: Whether `previous` is read.
+        directory: Whether `run.dir` is read.
         values: The named values that are read; None if they are unknown.
     """
 
     steps: frozenset[str] | None
     previous: bool
+    directory: bool
     values: frozenset[str] | None = frozenset()
 
 
 def needs_of(values: Iterable[Written]) -> Needs:
     """The names that the values may read."""
     names: dict[str, set[str | None]] = {"steps": set(), "values": set()}
-    previous = False
+    previous, directory = False, False
     for value in values:
         for reference in references(value):
             path = reference.path
             previous = previous or path[:1] == ("previous",)
+            directory = directory or (path[:1] == ("run",) and path[1:2] in ((), ("dir",)))
             if path[0] in names:
                 names[str(path[0])].add(str(path[1]) if len(path) > 1 else None)
-    return Needs(_all_or(names["steps"]), previous, _all_or(names["values"]))
+    return Needs(_all_or(names["steps"]), previous, directory, _all_or(names["values"]))
 
 
 def _all_or(names: set[str | None]) -> frozenset[str] | None:
@@ -677,10 +680,8 @@ def build_scope(
             name: _view(record, store, read=needs.steps is None or name in needs.steps)
             for name, record in records.items()
         },
-        "previous": _previous(
-            last, records.get(last, Record()) if last else Record(), store, read=needs.previous
-        ),
-        "run": context.variables(),
+        **_previous(last, records.get(last or "", Record()), store, read=needs.previous),
+        "run": context.variables(directory=needs.directory),
     }
     if plan.value_names or state.get("values"):
         scope["values"] = {
@@ -708,6 +709,7 @@ def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:
 def _previous(
     name: str | None, record: Record, store: OutputStore, *, read: bool
 ) -> dict[str, Any]:
+    """The step that led here; nothing at the plan's beginning, so that `| default(…)` works."""
     if name is None:
         return {}
     view: dict[str, Any] = {
@@ -717,7 +719,7 @@ def _previous(
     }
     if "error" in record:
         view["error"] = record["error"]
-    return view
+    return {"previous": view}
 
 
 # In a LangGraph graph

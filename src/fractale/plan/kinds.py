@@ -93,9 +93,6 @@ class StepKind:
     also_named_by: ClassVar[tuple[str, ...]] = ()
     """Other keys that name the kind if no key of a kind is present, and no `type`."""
 
-    also_named_by: ClassVar[tuple[str, ...]] = ()
-    """Other keys that name the kind if no key of a kind is present, and no `type`."""
-
     overrules_agent: ClassVar[bool] = False
     """Whether the key overrides `type: agent`, which was the default type of 0.1.0."""
 
