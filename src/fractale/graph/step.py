@@ -142,16 +142,16 @@ class StepNode:
                 # 3. Inputs: render them, and insert the contents of resources.
                 prepare(attempt, self.templates)
                 if self.reads_resources and self.step.foreach is None:
-                    async with _in_time(attempt):
+                    async with in_time(attempt):
                         await fill_inputs(attempt)
                 # 4. Call: depends on the kind of the step.
-                async with _in_time(attempt) if self.inside is None else nullcontext():
+                async with in_time(attempt) if self.inside is None else nullcontext():
                     result = as_plain(await self.perform(attempt))
             except CallError as error:
-                if await _is_tried_again(attempt, error):
+                if await is_tried_again(attempt, error):
                     attempt.warn("retry", f"try {attempt.tries} failed, trying again: {error}")
                     raise
-                result = as_plain(_failed_call(attempt, error))
+                result = as_plain(failed_call(attempt, error))
             except GraphInterrupt as interrupt:
                 if asks(interrupt):
                     context.asked.set()
@@ -565,18 +565,21 @@ def _untrusted(labels: Labels) -> bool:
 
 
 @asynccontextmanager
-async def _in_time(attempt: Attempt) -> AsyncGenerator[None]:
+async def in_time(attempt: Attempt, seconds: float | None = None) -> AsyncGenerator[None]:
     """Bound a stage by the step's `timeout`.
 
     The error counts as sent only if a call that may not be repeated was in progress. Asking a model
     again does no harm, and an agent continues after the calls that it has made.
+
+    Args:
+        seconds: The time that is left, if it is not the whole timeout.
 
     Raises:
         TransportError: The time is up.
     """
     step = attempt.step
     try:
-        async with asyncio.timeout(step.timeout):
+        async with asyncio.timeout(step.timeout if seconds is None else seconds):
             yield
     except TimeoutError as error:
         text = f"no answer within the step's timeout of {step.timeout:g} s"
@@ -590,7 +593,7 @@ async def _in_time(attempt: Attempt) -> AsyncGenerator[None]:
         ) from error
 
 
-async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
+async def is_tried_again(attempt: Attempt, error: CallError) -> bool:
     """Whether the step's `retry` applies, and a second call does no harm."""
     retry = attempt.step.retry
     if retry is None or attempt.tries >= retry.attempts or not error.retryable:
@@ -606,7 +609,8 @@ async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
         return False
 
 
-def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
+def failed_call(attempt: Attempt, error: CallError) -> CallResult:
+    """The result of a call that failed, with the usage of the attempt."""
     hint = f" ({error.hint})" if error.hint else ""
     return CallResult(error=f"{error}{hint}", code=error.code, usage=attempt.usage)
 
@@ -618,8 +622,7 @@ def step_values(step: Step) -> list[Written]:
     """Every template and expression of a step, with those of the steps inside it."""
     values: list[Written] = [value for _, value in step.templates()]
     values += [rule.expression for rule in step.rules]
-    if step.when:
-        values.append(step.when)
+    values += [each for each in (step.when, step.until) if each]
     if step.foreach:
         values += foreach_expressions(step.foreach)
     for inner in (*step.steps, *(step.chain.steps if step.chain else ())):
@@ -763,7 +766,7 @@ def _with_inside(node: StepNode) -> NodeFunction:
     return run
 
 
-def tries_of(runtime: Runtime[RunContext]) -> int:
+def tries_of(runtime: Runtime[Any]) -> int:
     """The try of LangGraph's retry policy, from 1."""
     return runtime.execution_info.node_attempt if runtime.execution_info else 1
 

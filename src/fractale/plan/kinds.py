@@ -240,6 +240,11 @@ class _Plan(StepKind):
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         del inside
+        retry = fields.get("retry")
+        on = retry.value.get("on") if retry and isinstance(retry.value, dict) else None
+        if on is not None and on.value == "failure" and not fields.get("plan"):
+            message = "`on: failure` has no meaning in a drafted step: its steps try again"
+            fields.fail("retry", "misplaced-key", message)
         return {"target": fields.text("plan") or None, "plan": _included(fields, steps)}
 
     def inherits_instruction(self, target: str | None) -> bool:
@@ -566,42 +571,6 @@ class _Steps(StepKind):
     def summary(self, step: Step) -> str:
         del step
         return "one after the other"
-
-
-class _Script(StepKind):
-    """A short program on this machine: a local job that does not wait in the queue."""
-
-    name = "script"
-    key = Key(
-        Form(None, {"type": "string", "pattern": r"\S"}),
-        "The text of a [script](#scripts) that runs on this machine, with its `#!` line, and "
-        "gives its stdout; `command` instead names a program. Beside `type: job`, of a batch "
-        "script.",
-        kinds=("job", "script"),
-    )
-    also_named_by = ("command",)
-    field = "job"
-    lacks = frozenset({"instruction", "inputs", "allow_tools", "model"})
-    reason = "has no meaning in a script step; give it values by `stdin`, `env` and templates"
-    in_brackets = ("[/", "/]")
-
-    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
-        del steps, inside
-        return {"job": read_script(fields)}
-
-    def data(self, step: Step) -> dict[str, Any]:
-        return script_data(step.job) if step.job else {"type": self.name}
-
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
-
-    def output_names(self, step: Step) -> Collection[str] | None:
-        answer = step.job.answer if step.job else None
-        return ["content", *SCRIPT_OUTPUTS] if answer and answer.form == "text" else None
-
-    def summary(self, step: Step) -> str:
-        return _job_summary(step.job) if step.job else ""
 
 
 class _Script(StepKind):

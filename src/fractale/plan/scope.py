@@ -77,6 +77,8 @@ def texts_of(placed: Placed) -> Iterator[Text]:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
         yield Text(expression, f"{path}.{key}", "item", placed, key)
+    if step.until:
+        yield Text(step.until, f"{path}.until", "rule", placed, "until")
     counts: dict[str, int] = {}
     for rule in step.rules:
         number = counts[rule.event] = counts.get(rule.event, -1) + 1
