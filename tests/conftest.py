@@ -28,7 +28,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REAL_FILES = {
     "test_agent_durability": "kills",
     "test_array_kills": "kills",
+    "test_ask_kills": "kills, pseudo-terminals",
     "test_canaries": "a whole run and 20 commands, a terminal",
+    "test_chain_kills": "kills",
     "test_confine": "another user, kills",
     "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",
@@ -61,6 +63,7 @@ REAL_FILES = {
     "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
     "test_two_processes": "kills",
+    "test_waiting_kills": "kills",
 }
 REAL_FIXTURES = {"postgres", "slurm", "studio"}
 

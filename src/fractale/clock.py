@@ -61,6 +61,16 @@ def elapsed(clock: Clock, began: Mapping[str, Any]) -> float:
     Args:
         began: As `moment` returns it, or only its ``wall``.
     """
-    if began.get("boot_id") == clock.boot_id():
-        return max(0.0, clock.boot() - float(began["boot"]))
-    return max(0.0, clock.wall() - float(began["wall"]))
+    return between(began, moment(clock))
+
+
+def between(began: Mapping[str, Any], ended: Mapping[str, Any]) -> float:
+    """Seconds from one moment to another, at least 0.
+
+    Args:
+        began: As `moment` returns it, or only its ``wall``.
+        ended: As `moment` returns it.
+    """
+    if began.get("boot_id") == ended["boot_id"]:
+        return max(0.0, float(ended["boot"]) - float(began["boot"]))
+    return max(0.0, float(ended["wall"]) - float(began["wall"]))

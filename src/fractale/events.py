@@ -36,6 +36,8 @@ job_state          step, job (the scheduler's id), scheduler, state (pending, ru
                    step, each time that something of it changed. Of an item of a foreach, or an
                    element of an array, also jobs {state: how many of the jobs are in it}, and
                    index (in the array, if it is part of one)
+timer              step, reason (as text), until (in ISO 8601), due {began {wall, boot, boot_id},
+                   seconds, until (Unix time)}: the step waits until then
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
                    failed, message}: shown even on success], outputs (short form),
@@ -48,9 +50,9 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    [{name, attempt, outcome, event, decided_by, error}], outputs, usage
                    {input_tokens, output_tokens, total_tokens, cost, seconds; with batch jobs also
                    elapsed, job_seconds, queue_seconds}, record (directory), next [commands],
-                   waiting [questions, and jobs: those have the kind ``job``], output_files {name:
-                   path of a file with that output}, notices [{step, kind, message}: of each
-                   step's latest attempt]
+                   waiting [questions, jobs and times: those have the kind ``job`` or ``timer``],
+                   output_files {name: path of a file with that output}, notices [{step, kind,
+                   message}: of each step's latest attempt]
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
@@ -89,6 +91,7 @@ EventKind = Literal[
     "log",
     "warning",
     "job_state",
+    "timer",
     "step_finished",
     "table",
     "waiting",

@@ -65,7 +65,7 @@ def test_without_a_job_there_is_nothing_to_go_on_with(project, capsys):
     assert fractale(["run", "p.yaml", "--quiet"]) == 4
     capsys.readouterr()
     assert fractale(["resume", "--ready"]) == 0
-    assert capsys.readouterr().err == "no run is waiting for a job\n"
+    assert capsys.readouterr().err == "no run is waiting for a job or a time\n"
     assert fractale(["resume", "--ready", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -84,7 +84,7 @@ def test_runs_go_on_when_their_jobs_have_ended(project, capsys):
     said, code = ready(capsys)
     assert (" failed\n" in said, code) == (True, 1), said
     assert fractale(["resume", "--ready"]) == 0
-    assert capsys.readouterr().err == "no run is waiting for a job\n"
+    assert capsys.readouterr().err == "no run is waiting for a job or a time\n"
 
 
 def test_a_run_whose_time_is_up_goes_on_and_ends_its_job(project, capsys):

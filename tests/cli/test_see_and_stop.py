@@ -148,7 +148,7 @@ def test_cancelling_a_run_stops_it_and_a_resume_submits_its_job_again(place):
     assert "stopped" in said
     # It is neither waited for nor taken up by a cron job; a person resumes it.
     assert "stopped" in here.call("runs")[1]
-    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]
     here.go()
     code, _, said = here.call("resume", here.run)
     assert code == 0, said

@@ -51,7 +51,7 @@ CALLS_T = Reply(tool_calls=[("t", {})])
 @asynccontextmanager
 async def compiled(text: str, *tools: Any, model: Any = None, **options: Any):
     server = build_server([], functions=tools)
-    async with McpToolbox([EmbeddedServer(server=server, sees_caller=True)]) as box:
+    async with McpToolbox([EmbeddedServer(server=server)]) as box:
         models = Models(Settings(), given=model)
         builder = compile_plan(parse_plan(text), Dependencies(toolbox=box, models=models))
         yield builder.compile(checkpointer=InMemorySaver(), **options)

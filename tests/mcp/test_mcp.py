@@ -511,7 +511,7 @@ def test_embedding_a_low_level_server_does_not_load_fastmcp():
     code = "\n".join([
         "import sys",
         "from fractale.mcp import McpToolbox",
-        "import fractale.mcp.memory, fractale.mcp.stdio, fractale.mcp.http",
+        "import fractale.mcp.embedded, fractale.mcp.stdio, fractale.mcp.http",
         "assert 'fastmcp' not in sys.modules and 'langchain_core' not in sys.modules",
     ])  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -339,12 +339,13 @@ class TestNames:
               inputs: {x: "{{ item }} {{ index }}"}
             - {name: b, tool: t, inputs: {x: "{{ item }}"}}
             - {name: c, tool: t, when: item > 1, foreach: item}
+            - {name: d, tool: t, when: item > 1}
             """
         found = steps(text)
         assert [(code, path) for code, _, path in found] == [
             ("undefined", "steps[1].inputs.x"),
-            ("undefined", "steps[2].when"),
             ("undefined", "steps[2].foreach"),
+            ("undefined", "steps[3].when"),
         ]
 
     def test_rules_see_the_keys_of_the_outputs(self):

@@ -160,7 +160,7 @@ def test_a_detached_run_holds_no_process_and_goes_on_when_its_job_has_ended(plac
         here.ready()
     assert here.events[-1]["outputs"] == {"speed": 7}
     assert len(here.lines("starts")) == len(here.lines("after")) == 1
-    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]
 
 
 def test_what_a_run_waits_for_is_told_as_json(place):
@@ -306,7 +306,7 @@ def test_unknown_needs_a_person_and_ready_leaves_it_to_one(place):
     assert code == 4
     assert "the outcome of its job" in out
     assert "answer with: wait, success, failure, or again" in out
-    assert "no run is waiting for a job" in here.call("resume", "--ready")[2]
+    assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]
     code, _, out = here.call("resume", "-1", "--answer", "a=wait", "--detach")
     assert code == 4
     assert "waiting for job " in out

@@ -48,7 +48,7 @@ for name in (
     "fractale.agents.catalog", "fractale.agents.ask", "fractale.store.sqlite",
     "langchain.agents", "langchain_openai", "openai.resources.chat",
     "langgraph.checkpoint.sqlite.aio", "fractale.store.postgres",
-    "httpcore2", "truststore", "anyio._backends._asyncio", "fractale.mcp.memory",
+    "httpcore2", "truststore", "anyio._backends._asyncio", "fractale.mcp.embedded",
 ):
     importlib.import_module(name)
 """

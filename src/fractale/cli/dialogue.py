@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from fractale.cli.render import questions as shown
 from fractale.cli.render.phrases import as_json
-from fractale.cli.render.text import Line, row, wants_color, writable
+from fractale.cli.render.text import Line, row, table, wants_color, writable
 from fractale.cli.terminal import EndOfInput, TerminalInput
 from fractale.errors import AnswerError
 from fractale.events import Event
@@ -23,7 +23,7 @@ from fractale.questions.forms import (
     required_of,
     secret_fields,
 )
-from fractale.questions.kinds import expected, labels
+from fractale.questions.kinds import expected, form_of, labels
 from fractale.questions.parsing import data_of
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
@@ -132,8 +132,10 @@ class TerminalUser:
 
     # -- questions ------------------------------------------------------------------------------
 
-    async def _question(self, question: Mapping[str, Any]) -> str:
+    async def _question(self, question: Mapping[str, Any]) -> Any:
         self._show(*shown.question_lines(question, self._run))
+        if form := form_of(question):
+            return await self._form(question, form)
         other = labels(question)[-1] if question["choices"] and question["free"] else None
         while True:
             text = await self._terminal.line()
@@ -143,6 +145,24 @@ class TerminalUser:
                     return text
                 continue
             if (answer := self._read(question, text)) is not MISSING:
+                return await self._with_text(question, answer)
+
+    async def _with_text(self, question: Mapping[str, Any], answer: Any) -> Any:
+        """The answer with the text that goes with the choice, if the question asks for one."""
+        asked = table(question, "follow_up")
+        if not isinstance(answer, str) or answer not in asked:
+            return answer
+        self._show(*shown.prose(str(asked[answer])))
+        text = await self._terminal.line("  (Enter: no text) > ")
+        return self._read(question, {"answer": answer, "text": text.strip()})
+
+    async def _form(self, question: Mapping[str, Any], form: Mapping[str, Any]) -> Any:
+        while True:
+            content = await fill_fields(self._terminal, form)
+            if (answer := self._read(question, content)) is MISSING:
+                continue
+            self._show(*(row(f"    {line}") for line in shown.arguments_lines(answer)))
+            if await self._key("  y answer with this · n start again", "yn") == "y":
                 return answer
 
     async def _approval(self, question: Mapping[str, Any]) -> Any:
@@ -329,6 +349,12 @@ async def fill_form(terminal: TerminalInput, schema: Mapping[str, Any]) -> dict[
     return await _send(terminal, content)
 
 
+async def fill_fields(terminal: TerminalInput, form: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for each field of a plan's question."""
+    values = {name: await _field(terminal, name, form, ()) for name in properties_of(form)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 async def _send(terminal: TerminalInput, content: dict[str, Any]) -> dict[str, Any]:
     terminal.show(row("  y send it · n decline · c cancel"))
     while True:
@@ -340,8 +366,13 @@ async def _send(terminal: TerminalInput, content: dict[str, Any]) -> dict[str, A
         terminal.show(row("  one of: y, n, c"))
 
 
-async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) -> Any:
-    """One field's value; None if it is left out, or one of `FORM_WORDS`."""
+async def _field(
+    terminal: TerminalInput,
+    name: str,
+    schema: Mapping[str, Any],
+    endings: Collection[str] = FORM_WORDS,
+) -> Any:
+    """One field's value; None if it is left out, or one of the words that end the form."""
     terminal.show(*(row(f"  {line}") for line in shown.field_lines(name, schema)))
     defaults = defaults_of(schema)
     prompt = f"  [{shown.exact(as_json(defaults[name]))}] > " if name in defaults else "  > "
@@ -351,7 +382,7 @@ async def _field(terminal: TerminalInput, name: str, schema: Mapping[str, Any]) 
         prompt = "  > "
     while True:
         text = await terminal.line(prompt, hidden=secret)
-        if text.strip() in FORM_WORDS:
+        if text.strip() in endings:
             return text.strip()
         if not text.strip():
             if name in defaults:

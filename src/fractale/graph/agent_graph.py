@@ -440,7 +440,8 @@ class GraphCalls(BaseCallbackHandler):
             digest=attempt.digest(arguments),
             safe=may_repeat(tool),
         )
-        site = self._site(agent, call_id or f"{call.name} {call.digest}")
+        # Not by the call's id: a model that is asked again gives it another one.
+        site = self._site(agent, f"{call.name} {call.digest}")
         journal = attempt.journal.run
         approval = self._use_approval(tool, arguments, is_own=is_own)
         with self._watched(call), self._asking(site):
@@ -882,11 +883,11 @@ class GraphCalls(BaseCallbackHandler):
 
 
 def _is_known(value: Any) -> bool:
-    """Whether an interrupt is a question or a job of fractale, not of the graph itself."""
+    """Whether an interrupt is a question, a job or a time of fractale, not of the graph itself."""
     if not isinstance(value, Mapping):
         return False
     known = cast("Mapping[str, Any]", value)
-    return (known.get("kind") in KINDS or questions.is_job(known)) and "step" in known
+    return (known.get("kind") in KINDS or questions.needs_no_answer(known)) and "step" in known
 
 
 def _refused(message: str) -> Refused:

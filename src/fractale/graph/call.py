@@ -78,6 +78,7 @@ class LabelFlow:
         secrets: The names of the plan's secret inputs.
         item: Of the item, inside a foreach.
         base: Of the sources that a model had read before it wrote the step.
+        values: Of the named values that have labels.
     """
 
     records: Mapping[str, Record] = field(default_factory=dict[str, Record])
@@ -86,6 +87,7 @@ class LabelFlow:
     secrets: frozenset[str] = frozenset()
     item: Labels = NO_LABELS
     base: Labels = NO_LABELS
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def previous(self) -> Labels:
@@ -107,6 +109,8 @@ class LabelFlow:
             return self._of_input(name) if name else self._of_inputs()
         if root == "previous":
             return self.previous
+        if root == "values":
+            return self._of_value(name) if name else self._of_values()
         return self.item if root == "item" else ()
 
     def _of_step(self, name: str) -> Labels:
@@ -122,6 +126,22 @@ class LabelFlow:
 
     def _of_inputs(self) -> Labels:
         return NO_LABELS.union(*map(self._of_input, {*self.inputs, *self.secrets}))
+
+    def _of_value(self, name: str) -> Labels:
+        return from_data(self.values.get(name))
+
+    def _of_values(self) -> Labels:
+        return NO_LABELS.union(*map(self._of_value, self.values))
+
+    def beside(self, outer: LabelFlow) -> LabelFlow:
+        """The flow of a step of a chain, which also sees the values around the chain."""
+        return replace(
+            self,
+            records={**outer.records, **self.records},
+            inputs=outer.inputs,
+            last=self.last or outer.last,
+            item=outer.item,
+        )
 
     def for_items(self, foreach: ForEach) -> LabelFlow:
         """The flow inside a foreach, where `item` has the labels of the values it runs over."""
@@ -243,6 +263,7 @@ class Attempt:
         agreed: A call that is about to be made → a text that names who approved it beforehand.
         cut_off: The known facts about the calls that were cancelled in progress.
         replies: LangGraph task → answers to questions that it has not asked yet.
+        named: What a `set` step, or one inside the step, named: changes of the state.
     """
 
     step: Step
@@ -267,6 +288,7 @@ class Attempt:
     agreed: dict[Call, str] = field(default_factory=dict[Call, str])
     cut_off: list[TransportError] = field(default_factory=list[TransportError])
     replies: dict[str, list[tuple[str, Any]]] = field(default_factory=dict[str, Any])
+    named: PlanState = field(default_factory=PlanState)
     journal: CallJournal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -284,9 +306,9 @@ class Attempt:
     def _outlives_process(self) -> bool:
         """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
-        A tool or a job step makes its call again, from the journal.
+        A tool or a job step makes its call again, from the journal. The others have no model.
         """
-        return self.step.kind not in ("tool", "job", "script")
+        return self.step.kind not in ("tool", "job", "script", "ask", "set", "steps")
 
     @property
     def _note(self) -> str:

@@ -27,7 +27,7 @@ from langgraph.types import Send
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import Compiler, build
 from fractale.graph.plan_graph import PlanBuilder, RunSetup
-from fractale.graph.state import PlanState, Spent
+from fractale.graph.state import PlanState, Spent, values_in
 from fractale.graph.step import (
     Graph,
     Needs,
@@ -230,6 +230,8 @@ def _segment(
         steps = {n: r for n, r in after.get("steps", {}).items() if n in inside}
         update = PlanState(steps=steps, spent=after.get("spent", Spent()), goto=after.get(NEXT))
         left = cast("dict[str, Any]", after)
+        if plan.value_names:
+            update.update(values_in(after))
         ended = {key: left[key] for key in LEFT_BY_SEGMENT if key in left}
         return cast("PlanState", {**update, **ended})
 
@@ -254,6 +256,7 @@ def _part_of(state: PlanState, inside: frozenset[str], needs: tuple[Needs, ...])
         given["last"] = last
     if "sources" in state:
         given["sources"] = state["sources"]
+    given.update(values_in(state))
     return given
 
 

@@ -330,6 +330,26 @@ MASKED: Final[Mapping[str, type[Any]]] = {
 # A run
 
 
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """The values around a chain, which its steps see beside those of the chain.
+
+    Args:
+        scope: The names that the templates of the chain's step see.
+        flow: The sources of their values (a `fractale.graph.call.LabelFlow`).
+    """
+
+    scope: Mapping[str, Any] = field(repr=False)
+    flow: Any = field(repr=False)
+
+    def with_own(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """The scope of a step of the chain: its own steps are beside those around the chain."""
+        steps = {**self.scope["steps"], **scope["steps"]}
+        previous = scope["previous"] or self.scope["previous"]
+        inputs = self.scope["inputs"]
+        return {**self.scope, **scope, "inputs": inputs, "steps": steps, "previous": previous}
+
+
 NO_ID: Final = "run"
 """The id of a run that was given none."""
 
@@ -361,11 +381,13 @@ class RunContext:
         depth: The number of drafted plans and agents that this part of the run is inside.
         entry: The step at which a fork enters this part of the run; None: its first step.
         start_dir: The directory in which the run was started. Paths of its jobs are relative to it.
-        jobs_waited_for: Step or item → the job that it waits for, as the run's record keeps it.
+        jobs_waited_for: Step or item → the job or the time that it waits for, as the run's record
+            keeps it.
         shown: The identities of the questions that the run has asked so far. A bare answer counts
             only for one of them. None: the caller's answers name their questions.
-        asked: Set when a step asks a question. A step that waits for a job then stops waiting.
-        leave_jobs: Whether a step that waits for a job suspends the run.
+        asked: Set when a step asks a question. A step that waits for a job or a time then stops
+            waiting.
+        leave_jobs: Whether a step that waits for a job or a time suspends the run.
         clock: Measures long waits.
         arrays: In a foreach over jobs, or an array: index → the part of an array that the item's
             job is (`fractale.graph.kinds.job_array`).
@@ -376,6 +398,7 @@ class RunContext:
             (`fractale.graph.continued`).
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
             sources of their values, its path, and the number of items that may run at a time.
+        outer: In a chain, the values around it.
     """
 
     masker: Masker = field(default_factory=Masker, repr=False)
@@ -414,6 +437,7 @@ class RunContext:
     slots: AbstractAsyncContextManager[None] = field(default_factory=nullcontext[None])
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)
+    outer: Outer | None = None
 
     # LangChain dumps the arguments of a tool, and with `ToolRuntime` the context of its run.
     __pydantic_serializer__ = _OPAQUE

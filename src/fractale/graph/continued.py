@@ -1,14 +1,17 @@
 """The data that a run of a `PlanGraph` leaves for the process that continues it, beside its state.
 
-A step that waits has no state of its own yet. So the sources that its agent has read, the approvals
-that the user gave for the rest of the run, and its usage so far are stored as a write of the
-latest checkpoint, as LangGraph stores the question itself. `fractale.runs` has files for these.
+A step that waits or was cut off has no state of its own yet. So its calls, the sources that its
+agent has read, the approvals that the user gave for the rest of the run, and its usage so far are
+stored as a write of the latest checkpoint, as LangGraph stores the question itself. `fractale.runs`
+has files for these.
 
-A process that was killed leaves nothing. An agent that it interrupted may have read anything.
+A process that was killed leaves nothing. An agent that it interrupted may have read anything, and
+the calls of the step that it interrupted are made again.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import uuid
@@ -31,7 +34,9 @@ from langgraph._internal._constants import (
 )
 
 from fractale.graph.state import Spent, add_spent
+from fractale.plain import to_json
 from fractale.policy import Grant, Source
+from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ class Left:
         grants: The calls that the user allowed for the rest of the run.
         entered: The path of each step that waits → its task.
         shown: The identities of the questions that the run has asked.
+        calls: The calls of the step that did not end (`fractale.store.journal.MemoryJournal`).
     """
 
     spent: Spent = field(default_factory=Spent)
@@ -67,6 +73,7 @@ class Left:
     grants: tuple[Grant, ...] = ()
     entered: Mapping[str, str] = field(default_factory=dict[str, str])
     shown: frozenset[str] = frozenset()
+    calls: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Left:
@@ -75,12 +82,10 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
     if found is None:
         return Left()
     spent = cast("Spent", found.checkpoint["channel_values"].get("spent") or Spent())
-    latest, at = cast("dict[str, Any]", {}), ""
-    for task, channel, value in found.pending_writes or ():
+    latest = _left_at(found)
+    for _, channel, value in found.pending_writes or ():
         if channel == "spent":  # of a step that ended beside one that did not
             spent = _added(spent, value)
-        elif channel == CHANNEL and task > at:
-            latest, at = cast("dict[str, Any]", value), task
     usage = cast("dict[str, Any]", spent)
     for name, value in latest.get("spent", {}).items():
         usage[name] = max(usage.get(name, 0), value)
@@ -90,7 +95,18 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
         grants=tuple(Grant(**each) for each in latest.get("grants", ())),
         entered=latest.get("entered", {}),
         shown=frozenset(latest.get("shown", ())),
+        calls=latest.get("calls", {}),
     )
+
+
+def _left_at(found: CheckpointTuple) -> dict[str, Any]:
+    """The data that was left at a checkpoint: that of the last write."""
+    latest, at = cast("Any", {}), ""
+    for task, channel, value in found.pending_writes or ():
+        if channel == CHANNEL and task > at:
+            latest, at = value, task
+    # As JSON text, since some savers refuse integers over 64 bits.
+    return json.loads(latest) if isinstance(latest, str) else latest
 
 
 def _added(spent: Spent, written: Any) -> Spent:
@@ -101,28 +117,51 @@ def _added(spent: Spent, written: Any) -> Spent:
 
 
 async def leave(
-    saver: BaseCheckpointSaver[Any], config: RunnableConfig, run: RunContext, notes: MemoryNotes
+    saver: BaseCheckpointSaver[Any],
+    config: RunnableConfig,
+    run: RunContext,
+    notes: MemoryNotes,
+    journal: MemoryJournal,
 ) -> None:
     """Leave the data of a run that is not at its end."""
     found = await _latest(saver, config)
-    waiting = {
-        task for task, channel, _ in (found and found.pending_writes) or () if channel in ENDS
-    }
-    if found is not None and waiting:  # a run at its end has none
-        kept = {
-            "spent": dict(run.meter.total),
-            "notes": notes.values(),
-            "grants": [asdict(grant) for grant in run.grants],
-            "entered": {
-                path: task
-                for path, task in run.meter.entered.items()
-                if any(each in task for each in waiting)
-            },
-            "shown": sorted(run.shown or ()),
+    if found is None:
+        return
+    writes = found.pending_writes or ()
+    waiting = {task for task, channel, _ in writes if channel in ENDS}
+    if not waiting and found.checkpoint["channel_values"].get("status"):
+        return  # at its end
+    # A run that was cancelled has no write that says so.
+    if journal.node and not any(task in journal.node for task, _, _ in writes):
+        waiting.add(journal.node)
+    if waiting:
+        entered = {
+            path: task
+            for path, task in run.meter.entered.items()
+            if any(each in task for each in waiting)
         }
-        # Of several such writes of a checkpoint the last one counts.
-        task = str(uuid.UUID(int=time.time_ns() << 64))
-        await saver.aput_writes(found.config, [(CHANNEL, run.mask(kept))], task)
+        await _put(
+            saver,
+            found.config,
+            run.mask(
+                {
+                    "spent": dict(run.meter.total),
+                    "notes": notes.values(),
+                    "grants": [asdict(grant) for grant in run.grants],
+                    "entered": entered,
+                    "shown": sorted(run.shown or ()),
+                    "calls": journal.values(),
+                }
+            ),
+        )
+
+
+async def _put(
+    saver: BaseCheckpointSaver[Any], config: RunnableConfig, kept: Mapping[str, Any]
+) -> None:
+    # Of several such writes of a checkpoint the last one counts.
+    task = str(uuid.UUID(int=time.time_ns() << 64))
+    await saver.aput_writes(config, [(CHANNEL, to_json(kept))], task)
 
 
 async def _latest(

@@ -1,4 +1,4 @@
-"""LangGraph's interrupts: a step asks a question, or suspends while its job runs.
+"""LangGraph's interrupts: a step asks a question, or suspends while its job runs or a time passes.
 
 An interrupt ends the node, and the run once nothing else is running. On resume the node runs again
 from its start, and `ask` returns the answer.
@@ -25,8 +25,8 @@ from fractale.questions import (
     expected,
     identity,
     is_answer,
-    is_job,
     is_question,
+    needs_no_answer,
     read_answer,
     read_for_code,
     read_reply,
@@ -43,22 +43,22 @@ def suspend(waiting: dict[str, Any]) -> NoReturn:
     A node can be suspended any number of times, and ask questions in between.
 
     Args:
-        waiting: The job that the run waits for, as `fractale.questions.job` describes it.
+        waiting: What the run waits for, as `fractale.questions.job` or `timer` describes it.
     """
     task = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     raise GraphInterrupt((Interrupt.from_ns(value=waiting, ns=task),))
 
 
 def is_suspended(error: BaseException | None) -> bool:
-    """Whether an error suspends its node while a job runs."""
+    """Whether an error suspends its node while a job runs or a time passes."""
     found: Any = error.args[0] if isinstance(error, GraphInterrupt) and error.args else ()
-    return any(is_job(interrupt.value) for interrupt in found)
+    return any(needs_no_answer(interrupt.value) for interrupt in found)
 
 
 def asks(error: GraphInterrupt) -> bool:
     """Whether an interrupt is a question that needs an answer."""
     found: Any = error.args[0] if error.args else ()
-    return any(not is_job(each.value) for each in found)
+    return any(not needs_no_answer(each.value) for each in found)
 
 
 def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False) -> Any:
@@ -156,15 +156,15 @@ def of_code(
 ) -> GraphInterrupt:
     """The interrupt of Python code of the user, as a question of the run.
 
-    Its ids stay the same, so an answer reaches the code's own `interrupt`. Questions and jobs of a
-    plan that the code runs stay as they are.
+    Its ids stay the same, so an answer reaches the code's own `interrupt`. Questions, jobs and
+    times of a plan that the code runs stay as they are.
     """
     found: tuple[Interrupt[Any], ...] = error.args[0] if error.args else ()
     mask = attempt.context.mask
 
     def asked(each: Interrupt[Any]) -> Any:
         value, schema = each.value, each.response_schema
-        if is_question(value) or is_job(value):
+        if is_question(value) or needs_no_answer(value):
             return value
         plain = mask(to_jsonable_python(value, fallback=str))
         known = schema if isinstance(schema, dict) else None

@@ -61,6 +61,7 @@ from fractale.graph.tracing import masked
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
 from fractale.plan.model import Limits, Plan
+from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
 from fractale.store.outputs import OutputStore
 from fractale.text import did_you_mean
@@ -175,7 +176,8 @@ class _Entered:
 
     given: Any
     context: RunContext
-    notes: MemoryNotes | None
+    notes: MemoryNotes
+    journal: MemoryJournal
 
 
 class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
@@ -301,8 +303,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                     yield chunk
             finally:
                 if saver is not None and not form.at_end:
-                    notes = entered.notes or MemoryNotes()
-                    await asyncio.shield(leave(saver, call, entered.context, notes))
+                    run, notes, journal = entered.context, entered.notes, entered.journal
+                    await asyncio.shield(leave(saver, call, run, notes, journal))
         if form.listener is not None and form.listener.error is not None:
             raise form.listener.error
 
@@ -387,16 +389,18 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
             left = await read_left(saver, config)
             given, state = await self._answered(given, config, nested=nested)
-            if any(step.kind not in ("tool", "job", "script") for step in plan.walk()):
+            if any(step.kind not in ("tool", "job", "script", "ask") for step in plan.walk()):
                 state = state or await self.aget_state(config)
                 run.cut_off = await cut_off_steps(saver, config, state)
         run.grants = [*run.grants, *left.grants]
         run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
-        if isinstance(context, RunContext):
-            notes = None  # the caller's own
-        else:
+        outer = str(conf.get(CONFIG_KEY_CHECKPOINT_NS) or "") if nested else ""
+        journal = MemoryJournal(left.calls, outer)
+        if not isinstance(context, RunContext):  # else they are the caller's own
             run.notes = notes
+            if saver is not None:
+                run.journal = journal
         run.secret_inputs = secrets
         run.masker.add(*secrets.values())
         if run.meter.limits == Limits() and not run.meter.total:
@@ -408,7 +412,9 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             prefix = str(cast("Mapping[str, Any]", given).get("prefix") or "")
             kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
             given = _first_state(kept, prefix)
-        return _Entered(given, run, notes)
+            if plan.value_names:  # of an earlier run
+                given |= {"values": {OVERWRITE: {}}, "value_sources": {OVERWRITE: {}}}
+        return _Entered(given, run, notes, journal)
 
     async def _answered(
         self, given: Any, config: RunnableConfig, *, nested: bool

@@ -76,6 +76,11 @@ def add_spent(old: Spent, new: Spent) -> Spent:
     return total
 
 
+def merge_values(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A reducer: the newer value of a name replaces the older one."""
+    return {**old, **new}
+
+
 def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """A reducer: results of a foreach by index, which is text since every serializer keeps text."""
     return {**old, **new}
@@ -99,6 +104,9 @@ class PlanState(TypedDict, total=False):
             `PlanGraph`: the thread's step is still due.
         error: Why the plan failed.
         outputs: The outputs of the plan.
+        values: What `set` steps named: name → value, large ones by reference. Only a plan with such
+            steps has it.
+        value_sources: The sources of these values: name → labels as JSON.
     """
 
     inputs: dict[str, Any]
@@ -111,6 +119,8 @@ class PlanState(TypedDict, total=False):
     status: Literal["success", "failed", "limit"] | None
     error: str | None
     outputs: Any
+    values: Annotated[dict[str, Any], merge_values]
+    value_sources: Annotated[dict[str, Any], merge_values]
 
 
 class ItemState(TypedDict, total=False):
@@ -129,6 +139,15 @@ def initial_state(inputs: Mapping[str, Any], prefix: str = "") -> PlanState:
     return PlanState(inputs=dict(inputs), steps={}, spent={}, prefix=prefix)
 
 
+def values_in(state: PlanState) -> PlanState:
+    """The named values of a state, for the state of a graph inside it; empty without values."""
+    found = PlanState()
+    if values := state.get("values"):
+        found["values"] = values
+        found["value_sources"] = state.get("value_sources", {})
+    return found
+
+
 # Where a fork begins
 
 
@@ -145,6 +164,7 @@ class ForkPoint:
         inside: For a step that runs a plan, the point at which that plan is entered.
         draft: For a `plan` step, its draft (a `fractale.agents.planner.DraftState`). The planner
             is not asked again.
+        values, value_sources: What `set` steps of the plan had named, as `PlanState` has them.
     """
 
     step: str
@@ -153,10 +173,15 @@ class ForkPoint:
     last: str | None = None
     inside: ForkPoint | None = None
     draft: Mapping[str, Any] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    value_sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def into(self, state: PlanState) -> PlanState:
         """The state in which a graph starts from this point."""
         known = PlanState(steps=dict(self.records), last=self.last, goto=self.step)
+        if self.values:
+            known["values"] = dict(self.values)
+            known["value_sources"] = dict(self.value_sources)
         return cast("PlanState", {**state, **known})
 
     def below(self, step: str, attempt: int) -> ForkPoint | None:
@@ -173,6 +198,12 @@ class ForkPoint:
         if self.inside:
             return replace(self, inside=self.inside.with_records(records))
         return replace(self, records=records)
+
+    def with_values(self, values: Mapping[str, Any]) -> ForkPoint:
+        """The same point with other named values in the plan that has the step itself."""
+        if self.inside:
+            return replace(self, inside=self.inside.with_values(values))
+        return replace(self, values=values)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

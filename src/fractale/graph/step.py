@@ -29,7 +29,9 @@ from fractale.graph.outcome import CallResult, Decision, as_plain, decide, recor
 from fractale.graph.resources import fill_inputs
 from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
+from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,
@@ -209,7 +211,17 @@ class AsStep:
         """The next attempt of the step."""
         node, state, context, before = self.node, self.state, self.context, self.before
         attempts = before.get("attempts", 0) + 1
-        scope = build_scope(state, context, node.deps.outputs, node.needs)
+        scope = build_scope(node.plan, state, context, node.deps.outputs, node.needs)
+        flow = LabelFlow(
+            records=state.get("steps", {}),
+            inputs=state.get("sources", {}),
+            last=state.get("last"),
+            secrets=frozenset(context.secret_inputs),
+            base=context.drafted_from,
+            values=state.get("value_sources", {}),
+        )
+        if context.outer is not None:
+            scope, flow = context.outer.with_own(scope), flow.beside(context.outer.flow)
         attempt = Attempt(
             step=node.step,
             path=state.get("prefix", "") + node.step.name,
@@ -220,13 +232,7 @@ class AsStep:
             inside=inside,
             scope={**scope, "attempts": attempts},
             attempts=attempts,
-            flow=LabelFlow(
-                records=state.get("steps", {}),
-                inputs=state.get("sources", {}),
-                last=state.get("last"),
-                secrets=frozenset(context.secret_inputs),
-                base=context.drafted_from,
-            ),
+            flow=flow,
             tries=tries,
             conversation=node.deps.outputs.get(before.get("conversation")),
         )
@@ -282,13 +288,16 @@ class AsStep:
         """The changes of the state."""
         outputs = attempt.deps.outputs
         record = _record(attempt, result, decision, attempt.attempts)
-        if attempt.inputs:
+        if attempt.inputs and attempt.step.kind != "set":  # its inputs are its outputs
             record["inputs"] = outputs.put(dict(attempt.inputs))
         if "conversation" in record:
             record["conversation"] = outputs.put(record["conversation"])
+        if attempt.step.kind == "set" and decision.outcome == "failure":
+            attempt.named = PlanState()  # a step that failed names nothing
         update = self._left(attempt, result, decision, record, seconds)
         update["steps"] = {**attempt.records, **update.get("steps", {})}
         update["spent"] = spent
+        update.update(attempt.named)
         return update
 
     def _left(
@@ -339,8 +348,10 @@ class AsStep:
             return PlanState(status="success", outputs={})
         steps = {**state.get("steps", {}), name: record}
         final = cast("PlanState", {**state, "steps": steps, "last": name})
+        if attempt.named:
+            final["values"] = {**state.get("values", {}), **attempt.named.get("values", {})}
         needs = needs_of([dict(plan.outputs)])
-        scope = build_scope(final, self.context, attempt.deps.outputs, needs)
+        scope = build_scope(plan, final, self.context, attempt.deps.outputs, needs)
         try:
             outputs = render(dict(plan.outputs), scope)
         except CallError as error:
@@ -483,8 +494,12 @@ def _applies(attempt: Attempt) -> bool:
 
 
 def inputs_of(step: Step) -> dict[str, Value]:
-    """The inputs of a step as the plan has them; of a job step, the values of its job."""
-    return step.job.values() if step.job else dict(step.inputs)
+    """The inputs of a step as the plan has them; of a job, a question or a set step, its values."""
+    if step.kind == "ask":
+        return question_values(step)
+    if step.job:
+        return step.job.values()
+    return dict(step.value if step.kind == "set" else step.inputs)
 
 
 def prepare(attempt: Attempt, templates: Collection[str]) -> None:
@@ -606,12 +621,15 @@ def step_values(step: Step) -> list[Written]:
     values += [list(step.creates), list(step.needs)] if step.creates else []
     if step.job:
         values.append(step.job.values())
+    values += [value for _, value in KINDS[step.kind].texts(step)]
+    if isinstance(step.judge, Template):
+        values.append(step.judge)
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)
     if step.foreach:
         values += foreach_expressions(step.foreach)
-    for inner in step.steps:
+    for inner in (*step.steps, *(step.chain.steps if step.chain else ())):
         values += step_values(inner)
     return values
 
@@ -623,37 +641,44 @@ class Needs:
     Args:
         steps: The steps whose inputs and outputs are read; None if they are unknown.
         previous: Whether `previous` is read.
+        values: The named values that are read; None if they are unknown.
     """
 
     steps: frozenset[str] | None
     previous: bool
+    values: frozenset[str] | None = frozenset()
 
 
 def needs_of(values: Iterable[Written]) -> Needs:
     """The names that the values may read."""
-    names: set[str] = set()
-    previous, anything = False, False
+    names: dict[str, set[str | None]] = {"steps": set(), "values": set()}
+    previous = False
     for value in values:
         for reference in references(value):
             path = reference.path
             previous = previous or path[:1] == ("previous",)
-            if path[:1] == ("steps",):
-                anything = anything or len(path) < 2
-                names.update(str(part) for part in path[1:2])
-    return Needs(None if anything else frozenset(names), previous)
+            if path[0] in names:
+                names[str(path[0])].add(str(path[1]) if len(path) > 1 else None)
+    return Needs(_all_or(names["steps"]), previous, _all_or(names["values"]))
+
+
+def _all_or(names: set[str | None]) -> frozenset[str] | None:
+    """The names; None if all of them may be read."""
+    return None if None in names else frozenset(filter(None, names))
 
 
 def build_scope(
-    state: PlanState, context: RunContext, store: OutputStore, needs: Needs
+    plan: Plan, state: PlanState, context: RunContext, store: OutputStore, needs: Needs
 ) -> dict[str, Any]:
-    """`inputs`, `steps`, `previous` and `run` for the templates of one step.
+    """`inputs`, `steps`, `previous`, `run` and `values` for the templates of one step.
 
-    Values that `needs` does not name are not read from the store.
+    Values that `needs` does not name are not read from the store. Only a plan that names values has
+    `values`: elsewhere, a rule may mean an output of this name.
     """
     records = state.get("steps", {})
     inputs = {key: store.get(value) for key, value in state.get("inputs", {}).items()}
     last = state.get("last")
-    return {
+    scope: dict[str, Any] = {
         "inputs": {**inputs, **context.secret_inputs},
         "steps": {
             name: _view(record, store, read=needs.steps is None or name in needs.steps)
@@ -664,6 +689,12 @@ def build_scope(
         ),
         "run": context.variables(),
     }
+    if plan.value_names or state.get("values"):
+        scope["values"] = {
+            name: store.get(value) if needs.values is None or name in needs.values else None
+            for name, value in state.get("values", {}).items()
+        }
+    return scope
 
 
 def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 - A `SessionManager` keeps one session and opens the next one when it is lost.
 - A `ServerCatalog` has the server's lists, over all sessions, until the server reports a change.
 - A `Connection` is one session, from its opening to its end.
-- A `Session` is the MCP library's session, which sends the requests.
+- A `Session` is the MCP library's session, which sends the requests. Those to a server in this
+  process are calls, see `fractale.mcp.embedded`.
+- A `ClientSide` receives what the server sends of its own.
 - `Elicitations` are the questions that the server may ask in one call.
 
 The library's session and its transport must be opened and closed in one task, and a transport that
@@ -21,18 +23,18 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import httpx
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp import ClientSession, McpError, types
 from mcp.shared.context import RequestContext
-from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp.shared.session import RequestResponder
+from mcp.shared.message import SessionMessage
+from mcp.shared.session import ProgressFnT, RequestResponder
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -60,11 +62,14 @@ from fractale.toolbox import (
 from fractale.version import __version__
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
-OpenStreams: TypeAlias = "Callable[[TransportHooks], AbstractAsyncContextManager[Streams]]"
+Opening: TypeAlias = "AbstractAsyncContextManager[AnySession]"
+OpenSession: TypeAlias = "Callable[[TransportHooks, ClientSide], Opening]"
 OnChange: TypeAlias = Callable[[str], None]
 """Called with the server's list that changed: ``tools``, ``prompts`` or ``resources``."""
 
 OnQuestion: TypeAlias = Callable[[types.ElicitRequestFormParams], Awaitable[types.ElicitResult]]
+
+CLIENT_INFO = types.Implementation(name="fractale", version=__version__)
 
 CANCEL_SECONDS = 2.0
 MAX_PAGES = 1_000
@@ -214,11 +219,7 @@ class SessionManager:
             made += 1
             await asyncio.sleep(self._failed_at + self._delay() - time.monotonic())
             connection = Connection(
-                self.name,
-                self._open_streams,
-                timing=self._timing,
-                listeners=self._listeners,
-                passes_context=self.sees_caller,
+                self.name, self._open_session, timing=self._timing, listeners=self._listeners
             )
             self._connection = connection
             try:
@@ -244,18 +245,18 @@ class SessionManager:
         )
         return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing
 
-    def _open_streams(self, hooks: TransportHooks) -> AbstractAsyncContextManager[Streams]:
+    def _open_session(self, hooks: TransportHooks, client: ClientSide) -> Opening:
         if isinstance(self._server, EmbeddedServer):
-            from fractale.mcp.memory import memory_streams
+            from fractale.mcp.embedded import embedded_session
 
-            return memory_streams(self._server, hooks)
+            return embedded_session(self._server, client)
         if self._server.transport == "stdio":
             from fractale.mcp.stdio import stdio_streams
 
-            return stdio_streams(self._server, hooks)
+            return _session_over(stdio_streams(self._server, hooks), client)
         from fractale.mcp.http import http_streams
 
-        return http_streams(self._server, hooks)
+        return _session_over(http_streams(self._server, hooks), client)
 
     def status(self) -> ServerStatus:
         """Whether the server can be used now, and if not, why."""
@@ -332,9 +333,9 @@ class SessionManager:
         self.catalog.check_unchanged(name, definition)
 
     @property
-    def sees_caller(self) -> bool:
-        """Whether its functions see the context variables of their caller."""
-        return isinstance(self._server, EmbeddedServer) and self._server.sees_caller
+    def is_embedded(self) -> bool:
+        """Whether it is in this process."""
+        return isinstance(self._server, EmbeddedServer)
 
     @property
     def _timeout(self) -> float | None:
@@ -590,35 +591,32 @@ class Connection:
 
     Args:
         name: The server's name.
-        open_streams: Opens the transport, given the hooks that it may call.
+        open_session: Opens the transport and the session on it, given the hooks that it may call
+            and the receiver of the server's messages.
         timing: How long opening and closing may take.
         listeners: Who gets logs and changes of lists.
-        passes_context: Whether requests carry the caller's context variables.
     """
 
     def __init__(
         self,
         name: str,
-        open_streams: OpenStreams,
+        open_session: OpenSession,
         *,
         timing: Timing,
         listeners: Listeners,
-        passes_context: bool = False,
     ) -> None:
         self.name = name
         self.error: ToolError | None = None
-        self.capabilities = types.ServerCapabilities()
-        self._open_streams = open_streams
+        self._open_session = open_session
         self._timing = timing
-        self._listeners = listeners
-        self._passes_context = passes_context
+        self._client = ClientSide(name, listeners, self._answer)
         self._hooks = TransportHooks(
             server=name, timing=timing, lose=self.lose, retire=self._retire, log=self._log
         )
         self._retired = False
         self._ending = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ready: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[AnySession] = asyncio.get_running_loop().create_future()
         self._calls: set[asyncio.Task[Any]] = set()
         self._elicitations: list[Elicitations] = []
         self._waiting = 0
@@ -628,6 +626,11 @@ class Connection:
     def usable(self) -> bool:
         """Whether a new call may use this session."""
         return self._ready.done() and not self._retired and not self._lost.done()
+
+    @property
+    def capabilities(self) -> types.ServerCapabilities:
+        """The server's capabilities, once the session is open."""
+        return self._ready.result().capabilities
 
     async def open(self) -> None:
         """Start the server or connect to it, and initialize the session.
@@ -652,11 +655,7 @@ class Connection:
             raise unsent(self.error or late)
 
     async def _hold(self) -> None:
-        async with (
-            self._open_streams(self._hooks) as (read, write),
-            Session(self.name, read, write, self._listeners, self._answer) as session,
-        ):
-            self.capabilities = (await session.initialize()).capabilities
+        async with self._open_session(self._hooks, self._client) as session:
             self._ready.set_result(session)
             await self._ending.wait()
 
@@ -691,9 +690,8 @@ class Connection:
         """
         if not self.usable:
             raise self._gone()
-        here = contextvars.copy_context() if self._passes_context else None
-        send = self._ready.result().exchange(request, answer, _async_progress(on_progress), here)
-        call = asyncio.create_task(send)
+        send = self._ready.result().exchange(request, answer, _async_progress(on_progress))
+        call = asyncio.create_task(send)  # it has the caller's context variables
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         elicitations = Elicitations(self.name, call, on_elicit)
@@ -771,8 +769,7 @@ class Connection:
             await asyncio.wait({task}, timeout=patience)
 
     def _log(self, level: str, message: str) -> None:
-        if self._listeners.on_log is not None:
-            self._listeners.on_log(self.name, level, message)
+        self._client.log(level, message)
 
     def _gone(self) -> TransportError:
         return TransportError(f"the session with server `{self.name}` is over")
@@ -799,9 +796,7 @@ class Connection:
         return ServerRefusal(f"server `{self.name}` refused: {data.message}", data.code)
 
 
-def _async_progress(
-    on_progress: OnProgress | None,
-) -> Callable[[float, float | None, str | None], Awaitable[None]] | None:
+def _async_progress(on_progress: OnProgress | None) -> ProgressFnT | None:
     if on_progress is None:
         return None
 
@@ -831,48 +826,107 @@ def unsent(error: ToolError) -> ToolError:
     return error
 
 
-# The MCP library's session
+# Sessions
+
+
+class AnySession(Protocol):
+    """An open session, with a server anywhere."""
+
+    @property
+    def capabilities(self) -> types.ServerCapabilities:
+        """The server's capabilities."""
+        ...
+
+    async def exchange(
+        self, request: types.ClientRequest, answer: type[ResultT], on_progress: ProgressFnT | None
+    ) -> ResultT:
+        """Send a request and wait for its answer; if cancelled, the server stops its work."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSide:
+    """Receives what a server sends of its own: its log, changes of its lists, and its questions.
+
+    Args:
+        name: The server's name.
+        on_question: Answers a question.
+    """
+
+    name: str
+    listeners: Listeners
+    on_question: OnQuestion
+
+    def log(self, level: str, message: str) -> None:
+        """Log a message about the server as if it came from the server."""
+        if self.listeners.on_log is not None:
+            self.listeners.on_log(self.name, level, message)
+
+    def logged(self, params: types.LoggingMessageNotificationParams) -> None:
+        """Log a message of the server."""
+        self.log(params.level, _log_text(params.data))
+
+    def notified(self, notification: BaseModel) -> None:
+        """Note that a list of the server changed."""
+        if changed := CHANGES.get(type(notification)):
+            self.listeners.on_change(changed)
+
+    async def asked(self, params: types.ElicitRequestParams) -> types.ElicitResult:
+        """Answer a question.
+
+        Raises:
+            Unanswered: The call that asked has ended.
+        """
+        if isinstance(params, types.ElicitRequestURLParams):
+            words = f"asked to open {params.url}, which fractale declined: open it yourself"
+            self.log("warning", words)
+            return types.ElicitResult(action="decline")
+        return await self.on_question(params)
+
+
+def _log_text(data: Any) -> str:
+    """A log record's text: servers send text, or a mapping with the text as `msg`."""
+    if isinstance(data, Mapping):
+        data = data.get("msg", data)  # pyright: ignore[reportUnknownVariableType]  # any JSON
+    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, default=str)
+
+
+@contextlib.asynccontextmanager
+async def _session_over(
+    opening: AbstractAsyncContextManager[Streams], client: ClientSide
+) -> AsyncGenerator[Session]:
+    """Open a transport and the library's session on it."""
+    async with opening as (read, write), Session(read, write, client) as session:
+        session.capabilities = (await session.initialize()).capabilities
+        yield session
 
 
 class Session(ClientSession):
     """The library's session. Results stay unchanged; the server is notified of cancelled calls."""
 
-    def __init__(
-        self, name: str, read: Any, write: Any, listeners: Listeners, on_question: OnQuestion
-    ) -> None:
-        self._name = name
-        self._listeners = listeners
-        self._on_question = on_question
+    capabilities: types.ServerCapabilities
+
+    def __init__(self, read: Any, write: Any, client: ClientSide) -> None:
+        self._client = client
         streams: tuple[
             MemoryObjectReceiveStream[SessionMessage | Exception],
             MemoryObjectSendStream[SessionMessage],
         ] = (read, write)
         super().__init__(
             *streams,
-            client_info=types.Implementation(name="fractale", version=__version__),
+            client_info=CLIENT_INFO,
             logging_callback=self._on_log,
             message_handler=self._on_message,
             elicitation_callback=self._on_elicit,
         )
 
     async def exchange(
-        self,
-        request: types.ClientRequest,
-        answer: type[ResultT],
-        on_progress: Any,
-        here: contextvars.Context | None = None,
+        self, request: types.ClientRequest, answer: type[ResultT], on_progress: ProgressFnT | None
     ) -> ResultT:
-        """Send a request and wait for its answer; if cancelled, notify the server.
-
-        Args:
-            here: The caller's context variables, for a server in this process that uses them.
-        """
+        """Send a request and wait for its answer; if cancelled, notify the server."""
         request_id = self._request_id  # the ID that `send_request` uses before it first waits
-        beside = ServerMessageMetadata(request_context=here) if here is not None else None
         try:
-            return await self.send_request(
-                request, answer, metadata=beside, progress_callback=on_progress
-            )
+            return await self.send_request(request, answer, progress_callback=on_progress)
         except asyncio.CancelledError:
             with contextlib.suppress(
                 anyio.ClosedResourceError, anyio.BrokenResourceError, TimeoutError
@@ -888,12 +942,8 @@ class Session(ClientSession):
         notification = types.CancelledNotification(params=params)
         await self.send_notification(types.ClientNotification(notification))
 
-    def _log(self, level: str, message: str) -> None:
-        if self._listeners.on_log is not None:
-            self._listeners.on_log(self._name, level, message)
-
     async def _on_log(self, params: types.LoggingMessageNotificationParams) -> None:
-        self._log(params.level, _log_text(params.data))
+        self._client.logged(params)
 
     async def _on_message(
         self,
@@ -901,10 +951,8 @@ class Session(ClientSession):
         | types.ServerNotification
         | Exception,
     ) -> None:
-        if not isinstance(message, types.ServerNotification):
-            return
-        if changed := CHANGES.get(type(message.root)):
-            self._listeners.on_change(changed)
+        if isinstance(message, types.ServerNotification):
+            self._client.notified(message.root)
 
     async def _received_request(
         self, responder: RequestResponder[types.ServerRequest, types.ClientResult]
@@ -926,18 +974,7 @@ class Session(ClientSession):
     async def _on_elicit(
         self, context: RequestContext[ClientSession, Any], params: types.ElicitRequestParams
     ) -> types.ElicitResult:
-        if isinstance(params, types.ElicitRequestURLParams):
-            words = f"asked to open {params.url}, which fractale declined: open it yourself"
-            self._log("warning", words)
-            return types.ElicitResult(action="decline")
-        return await self._on_question(params)
-
-
-def _log_text(data: Any) -> str:
-    """A log record's text: servers send text, or a mapping with the text as `msg`."""
-    if isinstance(data, Mapping):
-        data = data.get("msg", data)  # pyright: ignore[reportUnknownVariableType]  # any JSON
-    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, default=str)
+        return await self._client.asked(params)
 
 
 # Questions of the server

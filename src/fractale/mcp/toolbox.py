@@ -343,7 +343,7 @@ class McpToolbox:
                 (server, tool.name): replace(
                     tool,
                     name=names.shown(server, tool.name),
-                    traces_itself=tool.traces_itself and self._managers[server].sees_caller,
+                    traces_itself=tool.traces_itself and self._managers[server].is_embedded,
                 )
                 for server, tools in found.items()
                 for tool in tools

@@ -40,19 +40,16 @@ Streams: TypeAlias = tuple[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedServer:
-    """A server in this process, reached without a socket.
+    """A server in this process, whose handlers are called directly (`fractale.mcp.embedded`).
 
     Args:
         name: Its name among the servers.
         server: A FastMCP or low-level MCP server, or a function that makes one when it is
             first needed.
-        sees_caller: Whether its functions see the caller's context variables, as those of
-            `fractale.registry` do. They get them with each request.
     """
 
     name: str = "local"
     server: Any
-    sees_caller: bool = False
 
 
 AnyServer: TypeAlias = ServerSettings | EmbeddedServer

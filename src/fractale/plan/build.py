@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.errors import PlanError, Position, Problem
 from fractale.plain import to_json
+from fractale.plan.ask import check_question
+from fractale.plan.defaults import Defaults, read_defaults
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import keys_of, read_part
 from fractale.plan.job import JOB_KEYS, SCRIPT_KEYS
-from fractale.plan.kinds import KINDS, StepKind
+from fractale.plan.kinds import KINDS, StepKind, kinds_named
 from fractale.plan.model import (
     PLAN_HINTS,
     PLAN_KEYS,
@@ -100,9 +102,11 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     given: dict[str, Any] = {"name": "", **read_part(PLAN_KEYS, fields)}
     if newer := [p for p in reader.problems.errors if p.code == "newer-version"]:
         raise PlanError(newer)
+    limits = given.get("limits", Limits())
+    steps = StepReader(reader, include, file, limits, read_defaults(fields))
     plan = Plan(
         **given,
-        steps=_steps(fields, include),
+        steps=_steps(fields, steps),
         file=file,
         position=node.position,
         warnings=tuple(_octal_looking(node, "")),
@@ -130,13 +134,12 @@ def read_limits(values: Mapping[str, Any]) -> Limits:
     return Limits(**found)
 
 
-def _steps(fields: Fields, include: Include | None) -> tuple[Step, ...]:
+def _steps(fields: Fields, reader: StepReader) -> tuple[Step, ...]:
     node = fields.get("steps")
     if node is None:
         return ()
     if node.value == []:
         fields.fail("steps", "missing-key", "a plan needs `steps`: a list of at least one")
-    reader = StepReader(fields.reader, include)
     return tuple(step for path, item in fields.items("steps") if (step := reader.read(item, path)))
 
 
@@ -153,10 +156,16 @@ class StepReader:
     Args:
         reader: Collects the problems.
         include: Returns the plan of a `plan: FILE` step; None: no plan may be included.
+        file: The plan's file.
+        limits: Of the plan.
+        defaults: Of the plan.
     """
 
     reader: Reader
     include: Include | None
+    file: str
+    limits: Limits
+    defaults: Defaults
     names: dict[str, Node] = field(default_factory=dict[str, "Node"])
 
     def read(self, node: Node, path: str, *, inside: bool = False) -> Step | None:
@@ -167,6 +176,7 @@ class StepReader:
             path: Its path in the plan.
             inside: Whether the step is in a parallel block.
         """
+        node = self.defaults.fill(node)
         fields = self.reader.fields(node, path, STEP_KEYS, "a step", STEP_HINTS)
         if fields is None:
             return None
@@ -175,6 +185,8 @@ class StepReader:
         _check_keys(fields, kind)
         given |= kind.read(fields, self, inside=inside)
         _put_together(fields, given)
+        if kind.name == "ask":
+            check_question(fields, given)
         if "instruction" not in fields:
             target, inputs = given.get("target"), given.get("inputs", {})
             given["instruction"] = inherited_instruction(kind.name, target, inputs)
@@ -184,6 +196,25 @@ class StepReader:
             kind=kind.name,
             position=node.position,
             positions=_positions(node),
+        )
+
+    def chain(self, fields: Fields) -> Plan | None:
+        """The steps of a `steps` step. None if there are none."""
+        steps = tuple(
+            step for path, node in fields.items("steps") if (step := self.read(node, path))
+        )
+        node = fields.get("steps")
+        if node is None or node.value == []:
+            fields.fail("steps", "missing-key", "a chain needs a list of steps")
+        if node is None or not steps:
+            return None
+        name = fields.get("name")
+        return Plan(
+            name=name.source if name else "",
+            steps=steps,
+            limits=self.limits,
+            file=self.file,
+            position=node.position,
         )
 
     def _name(self, fields: Fields) -> str:
@@ -204,11 +235,7 @@ class StepReader:
 
 def _kind(fields: Fields, said: str | None) -> StepKind:
     """The kind that a key names, else the kind in `type`, else an agent (as in 0.1.0)."""
-    given = [name for name in KINDS if name in fields]
-    if "script" in given and (said == "job" or "job" in given):
-        given.remove("script")  # the job's own
-    if not given and said is None:
-        given = [n for n, kind in KINDS.items() if any(k in fields for k in kind.also_named_by)]
+    given = kinds_named(fields, said)
     if not given:
         return KINDS[said or "agent"]
     for other in given[1:]:
@@ -262,11 +289,11 @@ def _put_together(fields: Fields, given: dict[str, Any]) -> None:
 
 
 def _positions(node: Node) -> dict[str, Position]:
-    """The positions of the step's parts, without those of the steps of a parallel block."""
+    """The positions of the step's parts, without those of the steps inside it."""
     return {
         _normal(path): position
         for path, position in positions(node).items()
-        if not path.startswith("parallel[")
+        if not path.startswith(("parallel[", "steps["))
     }
 
 
@@ -300,17 +327,24 @@ def _check_nesting(reader: Reader, plan: Plan) -> None:
     most = plan.limits.depth
     if most is None:
         return
-    for step in plan.walk():
-        if step.plan and 1 + _nesting(step.plan, {}) > most:
+    for step in _nested(plan):
+        if step.inner and 1 + _nesting(step.inner, {}) > most:
             message = f"plans nest deeper here than this plan's `limits.depth` of {most}"
-            length = len(step.target or "")
-            reader.keep(Problem("too-deep-plan", message, step.where("plan"), length=length))
+            length = len(step.target or step.kind)
+            where = step.where("plan" if step.plan else "steps")
+            reader.keep(Problem("too-deep-plan", message, where, length=length))
+
+
+def _nested(plan: Plan) -> Iterator[Step]:
+    """The steps of a plan and its blocks that have a plan or a chain inside."""
+    for step in plan.steps:
+        yield from (each for each in (step, *step.steps) if each.inner)
 
 
 def _nesting(plan: Plan, known: dict[int, int]) -> int:
-    """The number of levels of plans inside a plan. Each plan is counted once."""
+    """The number of levels of plans and chains inside a plan. Each plan is counted once."""
     if id(plan) not in known:
-        inner = (1 + _nesting(step.plan, known) for step in plan.walk() if step.plan)
+        inner = (1 + _nesting(step.inner, known) for step in _nested(plan) if step.inner)
         known[id(plan)] = max(inner, default=0)
     return known[id(plan)]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fractale.errors import PlanError, Problem
+from fractale.plan.ask import unknown_answers
 from fractale.plan.build import load_plan
 from fractale.plan.check_tools import check_against_tools
 from fractale.plan.expressions import references
@@ -19,7 +20,7 @@ from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
 from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Limits, Plan, Step
-from fractale.plan.scope import Scope, placed_steps
+from fractale.plan.scope import Around, Scope, placed_steps
 from fractale.plan.values import Template, Value, has_template, is_resource
 from fractale.text import nearest
 
@@ -65,8 +66,12 @@ def file_problems(path: str | Path) -> tuple[Plan | None, list[Problem]]:
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems in the order of the files, each once."""
-    return sorted(dict.fromkeys(problems), key=_file_order)
+    """Problems in the order of the files, each once: a fault in `defaults` concerns many steps."""
+    found: dict[Any, Problem] = {}
+    for problem in problems:
+        at = problem.position or problem.path
+        found.setdefault((problem.code, problem.message, problem.severity, at), problem)
+    return sorted(found.values(), key=_file_order)
 
 
 def _file_order(problem: Problem) -> tuple[str, int, int]:
@@ -74,17 +79,34 @@ def _file_order(problem: Problem) -> tuple[str, int, int]:
     return (at.file, at.line, at.column) if at else ("", 0, 0)
 
 
-def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Iterator[Problem]:
-    """The problems of a plan and of the plans that it includes, each plan once."""
+def _check(
+    plan: Plan,
+    prefix: str,
+    outer: Limits | None,
+    seen: set[int],
+    around: Around | None = None,
+) -> Iterator[Problem]:
+    """The problems of a plan and of the plans that it includes, each plan once.
+
+    Args:
+        around: Of a chain, the names around it.
+    """
     seen.add(id(plan))
     yield from plan.warnings
-    flow = Flow(plan, prefix)
+    names = (around.placed.step.name, around.scope.steps) if around else None
+    flow = Flow(plan, prefix, names)
     yield from flow.problems(outer)
-    yield from Scope(plan, flow, prefix).problems()
+    scope = Scope(plan, flow, prefix, around)
+    yield from scope.problems()
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
         yield from _files(placed.step, placed.path, plan)
+        if placed.step.kind == "ask":
+            yield from unknown_answers(placed.step, placed.path)
+        if placed.step.chain is not None:
+            inside = Around(scope, placed)
+            yield from _check(placed.step.chain, f"{placed.path}.", outer, seen, inside)
         included = placed.step.plan
         if included is None:
             continue

@@ -107,14 +107,28 @@ def _calls_tool(step: Step) -> bool:
     return step.kind == "tool" or (step.kind == "agent" and step.target not in GENERAL_AGENTS)
 
 
-def _check(plan: Plan, offers: _Offers, prefix: str, seen: set[int]) -> Iterator[Problem]:
+def _check(
+    plan: Plan,
+    offers: _Offers,
+    prefix: str,
+    seen: set[int],
+    around: Mapping[str, Step] | None = None,
+) -> Iterator[Problem]:
+    """The problems of a plan and of the plans that it includes, each plan once.
+
+    Args:
+        around: Of a chain, the steps around it.
+    """
     seen.add(id(plan))
-    steps = {placed.step.name: placed.step for placed in placed_steps(plan, prefix)}
+    own = {placed.step.name: placed.step for placed in placed_steps(plan, prefix)}
+    steps = {**(around or {}), **own}
     for placed in placed_steps(plan, prefix):
         yield from _check_call(placed, offers)
         yield from _check_allowed(placed, offers)
         for text in texts_of(placed):
             yield from _check_keys(text, steps, offers)
+        if placed.step.chain is not None:
+            yield from _check(placed.step.chain, offers, f"{placed.path}.", seen, steps)
         included = placed.step.plan
         if included is not None and id(included) not in seen:
             yield from _check(included, offers, f"{placed.path}.plan.", seen)

@@ -12,6 +12,7 @@ from typing import Literal
 from fractale.plan.escape import escape
 from fractale.plan.model import Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, ForEach
+from fractale.plan.scope import is_per_item
 from fractale.plan.values import Expression
 from fractale.text import count
 
@@ -83,7 +84,8 @@ def notes(step: Step) -> list[str]:
     if step.foreach:
         found.append(f"for each {_items(step.foreach)}{_at_once(step.foreach)}")
     if step.when:
-        found.append(f"only when {escape(step.when.source)}")
+        which = "only items with" if is_per_item(step) else "only when"
+        found.append(f"{which} {escape(step.when.source)}")
     if step.approve in ("ask", "always"):
         found.append("asks before it changes anything")
     if step.max_attempts:
@@ -100,7 +102,7 @@ def _at_once(foreach: ForEach) -> str:
 def _items(foreach: ForEach) -> str:
     if isinstance(foreach.items, Mapping):
         parts = [f"{escape(str(k))} in {_source(v)}" for k, v in foreach.items.items()]
-        return " with each ".join(parts)
+        return (" along with " if foreach.zip else " with each ").join(parts)
     return f"item of {_source(foreach.items)}"
 
 

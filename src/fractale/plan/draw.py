@@ -127,9 +127,9 @@ class _Writer:
         self._inside(step, f"{prefix}{rail}   ")
 
     def _inside(self, step: Step, prefix: str) -> None:
-        if step.plan is not None:
+        if step.inner is not None:
             self.add(f"{prefix}")
-            self.steps(step.plan, prefix)
+            self.steps(step.inner, prefix)
         if step.steps:
             names = min(max(cells(child.name) for child in step.steps), NAME_WIDTH)
             for child in step.steps:
@@ -231,7 +231,7 @@ class _Flowchart:
         self.lines.append(f"{indent}{source} {line}{words} {target}")
 
     def _node(self, step: Step, name: str, indent: str) -> None:
-        if step.plan is None and not step.steps:
+        if step.inner is None and not step.steps:
             left, right = KINDS[step.kind].in_brackets
             self.lines.append(f"{indent}{name}{left}{_step_label(step)}{right}")
             return
@@ -239,8 +239,8 @@ class _Flowchart:
         self.lines.append(f"{indent}subgraph {name}[{_step_label(step)}]")
         for child in step.steps:
             self._node(child, self._id(), indent + "    ")
-        if step.plan is not None:
-            self.plan(step.plan, indent + "    ")
+        if step.inner is not None:
+            self.plan(step.inner, indent + "    ")
         self.lines.append(f"{indent}end")
 
     def _id(self) -> str:

@@ -59,6 +59,8 @@ def step_data(step: Step) -> dict[str, Any]:
         data["max_parallel"] = step.foreach.max_parallel
     if step.steps:
         data["parallel"] = [step_data(inner) for inner in step.steps]
+    if step.chain:
+        data["steps"] = [step_data(inner) for inner in step.chain.steps]
     return {key: data[key] for key in STEP_KEYS if key in data}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fractale.errors import Problem
@@ -30,10 +30,12 @@ class Flow:
     Args:
         plan: The plan.
         prefix: The path of the plan inside another, such as ``steps[2].plan.``.
+        around: Of a chain, the step that has it, and the names of the steps around it.
     """
 
     plan: Plan
     prefix: str = ""
+    around: tuple[str, Collection[str]] | None = None
     _number: dict[str, int] = field(init=False)
     _after: list[int] = field(init=False)
 
@@ -49,6 +51,22 @@ class Flow:
     def can_precede(self, step: str, later: str) -> bool:
         """Whether a step can have run when the run reaches another step, or the same one again."""
         return bool(self._after[self._number[step]] >> self._number[later] & 1)
+
+    def can_come_first(self, step: str, later: str) -> bool:
+        """Whether the run can reach a step before it enters a later step for the first time."""
+        if not self.can_precede(step, later):
+            return False
+        number, avoided = self._number[step], self._number[later]
+        seen, waiting = {avoided}, [0]
+        while waiting:
+            current = waiting.pop()
+            if current in seen:
+                continue
+            if current == number:
+                return True
+            seen.add(current)
+            waiting += self._targets(self.plan.steps[current])
+        return False
 
     def problems(self, outer: Limits | None = None) -> Iterator[Problem]:
         """The faults of transitions: unknown targets, unreachable steps, endless loops.
@@ -81,18 +99,29 @@ class Flow:
         for event, target in step.transitions.items():
             if target in self._number or target in _ENDS:
                 continue
-            block = next((s for s in self.plan.steps if target in _names(s.steps)), None)
-            message = f"no step is named `{target}`"
-            if block:
-                message = f"`{target}` is inside the parallel block `{block.name}`; lead to that"
+            elsewhere = self._elsewhere(target)
             yield Problem(
                 "unknown-step",
-                message,
+                elsewhere or f"no step is named `{target}`",
                 step.where(f"transitions.{event}"),
                 f"{path}.transitions.{event}",
                 len(target),
-                suggestion=None if block else nearest(target, [*self._number, *_ENDS]),
+                suggestion=None if elsewhere else nearest(target, [*self._number, *_ENDS]),
             )
+
+    def _elsewhere(self, target: str) -> str | None:
+        """The message about a target that is a step of the file, inside or outside of a step."""
+        for step in self.plan.steps:
+            if target in _names([*step.walk()]):
+                inside = "the parallel block " if step.kind == "parallel" else ""
+                return f"`{target}` is inside {inside}`{step.name}`; lead to that"
+        if self.around is None or target not in self.around[1]:
+            return None
+        chain = self.around[0]
+        return (
+            f"`{target}` is outside of the chain `{chain}`; lead to `success` or `failed` here, "
+            f"and from `{chain}` to `{target}`"
+        )
 
     def _unreachable(self) -> Iterator[Problem]:
         covered = 0
@@ -164,7 +193,7 @@ def _names(steps: Sequence[Step]) -> set[str]:
 
 
 def _asks_model(step: Step) -> bool:
-    return step.judge or KINDS[step.kind].asks_model
+    return step.judge is not False or KINDS[step.kind].asks_model
 
 
 def _event_problems(step: Step, path: str) -> Iterator[Problem]:

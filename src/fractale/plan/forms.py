@@ -30,6 +30,7 @@ Schema: TypeAlias = Mapping[str, Any]
 
 CALLABLE_PATTERN: Final = r"[^\s{}]+"
 INPUT_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_-]*"
+VALUE_NAME_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_]*"
 MODEL_PATTERN: Final = r"[A-Za-z0-9_-]+:\S+"
 SERVER_NAME_PATTERN: Final = "[A-Za-z0-9_][A-Za-z0-9_-]*"
 DOTTED_PATTERN: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+"
@@ -257,11 +258,36 @@ def _values(mapping: Fields, key: str) -> dict[str, Any]:
     return {name: value_of(node) for name, _, node in mapping.entries(key)}
 
 
+def _named_values(mapping: Fields, key: str) -> dict[str, Any] | None:
+    """Values whose names are written with a dot, so that no name has a hyphen."""
+    found: dict[str, Any] = {}
+    for name, at, node in mapping.entries(key):
+        if re.fullmatch(VALUE_NAME_PATTERN, name, re.ASCII):
+            found[name] = value_of(node)
+            continue
+        right = "a letter, then letters, digits, `_`"
+        message = f"`{clip(name)}` cannot name a value: {right}"
+        mapping.reader.fail("bad-name", message, at, join(join(mapping.path, key), clip(name)))
+    if not found and mapping.value(key).value == {}:
+        mapping.fail(key, "missing-key", f"`{key}` needs at least one name with its value")
+    return found or None
+
+
 def _instruction(mapping: Fields, key: str) -> str | Template | None:
     node = mapping.value(key)
     if isinstance(node.value, str):
         return template(node)
     mapping.wrong(key, "text")
+    return None
+
+
+def _judge(mapping: Fields, key: str) -> bool | str | Template | None:
+    node = mapping.value(key)
+    if isinstance(node.value, bool):
+        return node.value
+    if isinstance(node.value, str) and node.value.strip():
+        return template(node)
+    mapping.wrong(key, "`true`, `false`, or the criterion as text")
     return None
 
 
@@ -292,8 +318,26 @@ FILES: Final = Form(
 VALUES: Final = Form(_values, {"type": "object"}, plain_value)
 """Names with JSON values that may contain templates."""
 
+NAMED_VALUES: Final = Form(
+    _named_values,
+    {
+        "type": "object",
+        "minProperties": 1,
+        "patternProperties": {f"^{VALUE_NAME_PATTERN}$": {}},
+        "additionalProperties": False,
+    },
+    plain_value,
+)
+"""As `VALUES`, at least one, with names that templates can write with a dot."""
+
 INSTRUCTION: Final = Form(_instruction, {"type": "string"}, plain_value)
 """Text that may be a template."""
+
+
+JUDGE: Final = Form(
+    _judge, {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": r"\S"}]}, plain_value
+)
+"""Whether a model judges, or its criterion, which may be a template."""
 
 
 # The tools of a step, and its outputs

@@ -241,9 +241,11 @@ def _writable(fields: Fields, key: str) -> tuple[Value, ...]:
     return tuple(found)
 
 
-_DURATION: Final = _templated(
+TIME: Final = _templated(
     lambda fields, key: fields.seconds(key), ref("duration"), _TEMPLATE, dump=_time_data
 )
+"""A duration, or a template of one."""
+
 _NAME: Final = _templated(lambda fields, key: fields.name(key), {"type": "string"})
 _TEXT_OR_NONE: Final = _templated(lambda fields, key: fields.text(key) or None, {"type": "string"})
 _SCHEDULER: Final = _templated(
@@ -471,7 +473,7 @@ class JobPlan:
     ] = None
     time: Annotated[
         Value,
-        Key(_DURATION, "How long the job may run: `30m`, `1:00:00`, `2-00:00:00`, or seconds."),
+        Key(TIME, "How long the job may run: `30m`, `1:00:00`, `2-00:00:00`, or seconds."),
     ] = None
     queue: Annotated[Value, Key(_NAME, "The partition or queue.")] = None
     account: Annotated[Value, Key(_NAME, "The account whose allocation it uses.")] = None

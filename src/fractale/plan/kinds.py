@@ -14,24 +14,26 @@ To add a kind, write a class here, add it to `KINDS`, and write how it runs in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fractale.durations import format_duration
 from fractale.errors import PlanError
+from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names, question_values
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
-from fractale.plan.forms import CALLABLE_PATTERN, NAME, Form, Key, ref
+from fractale.plan.forms import CALLABLE_PATTERN, NAME, NAMED_VALUES, Form, Key, ref
 from fractale.plan.job import (
     JOB_OUTPUTS,
     SCRIPT_OUTPUTS,
+    TIME,
     JobPlan,
     job_data,
     read_job,
     read_script,
     script_data,
 )
-from fractale.plan.values import Template, Value
+from fractale.plan.values import Expression, Template, Value
 
 if TYPE_CHECKING:
     from fractale.plan.build import StepReader
@@ -122,7 +124,8 @@ class StepKind:
         del steps, inside
         if fields.get(self.name) is None:
             if self.key.required is not None:
-                message = f"a {self.name} step needs `{self.name}`{self.key.required}"
+                article = "an" if self.name[0] in "aeiou" else "a"
+                message = f"{article} {self.name} step needs `{self.name}`{self.key.required}"
                 fields.fail(self.name, "missing-key", message)
             return {}
         return {self.field: self.key.form.read(fields, self.name) if self.key.form.read else None}
@@ -131,6 +134,16 @@ class StepKind:
         """The keys that define the step's kind, as plain data."""
         value = getattr(step, self.field)
         return {self.name: self.key.form.dump(value)} if value is not None else {"type": self.name}
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        """The values in the kind's key that may contain templates, with their paths in the step."""
+        if self.field == "value" and step.value is not None:
+            yield self.name, step.value
+
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        """The outputs that a rule can read; None if only the run shows them."""
+        del step
+        return None
 
     def inherits_instruction(self, target: str | None) -> bool:
         """Whether an input can contain the step's instruction, as in 0.1.0."""
@@ -288,12 +301,15 @@ class _Job(StepKind):
         del target
         return False
 
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        if step.job is None or step.job.answer is not None:
+            return None  # only the JSON shows them
+        return [*step.job.metrics, *JOB_OUTPUTS]  # also of an array's element
+
     def output_names(self, step: Step) -> Collection[str] | None:
         if step.job is None or step.job.array is not None:
             return None  # the outputs of an array are a list
-        if step.job.answer is not None:
-            return None  # only the JSON shows them
-        return [*step.job.metrics, *JOB_OUTPUTS]
+        return self.rule_names(step)
 
     def summary(self, step: Step) -> str:
         return _job_summary(step.job) if step.job else ""
@@ -390,6 +406,157 @@ class _Parallel(StepKind):
         return f"{count} step{'s' if count != 1 else ''} at the same time"
 
 
+class _Wait(StepKind):
+    name = "wait"
+    key = Key(
+        TIME,
+        "How long the step [waits](waiting.md): `10m`, `2h`, or a template of a duration.",
+        required=": how long",
+    )
+    field = "value"
+    lacks = frozenset(
+        {"instruction", "inputs", "allow_tools", "retry", "timeout", "approve", "judge", "model"}
+        | {"output_schema"}
+    )
+    reason = "has no meaning in a wait step: it only lets time pass"
+    in_brackets = ("([", "])")
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        del step
+        return ()
+
+
+class _Ask(StepKind):
+    name = "ask"
+    key = Key(
+        QUESTION,
+        "A [question](#questions) that you answer; no model is involved. May contain {{ templates "
+        "}}.",
+        required=": the question",
+    )
+    field = "value"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "allow_tools",
+            "retry",
+            "timeout",
+            "approve",
+            "output_schema",
+            "judge",
+            "model",
+        }
+    )
+    reason = "has no meaning in an ask step, which only waits for an answer"
+    in_brackets = ("{{", "}}")
+
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        return self.output_names(step)
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        yield from question_values(step).items()
+        if isinstance(step.choices, Expression):
+            yield "choices", step.choices
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return [*ASK_OUTPUTS, *(field_names(step.form) if step.form else ())]
+
+
+class _Set(StepKind):
+    """Values that get a name, for the steps that follow."""
+
+    name = "set"
+    key = Key(
+        NAMED_VALUES,
+        "Name → value with {{ templates }}: from then on, `values.NAME` is the value "
+        "([named values](#named-values)).",
+        required=": names with their values",
+    )
+    field = "value"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "allow_tools",
+            "foreach",
+            "max_parallel",
+            "retry",
+            "timeout",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "has no meaning in a set step, which only gives names to values"
+    is_square = True
+
+    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        for name, value in step.value.items() if step.value else ():
+            yield f"set.{name}", value
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def output_names(self, step: Step) -> Collection[str] | None:
+        return list(step.value or ())
+
+    def summary(self, step: Step) -> str:
+        return escape(", ".join(step.value or ()), SUMMARY_LIMIT)
+
+
+class _Steps(StepKind):
+    """A chain: steps that run one after the other, as a plan inside the plan."""
+
+    name = "steps"
+    key = Key(
+        Form(None, {"type": "array", "minItems": 1, "items": ref("step")}),
+        "A list of steps that [run one after the other](#chains), as one step.",
+        required=": a list of steps",
+    )
+    field = "chain"
+    lacks = frozenset(
+        {
+            "instruction",
+            "inputs",
+            "tools",
+            "allow_tools",
+            "retry",
+            "timeout",
+            "approve",
+            "judge",
+            "model",
+        }
+    )
+    reason = "belongs to the steps inside the chain"
+    in_brackets = ("[[", "]]")
+
+    def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
+        del inside
+        return {"chain": steps.chain(fields)}
+
+    def data(self, step: Step) -> dict[str, Any]:
+        del step
+        return {}  # as of a parallel block
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return False
+
+    def summary(self, step: Step) -> str:
+        del step
+        return "one after the other"
+
+
 class _Script(StepKind):
     """A short program on this machine: a local job that does not wait in the queue."""
 
@@ -422,12 +589,41 @@ class _Script(StepKind):
         answer = step.job.answer if step.job else None
         return ["content", *SCRIPT_OUTPUTS] if answer and answer.form == "text" else None
 
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        return self.output_names(step)
+
     def summary(self, step: Step) -> str:
         return _job_summary(step.job) if step.job else ""
 
 
 KINDS: Final[Mapping[str, StepKind]] = {
     kind.name: kind
-    for kind in (_Tool(), _Prompt(), _Agent(), _Plan(), _Parallel(), _Job(), _Script())
+    for kind in (
+        _Tool(),
+        _Prompt(),
+        _Agent(),
+        _Plan(),
+        _Parallel(),
+        _Job(),
+        _Wait(),
+        _Ask(),
+        _Set(),
+        _Steps(),
+        _Script(),
+    )
 }
 """Name → kind."""
+
+
+def kinds_named(keys: Container[str], said: str | None) -> list[str]:
+    """The kinds that the keys of a step name.
+
+    Args:
+        said: The step's `type`, if it has one.
+    """
+    given = [name for name in KINDS if name in keys]
+    if "script" in given and (said == "job" or "job" in given):
+        given.remove("script")  # the job's own
+    if not given and said is None:
+        given = [n for n, kind in KINDS.items() if any(k in keys for k in kind.also_named_by)]
+    return given

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
 from fractale.errors import Position, Problem
+from fractale.plan.ask import CHOICES, DEFAULT, FORM, Choice
 from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AGENTS,
@@ -22,6 +23,7 @@ from fractale.plan.forms import (
     FLAG,
     INSTRUCTION,
     JSON_SCHEMA,
+    JUDGE,
     MODEL,
     NOWHERE,
     SERVERS,
@@ -158,6 +160,7 @@ class Step:
         transitions: The event ``failed`` of the file is stored as ``failure``.
         steps: The steps of a parallel block.
         plan: The plan that a `plan: FILE` step includes.
+        chain: The steps of a `steps` step, as a plan without inputs and outputs of its own.
         timeout: Seconds.
         positions: Path inside the step (``transitions.success``) → its position.
     """
@@ -220,7 +223,7 @@ class Step:
         Key(
             EXPRESSION,
             "An expression; if it is false, the step is skipped, and the run goes where success "
-            "goes.",
+            "goes. If it reads `item` or `index`, it is asked for each [item](#foreach).",
             never_empty=True,
         ),
     ] = None
@@ -228,7 +231,7 @@ class Step:
         ForEach | None,
         Key(
             FOREACH,
-            "Run once per item of a list, or of the product of several lists "
+            "Run once per item of a list, or of several lists: their product, or `{zip: …}` "
             "([foreach](#foreach)).",
             never_empty=True,
         ),
@@ -296,8 +299,13 @@ class Step:
         ),
     ] = None
     judge: Annotated[
-        bool,
-        Key(FLAG, "`true`: if no evidence decides, ask the model whether the step succeeded."),
+        bool | str | Template,
+        Key(
+            JUDGE,
+            "`true`: if no evidence decides, ask the model whether the step succeeded. A text is "
+            "the criterion, and may contain {{ templates }}.",
+            never_empty=True,
+        ),
     ] = False
     model: Annotated[str | None, Key(MODEL, "The model of this step, `provider:name`.")] = None
     persist: Annotated[
@@ -308,6 +316,44 @@ class Step:
             kinds=("prompt", "agent"),
         ),
     ] = False
+    choices: Annotated[
+        tuple[Choice, ...] | Expression | None,
+        Key(
+            CHOICES,
+            "The answers to choose from: a list of words, or an expression that gives one. `{word: "
+            "question}` asks for a text, too. Left out, any text is an answer.",
+            kinds=("ask",),
+            never_empty=True,
+        ),
+    ] = None
+    form: Annotated[
+        Mapping[str, Any] | None,
+        Key(
+            FORM,
+            "JSON Schema of an object: its fields are asked for, one after the other.",
+            kinds=("ask",),
+            never_empty=True,
+        ),
+    ] = None
+    default: Annotated[
+        Value,
+        Key(
+            DEFAULT,
+            "The answer of `--yes`, and of Enter at a terminal; may contain {{ templates }}. Left "
+            "out, `--yes` leaves the question open.",
+            kinds=("ask",),
+            never_empty=True,
+        ),
+    ] = None
+    default_after: Annotated[
+        float | None,
+        Key(
+            duration(),
+            "How long the question waits for an answer before the default is taken: `30m`, `2d`.",
+            kinds=("ask",),
+            needs=("default",),
+        ),
+    ] = None
     creates: Annotated[
         tuple[Value, ...],
         Key(
@@ -327,6 +373,7 @@ class Step:
         ),
     ] = ()
     plan: "Plan | None" = None
+    chain: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
     positions: Mapping[str, Position] = field(
         default_factory=dict[str, Position], compare=False, repr=False
@@ -336,6 +383,19 @@ class Step:
     def is_drafted(self) -> bool:
         """Whether the planner drafts the step at run time."""
         return self.kind == "plan" and self.plan is None
+
+    @property
+    def inner(self) -> "Plan | None":
+        """The plan inside the step: the one that it includes, or its chain."""
+        return self.chain if self.plan is None else self.plan
+
+    def walk(self) -> "Iterator[Step]":
+        """The step, with those of its block or chain (not of an included plan), in file order."""
+        yield self
+        for step in self.steps:
+            yield from step.walk()
+        if self.chain is not None:
+            yield from self.chain.walk()
 
     def where(self, path: str = "") -> Position:
         """The position of a part of the step, or of the nearest part around it."""
@@ -354,14 +414,14 @@ def _step_keys() -> dict[str, Key]:
         for name, key in JOB_KEYS.items()
         if name not in KINDS
     }
-    block = named.pop("parallel")
+    blocks = {name: named.pop(name) for name in ("parallel", "steps")}
     found: dict[str, Key] = {}
     for name, key in keys_of(Step).items():
         found[name] = key
         if name == "type":
             found |= named | of_job
         elif name == "max_parallel":
-            found["parallel"] = block
+            found |= blocks
     return found
 
 
@@ -374,10 +434,60 @@ STEP_HINTS: Final = {
     "if": "write `when`",
     "next": "write `transitions: {success: STEP}`",
     "depends_on": "steps run in the order of the file; write `transitions` to change it",
+    "let": "write `set: {NAME: value}`",
+    "assign": "write `set: {NAME: value}`",
+    "vars": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
+    "variables": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
     "initial": "a plan starts at its first step: move it there",
     "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
     "validate": "write `rules` or `output_schema`",
+    "options": "write `choices`",
+    "question": "write `ask`",
 }
+
+
+NOT_DEFAULT: Final = frozenset(
+    {
+        "name",
+        "type",
+        "description",
+        "instruction",
+        "when",
+        "foreach",
+        "script",
+        "command",
+        "array",
+        "stdin",
+        "creates",
+        "needs",
+        *KINDS,
+    }
+)
+"""Keys without a default: each says what one step does."""
+
+
+def default_keys(kind: str) -> dict[str, Key]:
+    """The keys of a kind of step that can have a default, those of a job beside the step's own."""
+    return {
+        name: key
+        for name, key in STEP_KEYS.items()
+        if name not in NOT_DEFAULT
+        and name not in KINDS[kind].lacks
+        and (not key.kinds or kind in key.kinds)
+    }
+
+
+def _defaults_schema() -> dict[str, Any]:
+    """JSON Schema of `defaults`: a mapping of keys for each kind of step."""
+    parts = {
+        kind: {
+            "type": "object",
+            "properties": {name: ref(f"step/properties/{name}") for name in default_keys(kind)},
+            "additionalProperties": False,
+        }
+        for kind in KINDS
+    }
+    return {"type": "object", "properties": parts, "additionalProperties": False}
 
 
 def inherited_instruction(
@@ -436,6 +546,12 @@ class Plan:
     limits: Annotated[
         Limits,
         Key(part(Limits), "Where a run stops; it can be resumed ([limits](#limits))."),
+        Key(
+            Form(None, _defaults_schema()),
+            "Kind of step → keys that each step of this kind has unless it sets them itself "
+            "([defaults](#defaults)).",
+            name="defaults",
+        ),
     ] = field(default_factory=Limits)
     steps: Annotated[
         tuple[Step, ...],
@@ -465,10 +581,9 @@ class Plan:
         raise KeyError(name)
 
     def walk(self) -> Iterator[Step]:
-        """Every step, with those of parallel blocks (not of included plans), in file order."""
+        """Every step of the file, with those of blocks and chains, in file order."""
         for step in self.steps:
-            yield step
-            yield from step.steps
+            yield from step.walk()
 
     def target_of(self, step: Step, event: str) -> str:
         """The target of a step's event: a step's name, ``success`` or ``failed``.
@@ -483,6 +598,11 @@ class Plan:
         return self.next_steps[step.name]
 
     @cached_property
+    def value_names(self) -> frozenset[str]:
+        """The names that its `set` steps give to values."""
+        return frozenset(name for step in self.walk() if step.kind == "set" for name in step.value)
+
+    @cached_property
     def next_steps(self) -> Mapping[str, str]:
         """Step name → the step after it in the file. The last step leads to ``success``."""
         names = [step.name for step in self.steps]
@@ -492,11 +612,15 @@ class Plan:
 PLAN_KEYS: Final[Mapping[str, Key]] = keys_of(Plan)
 
 _REGISTRY = "that belongs to a registry or server file"
+_VALUES = "write a step `set: {NAME: value}`; its values are `values.NAME`"
 PLAN_HINTS: Final = {
     "tools": _REGISTRY,
     "prompts": _REGISTRY,
     "resources": _REGISTRY,
     "server": f"{_REGISTRY}; a plan names its `servers`",
+    "values": _VALUES,
+    "vars": _VALUES,
+    "variables": _VALUES,
     "states": "write `steps`",
     "tasks": "write `steps`",
 }

@@ -16,7 +16,7 @@ STRICTNESS: Final = ("always", "ask", None, "never")
 
 def needs_model(step: Step) -> bool:
     """Whether the step itself asks a model."""
-    return step.judge or KINDS[step.kind].needs_model(step)
+    return step.judge is not False or KINDS[step.kind].needs_model(step)
 
 
 def models_of(plan: Plan) -> list[str | None]:
@@ -129,8 +129,10 @@ def narrow(plan: Plan, tools: tuple[str, ...] | None, approve: Approve | None) -
 
 def _narrow_step(step: Step, tools: tuple[str, ...] | None, approve: Approve | None) -> Step:
     inner = tuple(_narrow_step(each, tools, approve) for each in step.steps)
-    if step.kind == "parallel":
+    if "approve" in KINDS[step.kind].lacks:
         return replace(step, steps=inner)
+    if step.chain is not None:
+        return replace(step, chain=narrow(step.chain, tools, approve))
     stricter = min(step.approve, approve, key=STRICTNESS.index)
     chosen = both(step.tools, tools) if KINDS[step.kind].chooses_tools else step.tools
     return replace(step, steps=inner, approve=stricter, tools=chosen)

@@ -183,7 +183,7 @@ def _ways(plan: Plan, source: str, leaving: list[Arrow]) -> list[EdgePath]:
 def _box(step: Step) -> Box:
     detail = f"{step.kind} · {KINDS[step.kind].summary(step)}".removesuffix(" · ")
     rows = [step.name, *(row for note in [detail, *notes(step)] for row in fold(note, LINE_LIMIT))]
-    inside = _draw_plan(step.plan) if step.plan is not None else None
+    inside = _draw_plan(step.inner) if step.inner is not None else None
     if step.steps:
         inside = _beside([_box(child) for child in step.steps])
     return Box(step.name, [rows[0], *(fit(r, LINE_LIMIT) for r in rows[1:])], step.kind, inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import CALLABLE_PATTERN, Form, Inline, matching, ref
@@ -24,6 +24,9 @@ NAME_PATTERN: Final = "[A-Za-z][A-Za-z0-9_-]*"
 """The name of a step or an event."""
 
 NAME_REGEX: Final = re.compile(NAME_PATTERN, re.ASCII)
+
+ZIP: Final = "zip"
+"""The key of a `foreach` with lists that are gone through together."""
 
 MOST_ITEMS: Final = 32
 """Items of a foreach that run at the same time, unless the step sets another number."""
@@ -49,12 +52,19 @@ class ForEach:
     Args:
         items: An expression or a literal list. A mapping of these means their product, and each
             `item` is then a mapping with the same keys.
+        zip: Whether a mapping means lists that are gone through together, not their product.
         max_parallel: The number of items that run at the same time; None: `MOST_ITEMS`, for batch
             jobs `MOST_JOBS`.
     """
 
     items: Items | Mapping[str, Items]
     max_parallel: int | None = None
+    zip: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """The path of the lists in the step, such as ``foreach`` or ``foreach.zip``."""
+        return "foreach.zip" if self.zip else "foreach"
 
 
 def _rules(mapping: Fields, key: str) -> tuple[Rule, ...]:
@@ -120,12 +130,33 @@ def _foreach(mapping: Fields, key: str) -> ForEach | None:
     if not isinstance(node.value, dict):
         items = _items(mapping.reader, node, path)
         return ForEach(items=items) if items is not None else None
-    found = {
-        name: _items(mapping.reader, child, join(path, name)) for name, child in node.value.items()
-    }
+    zipped = node.value.get(ZIP)
+    if zipped is None or not isinstance(zipped.value, dict):
+        return ForEach(items=_axes(mapping, key, node, path))
+    for name, at in node.keys.items():
+        if name != ZIP:
+            message = f"`{clip(name)}` is beside `{ZIP}`; put it below that, or take `{ZIP}` away"
+            mapping.reader.fail("misplaced-key", message, at, join(path, clip(name)))
+    axes = _axes(mapping, key, zipped, join(path, ZIP))
+    lengths = {name: len(items) for name, items in axes.items() if isinstance(items, tuple)}
+    if len(set(lengths.values())) > 1:
+        mapping.reader.fail("bad-value", unequal(lengths), node.keys[ZIP], join(path, ZIP))
+    return ForEach(items=axes, zip=True)
+
+
+def _axes(mapping: Fields, key: str, node: Node, path: str) -> dict[str, Items]:
+    """The lists of a mapping by their names."""
+    lists = cast("dict[str, Node]", node.value)
+    found = {name: _items(mapping.reader, child, join(path, name)) for name, child in lists.items()}
     if not found:
         mapping.wrong(key, "an expression, a list, or a mapping of those")
-    return ForEach(items={name: items for name, items in found.items() if items is not None})
+    return {name: items for name, items in found.items() if items is not None}
+
+
+def unequal(lengths: Mapping[str, int]) -> str:
+    """The message about zipped lists of different lengths."""
+    listed = ", ".join(f"`{name}` {length}" for name, length in lengths.items())
+    return f"the lists of `{ZIP}` must have the same length: {listed}"
 
 
 def _items(reader: Reader, node: Node, path: str) -> Items | None:
@@ -149,7 +180,8 @@ def _rules_data(rules: tuple[Rule, ...]) -> dict[str, list[str]]:
 
 def _foreach_data(foreach: ForEach) -> Any:
     if isinstance(foreach.items, Mapping):
-        return {name: _items_data(axis) for name, axis in foreach.items.items()}
+        axes = {name: _items_data(axis) for name, axis in foreach.items.items()}
+        return {ZIP: axes} if foreach.zip else axes
     return _items_data(foreach.items)
 
 
@@ -160,6 +192,7 @@ def _items_data(items: Items) -> Any:
 _ONE_OR_MORE: Final = {"anyOf": [ref("expression"), {"type": "array", "items": ref("expression")}]}
 _AXIS: Final = {"anyOf": [ref("expression"), {"type": "array", "minItems": 1}]}
 _AXES: Final = {"type": "object", "minProperties": 1, "additionalProperties": _AXIS}
+_SWEEP: Final = {**_AXES, "properties": {"zip": {"anyOf": [*_AXIS["anyOf"], _AXES]}}}
 
 EXPRESSION: Final = Form(_expression, ref("expression"), lambda expression: expression.source)
 
@@ -185,7 +218,7 @@ TRANSITIONS: Final = Form(
 )
 """Event → step, ``success`` or ``failed``."""
 
-FOREACH: Final = Form(_foreach, {"anyOf": [*_AXIS["anyOf"], _AXES]}, _foreach_data)
+FOREACH: Final = Form(_foreach, {"anyOf": [*_AXIS["anyOf"], _SWEEP]}, _foreach_data)
 """An expression, a list, or a mapping of these."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -10,7 +10,7 @@ from fractale.errors import Problem
 from fractale.plan.expressions import Reference, references, syntax_problems
 from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
-from fractale.plan.job import JOB_OUTPUTS
+from fractale.plan.inputs import InputSpec
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
 from fractale.plan.values import Expression, Value
@@ -24,6 +24,9 @@ PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
 RUN_PARTS: Final = ("id", "plan", "dir")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
+NAMED: Final = "values"
+"""What `set` steps named. Only a plan with such a step has it: elsewhere, a rule may mean an
+output of this name."""
 ATTEMPTS: Final = "attempts"
 """The number of the step's attempt, from 1, in its templates as in its rules."""
 RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
@@ -56,7 +59,7 @@ class Text:
 
 
 def placed_steps(plan: Plan, prefix: str) -> Iterator[Placed]:
-    """Every step of a plan with its path, not those of included plans."""
+    """Every step of a plan with its path, not those of chains and included plans."""
     for index, step in enumerate(plan.steps):
         path = f"{prefix}steps[{index}]"
         yield Placed(step, path)
@@ -72,13 +75,15 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     # In the notation of 0.1.0, the instruction is one of the inputs.
     if step.instruction is not None and step.instruction not in list(step.inputs.values()):
         yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
-    for key, files in (("creates", step.creates), ("needs", step.needs)):
-        for number, value in enumerate(files):
-            name = f"{key}[{number}]"
-            yield Text(value, f"{path}.{name}", "template", placed, name)
+    for key, value in _files(step):
+        yield Text(value, f"{path}.{key}", "template", placed, key)
     for name, value in step.job.values().items() if step.job else ():
         key = f"{step.job.prefix if step.job else ''}{name}"
         yield Text(value, f"{path}.{key}", "template", placed, key)
+    for key, value in KINDS[step.kind].texts(step):
+        yield Text(value, f"{path}.{key}", "template", placed, key)
+    if not isinstance(step.judge, bool):
+        yield Text(step.judge, f"{path}.judge", "template", placed, "judge")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -90,14 +95,29 @@ def texts_of(placed: Placed) -> Iterator[Text]:
         yield Text(rule.expression, f"{path}.{key}", "rule", placed, key)
 
 
+def _files(step: Step) -> Iterator[tuple[str, Value]]:
+    for key, files in (("creates", step.creates), ("needs", step.needs)):
+        for number, value in enumerate(files):
+            yield f"{key}[{number}]", value
+
+
 def _foreach_expressions(step: Step) -> Iterator[tuple[str, Expression]]:
-    items = step.foreach.items if step.foreach else ()
+    if step.foreach is None:
+        return
+    items = step.foreach.items
     if isinstance(items, Expression):
         yield "foreach", items
     elif not isinstance(items, tuple):
         for name, part in items.items():
             if isinstance(part, Expression):
-                yield f"foreach.{name}", part
+                yield f"{step.foreach.prefix}.{name}", part
+
+
+def is_per_item(step: Step) -> bool:
+    """Whether the step's `when` is asked for each item of its foreach: it reads the item."""
+    if step.foreach is None or step.when is None:
+        return False
+    return any(reference.path[0] in ITEM for reference in references(step.when))
 
 
 def outputs_of_plan(plan: Plan, prefix: str) -> Iterator[Text]:
@@ -115,31 +135,91 @@ def _cut_at_a_comma(problem: Problem, value: Value | Expression) -> Problem:
     return replace(problem, message=f"{problem.message}; {hint}")
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """The names that a chain sees around it, and the step that has the chain."""
+
+    scope: Scope
+    placed: Placed
+
+
 @dataclass(slots=True)
 class Scope:
-    """The names of one plan.
+    """The names of one plan, or of one chain.
 
     Args:
-        plan: The plan.
+        plan: The plan, or the chain.
         flow: The transitions of its steps.
         prefix: The path of the plan inside another.
+        around: Of a chain, the names around it.
     """
 
     plan: Plan
     flow: Flow
     prefix: str = ""
+    around: Around | None = None
     _placed: dict[str, Placed] = field(init=False)
+    _setters: dict[str, list[Placed]] = field(init=False)
+    _hidden: dict[str, str] = field(init=False)
+    """A step inside a chain → the step that has the chain."""
 
     def __post_init__(self) -> None:
         self._placed = {p.step.name: p for p in placed_steps(self.plan, self.prefix)}
+        self._setters = {}
+        for placed in self._placed.values():
+            for name in placed.step.value or () if placed.step.kind == "set" else ():
+                self._setters.setdefault(name, []).append(placed)
+        self._hidden = {
+            inner.name: name
+            for name, placed in self._placed.items()
+            for inner in (placed.step.chain.walk() if placed.step.chain else ())
+        }
+
+    @property
+    def _top(self) -> tuple[str, ...]:
+        return (*TOP, NAMED) if self._setters else TOP
+
+    @property
+    def inputs(self) -> Mapping[str, InputSpec]:
+        """The inputs of the plan, which its chains see."""
+        return self.around.scope.inputs if self.around else self.plan.inputs
+
+    @property
+    def has_item(self) -> bool:
+        """Whether each of the steps belongs to an item of a foreach around it."""
+        if self.around is None:
+            return False
+        return self.around.placed.step.foreach is not None or self.around.scope.has_item
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        """The visible steps by name."""
+        own = {name: placed.step for name, placed in self._placed.items()}
+        return {**self.around.scope.steps, **own} if self.around else own
 
     def problems(self) -> Iterator[Problem]:
         """Every fault of the plan's templates and expressions."""
+        yield from self._set_twice()
         for placed in placed_steps(self.plan, self.prefix):
             for text in texts_of(placed):
                 yield from self._text_problems(text)
         for text in outputs_of_plan(self.plan, self.prefix):
             yield from self._text_problems(text)
+
+    def _set_twice(self) -> Iterator[Problem]:
+        """Steps of one parallel block that set the same name: the later one would win."""
+        for name, setters in self._setters.items():
+            first: dict[str, Placed] = {}
+            for placed in setters:
+                other = first.setdefault(placed.block.name, placed) if placed.block else placed
+                if other is not placed:
+                    message = (
+                        f"`{other.step.name}` sets `{name}` at the same time, in the block "
+                        f"`{other.owner.name}`; use another name"
+                    )
+                    where = placed.step.where(f"set.{name}")
+                    path = f"{placed.path}.set.{name}"
+                    yield Problem("set-twice", message, where, path, len(name))
 
     def _text_problems(self, text: Text) -> Iterator[Problem]:
         for found in syntax_problems(text.value, text.path):
@@ -164,6 +244,8 @@ class Scope:
             return self._step_problem(reference, text)
         if top == "inputs" and len(reference.path) > 1:
             return self._input_problem(reference, text)
+        if top == NAMED and len(reference.path) > 1 and (self._setters or text.place != "rule"):
+            return self._value_problem(reference, text)
         if top in ("previous", "run") and len(reference.path) > 1:
             parts = PREVIOUS_PARTS if top == "previous" else RUN_PARTS
             return _unknown_part(reference, text, 1, parts)
@@ -171,7 +253,7 @@ class Scope:
 
     def _top_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[0])
-        if name in TOP:
+        if name in self._top:
             return None
         if text.place == "rule":
             return _rule_problem(reference, text)
@@ -179,41 +261,53 @@ class Scope:
         if name == "index" and _is_of_element(text):
             return None
         if name in ITEM:
-            right = "inside the inputs and the instruction of a step with `foreach`"
-            fits = inside and text.place == "template"
+            right = "inside the inputs, the instruction and the `when` of a step with `foreach`"
+            own = inside and (text.place == "template" or text.key == "when")
+            fits = own or self.has_item
             return None if fits else _undefined(reference, text, 0, f"it is known only {right}", ())
         if name == ATTEMPTS:
             right = "it is known only inside a step; elsewhere write `steps.NAME.attempts`"
             return None if text.within else _undefined(reference, text, 0, right, ())
         if reference.optional:
             return None
-        known = [*TOP, *((ATTEMPTS,) if text.within else ()), *(ITEM if inside else ())]
+        item = ITEM if inside or self.has_item else ()
+        known = [*self._top, *((ATTEMPTS,) if text.within else ()), *item]
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)
         return _undefined(reference, text, 0, f"the names are {listing(known)}", (), meant)
 
     def _meant(self, name: str) -> str | None:
-        if name in self.plan.inputs:
+        if name in self.inputs:
             return f"inputs.{name}"
-        return f"steps.{name}.outputs" if name in self._placed else None
+        if name in self._setters:
+            return f"{NAMED}.{name}"
+        return f"steps.{name}.outputs" if name in self.steps else None
 
     def _input_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = reference.path[1]
-        if name in self.plan.inputs:
+        if name in self.inputs:
             return self._secret_problem(reference, text)
         if reference.optional:
             return None
         message = "the plan declares no `inputs`"
-        if self.plan.inputs:
-            message = f"the plan's inputs are {listing(self.plan.inputs)}"
+        if self.inputs:
+            message = f"the plan's inputs are {listing(self.inputs)}"
         # Jinja reads `inputs.run-time` as a subtraction.
-        hyphened = next((n for n in self.plan.inputs if n.startswith(f"{name}-")), None)
+        hyphened = next((n for n in self.inputs if n.startswith(f"{name}-")), None)
         meant = f"inputs['{hyphened}']" if hyphened else None
-        return _undefined(reference, text, 1, message, self.plan.inputs, meant)
+        return _undefined(reference, text, 1, message, self.inputs, meant)
 
     def _secret_problem(self, reference: Reference, text: Text) -> Problem | None:
-        if not self.plan.inputs[str(reference.path[1])].secret or not _is_of_job(text):
+        if not self.inputs[str(reference.path[1])].secret:
+            return None
+        if text.within and text.within.step.kind == "set" and text.place == "template":
+            message = (
+                f"`{reference.path[1]}` is secret, and a named value is kept as `***`; write "
+                f"`inputs.{reference.path[1]}` where the secret is needed"
+            )
+            return _at(reference, text, 1, "secret-in-value", message)
+        if not _is_of_job(text):
             return None
         kind = text.within.step.kind if text.within else "job"
         message = (
@@ -222,16 +316,57 @@ class Scope:
         )
         return _at(reference, text, 1, "secret-in-job", message)
 
+    def _value_problem(self, reference: Reference, text: Text) -> Problem | None:
+        """The problem that no step can have set a value by then."""
+        name, here = str(reference.path[1]), text.within
+        setters = self._setters.get(name)
+        if setters is None:
+            message = "no `set` step of the plan sets it"
+            return _undefined(reference, text, 1, message, self._setters)
+        if here is None or reference.optional:
+            return None
+        if text.place == "rule" and any(placed.step is here.step for placed in setters):
+            return None  # a rule of the step that sets it sees the new value
+        owners = dict.fromkeys(placed.owner.name for placed in setters)
+        known = all(self.flow.can_run(owner) for owner in (*owners, here.owner.name))
+        if not known or any(self.flow.can_come_first(o, here.owner.name) for o in owners):
+            return None
+        message = (
+            f"`{name}` cannot have been set when the run first enters `{here.step.name}`; set it "
+            "before, or write `| default(…)`"
+        )
+        return _at(reference, text, 1, "not-yet-set", message)
+
     def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[1])
         placed = self._placed.get(name)
         if placed is None:
-            return _undefined(reference, text, 1, "no step has this name", self._placed)
+            return self._other_step_problem(reference, text)
         return (
             self._order_problem(reference, text, placed)
             or self._part_problem(reference, text, placed.step)
             or _output_problem(reference, text, placed.step)
         )
+
+    def _other_step_problem(self, reference: Reference, text: Text) -> Problem | None:
+        """The problem with a step that is not one of these: around the chain, inside one, none."""
+        name = str(reference.path[1])
+        if name in self._hidden:
+            chain = self._hidden[name]
+            message = f"it is inside `{chain}`, whose outputs are those of its last step"
+            return _undefined(reference, text, 1, message, (), f"steps.{chain}.outputs")
+        if self.around is None:
+            return _undefined(reference, text, 1, "no step has this name", self.steps)
+        found = self.around.scope._step_problem(reference, replace(text, within=self.around.placed))
+        if found and found.code == "undefined" and name not in self.around.scope.known:
+            return _undefined(reference, text, 1, "no step has this name", self.steps)
+        return found
+
+    @property
+    def known(self) -> set[str]:
+        """The steps of the plan that have a name here, visible or inside a chain."""
+        names = {*self._placed, *self._hidden}
+        return names | self.around.scope.known if self.around else names
 
     def _order_problem(self, reference: Reference, text: Text, placed: Placed) -> Problem | None:
         """The problem that the other step cannot have run."""
@@ -280,17 +415,15 @@ def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | N
 def _rule_problem(reference: Reference, text: Text) -> Problem | None:
     """In a rule, any name may be a key of the outputs, unless the outputs are known."""
     step = text.within.step if text.within else None
-    job, name = step.job if step else None, str(reference.path[0])
-    if step is None or job is None or reference.optional:
+    name = str(reference.path[0])
+    if step is None or reference.optional or name in RULE_NAMES or name in FUNCTIONS:
         return None
-    if name in RULE_NAMES or name in FUNCTIONS:
-        return None
-    names = KINDS[step.kind].output_names(step)
-    if names is None and job.array is not None and job.answer is None:
-        names = [*job.metrics, *JOB_OUTPUTS]  # a rule is for each element
+    names = KINDS[step.kind].rule_names(step)
     if names is None or name in names:
         return None
-    message = f"the {step.kind}'s outputs are {listing(names)}"
+    message = (
+        f"the {'question' if step.kind == 'ask' else step.kind}'s outputs are {listing(names)}"
+    )
     return _undefined(reference, text, 0, message, [*names, *RULE_NAMES])
 
 

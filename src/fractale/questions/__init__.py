@@ -7,7 +7,9 @@ one of these:
 kind           fields, and the answers to it
 =============  ===================================================================================
 question       text, choices [text], default (or null), free (whether any text may be answered):
-               the text of the choice, or any text
+               the text of the choice, or any text. Of an ask step also `follow_up` (choice →
+               what is asked next): ``{answer: choice, text: text}``; or `form` (JSON Schema of an
+               object): the object
 approval       server, tool, definition (a hash), arguments, why, origins (where untrusted
                arguments came from), yes (false: ``--yes`` does not agree): true (once), false,
                ``always`` (this tool, in this run), ``{always: {fix: {...}}}`` (if these
@@ -34,8 +36,15 @@ The form of LangChain's human-in-the-loop middleware is read, too: ``{"decisions
 "approve"}]}``, ``edit`` with ``edited_action``, ``reject`` with a ``message``; and ``respond`` with
 a ``message`` for a `question`.
 
-A run can also wait for a mapping of kind ``job``: a batch job in progress, with the fields of the
-event `job_state`. A ``job`` is not a question, since it needs no answer.
+A run can also wait for two kinds of mappings that are not questions, since they need no answer:
+
+- ``job``: a batch job in progress, with the fields of the event `job_state`.
+- ``timer``: a time. Its fields are reason (as text), until (in ISO 8601) and `due`.
+
+A timer has the field ``due``: ``{began, seconds, until}``, the moment from which the time is
+counted, how long it takes, and its end in Unix time. A question that need not wait for its answer
+longer has ``due``, too. Once the time has come, ``fractale resume --ready`` resumes the run, and
+the step that asked runs again.
 
 Each mapping also has `step`, the path of the step that asks, and `id` once it waits. `kinds` has
 one class per kind, which makes such questions and reads the answers to them. `forms` reads the
@@ -57,15 +66,21 @@ from fractale.questions.kinds import (
     asks_secret,
     calls_in,
     default_answer,
+    due,
     expected,
     is_answer,
+    is_due,
     is_job,
     is_question,
+    is_timer,
     job,
     job_held,
+    needs_no_answer,
     read_answer,
     read_for_code,
     secrets_of_answer,
+    timer,
+    timer_held,
     tool_of,
     without_secrets,
 )
@@ -87,17 +102,21 @@ __all__ = [
     "asks_secret",
     "calls_in",
     "default_answer",
+    "due",
     "elicitation",
     "expected",
     "identity",
     "in_doubt",
     "interrupt",
     "is_answer",
+    "is_due",
     "is_job",
     "is_question",
+    "is_timer",
     "job",
     "job_held",
     "job_unknown",
+    "needs_no_answer",
     "question",
     "read_answer",
     "read_for_code",
@@ -105,6 +124,8 @@ __all__ = [
     "reply",
     "review",
     "secrets_of_answer",
+    "timer",
+    "timer_held",
     "tool_changed",
     "tool_of",
     "without_secrets",

@@ -133,7 +133,7 @@ def _pick(question: Mapping[str, Any], given: Any) -> Any:
 
 PASSING: Final = frozenset(
     {"id", "number", "of", "why", "origins", "yes", "changes", "problem", "reason", "folder"}
-    | {"diff", "cost"}
+    | {"diff", "cost", "due"}
 )
 """Fields that can differ between two executions that ask the same."""
 

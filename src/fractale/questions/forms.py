@@ -53,6 +53,17 @@ def defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {name: field["default"] for name, field in fields if "default" in field}
 
 
+def with_defaults(schema: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema with some values as the defaults of its fields."""
+    if not values:
+        return schema
+    fields = {
+        name: {**field, "default": values[name]} if name in values else field
+        for name, field in properties_of(schema).items()
+    }
+    return {**schema, "properties": fields}
+
+
 def options_of(field: Mapping[str, Any]) -> list[tuple[Any, str]]:
     """The choices of a field: each value with its title."""
     values = field.get("enum")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, cast
 
+from fractale.clock import Clock, elapsed
 from fractale.errors import AnswerError
 from fractale.masking import MASK, Masker
 from fractale.plain import to_json
@@ -21,6 +23,7 @@ from fractale.questions.forms import (
     read_field,
     required_of,
     secret_fields,
+    with_defaults,
 )
 from fractale.questions.parsing import NO, YES, brief, decision_of, is_storable, mapping_of, word_of
 from fractale.schemas import UnusableSchema, misfits
@@ -81,11 +84,18 @@ class Kind:
 
 
 class Question(Kind):
-    """A choice, or any text."""
+    """A choice, any text, or the fields of a form."""
 
     @staticmethod
     def ask(
-        step: str, text: str, choices: Sequence[Any] = (), default: Any = None, *, free: bool = True
+        step: str,
+        text: str,
+        choices: Sequence[Any] = (),
+        default: Any = None,
+        *,
+        free: bool = True,
+        follow_up: Mapping[str, str] | None = None,
+        form: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Ask for something that only the user knows or may choose.
 
@@ -95,7 +105,21 @@ class Question(Kind):
             default: The answer of Enter and of ``--yes``: one of the choices, or any text if
                 `free` is true.
             free: Whether any other text is an answer, too. Without choices it always is.
+            follow_up: Of a step that asks: choice → what is asked next. The answer is then
+                ``{answer: choice, text: text}``.
+            form: Instead of choices: JSON Schema of the object that is asked for. The answer and
+                the default are such objects.
         """
+        if form is not None:
+            return {
+                "kind": "question",
+                "step": step,
+                "text": text,
+                "choices": [],
+                "default": default,
+                "free": False,
+                "form": dict(form),
+            }
         texts = list(dict.fromkeys(str(each).strip() for each in choices if str(each).strip()))
         free = free or not texts
         return {
@@ -105,12 +129,20 @@ class Question(Kind):
             "choices": texts,
             "default": _default_choice(default, texts, free=free),
             "free": free,
+            **({} if follow_up is None else {"follow_up": dict(follow_up)}),
         }
 
     def decided(self, question: Mapping[str, Any], decision: Mapping[str, Any]) -> Any:
         return decision.get("message") if decision["type"] == "respond" else None
 
-    def read(self, question: Mapping[str, Any], raw: Any) -> str | None:
+    def read(self, question: Mapping[str, Any], raw: Any) -> Any:
+        if form := question.get("form"):
+            return _filled(question, form, raw)
+        if question.get("follow_up") is not None and (data := mapping_of(raw)) is not None:
+            return _with_text(question, data)
+        return self._read_text(question, raw)
+
+    def _read_text(self, question: Mapping[str, Any], raw: Any) -> Any:
         choices: Sequence[str] = question["choices"]
         if isinstance(raw, (Mapping, list)):
             return None
@@ -126,7 +158,14 @@ class Question(Kind):
         return None if choices and _is_slip(question, text.strip()) else text
 
     def expected(self, question: Mapping[str, Any]) -> str:
+        if form := question.get("form"):
+            return _fields_in_words(form)
+        if follow_up := question.get("follow_up"):
+            word = next(iter(follow_up))
+            return f"{', '.join(question['choices'])}, or {{answer: {word}, text: …}}"
         choices = labels(question)[: len(question["choices"])]
+        if question.get("follow_up") is not None:
+            choices = question["choices"]
         if not choices:
             return "any text"
         few = choices if len(choices) <= 6 else [f"{choices[0]} to {choices[-1]}"]
@@ -135,6 +174,10 @@ class Question(Kind):
     def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
         choices: Sequence[str] = question["choices"]
         default = question["default"]
+        if form := question.get("form"):
+            return [_example_of(form, default or {})]
+        if question.get("follow_up") is not None:
+            return list(choices)
         if choices:
             return [labels(question)[choices.index(default) if default in choices else 0]]
         return [default or "TEXT"]
@@ -143,9 +186,86 @@ class Question(Kind):
         default = question.get("default")
         return MISSING if default is None else default
 
+    def is_answer(self, question: Mapping[str, Any], keys: set[str]) -> bool:
+        if form := question.get("form"):
+            return keys <= set(properties_of(form))
+        return question.get("follow_up") is not None and "answer" in keys
 
-def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
+
+def _with_text(question: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+    """A choice with the text that goes with it; the choice alone without a text.
+
+    Raises:
+        AnswerError: The choice has no text.
+    """
+    word, text = data.get("answer"), data.get("text") or ""
+    if not (isinstance(word, str) and isinstance(text, str) and set(data) <= {"answer", "text"}):
+        return None
+    chosen = _chosen(question, word.strip())
+    if chosen is None or not text.strip():
+        return chosen
+    if chosen not in question["follow_up"]:
+        raise AnswerError(
+            f"the choice `{brief(chosen)}` of `{question.get('step')}` has no text",
+            hint=f"answer with: {expected(question)}",
+        )
+    return {"answer": chosen, "text": text}
+
+
+def _filled(question: Mapping[str, Any], form: Mapping[str, Any], raw: Any) -> Any:
+    """The fields of a form; None if a word cannot mean them.
+
+    Raises:
+        AnswerError: They do not fit the form.
+    """
+    default: Any = question.get("default")
+    empty = raw is None or (isinstance(raw, str) and not raw.strip())
+    content = default if empty else mapping_of(raw)
+    content = _content(form, raw) if content is None and not empty else content
+    if content is None:
+        return None
+    content = {**defaults_of(form), **content}
+    if errors := errors_of(form, content):
+        raise AnswerError(
+            f"the answer to `{question.get('step')}` is not valid: {'; '.join(errors)}",
+            hint=f"answer with: {expected(question)}",
+        )
+    return content
+
+
+def form_of(question: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The form of a question, with the question's default as those of its fields."""
+    form: Mapping[str, Any] | None = question.get("form")
+    return None if form is None else with_defaults(form, question.get("default") or {})
+
+
+def default_word(question: Mapping[str, Any]) -> Any:
+    """The default as the user sees it: the choice or the text; None for a form."""
+    default: Any = question.get("default")
+    if question.get("form") is not None:
+        return None
+    return cast("Any", default)["answer"] if isinstance(default, Mapping) else default
+
+
+def _fields_in_words(form: Mapping[str, Any]) -> str:
+    names = list(properties_of(form))
+    return names[0] if len(names) == 1 else "{" + ", ".join(f"{n}: …" for n in names) + "}"
+
+
+def _example_of(form: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """The answer to show: the known fields, and the names of the others in capitals."""
+    known = {**defaults_of(form), **known}
+    fields = {name: known.get(name, name.upper()) for name in properties_of(form)}
+    if len(fields) == 1:
+        (value,) = fields.values()
+        return value if isinstance(value, str) else json.dumps(value)
+    return to_json(fields)
+
+
+def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> Any:
     """The choice that a default means; models may write it in another case."""
+    if isinstance(default, Mapping):
+        return dict(cast("Mapping[str, Any]", default))
     if default is None or not (text := str(default).strip()):
         return None
     near = [choice for choice in choices if choice.casefold() == text.casefold()]
@@ -475,20 +595,13 @@ class ElicitationQuestion(Kind):
     def expected(self, question: Mapping[str, Any]) -> str:
         if asks_secret(question):
             return "a secret, typed at a terminal; or decline or cancel"
-        names = list(properties_of(question["schema"]))
-        if not names:
+        if not properties_of(question["schema"]):
             return "yes, decline or cancel"
-        data = names[0] if len(names) == 1 else "{" + ", ".join(f"{n}: …" for n in names) + "}"
-        return f"{data}, decline or cancel"
+        return f"{_fields_in_words(question['schema'])}, decline or cancel"
 
     def examples(self, question: Mapping[str, Any]) -> Sequence[str]:
         schema: Mapping[str, Any] = question["schema"]
-        defaults = defaults_of(schema)
-        fields = {name: defaults.get(name, name.upper()) for name in properties_of(schema)}
-        if len(fields) == 1:
-            (value,) = fields.values()
-            return [value if isinstance(value, str) else json.dumps(value)]
-        return [to_json(fields) if fields else "yes"]
+        return [_example_of(schema, {}) if properties_of(schema) else "yes"]
 
     def default(self, question: Mapping[str, Any]) -> Any:
         if asks_secret(question):
@@ -835,8 +948,8 @@ def read_for_code(question: Mapping[str, Any], raw: Any) -> Any:
 
 def is_answer(question: Mapping[str, Any], answer: Any) -> bool:
     """Whether a value is an answer in the form that `read_answer` returns."""
-    if question["kind"] == "question":
-        return isinstance(answer, str) and (question["free"] or answer in question["choices"])
+    if question["kind"] == "question" and isinstance(answer, str):
+        return bool(question["free"]) or answer in question["choices"]
     try:
         read = read_answer(question, answer)
     except AnswerError:
@@ -928,5 +1041,55 @@ def job_held(step: str) -> dict[str, Any]:
 
 
 def is_job(waiting: Any) -> bool:
-    """Whether a run waits for a batch job here, and not for an answer."""
-    return isinstance(waiting, Mapping) and cast("Mapping[str, Any]", waiting).get("kind") == "job"
+    """Whether a run waits for a batch job here."""
+    return _kind(waiting) == "job"
+
+
+# Times, which a run also waits for
+
+
+def due(began: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The time at which something becomes due, as JSON.
+
+    A question can have one, too, in its field `due`: then it need not wait for its answer longer.
+
+    Args:
+        began: The moment from which it is counted (`fractale.clock.moment`).
+    """
+    return {"began": dict(began), "seconds": seconds, "until": round(began["wall"] + seconds, 3)}
+
+
+def timer(step: str, reason: str, at: Mapping[str, Any]) -> dict[str, Any]:
+    """A time that a run waits for. It is not a question, since it needs no answer.
+
+    Args:
+        reason: Why the step waits, as text.
+        at: The time, as `due` returns it.
+    """
+    until = datetime.fromtimestamp(at["until"], UTC).isoformat(timespec="seconds")
+    return {"kind": "timer", "step": step, "reason": reason, "until": until, "due": dict(at)}
+
+
+def timer_held(step: str) -> dict[str, Any]:
+    """An item that waits until the concurrency limit lets it begin."""
+    return {"kind": "timer", "step": step, "reason": "`max_parallel` items are in progress"}
+
+
+def is_timer(waiting: Any) -> bool:
+    """Whether a run waits for a time here."""
+    return _kind(waiting) == "timer"
+
+
+def needs_no_answer(waiting: Any) -> bool:
+    """Whether a run waits for a batch job or a time here, and not for an answer."""
+    return _kind(waiting) in ("job", "timer")
+
+
+def is_due(waiting: Any, clock: Clock) -> bool:
+    """Whether the time of a timer, or of a question, has come. False if it has none."""
+    known = cast("Mapping[str, Any]", waiting).get("due") if isinstance(waiting, Mapping) else None
+    return bool(known) and elapsed(clock, known["began"]) >= known["seconds"]
+
+
+def _kind(waiting: Any) -> Any:
+    return cast("Mapping[str, Any]", waiting).get("kind") if isinstance(waiting, Mapping) else None

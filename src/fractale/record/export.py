@@ -163,8 +163,8 @@ def _add_step(graph: RunGraph, step: Step, prefix: str, *, drafted: bool) -> Non
     )
     for inner in step.steps:
         _add_step(graph, inner, f"{path}/", drafted=drafted)
-    if step.plan is not None:
-        _add_plan(graph, step.plan, f"{path}/", drafted=drafted)
+    if step.inner is not None:
+        _add_plan(graph, step.inner, f"{path}/", drafted=drafted)
 
 
 def _add_transition(

@@ -120,6 +120,8 @@ class _Freezer:
 
     def _step(self, step: Step, prefix: str, home: Path) -> Step:
         path = f"{prefix}{step.name}"
+        if step.chain is not None:
+            return replace(step, chain=self.plan(step.chain, f"{path}/", home))
         if step.kind != "plan":
             return replace(step, steps=tuple(self._step(s, f"{path}/", home) for s in step.steps))
         file = self._directory / f"{path}.yaml"

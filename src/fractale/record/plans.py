@@ -54,6 +54,9 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
     found: dict[Path, str] = {}
 
     def kept(step: Step) -> Step:
+        if step.chain is not None:
+            inside = tuple(kept(inner) for inner in step.chain.steps)
+            return replace(step, chain=replace(step.chain, steps=inside))
         if step.plan is None:
             return replace(step, steps=tuple(kept(inner) for inner in step.steps))
         name = f"{near}/{step.name}.yaml"

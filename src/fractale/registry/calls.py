@@ -59,11 +59,21 @@ def guarded(
         try:
             result = await invoke(function, *args, **kwargs)
             return finish(result) if finish else result
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            raise failure("something that the function waited for was cancelled") from error
         except (Exception, SystemExit) as error:
             pass_on(error)
             raise failure(error_text(error)) from error
 
     return call
+
+
+def is_cancelled() -> bool:
+    """Whether the running task was asked to end: its `CancelledError` then has that cause."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def invoke(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

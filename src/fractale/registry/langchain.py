@@ -14,6 +14,7 @@ transitions of the plan decide the next step.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
@@ -58,6 +59,8 @@ def caller_of(tool: Any) -> Callable[..., Awaitable[types.CallToolResult]]:
         if not node:
             from langgraph.prebuilt import ToolNode
 
+            # LangChain writes a `ToolRuntime` with a run's context, and warns of its type.
+            warnings.filterwarnings("ignore", r"(?s)Pydantic serializer warnings.*RunContext\(")
             node.append(ToolNode([tool], handle_tool_errors=False))
         return _answer_of(tool.name, await node[0].ainvoke([asked]), id_)
 

@@ -7,7 +7,6 @@ A component is what MCP lists of a thing, and the function that does it. Compone
 from __future__ import annotations
 
 import base64
-import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any, TypeAlias
 from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.lowlevel.server import request_ctx
 from mcp.shared.exceptions import McpError
 from pydantic import AnyUrl
 
@@ -124,12 +122,12 @@ class _Catalog:
     def handlers(self) -> dict[type, Handler]:
         return {
             types.ListToolsRequest: self.list_tools,
-            types.CallToolRequest: _as_called(self.call_tool),
+            types.CallToolRequest: self.call_tool,
             types.ListPromptsRequest: self.list_prompts,
-            types.GetPromptRequest: _as_called(self.get_prompt),
+            types.GetPromptRequest: self.get_prompt,
             types.ListResourcesRequest: self.list_resources,
             types.ListResourceTemplatesRequest: self.list_templates,
-            types.ReadResourceRequest: _as_called(self.read_resource),
+            types.ReadResourceRequest: self.read_resource,
         }
 
     async def list_tools(self, _: types.ListToolsRequest) -> types.ServerResult:
@@ -172,26 +170,6 @@ class _Catalog:
             if (reading := template.read(uri)) is not None:
                 return await reading
         raise _unknown(_NOT_FOUND, f"Resource not found: {uri!r}")
-
-
-def _as_called(handler: Handler) -> Handler:
-    """A handler that sees the context variables of a caller in this process.
-
-    A run's own variables, such as LangGraph's config, then reach its Python functions. The task of
-    a request has its own copy of the variables, so nothing is left behind.
-    """
-
-    async def handle(request: Any) -> types.ServerResult:
-        context = request_ctx.get()
-        caller: Any = context.request
-        if isinstance(caller, contextvars.Context):
-            context.request = None  # FastMCP would take it for a request over HTTP
-            for variable, value in caller.items():
-                if variable is not request_ctx:
-                    variable.set(value)
-        return await handler(request)
-
-    return handle
 
 
 def _unknown(code: int, message: str) -> McpError:

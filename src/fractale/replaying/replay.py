@@ -23,7 +23,7 @@ from fractale.models import Models
 from fractale.plain import to_json
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
-from fractale.questions import is_job
+from fractale.questions import needs_no_answer
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.record.recordings import Recording
 from fractale.record.snapshot import policy_of, read_snapshot
@@ -280,8 +280,8 @@ def _status(events: Sequence[Data]) -> tuple[str, bool]:
         return "killed", False
     status = str(last["status"])
     timed = status == "limit" and str(last.get("error")).startswith(OUT_OF_TIME)
-    on_job = any(is_job(each) for each in last.get("waiting") or ())
-    return status, (status in ENDED and not on_job) or (status == "limit" and not timed)
+    unended = any(needs_no_answer(each) for each in last.get("waiting") or ())
+    return status, (status in ENDED and not unended) or (status == "limit" and not timed)
 
 
 def _lenient(store: Any) -> Any:

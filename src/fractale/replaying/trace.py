@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from fractale.plan.paths import around
+from fractale.questions import needs_no_answer
 
 Data: TypeAlias = Mapping[str, Any]
 AttemptPath: TypeAlias = tuple[tuple[str, str], ...]
@@ -55,7 +56,7 @@ REPEATED = ("warning", "table", "answered")
 """Events that a step emits again when it is run again from its beginning with an answer."""
 
 QUESTION_IDS = (
-    "id", "number", "of", "problem", "call", "round", "diff", "why", "origins", "yes", "log",
+    "id", "number", "of", "problem", "call", "round", "diff", "why", "origins", "yes", "log", "due",
 )  # fmt: skip
 CALL_QUESTION_IDS = (*QUESTION_IDS, "server", "definition")
 """Older records do not have the last two."""
@@ -206,9 +207,9 @@ def _above(step: str) -> str:
 
 
 def question_content(question: Data) -> dict[str, Any]:
-    """A question without the ids of its run; of a batch job that is waited for, only its step."""
-    if question.get("kind") == "job":
-        return {"kind": "job", "step": question.get("step")}
+    """A question without the ids of its run; of a batch job or a time, only its step."""
+    if needs_no_answer(question):
+        return {"kind": question["kind"], "step": question.get("step")}
     of_call = question.get("kind") in ("approval", "in_doubt")
     passing = CALL_QUESTION_IDS if of_call else QUESTION_IDS
     return {k: v for k, v in question.items() if k not in passing}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from langgraph.types import Command
 
+from fractale.clock import elapsed
 from fractale.graph.context import RunContext
 from fractale.masking import MASK
 from fractale.policy import grant_of
@@ -23,6 +25,9 @@ from fractale.questions import (
     without_secrets,
 )
 from fractale.runs.options import RunOptions
+
+SHORTEST_SECONDS = 1.0
+"""The least time in which a user, or a record, can answer a question whose time is almost over."""
 
 
 class Answering:
@@ -44,9 +49,12 @@ class Answering:
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
+        self._late = False
 
     async def replies(self, interrupts: Sequence[Any], first: Answers) -> Any:
         """Answers to the questions of the graph, as its next input; None if there is none.
+
+        It stops asking when the time of one of the questions has come: its step takes the default.
 
         Args:
             first: Answers that come before all others.
@@ -54,12 +62,14 @@ class Answering:
         replies: dict[str, Any] = {}
         questions = {i.id: {**i.value, "id": i.id} for i in in_order(interrupts)}
         self.waiting = list(questions.values())
-        self.asking = True
+        self.asking, self._late = True, False
         for number, (key, question) in enumerate(questions.items(), 1):
             place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
             answer = await self._answer({**question, **place}, first)
             if answer is not MISSING:
                 replies[key] = self._reply(question, answer)
+            if self._late:
+                break
         self.asking = False
         return Command(resume=replies) if replies else None
 
@@ -98,12 +108,24 @@ class Answering:
         if self._options.person is None:
             return MISSING
         with self.context.meter.paused():
-            answer = await self._options.person.answer(question)
+            answer = await self._in_time(self._options.person.answer(question))
         if answer is MISSING:
             return MISSING
         if isinstance(answer, Checked):
             return self._take(question, answer.value, "person")
         return self._take(question, read_answer(question, answer), "person")
+
+    async def _in_time(self, answer: Awaitable[Any]) -> Any:
+        """The user's answer; MISSING once the time of an open question has come."""
+        clock, times = self.context.clock, [q["due"] for q in self.waiting if q.get("due")]
+        if not (self.asking and times):
+            return await answer
+        left = min(each["seconds"] - elapsed(clock, each["began"]) for each in times)
+        try:
+            return await asyncio.wait_for(answer, max(left, SHORTEST_SECONDS))
+        except TimeoutError:
+            self._late = True
+            return MISSING
 
     def _take(self, question: Mapping[str, Any], answer: Any, by: str) -> Any:
         self.context.masker.add(*secrets_of_answer(question, answer))

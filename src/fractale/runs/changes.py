@@ -33,7 +33,7 @@ MOST_CHANGES = 6
 What = Literal["step", "input", "output", "plan"]
 How = Literal["new", "gone", "changed"]
 
-UNSEEN = ("name", "description", "transitions", "parallel", "plan")
+UNSEEN = ("name", "description", "transitions", "parallel", "steps", "plan")
 """Keys of a step that are compared in another form, or that do not affect a run."""
 TABLES = ("inputs", "transitions")
 """Keys of a step whose entries are compared one by one."""
@@ -184,7 +184,7 @@ def _parts(before: Any, now: Any) -> Iterator[str]:
 
 
 def _steps(plan: Plan, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path → the meaning of a step, with the steps of blocks and of included plans."""
+    """Path → the meaning of a step, with the steps of blocks, chains and included plans."""
     for step in plan.steps:
         path = f"{prefix}{step.name}"
         yield path, {**_meaning(step), "transitions": _leads(plan, step)}
@@ -195,8 +195,8 @@ def _inner_steps(step: Step, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for inner in step.steps:
         yield f"{path}/{inner.name}", _meaning(inner)
         yield from _inner_steps(inner, f"{path}/{inner.name}")
-    if step.plan is not None:
-        yield from _steps(step.plan, f"{path}/")
+    if step.inner is not None:
+        yield from _steps(step.inner, f"{path}/")
 
 
 def _meaning(step: Step) -> dict[str, Any]:
@@ -293,9 +293,9 @@ def _ahead(
 def _inside(
     history: RunHistory, step: Step, attempt: RecordedAttempt | None, path: str
 ) -> Iterator[tuple[str, Step]]:
-    yield from ((f"{path}/{inner.name}", inner) for inner in step.steps)
+    yield from ((f"{path}/{inner.name}", inner) for each in step.steps for inner in each.walk())
     draft = history.drafts.get(path) if attempt else None
-    plan = step.plan or (parse_plan(draft, f"draft of {path}") if draft else None)
+    plan = step.inner or (parse_plan(draft, f"draft of {path}") if draft else None)
     if plan is None:
         return
     # All of its steps may still run, or those of many items at once.

@@ -30,7 +30,7 @@ from fractale.graph.tracing import masked
 from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import FAILURE, Plan
-from fractale.questions import MISSING, Answers, is_job
+from fractale.questions import MISSING, Answers, is_due, needs_no_answer
 from fractale.record.jobs import RunJobs
 from fractale.record.plans import plan_hash
 from fractale.runs.answering import Answering, in_order, step_order
@@ -106,7 +106,7 @@ class RunDriver:
         self._reporter.audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _suspends_on_jobs(self) -> bool:
-        """Whether the run ends, or first asks the user, instead of waiting for a job."""
+        """Whether the run ends, or first asks the user, instead of waiting for a job or a time."""
         options = self._options
         asks = options.person is not None and self.context.asked.is_set()
         return options.detach or options.control.drain_requested or asks
@@ -138,7 +138,7 @@ class RunDriver:
             # `next`.
             if not snapshot.tasks:
                 return await self._finished(snapshot.values)
-            asked = [i for i in snapshot.interrupts if not is_job(i.value)]
+            asked = [i for i in snapshot.interrupts if not needs_no_answer(i.value)]
             self._options.replies.require([{**i.value, "id": i.id} for i in asked])
             self._started(resumed=True)
             return await self._drive(graph, config, None, snapshot.interrupts)
@@ -307,10 +307,11 @@ class RunDriver:
     async def _run(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
     ) -> RunResult:
-        questions = [i for i in asked if not is_job(i.value)]
+        questions = [i for i in asked if not needs_no_answer(i.value)]
         if questions and not self._looks_first([i.value for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
-            if given is None and len(questions) == len(asked):
+            ends = given is None and len(questions) == len(asked)
+            if ends and not self._is_late(questions):
                 return await self._finished({"__interrupt__": asked})
         invoke = self._options.invoke
         while True:
@@ -323,7 +324,7 @@ class RunDriver:
                     control=self._options.control,
                 )
             given = await self._next_input(values)
-            if given is None:
+            if given is None and not self._is_late(values.get("__interrupt__") or ()):
                 return await self._finished(values)
 
     @property
@@ -334,11 +335,23 @@ class RunDriver:
     def _looks_first(self, questions: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the graph must run again before the user is asked.
 
-        A job whose outcome was unknown may have evidence by now.
+        A job whose outcome was unknown may have evidence by now. The time of a question may have
+        come.
         """
-        replies = self._options.replies
-        unknown = any(each.get("kind") == "job_unknown" for each in questions)
-        return unknown and all(replies.find(each) is MISSING for each in questions)
+        options, clock = self._options, self.context.clock
+        changed = any(
+            q.get("kind") == "job_unknown"
+            or (is_due(q, clock) and options.answers.find(q) is MISSING)
+            for q in questions
+        )
+        return changed and all(options.replies.find(each) is MISSING for each in questions)
+
+    def _is_late(self, interrupts: Sequence[Any]) -> bool:
+        """Whether the time of a question has come, so that its step takes the default."""
+        if not self._dependencies.patient:
+            return False  # a replay answers from the record only
+        asked = [each.value for each in interrupts if not needs_no_answer(each.value)]
+        return any(is_due(question, self.context.clock) for question in asked)
 
     def _interrupted(self) -> None:
         """Report that the process is ending. The user's present question stays open."""
@@ -355,14 +368,14 @@ class RunDriver:
 
     @property
     def _jobs_left(self) -> list[dict[str, Any]]:
-        """The jobs that keep running while the run does not."""
+        """The jobs that keep running while the run does not, and the times it waits for."""
         return sorted(self.context.jobs_waited_for.values(), key=step_order)
 
     async def _next_input(self, values: Mapping[str, Any]) -> Any:
         """The next input of the graph, after an answer; None at an end."""
         if interrupts := values.get("__interrupt__"):
             self.context.asked.clear()
-            questions = [i for i in interrupts if not is_job(i.value)]
+            questions = [i for i in interrupts if not needs_no_answer(i.value)]
             return await self._answering.replies(questions, Answers()) if questions else None
         if self._options.person and values.get("status") == "failed":
             return await self._ask_after_failure(values)
@@ -390,7 +403,9 @@ class RunDriver:
         """The result at an end of the graph."""
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
-            if self._options.control.drain_requested and all(is_job(each) for each in waiting):
+            if self._options.control.drain_requested and all(
+                needs_no_answer(each) for each in waiting
+            ):
                 words = f"stopped on request ({self._options.control.drain_reason})"
                 return self._reporter.ended("stopped", error=words, waiting=waiting)
             return self._reporter.ended("waiting", waiting=waiting)

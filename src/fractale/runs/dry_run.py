@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fractale.errors import DependencyMissing, TemplateError
+from fractale.plan.ask import question_values
 from fractale.plan.expressions import references, render
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.job import job_data
@@ -153,13 +154,14 @@ def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str
     if step.job is not None:
         known = {key: _known(value, inputs) for key, value in step.job.values().items()}
         job = {**job_data(step.job), **{k: v for k, v in known.items() if k != "time"}}
+    given = question_values(step) if step.kind == "ask" else step.inputs
     return {
         "name": prefix + step.name,
         "type": step.kind,
         "target": step.target,
         "description": step.description,
         "instruction": _known(step.instruction, inputs),
-        "inputs": {key: _known(value, inputs) for key, value in step.inputs.items()},
+        "inputs": {key: _known(value, inputs) for key, value in given.items()},
         "model": step.model,
         "needs_model": needs_model(step),
         "may_call": None if step.tools is None else list(step.tools),

@@ -56,10 +56,12 @@ class ForkChanges:
     Args:
         inputs: Of the plan, values or texts. The other inputs are those of the run that is forked.
         outputs: Step → key → value, instead of the step's output. A dot in a key leads deeper.
+        values: Named value → its new value.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, "Mapping[str, Any]"])
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +233,7 @@ def _along(plan: Plan | None, wanted: Sequence[tuple[str, int | None]]) -> Itera
     for node in way_to(plan, name) if plan else [name]:
         yield _Graph(node, name, attempt)
     if inside:
-        below = plan.step(name).plan if plan else None
+        below = plan.step(name).inner if plan else None
         if below is None:
             yield _Graph(RUN_DRAFT, draft=True)
         yield from _along(below, inside)
@@ -312,10 +314,15 @@ def _point(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> For
     """The point in each of the plans, from the values of their graphs."""
     graph, known = graphs[0], values[0]
     records: dict[str, Record] = dict(known.get("steps", {}))
+    named: dict[str, dict[str, Any]] = {
+        part: dict(known.get(part) or {}) for part in ("values", "value_sources")
+    }
     last, at = known.get("last"), 1
     while graph.node != graph.step:  # a segment has newer values than the graph around it
         graph, known = graphs[at], values[at]
         records |= known.get("steps", {})
+        for part, inner in named.items():
+            inner |= known.get(part) or {}
         last, at = known.get("last", last), at + 1
     draft: dict[str, Any] | None = None
     if at < len(graphs) and graphs[at].draft:
@@ -328,6 +335,7 @@ def _point(graphs: Sequence[_Graph], values: Sequence[Mapping[str, Any]]) -> For
         last=last,
         inside=_point(graphs[at:], values[at:]) if at < len(graphs) else None,
         draft=draft,
+        **named,
     )
 
 
@@ -361,8 +369,8 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
         )
     if point.inside is None:
         return
-    if point.draft is None and step.plan is not None:
-        check_point(step.plan, point.inside, f"{path}{point.step}/")
+    if point.draft is None and step.inner is not None:
+        check_point(step.inner, point.inside, f"{path}{point.step}/")
     elif point.draft is None or step.kind != "plan" or step.plan is not None:
         raise UsageError(
             f"the step `{path}{point.step}` of {plan.file} now runs another kind of plan",
@@ -460,13 +468,44 @@ def with_outputs(
     return point.with_records(records)
 
 
+def with_values(point: ForkPoint, store: OutputStore, changes: ForkChanges) -> ForkPoint:
+    """The same place with some named values replaced, in full.
+
+    A value whose step's output is replaced is replaced, too.
+
+    Args:
+        point: The place, with the outputs that it has in the run that is forked.
+        store: Of that run. It is only read.
+
+    Raises:
+        InputError: No such value was set there.
+    """
+    inner = point.innermost
+    values = dict(inner.values)
+    for step, outputs in changes.outputs.items():
+        before = store.get(inner.records.get(step, Record()).get("outputs") or {})
+        for name in values.keys() & {key for key in outputs if "." not in key}:
+            if isinstance(before, dict) and before.get(name, ...) == store.get(values[name]):
+                values[name] = _typed(before[name], outputs[name])
+    for name, value in changes.values.items():
+        if name not in values:
+            there = f"values that are set: {', '.join(values) or 'none'}"
+            raise InputError(
+                f"`values.{name}` cannot be set: no step set it before the fork",
+                hint=did_you_mean(name, values, otherwise=there),
+            )
+        values[name] = _typed(store.get(values[name]), value)
+    return point.with_values(values)
+
+
 def by_reference(point: ForkPoint, store: OutputStore) -> ForkPoint:
     """The same place with large outputs kept in a store."""
     records = {
         name: cast("Record", {**record, "outputs": store.put(record.get("outputs"))})
         for name, record in point.innermost.records.items()
     }
-    return point.with_records(records)
+    values = {name: store.put(value) for name, value in point.innermost.values.items()}
+    return point.with_records(records).with_values(values)
 
 
 def _put(into: Any, keys: list[str], value: Any, path: str) -> Any:
@@ -586,8 +625,8 @@ def _inputs_read(plan: Plan, name: str) -> set[str]:
     """The inputs that a step's templates and rules name. If that is unknown, all of them."""
     step = plan.step(name)
     found: set[str] = set()
-    for placed in (Placed(step, ""), *(Placed(inner, "") for inner in step.steps)):
-        for text in texts_of(placed):
+    for inner in step.walk():
+        for text in texts_of(Placed(inner, "")):
             paths = [reference.path for reference in references(text.value)]
             found |= {str(path[1]) for path in paths if path[:1] == ("inputs",) and path[1:]}
             if ("inputs",) in paths:

@@ -171,16 +171,16 @@ def check_answers(answers: Mapping[str, Any], plan: Plan) -> None:
 
 
 def _paths(plan: Plan, prefix: str = "") -> Iterator[str]:
-    """The paths of all steps, those of parallel blocks and included plans too."""
+    """The paths of all steps, those of parallel blocks, chains and included plans too."""
     for step in plan.steps:
         path = f"{prefix}{step.name}"
         yield path
         yield from (f"{path}/{inner.name}" for inner in step.steps)
-        if step.plan is not None:
-            yield from _paths(step.plan, f"{path}/")
+        if step.inner is not None:
+            yield from _paths(step.inner, f"{path}/")
         for inner in step.steps:
-            if inner.plan is not None:
-                yield from _paths(inner.plan, f"{path}/{inner.name}/")
+            if inner.inner is not None:
+                yield from _paths(inner.inner, f"{path}/{inner.name}/")
 
 
 def _drafts(plan: Plan) -> bool:

@@ -1,16 +1,16 @@
-"""The runs that wait for batch jobs and can be resumed."""
+"""The runs that wait for batch jobs or for a time, and can be resumed."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fractale.clock import SystemClock, elapsed
-from fractale.questions import is_job
+from fractale.questions import is_due, is_job, needs_no_answer
 from fractale.record.jobs import RunJobs
 from fractale.schedulers.job import JobHandle
 from fractale.store.index import RunFilter, list_runs
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fractale.jobs import JobStatus
     from fractale.settings import Settings
 
-TELLING = ("run_finished", "job_state", "step_finished", "item_finished")
-"""The events that show which jobs a run waits for, and which steps have ended."""
+TELLING = ("run_finished", "job_state", "timer", "waiting", "step_finished", "item_finished")
+"""The events that show which jobs and times a run waits for, and which steps have ended."""
 
 MOST_AT_ONCE = 16
 """The most jobs that a scheduler is asked for at the same time."""
@@ -32,7 +32,7 @@ class ReadyRun:
     """A run that can be resumed.
 
     Args:
-        why: The reason, as text: ``job 4711 completed``.
+        why: The reason, as text: ``job 4711 completed``, or ``the wait of `poll` is over``.
     """
 
     run: str
@@ -41,19 +41,21 @@ class ReadyRun:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """The runs that wait for jobs.
+    """The runs that wait for jobs or times.
 
     Args:
         ready: Those that can be resumed.
         waiting: Runs whose jobs are all in progress → the number of these jobs.
+        timed: Runs that wait for a time that has not come → the earliest one, in Unix time.
     """
 
     ready: Sequence[ReadyRun]
     waiting: Mapping[str, int]
+    timed: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def look(settings: Settings) -> Looked:
-    """Find the runs that wait for a job and can be resumed.
+    """Find the runs that wait for a job or a time and can be resumed.
 
     Each scheduler is asked once for all of them. If any process asked it within `poll_seconds`, its
     last answer counts, and it is not asked again.
@@ -66,8 +68,26 @@ def look(settings: Settings) -> Looked:
     records = RunRecords(settings.state_dir)
     rows = list_runs(settings.state_dir, RunFilter(status=("waiting", "stopped")))
     waited = {row.id: waited_for(records.find(row.id)) for row in reversed(rows)}
-    jobs = {run: each for run, each in waited.items() if each}
-    return asyncio.run(_look(jobs, settings)) if jobs else Looked((), {})
+    clock = SystemClock()
+    due = {
+        run: ReadyRun(run, f"the wait of `{one['step']}` is over")
+        for run, each in waited.items()
+        if (one := next((one for one in each if is_due(one, clock)), None))
+    }
+    timed = {
+        run: min(times)
+        for run, each in waited.items()
+        if run not in due and (times := [one["due"]["until"] for one in each if one.get("due")])
+    }
+    jobs = {run: [*filter(is_job, each)] for run, each in waited.items() if run not in due}
+    jobs = {run: each for run, each in jobs.items() if each}
+    found = asyncio.run(_look(jobs, settings)) if jobs else Looked((), {})
+    ready = {each.run: each for each in found.ready} | due
+    return Looked(
+        [ready[run] for run in waited if run in ready],
+        found.waiting,
+        {run: until for run, until in timed.items() if run not in ready},
+    )
 
 
 async def _look(jobs: Mapping[str, Sequence[Mapping[str, Any]]], settings: Settings) -> Looked:
@@ -121,15 +141,22 @@ def _ended(status: JobStatus) -> str:
 
 
 def waited_for(record: RunRecord) -> list[dict[str, Any]]:
-    """The jobs that a run waits for, from its record."""
+    """The jobs and times that a run waits for, from its record, and questions that have a time."""
     found: dict[str, dict[str, Any] | None] = {}  # None: of a step that has ended since
     for event in record.events_from_end(TELLING):
         kind, step = event["event"], str(event.get("step"))
         if kind == "run_finished":
-            for job in filter(is_job, cast("Iterable[Any]", event.get("waiting") or ())):
-                found.setdefault(str(job["step"]), job)
+            for one in cast("Iterable[dict[str, Any]]", event.get("waiting") or ()):
+                if needs_no_answer(one) or one.get("due"):
+                    found.setdefault(str(one["step"]), one)
             break
         if kind == "item_finished":
             step += f"[{event['index']}]"
-        found.setdefault(step, event if kind == "job_state" else None)
-    return [job for job in found.values() if job is not None]
+        if kind == "waiting":
+            if (event.get("question") or {}).get("due"):
+                found.setdefault(step, event["question"])
+        elif kind in ("job_state", "timer"):
+            found.setdefault(step, {**event, "kind": "job" if kind == "job_state" else kind})
+        else:
+            found.setdefault(step, None)
+    return [one for one in found.values() if one is not None]

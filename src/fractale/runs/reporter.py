@@ -145,7 +145,8 @@ class RunReporter:
             notices: Code and text of the warnings before anything runs.
         """
         plan, limits = self._plan, limits_of(self._plan, self._options)
-        steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in plan.walk()]
+        own = [step for outer in plan.steps for step in (outer, *outer.steps)]
+        steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in own]
         model = self._dependencies.models.spec(None) if models_of(plan) else None
         title = plan.description.strip().split("\n")[0] or plan.name
         forked: dict[str, Any] = {}

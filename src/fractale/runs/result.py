@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.events import Status
-from fractale.questions import asks_secret, is_job
+from fractale.questions import asks_secret, is_job, needs_no_answer
 from fractale.questions.answers import SHORT_ID
 from fractale.questions.kinds import example, examples
 from fractale.schedulers.ends import after
@@ -38,7 +38,8 @@ class RunResult:
         decided: The last step and the evidence for its outcome: ``{step, by, reason}``.
         usage: ``{input_tokens, output_tokens, total_tokens, cost, seconds}``.
         record: The directory of the run, if it is recorded.
-        waiting: The questions that the run waits for, and the jobs (`fractale.questions.is_job`).
+        waiting: The questions that the run waits for, and the jobs and times
+            (`fractale.questions.needs_no_answer`).
         output_files: Output → its file, for texts of many lines.
         notices: Notices that a success must not hide, of each step's latest attempt: ``{step, kind,
             message}``. The `kind` is ``warning``, ``lost`` or ``failed``.
@@ -91,7 +92,7 @@ def next_commands(result: RunResult) -> list[str]:
     if result.record is None:
         return []
     resume = resume_command(result.run)
-    asked = [each for each in result.waiting if not is_job(each)]
+    asked = [each for each in result.waiting if not needs_no_answer(each)]
     if result.status == "waiting" and any(asks_secret(each) for each in asked):
         return [resume]  # the user types a secret at the terminal
     if result.status == "waiting" and asked:

@@ -50,6 +50,7 @@ from fractale.runs.fork import (
     read_point,
     take_over,
     with_outputs,
+    with_values,
     write_point,
 )
 from fractale.runs.options import RunOptions
@@ -235,7 +236,7 @@ class Runs:
         bindings.take({"names": names})
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
         theirs, parent = FileOutputs(history.record.outputs), origin.parent(history.run)
-        point = with_outputs(origin.point, theirs, changes.outputs)
+        point = with_outputs(with_values(origin.point, theirs, changes), theirs, changes.outputs)
 
         def fill(record: RunRecord, store: OutputStore) -> None:
             nonlocal point

@@ -248,7 +248,7 @@ def make_toolbox(
     servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
     if served or tools:
         server = build_server(served, functions=tools, on_warning=on_warning)
-        servers.append(EmbeddedServer(server=server, sees_caller=True))
+        servers.append(EmbeddedServer(server=server))
     return McpToolbox(
         servers,
         on_log=_masked(on_log, masker),

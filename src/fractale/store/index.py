@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields, replace
@@ -131,6 +132,8 @@ def _failed_at(ended: Mapping[str, Any]) -> str:
 def _waits_for(waiting: Mapping[str, Any]) -> str:
     step = str(waiting.get("step"))
     job = waiting.get("job") if waiting.get("kind") == "job" else None
+    if waiting.get("kind") == "timer" and (due := waiting.get("due")):
+        return f"{step} (until {time.strftime('%Y-%m-%d %H:%M', time.localtime(due['until']))})"
     return f"{step} (job {job})" if job else step
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -141,6 +141,80 @@ class NoJournal(Journal):
     """The `Journal` of a run that is not recorded."""
 
 
+class MemoryJournal(Journal):
+    """A `Journal` in memory, which another process can continue from its `values`.
+
+    It has the calls of one step of a plan's graph, with those of everything inside the step. The
+    first call of the next step replaces them. Not before: a step can be cut off after its last
+    call and before its checkpoint.
+
+    An approved call is approved anew when its node runs again (`is_begun` is false): LangGraph
+    gives a node its answers in the order of the questions, so this order must not change.
+
+    Args:
+        values: Of an earlier process.
+        outer: LangGraph's namespace of the plan's graph, if that is inside another graph.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None, outer: str = "") -> None:
+        self._calls: dict[str, dict[str, Any]] = dict(values or {})
+        self._outer = outer
+        self._node = next((each["node"] for each in self._calls.values()), "")
+
+    def values(self) -> dict[str, Any]:
+        """All calls by their keys, as JSON."""
+        return dict(self._calls)
+
+    @property
+    def node(self) -> str:
+        """LangGraph's name of the task whose calls these are; empty if there is none."""
+        return self._node if self._calls else ""
+
+    def _node_of(self, site: CallSite) -> str:
+        return site.task.removeprefix(self._outer).lstrip("|").partition("|")[0]
+
+    def find(self, site: CallSite, call: Call) -> KnownCall | None:
+        """The entry of the call at a site; None if the call was not begun.
+
+        Raises:
+            StoreError: Another call was begun at this site.
+        """
+        known = self._calls.get(site.key)
+        if known is None:
+            return None
+        was = Call(**{name: known[name] for name in ("kind", "name", "digest", "safe")})
+        _check_same(site, was, call)
+        if "result" not in known:
+            return KnownCall(was, done=False)
+        return KnownCall(was, done=True, result=known["result"])
+
+    def begin(self, site: CallSite, call: Call) -> None:
+        """Record that the call is about to be made."""
+        node = self._node_of(site)
+        if node != self._node:
+            self._calls.clear()
+            self._node = node
+        self._calls[site.key] = {"node": node, "step": site.step, **asdict(call)}
+
+    def finish(self, site: CallSite, call: Call, result: Any) -> Any:
+        """Record the call's result, as JSON."""
+        if known := self._calls.get(site.key):
+            known["result"] = result
+        return result
+
+    def withdraw(self, site: CallSite) -> None:
+        """Record that the call had no effect: it may be made again."""
+        self._calls.pop(site.key, None)
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Step and tool of each unsafe call that was begun and has no result."""
+        return [
+            (each["step"], each["name"])
+            for each in self._calls.values()
+            if "result" not in each and each["kind"] == "tool" and not each["safe"]
+        ]
+
+
 class MaskedJournal(Journal):
     """Masks secrets in everything that is written to another journal."""
 
@@ -161,6 +235,20 @@ class MaskedJournal(Journal):
 
     def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
         self._journal.note(site, self._masker(dict(what)))
+
+
+def _check_same(site: CallSite, was: Call, call: Call) -> None:
+    """Check that a call is the one that was begun at its site.
+
+    Raises:
+        StoreError: It is another call.
+    """
+    if call.kind == "tool" and (was.name, was.digest) != (call.name, call.digest):
+        raise StoreError(
+            f"step `{site.step}` made another call when the run came here first: "
+            f"`{was.name}`; now it would be `{call.name}`, or with other arguments",
+            hint="what the step reads has changed since; start a new run",
+        )
 
 
 def digest_of(value: Any) -> str:
@@ -229,12 +317,7 @@ class FileJournal(Journal):
         if known is None:
             return None
         was = known.call
-        if call.kind == "tool" and (was.name, was.digest) != (call.name, call.digest):
-            raise StoreError(
-                f"step `{site.step}` made another call when the run came here first: "
-                f"`{was.name}`; now it would be `{call.name}`, or with other arguments",
-                hint="what the step reads has changed since; start a new run",
-            )
+        _check_same(site, was, call)
         if not known.length:
             return KnownCall(was, done=False)
         return KnownCall(was, done=True, result=self._read(known)["result"])

@@ -26,7 +26,7 @@ from fractale.events import Event
 from fractale.loops import allow_blocking
 from fractale.plan.inputs import read_secrets
 from fractale.private import append_line, open_private
-from fractale.questions import Answers, is_job
+from fractale.questions import Answers, needs_no_answer
 from fractale.runs.changes import plan_today
 from fractale.runs.options import RunOptions
 from fractale.runs.result import RunResult, fork_command
@@ -363,7 +363,7 @@ def _resumed_with(given: Any) -> Any:
 def _replies(given: Any, interrupts: Sequence[Any]) -> Answers:
     """Answers by the ids of the waiting questions."""
     answer = _resumed_with(given)
-    asked = [each for each in interrupts if not is_job(each.value)]
+    asked = [each for each in interrupts if not needs_no_answer(each.value)]
     if answer is None:
         return Answers()
     if isinstance(answer, Mapping) and {*answer} <= {each.id for each in asked}:  # pyright: ignore[reportUnknownVariableType] - JSON is untyped
@@ -382,7 +382,9 @@ def _by_step(given: Any, interrupts: Sequence[Any]) -> Answers:
     if _resumed_with(given) is None:
         return Answers()
     answers = _replies(given, interrupts)
-    asked = [{**each.value, "id": each.id} for each in interrupts if not is_job(each.value)]
+    asked = [
+        {**each.value, "id": each.id} for each in interrupts if not needs_no_answer(each.value)
+    ]
     return Answers({str(each["step"]): answers.find(each) for each in asked})
 
 

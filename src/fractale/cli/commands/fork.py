@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     "changed",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Change a value: inputs.NAME, or steps.STEP.outputs.KEY of an earlier step. Repeatable.",
+    help="Change a value: inputs.NAME, steps.STEP.outputs.KEY of an earlier step, or values.NAME. "
+    "Repeatable.",
 )
 @click.option("--plan", "plan_file", type=click.Path(), help="Use another plan that has this step.")
 @options.tool_options
@@ -97,6 +98,7 @@ def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
 
     inputs: dict[str, Any] = {}
     outputs: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         match name.strip().split("."):
@@ -104,9 +106,11 @@ def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
                 inputs[key] = value
             case ["steps", step, "outputs", *keys] if equals and keys and all(keys):
                 outputs.setdefault(step, {})[".".join(keys)] = value
+            case ["values", key] if equals and key:
+                values[key] = value
             case _:
                 raise InputError(
                     f"--set {pair}: this value cannot be set",
-                    hint="such as inputs.time=30m or steps.read.outputs.nodes=4",
+                    hint="such as inputs.time=30m, steps.read.outputs.nodes=4 or values.best=3",
                 )
-    return ForkChanges(inputs=inputs, outputs=outputs)
+    return ForkChanges(inputs=inputs, outputs=outputs, values=values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +12,7 @@ from fractale.errors import FractaleError, RunHeld, UsageError
 
 if TYPE_CHECKING:
     from fractale.runs import RunOptions, RunResult, Workspace
-    from fractale.runs.ready import ReadyRun
+    from fractale.runs.ready import Looked, ReadyRun
     from fractale.settings import Settings
     from fractale.store.run_record import RunRecord
 
@@ -37,7 +36,11 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @options.store_option
 @options.run_options
 @options.detach_option
-@click.option("--ready", is_flag=True, help="Resume every run whose batch job has ended; for cron.")
+@click.option(
+    "--ready",
+    is_flag=True,
+    help="Resume every run whose batch job has ended, or whose time has come; for cron.",
+)
 @options.collected
 def command(run_id: str | None, *, ready: bool, given: options.CommandLine) -> int:
     """Resume RUN from its last checkpoint; -1 is the latest run.
@@ -49,8 +52,8 @@ def command(run_id: str | None, *, ready: bool, given: options.CommandLine) -> i
     fractale resume --ready
 
     --answer answers the questions that the run waits for now, --answers also later ones. --ready
-    does not wait for jobs: a run that submits its next job ends, and waits for it without a
-    process. --ready returns 0 if no resumed run failed.
+    does not wait for jobs or times: a run that submits its next job ends, and waits for it without
+    a process. --ready returns 0 if no resumed run failed.
     """
     if (run_id is None) != ready:
         words = "no run was named" if run_id is None else "RUN and --ready exclude each other"
@@ -92,7 +95,7 @@ def _has_ended(record: RunRecord) -> bool:
 
 
 def resume_ready(given: options.CommandLine, settings: Settings) -> int:
-    """Resume each run whose batch job has ended, one after the other.
+    """Resume each run whose batch job has ended or whose time has come, one after the other.
 
     Returns:
         0, or the first exit code that is not in `WELL`.
@@ -101,19 +104,26 @@ def resume_ready(given: options.CommandLine, settings: Settings) -> int:
 
     found = look(settings)
     if not found.ready:
-        _say(_nothing_ready(found.waiting), given)
+        _say(_nothing_ready(found), given)
         return 0
     codes = [_resume_one(given, settings, run) for run in found.ready]
     return next((code for code in codes if code not in WELL), 0)
 
 
-def _nothing_ready(waiting: Mapping[str, int]) -> str:
-    if not waiting:
-        return "no run is waiting for a job"
-    from fractale.cli.render.text import count
+def _nothing_ready(found: Looked) -> str:
+    if not found.waiting and not found.timed:
+        return "no run is waiting for a job or a time"
+    from fractale.cli.render.text import count, exactly
 
-    runs, jobs = count(len(waiting), "run"), count(sum(waiting.values()), "job")
-    return f"no run is ready: {runs} waiting for {jobs}"
+    parts: list[str] = []
+    if found.waiting:
+        jobs = count(sum(found.waiting.values()), "job")
+        parts.append(f"{count(len(found.waiting), 'run')} waiting for {jobs}")
+    if found.timed:
+        first = exactly(min(found.timed.values()))
+        runs = count(len(found.timed), "run")
+        parts.append(f"{runs} waiting until {first}{' or later' if len(found.timed) > 1 else ''}")
+    return f"no run is ready: {', '.join(parts)}"
 
 
 def _resume_one(given: options.CommandLine, settings: Settings, ready: ReadyRun) -> int:

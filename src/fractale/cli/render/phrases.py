@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fractale.cli.render.text import count, entries, fit, inert, table
+from fractale.cli.render.text import count, entries, exactly, fit, inert, table
 from fractale.plain import to_json
+from fractale.questions import is_job
 
 
 def evidence(data: Mapping[str, Any]) -> str:
@@ -66,6 +67,20 @@ def jobs_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
     more = len(waiting) - len(jobs)
     words = f"job {inert(jobs[0], 40)}" if len(jobs) == 1 else f"{len(jobs)} jobs"
     return f"{words}, with {more} more to be submitted" if more else words
+
+
+def timer_text(timer: Mapping[str, Any]) -> str:
+    """A time that a step waits for: ``waits 10 min 00 s, until 2026-11-23 14:02:00``."""
+    until, reason = table(timer, "due").get("until"), inert(str(timer.get("reason") or ""), 300)
+    return f"{reason}, until {exactly(until)}" if until else reason
+
+
+def waits_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
+    """The jobs and the time that a run waits for: ``for 2 jobs and until 2026-11-23 14:02:00``."""
+    jobs = [each for each in waiting if is_job(each)]
+    times = [float(t["until"]) for each in waiting if (t := table(each, "due"))]
+    parts = [f"for {jobs_in_words(jobs)}"] if jobs or not times else []
+    return " and ".join([*parts, f"until {exactly(min(times))}"] if times else parts)
 
 
 def progress_text(data: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.cli.render.phrases import as_json
-from fractale.cli.render.text import Line, cells, fold, inert, pad, row, table
+from fractale.cli.render.text import Line, cells, exactly, fold, inert, pad, row, table
 from fractale.plan.escape import JOINERS
 from fractale.questions import calls_in, tool_of
 from fractale.questions.forms import (
@@ -18,7 +18,7 @@ from fractale.questions.forms import (
     properties_of,
     required_of,
 )
-from fractale.questions.kinds import is_breakpoint, labels
+from fractale.questions.kinds import default_word, is_breakpoint, labels
 
 WIDTH = 96
 NAME_MOST = 24
@@ -74,10 +74,11 @@ def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
     """
     found: list[str] = []
     choices: Sequence[str] = question.get("choices") or ()
-    marks = labels(question)
+    marks, more = labels(question), table(question, "follow_up")
     for mark, choice in zip(marks, choices, strict=False):
-        default = "   (default)" if choice == question.get("default") else ""
-        found.append(f"{mark:>2}  {inert(choice)}{default}")
+        default = "   (default)" if choice == default_word(question) else ""
+        asked = f"   (then asks: {inert(str(more[choice]), 200)})" if choice in more else ""
+        found.append(f"{mark:>2}  {inert(choice)}{default}{asked}")
     if choices and other and question.get("free"):
         found.append(f"{marks[-1]:>2}  {other}")
     return found
@@ -85,10 +86,22 @@ def choices_lines(question: Mapping[str, Any], other: str = "") -> list[str]:
 
 def default_line(question: Mapping[str, Any]) -> list[str]:
     """The default, if it is not among the choices."""
-    default = question.get("default")
+    default = default_word(question)
+    if default is None and question.get("form") and question.get("default"):
+        default = as_json(question["default"])
     if default is None or default in (question.get("choices") or ()):
         return []
     return [f"(default: {inert(str(default))})"]
+
+
+def due_line(question: Mapping[str, Any]) -> list[str]:
+    """When the default is taken, if the question has a time."""
+    until = table(question, "due").get("until")
+    if not until:
+        return []
+    default = default_word(question)
+    shown = f"the default is taken: {inert(str(default))}" if default else "the defaults are taken"
+    return [f"(without an answer by {exactly(until)}, {shown})"]
 
 
 def where(question: Mapping[str, Any], run: str) -> str:
@@ -109,6 +122,7 @@ def question_lines(question: Mapping[str, Any], run: str) -> list[Line]:
     """The lines of a `question`: its text, its choices and its default."""
     step = inert(str(question["step"]))
     below = [*choices_lines(question, "something else …"), *default_line(question)]
+    below += due_line(question)
     return [
         head("?", f"{step} wants to know", question, run),
         *prose(str(question["text"])),

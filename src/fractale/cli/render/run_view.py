@@ -20,6 +20,7 @@ from fractale.cli.render.phrases import (
     ordinal,
     progress_text,
     target_of,
+    timer_text,
 )
 from fractale.cli.render.text import (
     Line,
@@ -200,6 +201,7 @@ class RunView:
             "log": self._log,
             "warning": self._warning,
             "job_state": self._job_state,
+            "timer": self._timer,
             "waiting": self._waiting,
             "answered": self._answered,
             "table": self._table,
@@ -352,6 +354,17 @@ class RunView:
             return self._counts(running, event.time)
         return [self._call_line(running, fit(named, 200))]
 
+    def _timer(self, event: Event) -> list[Line]:
+        """A line for a time that the step waits for."""
+        running = self._of(event)
+        if running is None:
+            return []
+        words, name = timer_text(event.data), inert(running.named(str(event.data["step"])), 60)
+        running.activity = f"{name}: {words}" if name else words
+        if not self._show_calls or (name and (running.total or 0) > MOST_NAMED):
+            return []
+        return [self._call_line(running, fit(running.activity, 200))]
+
     def _counts(self, running: Running, now: float) -> list[Line]:
         """The counts of many jobs, if they changed and some seconds have passed."""
         counts = running.counts
@@ -406,7 +419,10 @@ class RunView:
         question = table(event.data, "question")
         asked = question.get("text") or question.get("tool") or question.get("kind")
         answer = answer_text(event.data.get("answer"))
-        words = f"{inert(str(event.data.get('step')))}: {inert(str(asked))} → {inert(answer)}"
+        words = f"{inert(str(asked))} → {inert(answer)}"
+        if event.data.get("by") == "default_after":
+            words = f"no answer in time; the default was taken: {inert(answer)}"
+        words = f"{inert(str(event.data.get('step')))}: {words}"
         return [row(fit(f"   {words}", self.width), "dim")]
 
     def _table(self, event: Event) -> list[Line]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from fractale.cli.render.phrases import as_json, job_text, jobs_in_words
+from fractale.cli.render.phrases import as_json, job_text, timer_text, waits_in_words
 from fractale.cli.render.questions import (
     arguments_lines,
     asked_lines,
@@ -14,6 +15,7 @@ from fractale.cli.render.questions import (
     choices_lines,
     cost_lines,
     default_line,
+    due_line,
     exact,
     field_lines,
 )
@@ -35,9 +37,9 @@ from fractale.cli.render.text import (
     table,
 )
 from fractale.plan.paths import without_indexes
-from fractale.questions import is_job, tool_of
+from fractale.questions import is_job, is_timer, needs_no_answer, tool_of
 from fractale.questions.forms import properties_of
-from fractale.questions.kinds import expected
+from fractale.questions.kinds import expected, form_of
 
 WIDTH = 100
 BLOCK_LINES = 10
@@ -162,8 +164,8 @@ def _step_failed(data: Mapping[str, Any]) -> bool:
 
 def _why_not_ended(data: Mapping[str, Any]) -> str:
     waiting = entries(data, "waiting")
-    if data.get("status") == "waiting" and all(map(is_job, waiting)):
-        return f"for {jobs_in_words(waiting)}"
+    if data.get("status") == "waiting" and all(map(needs_no_answer, waiting)):
+        return waits_in_words(waiting)
     if data.get("status") == "waiting":
         return "for your answer"
     return inert(str(data.get("error") or ""), 300)
@@ -193,12 +195,16 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
 
 def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     listed = [
-        (str(one.get("step") or "?"), question_text(one)) for one in waiting if not is_job(one)
+        (str(one.get("step") or "?"), question_text(one))
+        for one in waiting
+        if not needs_no_answer(one)
     ]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for job in filter(is_job, waiting):
-        groups.setdefault(without_indexes(str(job.get("step") or "?")), []).append(job)
-    for path, jobs in groups.items():
+    for path, timers in _by_step(filter(is_timer, waiting)).items():
+        first = min(timers, key=lambda each: table(each, "due").get("until") or math.inf)
+        named = path if len(timers) > 1 else str(first.get("step") or "?")
+        more = f"{count(len(timers), 'item')}; the first " if len(timers) > 1 else ""
+        listed.append((named, [more + timer_text(first)]))
+    for path, jobs in _by_step(filter(is_job, waiting)).items():
         if len(jobs) > MOST_ITEMS:
             listed.append((path, _jobs_text(jobs)))
         else:
@@ -206,6 +212,14 @@ def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     rows = [(inert(step, 40), text) for step, text in listed[:MOST_QUESTIONS]]
     more = len(listed) - MOST_QUESTIONS
     return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
+
+
+def _by_step(waiting: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Jobs or times by the step that waits for them, the items of a foreach together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in waiting:
+        groups.setdefault(without_indexes(str(one.get("step") or "?")), []).append(one)
+    return groups
 
 
 def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
@@ -354,10 +368,12 @@ def _block(lines: list[str], most: int = BLOCK_LINES) -> list[str]:
 
 
 def question_text(question: Mapping[str, Any]) -> list[str]:
-    """A question with its valid answers; for a job that a run waits for, its state."""
+    """A question with its valid answers; for a job or a time that a run waits for, its state."""
     kind = str(question.get("kind") or "")
     if is_job(question):
         return job_text(question)
+    if is_timer(question):
+        return [timer_text(question)]
     return [*_ASKED[kind](question), f"answer with: {expected(question)}"]
 
 
@@ -369,6 +385,9 @@ def _approval_text(question: Mapping[str, Any]) -> list[str]:
 
 def _question_text(question: Mapping[str, Any]) -> list[str]:
     below = [*choices_lines(question), *default_line(question)]
+    if form := form_of(question):
+        below += [line for name in properties_of(form) for line in field_lines(name, form)]
+    below += due_line(question)
     return [*_said(question["text"]), *(f" {line}" for line in below)]
 
 

@@ -24,8 +24,10 @@ from fractale.graph.interrupts import is_suspended, suspend
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, Decision, failed_by
 from fractale.graph.state import ItemState, Spent
 from fractale.graph.step import StepNode, item_node, retry_policy
-from fractale.plan.expressions import evaluate
+from fractale.plan.expressions import evaluate, holds
 from fractale.plan.model import FAILURE, MOST_ITEMS, MOST_JOBS, SUCCESS, Expression, ForEach
+from fractale.plan.rules import unequal
+from fractale.plan.scope import is_per_item
 
 
 def foreach(node: StepNode) -> StepNode:
@@ -37,11 +39,16 @@ def foreach(node: StepNode) -> StepNode:
     over = node.step.foreach
     assert over is not None  # noqa: S101 - the caller looked
     leaf = item_node(node)
+    when = node.step.when if is_per_item(node.step) else None
+    if when is not None:
+        node = replace(node, step=replace(node.step, when=None))
 
     async def call(attempt: Attempt) -> CallResult:
-        items = _items_of(over, attempt)
+        given = _items_of(over, attempt)
+        items = given if when is None else _chosen(when, given, attempt)
+        left_out = _left_out(len(given) - len(items), len(given))
         if not items:
-            return CallResult(outputs=[], matched=DEFAULT_SUCCESS)
+            return CallResult(outputs=[], matched=left_out)
         slots = ConcurrencyLimit(
             over.max_parallel or (MOST_JOBS if leaf.step.kind == "job" else MOST_ITEMS)
         )
@@ -63,7 +70,7 @@ def foreach(node: StepNode) -> StepNode:
         attempt.charge(after.get("spent", Spent()))
         results = [after["results"][str(index)] for index in range(len(items))]
         attempt.seen.add(labels_of(*results))
-        return _gather(node, results)
+        return _gather(node, results, left_out)
 
     return replace(node, perform=call, inside=_foreach_graph(leaf))
 
@@ -113,8 +120,36 @@ def _items_of(foreach: ForEach, attempt: Attempt) -> list[Any]:
     items = foreach.items
     if not isinstance(items, Mapping):
         return _list_of(items, attempt, "foreach")
-    axes = [_list_of(part, attempt, f"foreach.{name}") for name, part in items.items()]
-    return [dict(zip(items, point, strict=True)) for point in itertools.product(*axes)]
+    axes = {
+        name: _list_of(part, attempt, f"{foreach.prefix}.{name}") for name, part in items.items()
+    }
+    if not foreach.zip:
+        return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    lengths = {name: len(axis) for name, axis in axes.items()}
+    if len(set(lengths.values())) > 1:
+        where = attempt.step.where(foreach.prefix)
+        raise TemplateError(f"{unequal(lengths)} items", position=where)
+    return [dict(zip(axes, point, strict=True)) for point in zip(*axes.values(), strict=True)]
+
+
+def _chosen(when: Expression, items: list[Any], attempt: Attempt) -> list[Any]:
+    """The items for which the step's `when` is true. There, `index` is the place in the list."""
+    undefined: set[str] = set()
+    chosen = [
+        item
+        for index, item in enumerate(items)
+        if holds(when, {**attempt.scope, "item": item, "index": index}, undefined.add)
+    ]
+    for name in sorted(undefined):
+        attempt.warn_undefined("when", name)
+    return chosen
+
+
+def _left_out(count: int, total: int) -> Decision:
+    """The success of a step whose `when` left some of its items out."""
+    if not count:
+        return DEFAULT_SUCCESS
+    return replace(DEFAULT_SUCCESS, reason=f"{count} of {total} items left out by `when`")
 
 
 def _list_of(items: Expression | Sequence[Any], attempt: Attempt, path: str) -> list[Any]:
@@ -127,11 +162,14 @@ def _list_of(items: Expression | Sequence[Any], attempt: Attempt, path: str) -> 
     return cast("list[Any]", value)
 
 
-def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
+def _gather(node: StepNode, results: list[dict[str, Any]], success: Decision) -> CallResult:
     """The outputs of the items in order, and the outcome of the step.
 
     The step fails if any item failed, unless it keeps going. If rules gave items their own events,
     the first of these events is the step's event.
+
+    Args:
+        success: The decision if nothing else decides.
     """
     outputs = [item_outputs(node, result) for result in results]
     failed = [i for i, result in enumerate(results) if result["outcome"] == "failure"]
@@ -142,7 +180,7 @@ def _gather(node: StepNode, results: list[dict[str, Any]]) -> CallResult:
         reason = f"{where}: {first['error']}"
         if not node.step.keep_going or len(failed) == len(results):
             return CallResult(outputs=outputs, matched=failed_by(first["decided_by"], reason))
-    decision, own = DEFAULT_SUCCESS, [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
+    decision, own = success, [r for r in results if r["event"] not in (SUCCESS, FAILURE)]
     if own:
         decision = Decision(
             outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]

@@ -61,12 +61,30 @@ async def run_plan(
     deps = attempt.deps
     context, kept = context.with_inputs(inputs)
     given = {name: deps.outputs.put(value) for name, value in kept.items()}
-    state, entry = initial_state(given, prefix=f"{attempt.path}/"), attempt.entry
+    state = initial_state(given, prefix=f"{attempt.path}/")
     own = attempt.scope.get("inputs", {}) if context.run_inputs is None else context.run_inputs
-    context = replace(context, entry=entry, run_inputs=own)
+    context = replace(context, run_inputs=own, outer=None)
     labeled = attempt.argument_sources.items()
     if sources := {name: to_data(labels) for name, labels in labeled if labels}:
         state["sources"] = sources
+    return await run_inner(attempt, plan, graph, state, context, config)
+
+
+async def run_inner(
+    attempt: Attempt,
+    plan: Plan,
+    graph: Any,
+    state: PlanState,
+    context: RunContext,
+    config: RunnableConfig | None = None,
+) -> CallResult:
+    """Run the graph of a plan or a chain inside a step, from the state in which it begins.
+
+    Raises:
+        LimitReached: A limit of the run is used up.
+    """
+    deps, entry = attempt.deps, attempt.entry
+    context = replace(context, entry=entry)
     if entry is not None:
         state = entry.into(state)
     try:
@@ -86,9 +104,10 @@ async def run_plan(
 
 
 def _outputs_of(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:
-    """The plan's `outputs`. If it has none, the outputs of its last step."""
+    """The plan's `outputs`. If it has none, the outputs of its last step; a list is a `result`."""
     found = after.get("outputs") if plan.outputs else _last_record(after).get("outputs")
-    return deps.outputs.get(found or {})
+    outputs: Any = deps.outputs.get({} if found is None else found)
+    return {"result": outputs} if isinstance(outputs, list) else outputs
 
 
 def _last_record(after: PlanState) -> Record:

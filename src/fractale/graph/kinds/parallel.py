@@ -11,7 +11,7 @@ from fractale.evidence import Notice
 from fractale.graph.call import Attempt, labels_of
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import DEFAULT_SUCCESS, CallResult, failed_by
-from fractale.graph.state import PlanState, Spent
+from fractale.graph.state import PlanState, Spent, values_in
 from fractale.graph.step import StepNode, add_step, new_graph
 
 
@@ -34,11 +34,13 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
             prefix=f"{attempt.path}/",
             sources=attempt.state.get("sources", {}),
         )
+        given.update(values_in(attempt.state))
         after = cast("PlanState", await attempt.inside.ainvoke(given, attempt.config))
         attempt.charge(after.get("spent", Spent()))
         records = after.get("steps", {})
         attempt.seen.add(labels_of(*(records[name] for name in members)))
         attempt.records = {name: records[name] for name in sorted(members)}
+        attempt.named = values_in(after)
         outputs = {
             step.name: node.deps.outputs.get(records[step.name].get("outputs", {}))
             for step in block.steps

@@ -45,7 +45,7 @@ from fractale.policy import (
     reads_only,
     source_of,
 )
-from fractale.questions import is_job
+from fractale.questions import needs_no_answer
 from fractale.questions.parsing import brief
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
@@ -439,7 +439,7 @@ class ToolCodec(Codec[ToolResult]):
             return Paused(error)
         by = {"server": self.tool.server, "tool": self.tool.own_name}
         asked = of_code(self.attempt, error, agent=str(self.fields.get("agent") or ""), **by)
-        values = [each.value for each in asked.args[0] if not is_job(each.value)]
+        values = [each.value for each in asked.args[0] if not needs_no_answer(each.value)]
         return Paused(asked, values[0] if values else None)
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn, cast
 
 from fractale.errors import Position, Problem, TemplateError
 from fractale.plan.expressions.evaluator import Evaluation
-from fractale.plan.expressions.names import Reference, references_in, shifted
+from fractale.plan.expressions.names import Reference, compared_in, references_in, shifted
 from fractale.plan.expressions.syntax import (
     Tree,
     parse_expression,
@@ -39,7 +39,15 @@ from fractale.plan.expressions.tokens import SyntaxFault
 from fractale.plan.expressions.values import Fault, Fuel, Missing, to_text
 from fractale.plan.model import Expression, Template, Value
 
-__all__ = ["Reference", "evaluate", "holds", "references", "render", "syntax_problems"]
+__all__ = [
+    "Reference",
+    "compared_texts",
+    "evaluate",
+    "holds",
+    "references",
+    "render",
+    "syntax_problems",
+]
 
 OnUndefined = Callable[[str], None]
 
@@ -109,6 +117,12 @@ def references(value: Value | Expression) -> list[Reference]:
         if tree.node is not None
         for reference in references_in(tree.node, tree.text, text.position)
     ]
+
+
+def compared_texts(expression: Expression, name: str) -> list[str]:
+    """The literal texts that an expression compares with a name, by `==`, `!=` or `in`."""
+    tree = parse_expression(expression.source)
+    return [] if tree.node is None else compared_in(tree.node, name)
 
 
 def syntax_problems(value: Value | Expression, path: str) -> list[Problem]:

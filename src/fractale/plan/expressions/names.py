@@ -150,3 +150,27 @@ def _last_part(node: nodes.Getattr | nodes.Getitem, text: str) -> tuple[str | in
         quote = isinstance(node.arg.value, str)
         return node.arg.value, node.arg.lineno + quote
     return None, 0
+
+
+def compared_in(root: nodes.Expr, name: str) -> list[str]:
+    """The literal texts that a tree compares with a name, by `==`, `!=` or `in`."""
+    found: list[str] = []
+    for compare in (root, *root.find_all(nodes.Compare)):
+        if not isinstance(compare, nodes.Compare):
+            continue
+        sides = [compare.expr, *(operand.expr for operand in compare.ops)]
+        if any(operand.op not in ("eq", "ne", "in", "notin") for operand in compare.ops):
+            continue
+        if any(isinstance(side, nodes.Name) and side.name == name for side in sides):
+            found += [text for side in sides for text in _literals(side)]
+    return list(dict.fromkeys(found))
+
+
+def _literals(node: nodes.Expr) -> list[str]:
+    """The text that a node is, or the texts of a list."""
+    parts = node.items if isinstance(node, (nodes.List, nodes.Tuple)) else [node]
+    return [part.value for part in parts if isinstance(part, nodes.Const) and _is_text(part.value)]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -1,0 +1,150 @@
+"""Runs that wait for a time, killed at every point of their steps and resumed.
+
+Real processes of the command line are killed with SIGKILL. The steps call a real tool, which writes
+each call into a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forked import Forking, Process
+
+PATIENCE = 60.0
+
+TOOLS = '''
+import json, os
+
+def note(what: str) -> dict:
+    """Note something."""
+    file = os.open("calls.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, (what + "\\n").encode())
+    os.close(file)
+    return {"returncode": 0, "noted": what}
+'''
+
+WAIT = """
+name: waits
+inputs: {pause: 1h}
+steps:
+  - {name: first, tool: note, inputs: {what: first}}
+  - {name: pause, wait: "{{ inputs.pause }}"}
+  - {name: last, tool: note, inputs: {what: last}}
+"""
+
+
+class Place:
+    """A directory in which a plan is run, and its processes."""
+
+    def __init__(self, folder: Path, processes: Forking, plan: str, tools: str = TOOLS) -> None:
+        self.folder = folder
+        self._processes = processes
+        (folder / "plan.yaml").write_text(plan)
+        (folder / "note_tools.py").write_text(tools)
+        paths = [f"note_tools.{name}" for name in ("note", "look") if f"def {name}" in tools]
+        (folder / "tools.yaml").write_text(f"tools: {json.dumps(paths)}\n")
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+
+    def start(self, *words: str) -> Process:
+        return self._processes.start(words, cwd=self.folder, env=self.environment)
+
+    def run(self, *words: str) -> Process:
+        return self.start("run", "plan.yaml", "-r", "tools.yaml", *words)
+
+    def end(self, process: Process) -> tuple[int, str, str]:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in out + err, err
+        assert process.returncode is not None
+        return process.returncode, out, err
+
+    def call(self, *words: str) -> tuple[int, str, str]:
+        """A command that ends: its exit code and what it prints."""
+        return self.end(self.start(*words))
+
+    def resume(self, *words: str) -> tuple[int, str, str]:
+        """Resume the latest run, once the killed process has let it go."""
+        while True:
+            code, out, err = self.call("resume", "-1", *words)
+            if not (code == 2 and "is held by process" in err):
+                return code, out, err
+            time.sleep(0.05)
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.folder / "calls.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        found = list((self.folder / ".fractale" / "runs").glob("*/events.jsonl"))
+        lines = found[0].read_text().split("\n")[:-1] if found else []
+        return [json.loads(line) for line in lines]
+
+    def of(self, kind: str, step: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == kind and e.get("step") == step]
+
+    def until(self, true: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while not (found := true()):
+            assert time.monotonic() < deadline, f"{what} never came"
+            time.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, processes: Forking) -> Callable[..., Place]:
+    return lambda plan, tools=TOOLS: Place(tmp_path, processes, plan, tools)
+
+
+def test_a_detached_run_holds_no_process_and_continues_when_the_time_has_come(place):
+    here = place(WAIT)
+    code, _, err = here.end(here.run("-i", "pause=2s", "--detach"))
+    assert code == 4
+    assert "waiting until " in err
+    assert "fractale resume --ready" in err
+    code, out, _ = here.call("runs")
+    assert "waits for pause (until " in out
+    code, _, err = here.call("resume", "--ready")
+    assert code == 0
+    if here.events[-1]["status"] == "waiting":  # a slow machine has waited long enough
+        assert "no run is ready: 1 run waiting until " in err
+    here.until(lambda: "is over" in here.call("resume", "--ready")[2] or len(here.calls) > 1, "it")
+    assert here.events[-1]["status"] == "success"
+    assert here.calls == ["first", "last"]
+    assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]
+
+
+def test_a_kill_neither_lengthens_nor_shortens_the_wait(place):
+    here = place(WAIT)
+    process = here.run()
+    (first,) = here.until(lambda: here.of("timer", "pause"), "the wait")
+    process.kill()
+    here.end(process)
+    assert here.call("resume", "--ready")[2].startswith("no run is ready: 1 run waiting until ")
+    code, out, _ = here.resume("--detach", "--json")
+    assert code == 4
+    last = json.loads(out.splitlines()[-1])
+    (waiting,) = last["waiting"]
+    assert waiting["due"] == first["due"]
+    assert here.calls == ["first"]
+
+
+@pytest.mark.parametrize("point", ["step_started", "timer", "step_finished"])
+def test_a_kill_at_any_point_of_the_wait_repeats_nothing(place, point):
+    here = place(WAIT)
+    process = here.run("-i", "pause=1s")
+    here.until(lambda: here.of(point, "pause"), point)
+    process.kill()
+    here.end(process)
+    code, out, err = here.resume()
+    assert code == 0, out + err
+    assert here.calls == ["first", "last"]
+    (end,) = here.of("step_finished", "pause")
+    assert end["seconds"] >= 1
