@@ -44,6 +44,10 @@ outputs: {all: "{{ steps.s.outputs }}"}
 """
 
 
+class Around(TypedDict, total=False):
+    all: Any
+
+
 @dataclass
 class Ended:
     result: Any
@@ -644,6 +648,39 @@ async def test_a_breakpoint_is_a_question(ask):
     assert done.outputs == {"content": "tea costs 3"}, done.result
 
 
+@pytest.mark.parametrize("form", ["bare", "id"])
+@pytest.mark.parametrize("composed", ["alone", "node"])
+async def test_a_breakpoint_is_left_only_by_its_answer(settings, composed, form):
+    import fractale
+
+    shop = Shop()
+    builder = calling(lambda: shop.look.ainvoke({"what": "tea"}))
+    builder.add_node("next", lambda _: {"messages": [AIMessage("Ended.")]})
+    agent = builder.add_edge("work", "next").compile(interrupt_before=["work", "next"])
+    options: Any = {"agents": {"helper": agent}, "settings": settings}
+    graph: Any = fractale.plan_graph(PLAN, checkpointer=InMemorySaver(), **options)
+    if composed == "node":
+        outer = StateGraph(Around).add_node("plan", fractale.as_node(PLAN, **options))
+        graph = outer.add_edge(START, "plan").compile(checkpointer=InMemorySaver())
+    state: Any = await graph.ainvoke({}, THREAD)
+    for made in ([], [("look", "tea")]):
+        for wrong in ("no", {"stop": True}):
+            (asked,) = state["__interrupt__"]
+            assert asked.value["value"] == {"breakpoint": "helper"}
+            resume = Command(resume={asked.id: wrong} if form == "id" else wrong)
+            if composed == "alone":
+                with pytest.raises(AnswerError, match="is not a valid answer"):
+                    await graph.ainvoke(resume, THREAD)
+            else:
+                state = await graph.ainvoke(resume, THREAD)
+                assert "not a valid answer" in state["__interrupt__"][0].value["problem"]
+            assert shop.made == made
+        (asked,) = state["__interrupt__"]
+        answer = {asked.id: "continue"} if form == "id" else "continue"
+        state = await graph.ainvoke(Command(resume=answer), THREAD)
+    assert "Ended." in str(state)
+
+
 async def test_an_interrupt_that_is_lost_is_no_answer(ask):
     class State(TypedDict):
         said: str
@@ -1227,10 +1264,6 @@ async def test_of_several_reviews_each_answer_is_read(settings):
         assert shop.made == []
         state = await graph.ainvoke(Command(resume=dict.fromkeys(ids, "yes")), THREAD)
     assert sorted(shop.made) == [("buy", "tea"), ("look", "tea")]
-
-
-class Around(TypedDict, total=False):
-    all: Any
 
 
 @pytest.mark.parametrize("mode", [{}, {"interrupt_mode": "per_call"}], ids=["batched", "per call"])

@@ -15,6 +15,7 @@ from langgraph.types import Command
 
 import fractale
 from fractale import Dependencies, compile_plan
+from fractale.errors import AnswerError
 from fractale.models import Models
 from fractale.settings import Settings
 from fractale.testing import FakeToolServer, ScriptedModel
@@ -201,3 +202,89 @@ async def test_an_answer_does_not_count_for_another_definition_of_the_tool():
     server.describe("erase", description="Erase everything.")
     after = await graph(PUBLISH, server, saver, []).ainvoke(Command(resume="yes"), THREAD)
     await asked_again(after, "safe", server)
+
+
+EDITED = """
+name: edited
+limits: {tokens: 40}
+inputs: {text: {default: safe}}
+steps:
+  - {name: s, agent: , instruction: "Look. {{ inputs.text }}", tools: [look, write]}
+  - {name: a, tool: erase, inputs: {path: a}, approve: ask}
+  - {name: b, tool: write, inputs: {text: "{{ inputs.text }}"}, approve: always}
+  - {name: c, tool: erase, inputs: {path: c}, approve: ask}
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_usage_and_approvals_outlast_an_edit_of_the_state(kind):
+    saver, server = InMemorySaver(), tools()
+
+    async def edit(plan: Any, values: Any) -> None:
+        if kind == "async":
+            await plan.aupdate_state(THREAD, values)
+        else:
+            plan.update_state(THREAD, values)
+
+    await graph(EDITED, server, saver, [LOOKS, WRITES]).ainvoke({}, THREAD)
+    again = graph(EDITED, server, saver, [ENDS])
+    await edit(again, {"inputs": {"text": "other"}})
+    plan = graph(EDITED, server, saver, [WRITES, ENDS])
+    waiting = await plan.ainvoke(None, THREAD)  # the step begins anew
+    assert waiting["__interrupt__"][0].value["step"] == "s"
+    limited = await plan.ainvoke(Command(resume="yes"), THREAD)
+    assert (limited["status"], limited["error"]) == (
+        "limit", "the run has used 45 tokens; its limit is 40",
+    )  # fmt: skip
+    context: Any = {"limits": {"tokens": 1000}}
+    after = await plan.ainvoke(None, THREAD, context=context)
+    assert "fake.look" in sources(await plan.aget_state(THREAD))
+    assert after["__interrupt__"][0].value["step"] == "a"
+    after = await plan.ainvoke(Command(resume="always"), THREAD, context=context)
+    assert after["__interrupt__"][0].value["step"] == "b"
+    await edit(plan, {"inputs": {"text": "third"}})
+    after = await plan.ainvoke(None, THREAD, context=context)
+    assert after["__interrupt__"][0].value["arguments"] == {"text": "third"}
+    after = await plan.ainvoke(Command(resume="yes"), THREAD, context=context)
+    assert after["status"] == "success", after
+    assert (await plan.aget_state(THREAD)).values["spent"]["steps"] == 4
+
+
+BIG = 2**70
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_questions_with_integers_of_any_size(kind):
+    server = FakeToolServer()
+    kept: list[Any] = []
+
+    @server.tool
+    def keep(n: int, words: list) -> dict:
+        """Keep."""
+        kept.append((n, words))
+        return {"n": n}
+
+    text = """
+name: big
+inputs: {n: {type: integer}}
+outputs: {n: "{{ steps.s.outputs.n }}"}
+steps:
+  - name: s
+    tool: keep
+    approve: always
+    inputs: {n: "{{ inputs.n }}", words: [{"$json": "1"}, "{{ inputs.n }}", here]}
+"""
+    words = [{"$json": "1"}, BIG, "here"]
+    async with AsyncSqliteSaver.from_conn_string(":memory:") as sqlite:
+        plan = graph(text, server, InMemorySaver() if kind == "memory" else sqlite, [])
+        waiting = await plan.ainvoke({"n": BIG}, THREAD)
+        (asked,) = waiting["__interrupt__"]
+        given = asked.value["arguments"]
+        assert given["n"] == {"$json": str(BIG)}
+        assert given["words"][1:] == [{"$json": str(BIG)}, "here"]
+        with pytest.raises(AnswerError, match="over 64 bits"):
+            await plan.ainvoke(Command(resume={"arguments": {**given, "n": BIG}}), THREAD)
+        answer = {"arguments": {**given, "n": {"$json": str(BIG + 1)}}}
+        after = await plan.ainvoke(Command(resume=answer), THREAD)
+        assert after["status"] == "success", after
+        assert kept == [(BIG + 1, words)]

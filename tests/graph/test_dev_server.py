@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,14 @@ steps:
     foreach: [2, 3]
     job: {command: "echo {{ item }}"}
 """
+CUT = """
+name: cut
+servers: []
+outputs: {word: "{{ steps.second.outputs.word }}"}
+steps:
+  - {name: first, tool: write, inputs: {word: first}}
+  - {name: second, tool: write, inputs: {word: second}}
+"""
 SERVER = """
 from fastmcp import FastMCP
 
@@ -67,6 +75,9 @@ def look(word: str) -> dict:
 server.run(show_banner=False)
 """
 APP = '''
+import asyncio
+import pathlib
+
 import fractale
 from langchain.agents import create_agent
 from langgraph.graph import END, START, StateGraph
@@ -107,6 +118,19 @@ whole = fractale.plan_graph(plan, tools=[count], model=model(), idle=60)
 batch = fractale.plan_graph("batch.yaml")
 
 
+async def write(word: str) -> dict:
+    """Write a word, the second one only when it may."""
+    with open("written", "a") as file:  # noqa: ASYNC230
+        file.write(f"{word}\\n")
+    while word == "second" and not pathlib.Path("go").exists():
+        await asyncio.sleep(0.05)
+    return {"word": word}
+
+
+cut = fractale.plan_graph("cut.yaml", tools=[write], idle=60)
+cut_node = fractale.as_node(cut, inputs={}, outputs={"status": lambda end: end["status"]})
+
+
 class State(TypedDict, total=False):
     nodes: int
     status: str
@@ -131,6 +155,9 @@ class Around(TypedDict, total=False):
 
 
 node = fractale.as_node(whole, inputs={"nodes": "cells"}, outputs={"figure": "nodes"})
+around_cut = StateGraph(State).add_node("run", cut_node)
+around_cut = around_cut.add_edge(START, "run").add_edge("run", END).compile()
+
 held = StateGraph(Cells, context_schema=Around).add_node("run", node)
 held = held.add_edge(START, "run").add_edge("run", END).compile()
 
@@ -138,7 +165,8 @@ calls = Reply(tool_calls=[("chain", {"nodes": 4})])
 answers = [calls, Reply(text="It is six.")] * 50
 agent = create_agent(ScriptedModel(answers), [fractale.as_tool(whole)])
 '''
-GRAPHS = {name: f"./app.py:{name}" for name in ("direct", "whole", "own", "batch", "held", "agent")}
+NAMES = ("direct", "whole", "own", "batch", "held", "agent", "cut", "around_cut")
+GRAPHS = {name: f"./app.py:{name}" for name in NAMES}
 GIVEN = {
     "whole": {"nodes": 4},
     "own": {"nodes": 4},
@@ -159,6 +187,7 @@ class Server:
         (folder / "app.py").write_text(APP)
         (folder / "chain.yaml").write_text(PLAN)
         (folder / "batch.yaml").write_text(BATCH)
+        (folder / "cut.yaml").write_text(CUT)
         (folder / "server.py").write_text(SERVER)
         own = folder / ".config" / "fractale"
         own.mkdir(parents=True)
@@ -192,6 +221,13 @@ class Server:
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(PATIENCE)
+
+    def until(self, holds: Callable[[], Any]) -> None:
+        """Wait until something holds."""
+        end = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.1)
 
     def thread(self) -> str:
         return self.client.threads.create()["thread_id"]
@@ -401,3 +437,34 @@ def test_a_remote_graph_asks_and_is_answered(server):
     assert chunks
     assert remote.get_state(config).values["outputs"] == {"nodes": 6, "said": "hi there"}
     assert len(list(remote.get_state_history(config))) > 3
+
+
+@pytest.mark.parametrize("graph", ["cut", "around_cut"])
+def test_a_call_of_a_run_that_is_cancelled_is_in_doubt(server, graph):
+    written, go = server.folder / "written", server.folder / "go"
+    written.unlink(missing_ok=True)
+    go.unlink(missing_ok=True)
+    thread = server.thread()
+    run = server.client.runs.create(thread, graph, input={})
+    server.until(lambda: written.exists() and "second" in written.read_text())
+    server.client.runs.cancel(thread, run["run_id"], wait=True)
+    go.touch()
+    (asked,) = server.run(thread, graph)["__interrupt__"]
+    assert (asked["value"]["kind"], asked["value"]["step"]) == ("in_doubt", "second")
+    after = server.run(thread, graph, command={"resume": {"outputs": {"word": "said"}}})
+    assert after["status"] == "success", after
+    if graph == "cut":
+        assert after["outputs"] == {"word": "said"}
+    assert written.read_text().split() == ["first", "second"]
+
+
+def test_a_cron_runs_a_plan(server):
+    client, thread = server.client, server.thread()
+    which, context = assistant(server, "whole"), {"yes": True}
+    cron = client.crons.create_for_thread(
+        thread, which, schedule="* * * * *", input={"nodes": 4}, context=context
+    )
+    server.until(lambda: client.threads.get_state(thread)["values"].get("status"))
+    client.crons.delete(cron["cron_id"])
+    values = client.threads.get_state(thread)["values"]
+    assert (values["status"], values["outputs"]["nodes"]) == ("success", 6)

@@ -21,7 +21,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, interrupt
 from mcp import types
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from typing_extensions import TypedDict
 
 import fractale
@@ -582,6 +582,60 @@ async def test_an_answer_that_does_not_fit_its_schema_can_be_given_again():
             await graph.ainvoke(Command(resume={"nodes": "many"}), thread())
         await graph.ainvoke(Command(resume={"nodes": 4}), thread())
         assert await recorded(graph) == {"nodes": 4}
+
+
+class Even(BaseModel):
+    nodes: int
+
+    @field_validator("nodes")
+    @classmethod
+    def even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError("must be even")
+        return value
+
+
+class Around(TypedDict, total=False):
+    all: dict
+
+
+@pytest.mark.parametrize("form", ["bare", "id", "bare, then id", "id, then bare"])
+@pytest.mark.parametrize("composed", ["alone", "node"])
+async def test_a_question_of_a_tool_is_asked_again_if_its_schema_refuses_the_answer(composed, form):
+    def t() -> dict:
+        size = interrupt("How large?", response_schema=Even)
+        word = interrupt("Which word?", response_schema=str)
+        return {"nodes": size.nodes, "word": word}
+
+    server = FakeToolServer()
+    server.tool(t)
+    plan = ONE.replace("tool: t", "tool: t, approve: always")
+    builder = compile_plan(parse_plan(plan), Dependencies(toolbox=server))
+    graph: Any = builder.compile(checkpointer=InMemorySaver() if composed == "alone" else None)
+    if composed == "node":
+        outer = StateGraph(Around).add_node("plan", fractale.as_node(graph))
+        graph = outer.add_edge(START, "plan").compile(checkpointer=InMemorySaver())
+    state = await graph.ainvoke({}, thread())
+    for answer, asks, problem in (
+        ("yes", "How large?", None),
+        ({"nodes": 3}, "How large?", "must be even"),
+        ({"nodes": 5}, "How large?", "must be even"),
+        ({"nodes": 4}, "Which word?", None),
+    ):
+        (asked,) = state["__interrupt__"]
+        by_id = form == "id" or form.startswith("id") is (answer == "yes")
+        resume = {asked.id: answer} if by_id and form != "bare" else answer
+        state = await graph.ainvoke(Command(resume=resume), thread())
+        (asked,) = state["__interrupt__"]
+        assert asked.value["value"] == asks, asked
+        assert (problem or "None") in str(asked.value.get("problem"))
+    if composed == "node":  # alone, the answer is refused before it is stored
+        state = await graph.ainvoke(Command(resume={asked.id: 3}), thread())
+        (asked,) = state["__interrupt__"]
+        assert "valid string" in asked.value["problem"]
+    state = await graph.ainvoke(Command(resume={asked.id: "a"}), thread())
+    found = state["outputs"]["all"] if composed == "alone" else state["all"]
+    assert found == {"nodes": 4, "word": "a"}
 
 
 async def test_an_approval_and_a_question_of_one_call_are_answered_in_order():

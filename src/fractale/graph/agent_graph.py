@@ -73,7 +73,7 @@ from fractale.errors import (
 )
 from fractale.graph.call import Attempt, current_task
 from fractale.graph.errors_as_data import failure_data
-from fractale.graph.interrupts import ask, asked_again
+from fractale.graph.interrupts import ask, asked_again, note_shown
 from fractale.graph.kinds.tool import agree
 from fractale.models import Usage
 from fractale.models.faults import to_model_error
@@ -83,6 +83,7 @@ from fractale.policy import may_repeat, source_of
 from fractale.questions.kinds import KINDS
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
+from fractale.store.outputs import is_inline, to_common
 from fractale.store.serializer import Types, allowing
 from fractale.toolbox import ToolInfo
 
@@ -141,6 +142,7 @@ async def run_graph(
     )
     merged = _with_store(merged, graph)
     more = {} if context is None else {"context": context}
+    calls.check_continued()
     try:
         with _without_warnings(), allowing(_types_in(graph)):
             waiting = await calls.waiting_at(graph, merged)
@@ -664,9 +666,32 @@ class GraphCalls(BaseCallbackHandler):
         """The same interrupts, with questions of fractale as their values."""
         found: Sequence[Interrupt] = asked.args[0] if asked.args else ()
         if not found:  # a breakpoint: `interrupt_before`, `interrupt_after`
-            question = self._question({"breakpoint": self._agent}, None)
+            question = self._breakpoint
+            key, notes = self._stops, self._attempt.context.notes
+            notes.put(key, (notes.get(key) or 0) + 1)
+            note_shown(self._attempt, question)
             return GraphInterrupt((Interrupt.from_ns(value=question, ns=current_task()),))
         return GraphInterrupt(tuple(self._as_question(each) for each in found))
+
+    @property
+    def _breakpoint(self) -> dict[str, Any]:
+        return self._question({"breakpoint": self._agent}, None)
+
+    @property
+    def _stops(self) -> str:
+        """The key of the number of breakpoints at which the graph has stopped in this task."""
+        return f"asked to continue {current_task()} {self._agent}"
+
+    def check_continued(self) -> None:
+        """Check that the user let the graph continue from each breakpoint at which it stopped.
+
+        LangGraph itself would continue with any answer.
+
+        Raises:
+            GraphInterrupt: The answer is none. The question is asked again.
+        """
+        for _ in range(self._attempt.context.notes.get(self._stops) or 0):
+            ask(self._attempt, self._breakpoint)
 
     def _as_question(self, asked: Interrupt) -> Interrupt:
         if _is_known(asked.value):
@@ -678,7 +703,8 @@ class GraphCalls(BaseCallbackHandler):
     def _question(self, value: Any, schema: dict[str, Any] | None) -> dict[str, Any]:
         attempt = self._attempt
         question = questions.interrupt(attempt.path, self._agent, value, schema)
-        return cast("dict[str, Any]", attempt.context.mask(question))
+        masked = cast("dict[str, Any]", attempt.context.mask(question))
+        return to_common(masked) if is_inline(attempt.deps.outputs) else masked
 
     # -- calls that the graph itself asked about ------------------------------------------------
 

@@ -53,6 +53,7 @@ from fractale.graph.interrupts import ask
 from fractale.graph.state import ForkPoint, PlanState, Record, Spent
 from fractale.models import Usage
 from fractale.plan.expressions import references
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import Expression, ForEach, Step, Value
 from fractale.policy import NO_LABELS, Labels, Seen, Source, from_data, to_data
 from fractale.store.journal import Call, CallSite, Journal, digest_of
@@ -306,9 +307,9 @@ class Attempt:
     def _outlives_process(self) -> bool:
         """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
-        A tool or a job step makes its call again, from the journal. The others have no model.
+        The others make their calls again, from the journal.
         """
-        return self.step.kind not in ("tool", "job", "script", "ask", "set", "steps")
+        return KINDS[self.step.kind].keeps_sources
 
     @property
     def _note(self) -> str:

@@ -30,7 +30,9 @@ from langgraph._internal._constants import (
     INTERRUPT,
     NS_END,
     NS_SEP,
+    NULL_TASK_ID,
     OVERWRITE,
+    RESUME,
 )
 
 from fractale.graph.state import Spent, add_spent
@@ -51,6 +53,9 @@ ENDS: Final = (INTERRUPT, ERROR)
 CHANNEL: Final = "fractale"
 """The channel of the write. No graph has it, so LangGraph passes over the write."""
 
+OF_THE_TASK: Final = ("approved ", "asked ", "lost ")
+"""The first words of notes about the questions of one task of LangGraph."""
+
 UNKNOWN: Final = Source(kind="tool", name="calls before a kill", untrusted=True, private=True)
 """The sources of an agent that was interrupted by a kill."""
 
@@ -66,6 +71,7 @@ class Left:
         entered: The path of each step that waits → its task.
         shown: The identities of the questions that the run has asked.
         calls: The calls of the step that did not end (`fractale.store.journal.MemoryJournal`).
+        answered: Whether the checkpoint has a bare answer of an earlier resume.
     """
 
     spent: Spent = field(default_factory=Spent)
@@ -74,6 +80,7 @@ class Left:
     entered: Mapping[str, str] = field(default_factory=dict[str, str])
     shown: frozenset[str] = frozenset()
     calls: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    answered: bool = False
 
 
 async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> Left:
@@ -96,7 +103,20 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
         entered=latest.get("entered", {}),
         shown=frozenset(latest.get("shown", ())),
         calls=latest.get("calls", {}),
+        answered=any(
+            task == NULL_TASK_ID and channel == RESUME and value is not None
+            for task, channel, value in found.pending_writes or ()
+        ),
     )
+
+
+async def forget_answer(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> None:
+    """Forget a bare answer of an earlier resume.
+
+    LangGraph would give it to the next `interrupt` of Python code that has no answer of its own.
+    """
+    if (found := await _latest(saver, config)) is not None:
+        await saver.aput_writes(found.config, [(RESUME, None)], NULL_TASK_ID)
 
 
 def _left_at(found: CheckpointTuple) -> dict[str, Any]:
@@ -140,43 +160,52 @@ async def leave(
             for path, task in run.meter.entered.items()
             if any(each in task for each in waiting)
         }
-        await _put(
-            saver,
-            found.config,
-            run.mask(
-                {
-                    "spent": dict(run.meter.total),
-                    "notes": notes.values(),
-                    "grants": [asdict(grant) for grant in run.grants],
-                    "entered": entered,
-                    "shown": sorted(run.shown or ()),
-                    "calls": journal.values(),
-                }
-            ),
-        )
+        kept = {
+            "spent": dict(run.meter.total),
+            "notes": notes.values(),
+            "grants": [asdict(grant) for grant in run.grants],
+            "entered": entered,
+            "shown": sorted(run.shown or ()),
+            "calls": journal.values(),
+        }
+        await saver.aput_writes(found.config, *write_of(run.mask(kept)))
 
 
-async def _put(
-    saver: BaseCheckpointSaver[Any], config: RunnableConfig, kept: Mapping[str, Any]
-) -> None:
-    # Of several such writes of a checkpoint the last one counts.
-    task = str(uuid.UUID(int=time.time_ns() << 64))
-    await saver.aput_writes(config, [(CHANNEL, to_json(kept))], task)
+def write_of(kept: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], str]:
+    """The write of data that is left at a checkpoint, and its task. The last write counts."""
+    return [(CHANNEL, to_json(kept))], str(uuid.UUID(int=time.time_ns() << 64))
 
 
-async def _latest(
-    saver: BaseCheckpointSaver[Any], config: RunnableConfig
-) -> CheckpointTuple | None:
-    """The checkpoint from which a run with this config continues."""
+def kept_at(found: CheckpointTuple | None) -> dict[str, Any]:
+    """The data at a checkpoint that also holds for an edited state. Empty: there is none.
+
+    The step that waits is entered anew: it makes its calls again, and asks again.
+    """
+    left = _left_at(found) if found is not None else {}
+    if not left:
+        return {}
+    notes = {k: v for k, v in left.get("notes", {}).items() if not k.startswith(OF_THE_TASK)}
+    return {"spent": left.get("spent", {}), "grants": left.get("grants", ()), "notes": notes}
+
+
+def checkpoint_of(config: RunnableConfig) -> RunnableConfig:
+    """The config of the checkpoint from which a run with this config continues."""
     conf = config.get(CONF, {})
     keys = (CONFIG_KEY_THREAD_ID, CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_CHECKPOINT_ID)
     at = {key: conf[key] for key in keys if conf.get(key)}
     namespace = at.get(CONFIG_KEY_CHECKPOINT_NS, "")
     if namespace in (conf.get(CONFIG_KEY_CHECKPOINT_MAP) or {}):
         at[CONFIG_KEY_CHECKPOINT_ID] = conf[CONFIG_KEY_CHECKPOINT_MAP][namespace]
-    if CONFIG_KEY_THREAD_ID not in at:
+    return {CONF: {**at, CONFIG_KEY_CHECKPOINT_NS: namespace}}
+
+
+async def _latest(
+    saver: BaseCheckpointSaver[Any], config: RunnableConfig
+) -> CheckpointTuple | None:
+    """The checkpoint from which a run with this config continues."""
+    if CONFIG_KEY_THREAD_ID not in config.get(CONF, {}):
         return None
-    return await saver.aget_tuple({CONF: {**at, CONFIG_KEY_CHECKPOINT_NS: namespace}})
+    return await saver.aget_tuple(checkpoint_of(config))
 
 
 async def cut_off_steps(

@@ -10,9 +10,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINT_NS,
+    CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_SEND,
+    RESUME,
+)
 from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
-from langgraph.types import Interrupt, interrupt
+from langgraph.types import (
+    Interrupt,
+    _interrupt_id,  # pyright: ignore[reportPrivateUsage] - no public function gives an id
+    interrupt,
+)
 from pydantic_core import to_jsonable_python
 
 from fractale import questions
@@ -32,6 +42,7 @@ from fractale.questions import (
     read_reply,
     secrets_of_answer,
 )
+from fractale.store.outputs import from_common, is_inline, to_common
 
 if TYPE_CHECKING:
     from fractale.graph.call import Attempt
@@ -77,7 +88,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
     Raises:
         GraphInterrupt: The user has not answered yet.
     """
-    asked = attempt.context.mask(dict(question))
+    asked = _as_asked(attempt, question)
     if attempt.context.yes and (answer := default_answer(question)) is not MISSING:
         attempt.emit("answered", question=asked, answer=answer, by="yes")
         return answer
@@ -88,7 +99,7 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         for index, (belongs_to, answer) in enumerate(replies):
             if belongs_to == wanted:
                 del replies[index]
-                return answer
+                return _as_given(attempt, answer)
         value = interrupt(shown)
         if (given := read_reply(value)) is not None:
             # A secret is not stored, so it must be asked for again.
@@ -102,9 +113,20 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         bare += 1
         is_old = _is_older(attempt, wanted, bare, was_shown=was_shown)
         try:
-            return _read_bare(asked, value, is_old=is_old)
+            return _as_given(attempt, _read_bare(asked, value, is_old=is_old))
         except AnswerError as error:
             shown = asked_again(asked, error)
+
+
+def _as_asked(attempt: Attempt, question: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as it is asked and stored: masked, and of a form that the run's saver can keep."""
+    asked = attempt.context.mask(dict(question))
+    return to_common(asked) if is_inline(attempt.deps.outputs) else asked
+
+
+def _as_given(attempt: Attempt, answer: Any) -> Any:
+    """An answer to a question in the form of `_as_asked`."""
+    return from_common(answer) if is_inline(attempt.deps.outputs) else answer
 
 
 def asked_again(question: Mapping[str, Any], error: AnswerError) -> dict[str, Any]:
@@ -126,6 +148,11 @@ def _read_bare(question: Mapping[str, Any], value: Any, *, is_old: bool) -> Any:
             "a secret is not taken from a resume, which would store it: decline or cancel"
         )
     return read_answer(question, value)
+
+
+def note_shown(attempt: Attempt, question: Mapping[str, Any]) -> None:
+    """Note that the user is shown a question that this module did not ask."""
+    _note_shown(attempt, identity(question))
 
 
 def _note_shown(attempt: Attempt, identity: str) -> bool:
@@ -168,7 +195,8 @@ def of_code(
             return value
         plain = mask(to_jsonable_python(value, fallback=str))
         known = schema if isinstance(schema, dict) else None
-        return questions.interrupt(attempt.path, agent, plain, known, server=server, tool=tool)
+        question = questions.interrupt(attempt.path, agent, plain, known, server=server, tool=tool)
+        return to_common(question) if is_inline(attempt.deps.outputs) else question
 
     return GraphInterrupt(
         tuple(
@@ -177,27 +205,61 @@ def of_code(
     )
 
 
-def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
-    """The value of a ``Command(resume=…)``, in which answers to Python code have the code's form.
+def refused(question: Mapping[str, Any], id_: str, error: Exception) -> GraphInterrupt | None:
+    """A question of a tool's own code, asked again since its schema refuses the answer.
 
-    Only the code of a graph or a tool reads such an answer. All other questions are read by the
-    steps that ask them.
+    The answer is taken off the answers of the running task. Otherwise the code would get it again.
+
+    Args:
+        id_: The id under which the question was asked.
+
+    Returns:
+        The interrupt. None if another task asked, such as one of a graph inside the tool.
+    """
+    known = get_config().get("configurable", {})
+    scratchpad, task = known.get(CONFIG_KEY_SCRATCHPAD), known.get(CONFIG_KEY_CHECKPOINT_NS)
+    if scratchpad is None or not task:
+        return None
+    index = scratchpad.interrupt_counter() - 1  # of the code's `interrupt` that refused
+    if index < 0 or id_ not in (_interrupt_id(task, index), _interrupt_id(task, 0)):
+        return None
+    del scratchpad.resume[index:]
+    known[CONFIG_KEY_SEND]([(RESUME, list(scratchpad.resume))])
+    again = asked_again(question, AnswerError(f"the answer does not fit: {error}"))
+    return GraphInterrupt((Interrupt(again, id_, response_schema=question.get("schema")),))
+
+
+def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
+    """The value of a ``Command(resume=…)`` in the form in which LangGraph may store it.
+
+    Only the code of a graph or a tool reads an answer to its question, which has the code's form.
+    All other questions are read by the steps that ask them. An answer with a secret that a server
+    asks for is replaced by a mask, so that the step refuses it.
 
     Args:
         waiting: The interrupts that the value may answer.
 
     Raises:
-        AnswerError: A question of code does not accept its answer.
+        AnswerError: A question of code does not accept its answer, or it cannot be stored.
     """
+    if not _fits(resume):
+        raise AnswerError(
+            "the answer has an integer over 64 bits, which a checkpointer cannot keep",
+            hint='give it as JSON text: {"$json": "…"}',
+        )
+    secret = {each.id for each in waiting if is_question(each.value) and asks_secret(each.value)}
     asked = {each.id: each.value for each in waiting if is_of_code(each.value)}
-    if isinstance(resume, Mapping) and all(_is_id(key) for key in cast("Any", resume)):
+    if is_by_id(resume):
         by_id = cast("Mapping[str, Any]", resume)
+        shown = {k: MASK if k in secret and _accepts(v) else v for k, v in by_id.items()}
         return {
             key: read_for_code(asked[key], value) if key in asked else value
-            for key, value in by_id.items()
+            for key, value in shown.items()
         }
+    if secret and _accepts(resume):
+        return MASK
     if len(waiting) != 1 or not asked:
-        return cast("Any", resume)  # of several interrupts, LangGraph wants the ids
+        return resume  # of several interrupts, LangGraph wants the ids
     ((key, question),) = asked.items()
     return {key: read_for_code(question, resume)}
 
@@ -207,6 +269,20 @@ def is_of_code(value: Any) -> bool:
     return is_question(value) and value["kind"] == "interrupt"
 
 
+def is_by_id(resume: Any) -> bool:
+    """Whether LangGraph takes a resume for answers by the ids of their interrupts."""
+    return isinstance(resume, Mapping) and all(_is_id(key) for key in cast("Any", resume))
+
+
+def _fits(value: Any) -> bool:
+    """Whether the integers of a value have at most 64 bits."""
+    if isinstance(value, Mapping):
+        return all(map(_fits, cast("Mapping[Any, Any]", value).values()))
+    if isinstance(value, list):
+        return all(map(_fits, cast("list[Any]", value)))
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
+
+
 def _is_id(key: Any) -> bool:
     """Whether LangGraph takes a key of a resume for the id of an interrupt."""
     return isinstance(key, str) and re.fullmatch("[0-9a-f]{32}", key) is not None
@@ -214,7 +290,7 @@ def _is_id(key: Any) -> bool:
 
 def identity_of(attempt: Attempt, question: Mapping[str, Any]) -> str:
     """The identity of a question in this run and in its record. Its answer refers to it."""
-    return identity(attempt.context.mask(dict(question)))
+    return identity(_as_asked(attempt, question))
 
 
 def _accepts(value: Any) -> bool:

@@ -33,8 +33,10 @@ from langgraph._internal._constants import (
     CONF,
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUME_MAP,
     CONFIG_KEY_RESUMING,
     CONFIG_KEY_RUNTIME,
+    CONFIG_KEY_SCRATCHPAD,
     CONFIG_KEY_STREAM,
     CONFIG_KEY_TASK_ID,
     CONFIG_KEY_THREAD_ID,
@@ -49,17 +51,28 @@ from langgraph.types import Command
 from pydantic import create_model
 from typing_extensions import TypedDict
 
-from fractale.errors import InputError, LimitReached, ListenerError, PlanError
+from fractale.errors import AnswerError, InputError, LimitReached, ListenerError, PlanError
 from fractale.events import Event, Listener
 from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
-from fractale.graph.continued import Left, cut_off_steps, leave, read_left
-from fractale.graph.interrupts import read_resume
+from fractale.graph.continued import (
+    Left,
+    checkpoint_of,
+    cut_off_steps,
+    forget_answer,
+    kept_at,
+    leave,
+    read_left,
+    write_of,
+)
+from fractale.graph.interrupts import is_by_id, read_resume
 from fractale.graph.state import PlanState
 from fractale.graph.step import AttemptsExceeded
 from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
+from fractale.masking import MASK
 from fractale.plan.build import read_limits
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import Limits, Plan
 from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
@@ -68,7 +81,7 @@ from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
-    from langgraph.types import StateSnapshot
+    from langgraph.types import StateSnapshot, StateUpdate
     from pydantic import BaseModel
 
 NO_RECURSION_LIMIT = 1_000_000_000
@@ -389,7 +402,11 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
             left = await read_left(saver, config)
             given, state = await self._answered(given, config, nested=nested)
-            if any(step.kind not in ("tool", "job", "script", "ask") for step in plan.walk()):
+            if nested:
+                _forget_bare(conf)
+            elif left.answered and not _has_bare(given):
+                await forget_answer(saver, config)
+            if any(KINDS[step.kind].keeps_sources for step in plan.walk()):
                 state = state or await self.aget_state(config)
                 run.cut_off = await cut_off_steps(saver, config, state)
         run.grants = [*run.grants, *left.grants]
@@ -403,6 +420,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 run.journal = journal
         run.secret_inputs = secrets
         run.masker.add(*secrets.values())
+        if resumes and not nested:
+            _check_no_secret(run, given)
         if run.meter.limits == Limits() and not run.meter.total:
             limits = with_limits(with_limits(plan.limits, self.setup.limits), options.limits)
             run.meter = Meter(limits, left.spent, entered=left.entered)
@@ -415,6 +434,37 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             if plan.value_names:  # of an earlier run
                 given |= {"values": {OVERWRITE: {}}, "value_sources": {OVERWRITE: {}}}
         return _Entered(given, run, notes, journal)
+
+    # -- its state --------------------------------------------------------------------------------
+
+    def bulk_update_state(
+        self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> RunnableConfig:
+        """As LangGraph's. The usage and the approvals of the waiting step are kept."""
+        saver, call = self._saver_of(config)
+        kept = kept_at(saver and saver.get_tuple(checkpoint_of(call)))
+        updated = super().bulk_update_state(config, supersteps)
+        if saver is not None and kept:
+            saver.put_writes(checkpoint_of(updated), *write_of(kept))
+        return updated
+
+    async def abulk_update_state(
+        self, config: RunnableConfig, supersteps: Sequence[Sequence[StateUpdate]]
+    ) -> RunnableConfig:
+        """As LangGraph's. The usage and the approvals of the waiting step are kept."""
+        saver, call = self._saver_of(config)
+        kept = kept_at(saver and await saver.aget_tuple(checkpoint_of(call)))
+        updated = await super().abulk_update_state(config, supersteps)
+        if saver is not None and kept:
+            await saver.aput_writes(checkpoint_of(updated), *write_of(kept))
+        return updated
+
+    def _saver_of(
+        self, config: RunnableConfig
+    ) -> tuple[BaseCheckpointSaver[Any] | None, RunnableConfig]:
+        call = ensure_config(self.config, config)
+        saver = cast("BaseCheckpointSaver[Any] | None", self._resolve_checkpointer(call))
+        return (saver if CONFIG_KEY_THREAD_ID in call.get(CONF, {}) else None), call
 
     async def _answered(
         self, given: Any, config: RunnableConfig, *, nested: bool
@@ -617,6 +667,33 @@ def _without_secrets(config: RunnableConfig | None) -> RunnableConfig | None:
     if config is None or "secrets" not in conf:
         return config
     return {**config, CONF: {key: value for key, value in conf.items() if key != "secrets"}}
+
+
+def _has_bare(given: Any) -> bool:
+    """Whether the input has an answer that names no question."""
+    resume: Any = cast("Command[Any]", given).resume if isinstance(given, Command) else None
+    return resume is not None and not is_by_id(resume)
+
+
+def _forget_bare(conf: Mapping[str, Any]) -> None:
+    """Pass over a bare answer to the graph around: beside answers by id, it is an earlier one."""
+    scratchpad = conf.get(CONFIG_KEY_SCRATCHPAD)
+    if scratchpad is not None and conf.get(CONFIG_KEY_RESUME_MAP):
+        scratchpad.get_null_resume(True)
+
+
+def _check_no_secret(run: RunContext, given: Any) -> None:
+    """Check that an answer has no secret of the run. The checkpointer stores it as it is.
+
+    Raises:
+        AnswerError: It has one. The question stays open.
+    """
+    resume: Any = cast("Command[Any]", given).resume if isinstance(given, Command) else None
+    if resume is not None and run.mask(resume) != resume:
+        raise AnswerError(
+            "the answer has a secret of the run, and the checkpointer would store it",
+            hint=f"leave it as `{MASK}`: the call is made with the secret",
+        )
 
 
 def parent_context(config: RunnableConfig) -> Any:

@@ -31,7 +31,6 @@ from fractale.graph.state import ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
 from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
-from fractale.plan.kinds import KINDS
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,
@@ -617,13 +616,7 @@ def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
 
 def step_values(step: Step) -> list[Written]:
     """Every template and expression of a step, with those of the steps inside it."""
-    values: list[Written] = [dict(step.inputs), step.instruction]
-    values += [list(step.creates), list(step.needs)] if step.creates else []
-    if step.job:
-        values.append(step.job.values())
-    values += [value for _, value in KINDS[step.kind].texts(step)]
-    if isinstance(step.judge, Template):
-        values.append(step.judge)
+    values: list[Written] = [value for _, value in step.templates()]
     values += [rule.expression for rule in step.rules]
     if step.when:
         values.append(step.when)

@@ -101,9 +101,9 @@ def _check(
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
-        yield from _files(placed.step, placed.path, plan)
         if placed.step.kind == "ask":
             yield from unknown_answers(placed.step, placed.path)
+        yield from _files(placed.step, placed.path, plan)
         if placed.step.chain is not None:
             inside = Around(scope, placed)
             yield from _check(placed.step.chain, f"{placed.path}.", outer, seen, inside)

@@ -102,6 +102,10 @@ class StepKind:
     chooses_tools: ClassVar[bool] = False
     """Whether a model in the step chooses among tools."""
 
+    keeps_sources: ClassVar[bool] = False
+    """Whether a killed attempt keeps the sources that it had seen, as the context of a model does.
+    Other kinds make their calls again, from the journal."""
+
     in_brackets: ClassVar[tuple[str, str]] = ("[", "]")
     """The brackets of its node in Mermaid."""
 
@@ -139,6 +143,9 @@ class StepKind:
         """The values in the kind's key that may contain templates, with their paths in the step."""
         if self.field == "value" and step.value is not None:
             yield self.name, step.value
+        if step.job is not None:
+            for name, value in step.job.values().items():
+                yield f"{step.job.prefix}{name}", value
 
     def rule_names(self, step: Step) -> Collection[str] | None:
         """The outputs that a rule can read; None if only the run shows them."""
@@ -185,6 +192,7 @@ class _Prompt(StepKind):
     asks_model = True
     chooses_tools = True
     in_brackets = ("(", ")")
+    keeps_sources = True
 
     def needs_model(self, step: Step) -> bool:
         del step
@@ -200,6 +208,7 @@ class _Agent(StepKind):
     asks_model = True
     chooses_tools = True
     in_brackets = ("(", ")")
+    keeps_sources = True
 
     def needs_model(self, step: Step) -> bool:
         return step.target in (*GENERAL_AGENTS, *MODEL_AGENTS)
@@ -224,6 +233,7 @@ class _Plan(StepKind):
 
     _INCLUDED_LACKS: Final = frozenset({"instruction", "tools", "allow_tools", "retry", "approve"})
     """Keys that a step with a plan file cannot have: the steps of that file have them."""
+    keeps_sources = True
 
     def lacking(self, fields: Fields) -> frozenset[str]:
         return self._INCLUDED_LACKS if fields.get("plan") else self.lacks
@@ -374,6 +384,7 @@ class _Parallel(StepKind):
     )
     reason = "belongs to the steps inside the block"
     is_square = True
+    keeps_sources = True
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         if inside:

@@ -397,6 +397,20 @@ class Step:
         if self.chain is not None:
             yield from self.chain.walk()
 
+    def templates(self) -> "Iterator[tuple[str, Value | Expression]]":
+        """The values of the step that may contain templates, with their paths in it."""
+        for name, value in self.inputs.items():
+            yield f"inputs.{name}", value
+        # In the notation of 0.1.0, the instruction is one of the inputs.
+        if self.instruction is not None and self.instruction not in list(self.inputs.values()):
+            yield "instruction", self.instruction
+        for key, files in (("creates", self.creates), ("needs", self.needs)):
+            for number, value in enumerate(files):
+                yield f"{key}[{number}]", value
+        yield from KINDS[self.kind].texts(self)
+        if not isinstance(self.judge, bool):
+            yield "judge", self.judge
+
     def where(self, path: str = "") -> Position:
         """The position of a part of the step, or of the nearest part around it."""
         while path:

@@ -129,10 +129,9 @@ def narrow(plan: Plan, tools: tuple[str, ...] | None, approve: Approve | None) -
 
 def _narrow_step(step: Step, tools: tuple[str, ...] | None, approve: Approve | None) -> Step:
     inner = tuple(_narrow_step(each, tools, approve) for each in step.steps)
+    chain = narrow(step.chain, tools, approve) if step.chain else None
     if "approve" in KINDS[step.kind].lacks:
-        return replace(step, steps=inner)
-    if step.chain is not None:
-        return replace(step, chain=narrow(step.chain, tools, approve))
+        return replace(step, steps=inner, chain=chain)
     stricter = min(step.approve, approve, key=STRICTNESS.index)
     chosen = both(step.tools, tools) if KINDS[step.kind].chooses_tools else step.tools
     return replace(step, steps=inner, approve=stricter, tools=chosen)

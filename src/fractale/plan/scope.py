@@ -70,20 +70,8 @@ def placed_steps(plan: Plan, prefix: str) -> Iterator[Placed]:
 def texts_of(placed: Placed) -> Iterator[Text]:
     """All texts of a step that may contain a template or an expression."""
     step, path = placed.step, placed.path
-    for name, value in step.inputs.items():
-        yield Text(value, f"{path}.inputs.{name}", "template", placed, f"inputs.{name}")
-    # In the notation of 0.1.0, the instruction is one of the inputs.
-    if step.instruction is not None and step.instruction not in list(step.inputs.values()):
-        yield Text(step.instruction, f"{path}.instruction", "template", placed, "instruction")
-    for key, value in _files(step):
+    for key, value in step.templates():
         yield Text(value, f"{path}.{key}", "template", placed, key)
-    for name, value in step.job.values().items() if step.job else ():
-        key = f"{step.job.prefix if step.job else ''}{name}"
-        yield Text(value, f"{path}.{key}", "template", placed, key)
-    for key, value in KINDS[step.kind].texts(step):
-        yield Text(value, f"{path}.{key}", "template", placed, key)
-    if not isinstance(step.judge, bool):
-        yield Text(step.judge, f"{path}.judge", "template", placed, "judge")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -93,12 +81,6 @@ def texts_of(placed: Placed) -> Iterator[Text]:
         number = counts[rule.event] = counts.get(rule.event, -1) + 1
         key = f"rules.{rule.event}[{number}]"
         yield Text(rule.expression, f"{path}.{key}", "rule", placed, key)
-
-
-def _files(step: Step) -> Iterator[tuple[str, Value]]:
-    for key, files in (("creates", step.creates), ("needs", step.needs)):
-        for number, value in enumerate(files):
-            yield f"{key}[{number}]", value
 
 
 def _foreach_expressions(step: Step) -> Iterator[tuple[str, Expression]]:

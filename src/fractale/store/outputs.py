@@ -25,6 +25,7 @@ from fractale.private import make_folder, write_private
 INLINE_LIMIT = 1024
 _UNCOMMON = re.compile(rb"[0-9]{20}|-[0-9]{19}|\\ud[89a-f]")
 """JSON that may have an integer over 64 bits or a surrogate; also matches text that looks so."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 REF_KEY = "$ref"
 JSON_KEY = "$json"
 """The one key of a value that `InlineOutputs` keeps as JSON text."""
@@ -76,6 +77,7 @@ class MaskedOutputs:
         self._outputs = outputs
         self._masker = masker
         self.get = outputs.get
+        self.is_inline = is_inline(outputs)
 
     def put(self, value: Any) -> Any:
         return self._outputs.put(self._masker(value))
@@ -138,6 +140,38 @@ def _is_json_text(value: Any) -> bool:
         return False
     table = cast("dict[str, Any]", value)
     return len(table) == 1 and isinstance(table.get(JSON_KEY), str)
+
+
+def is_inline(outputs: OutputStore) -> bool:
+    """Whether the state has every value itself, and its checkpointer may be of any kind."""
+    return isinstance(outputs, InlineOutputs) or getattr(outputs, "is_inline", False)
+
+
+def to_common(value: Any) -> Any:
+    """A JSON value in which each part that some checkpointers cannot keep is JSON text.
+
+    `InlineOutputs` does that with whole values. A user can read the other parts of this one.
+    """
+    if isinstance(value, Mapping):
+        table = cast("Mapping[str, Any]", value)
+        if JSON_KEY in table or not all(map(_is_common, table)):
+            return {JSON_KEY: encode(table).decode()}
+        return {key: to_common(each) for key, each in table.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_common(each) for each in cast("Sequence[Any]", value)]
+    return value if _is_common(value) else {JSON_KEY: encode(value).decode()}
+
+
+def from_common(value: Any) -> Any:
+    """The value that `to_common` was given."""
+    return resolved(value, InlineOutputs())
+
+
+def _is_common(value: Any) -> bool:
+    """Whether every checkpointer can keep a part of a JSON value."""
+    if isinstance(value, str):
+        return value.isascii() or not _SURROGATE.search(value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
 def resolved(value: Any, outputs: OutputStore) -> Any:

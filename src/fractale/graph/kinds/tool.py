@@ -28,7 +28,7 @@ from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
 from fractale.graph.call import Attempt, Codec, current_task, has_callbacks, once
 from fractale.graph.errors_as_data import Elicited, Paused
-from fractale.graph.interrupts import ask, identity_of, of_code
+from fractale.graph.interrupts import ask, identity_of, of_code, refused
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
@@ -432,15 +432,21 @@ class ToolCodec(Codec[ToolResult]):
 
     def _paused(self, error: Exception) -> Exception:
         """The pause of the run for a question of the tool's code, or for a stop of its graph."""
+        notes, key = self.attempt.context.notes, f"asked {current_task()} {self.fields['key']}"
         if is_invalid_resume(error):
+            known = notes.get(key)
+            if known and (again := refused(known["question"], known["id"], error)):
+                return Paused(again, known["question"])
             words = f"the answer to `{self.attempt.path}` does not fit what `{self.tool.name}` asks"
             return AnswerError(f"{words}: {error}")
         if not isinstance(error, GraphInterrupt):
             return Paused(error)
         by = {"server": self.tool.server, "tool": self.tool.own_name}
         asked = of_code(self.attempt, error, agent=str(self.fields.get("agent") or ""), **by)
-        values = [each.value for each in asked.args[0] if not needs_no_answer(each.value)]
-        return Paused(asked, values[0] if values else None)
+        found = [each for each in asked.args[0] if not needs_no_answer(each.value)]
+        if found and found[0].response_schema:
+            notes.put(key, {"question": found[0].value, "id": found[0].id})
+        return Paused(asked, found[0].value if found else None)
 
     def _progress(self, done: float, total: float | None, message: str | None) -> None:
         self.attempt.emit(
