@@ -21,7 +21,7 @@ from fractale.plan.defaults import Defaults, read_defaults
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import keys_of, read_part
 from fractale.plan.job import JOB_KEYS, SCRIPT_KEYS
-from fractale.plan.kinds import KINDS, StepKind
+from fractale.plan.kinds import KINDS, StepKind, kinds_named
 from fractale.plan.model import (
     PLAN_HINTS,
     PLAN_KEYS,
@@ -235,11 +235,7 @@ class StepReader:
 
 def _kind(fields: Fields, said: str | None) -> StepKind:
     """The kind that a key names, else the kind in `type`, else an agent (as in 0.1.0)."""
-    given = [name for name in KINDS if name in fields]
-    if "script" in given and (said == "job" or "job" in given):
-        given.remove("script")  # the job's own
-    if not given and said is None:
-        given = [n for n, kind in KINDS.items() if any(k in fields for k in kind.also_named_by)]
+    given = kinds_named(fields, said)
     if not given:
         return KINDS[said or "agent"]
     for other in given[1:]:

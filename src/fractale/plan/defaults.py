@@ -13,7 +13,7 @@ from typing import Final, cast
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import read_part
 from fractale.plan.job import JOB_KEYS, WIDENING
-from fractale.plan.kinds import KINDS
+from fractale.plan.kinds import KINDS, kinds_named
 from fractale.plan.model import NOT_DEFAULT, STEP_KEYS, default_keys
 from fractale.plan.node import Node
 
@@ -67,10 +67,10 @@ class Defaults:
 
 def _kind_of(step: Mapping[str, Node]) -> str:
     """The kind of a step, before it is read."""
-    given = [name for name in KINDS if name in step]
-    said = str(step["type"].value) if "type" in step else ""
+    said = str(step["type"].value) if "type" in step else None
+    given = kinds_named(step, said)
     if not given:
-        return said if said in KINDS else "agent"
+        return said if said and said in KINDS else "agent"
     return said if said in given else given[0]
 
 

@@ -14,7 +14,7 @@ To add a kind, write a class here, add it to `KINDS`, and write how it runs in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fractale.durations import format_duration
@@ -605,6 +605,9 @@ class _Script(StepKind):
         answer = step.job.answer if step.job else None
         return ["content", *SCRIPT_OUTPUTS] if answer and answer.form == "text" else None
 
+    def rule_names(self, step: Step) -> Collection[str] | None:
+        return self.output_names(step)
+
     def summary(self, step: Step) -> str:
         return _job_summary(step.job) if step.job else ""
 
@@ -626,3 +629,17 @@ KINDS: Final[Mapping[str, StepKind]] = {
     )
 }
 """Name → kind."""
+
+
+def kinds_named(keys: Container[str], said: str | None) -> list[str]:
+    """The kinds that the keys of a step name.
+
+    Args:
+        said: The step's `type`, if it has one.
+    """
+    given = [name for name in KINDS if name in keys]
+    if "script" in given and (said == "job" or "job" in given):
+        given.remove("script")  # the job's own
+    if not given and said is None:
+        given = [n for n, kind in KINDS.items() if any(k in keys for k in kind.also_named_by)]
+    return given

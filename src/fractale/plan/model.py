@@ -511,6 +511,9 @@ NOT_DEFAULT: Final = frozenset(
         "script",
         "command",
         "array",
+        "stdin",
+        "creates",
+        "needs",
         *KINDS,
     }
 )

@@ -185,6 +185,9 @@ def _gather(node: StepNode, results: list[dict[str, Any]], success: Decision) ->
         decision = Decision(
             outcome="success", event=own[0]["event"], decided_by="rule", reason=own[0]["reason"]
         )
+    known = sum(result["decided_by"] == "up_to_date" for result in results)
+    if known and not own:
+        decision = replace(decision, reason=f"{known} of {len(results)} items are up to date")
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
         Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
