@@ -338,24 +338,43 @@ class AsStep:
         return update
 
     def _end(self, attempt: Attempt, record: Record, target: str | None) -> PlanState:
-        """The changes of the state that end this plan."""
-        if target == END_FAILED:
-            error = record.get("error") or record.get("reason") or "the plan ended in failed"
-            return PlanState(status="failed", error=error)
+        """The changes of the state that end this plan.
+
+        A plan that failed gives the outputs that can be rendered. So does one whose outputs cannot
+        all be rendered, which is a failure.
+        """
         plan, state, name = self.node.plan, self.state, self.node.step.name
-        if not plan.outputs:
-            return PlanState(status="success", outputs={})
-        steps = {**state.get("steps", {}), name: record}
-        final = cast("PlanState", {**state, "steps": steps, "last": name})
-        if attempt.named:
-            final["values"] = {**state.get("values", {}), **attempt.named.get("values", {})}
-        needs = needs_of([dict(plan.outputs)])
-        scope = build_scope(plan, final, self.context, attempt.deps.outputs, needs)
+        failed = target == END_FAILED
+        error = self._error_of_end(attempt, record) if failed else None
+        outputs: dict[str, Any] = {}
+        if plan.outputs:
+            steps = {**state.get("steps", {}), **attempt.records, name: record}
+            final = cast("PlanState", {**state, "steps": steps, "last": name})
+            if attempt.named:
+                final["values"] = {**state.get("values", {}), **attempt.named.get("values", {})}
+            outputs, faults = outputs_of(plan, final, self.context, attempt.deps.outputs)
+            if faults and not failed:
+                failed, error = True, self.context.mask(str(faults[0]))
+        end = PlanState(status="failed", error=error) if failed else PlanState(status="success")
+        if plan.outputs or not failed:
+            end["outputs"] = attempt.deps.outputs.put(outputs)
+        return end
+
+    def _error_of_end(self, attempt: Attempt, record: Record) -> str:
+        """The plan's error if this step ends it as failed: the step's `reason` and its error."""
+        own, written = record.get("error"), attempt.step.reason
+        if not written:
+            return own or record.get("reason") or "the plan ended in failed"
+        store = attempt.deps.outputs
+        records = {**attempt.records, self.node.step.name: record}
+        views = {name: _view(each, store, read=True) for name, each in records.items()}
+        scope = {**attempt.scope, "steps": {**attempt.scope.get("steps", {}), **views}}
         try:
-            outputs = render(dict(plan.outputs), scope)
+            reason = as_text(render(written, scope))
         except CallError as error:
-            return PlanState(status="failed", error=self.context.mask(str(error)))
-        return PlanState(status="success", outputs=attempt.deps.outputs.put(outputs))
+            attempt.warn("reason", f"the step's `reason` cannot be used: {error}")
+            return own or record.get("reason") or "the plan ended in failed"
+        return self.context.mask(f"{reason}: {own}" if own and own not in reason else reason)
 
 
 class AsItem:
@@ -440,6 +459,21 @@ def _spent_by(attempt: Attempt, seconds: float) -> Spent:
         cost=attempt.usage.cost,
         seconds=round(seconds, 3),
     )
+
+
+def outputs_of(
+    plan: Plan, state: PlanState, context: RunContext, store: OutputStore
+) -> tuple[dict[str, Any], list[CallError]]:
+    """The outputs of a plan that can be rendered, and the faults of the others."""
+    scope = build_scope(plan, state, context, store, needs_of([dict(plan.outputs)]))
+    found: dict[str, Any] = {}
+    faults: list[CallError] = []
+    for name, value in plan.outputs.items():
+        try:
+            found[name] = render(value, scope)
+        except CallError as error:
+            faults.append(error)
+    return found, faults
 
 
 # The stages of an attempt
@@ -621,6 +655,8 @@ def failed_call(attempt: Attempt, error: CallError) -> CallResult:
 def step_values(step: Step) -> list[Written]:
     """Every template and expression of a step, with those of the steps inside it."""
     values: list[Written] = [value for _, value in step.templates()]
+    if step.reason is not None:
+        values.append(step.reason)
     values += [rule.expression for rule in step.rules]
     values += [each for each in (step.when, step.until) if each]
     if step.foreach:

@@ -408,6 +408,14 @@ class Step:
             needs=("until",),
         ),
     ] = None
+    reason: Annotated[
+        str | Template | None,
+        Key(
+            INSTRUCTION,
+            "Text with {{ templates }}: the run's error if an event of the step leads to `failed` "
+            "([a run that fails](#a-run-that-fails)).",
+        ),
+    ] = None
     plan: "Plan | None" = None
     chain: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
@@ -489,6 +497,7 @@ STEP_HINTS: Final = {
     "vars": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
     "variables": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
     "initial": "a plan starts at its first step: move it there",
+    "message": "write `reason` for the error of a run that ends here",
     "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
     "validate": "write `rules` or `output_schema`",
     "options": "write `choices`",

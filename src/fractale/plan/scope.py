@@ -16,8 +16,9 @@ from fractale.plan.model import SUCCESS, Plan, Step
 from fractale.plan.values import Expression, Value
 from fractale.text import listing, nearest
 
-Place = Literal["template", "item", "rule", "output"]
-"""Where a text is: in a step, in `when` or `foreach` (without an item), a rule, or an output."""
+Place = Literal["template", "item", "rule", "output", "reason"]
+"""Where a text is: in a step, in `when` or `foreach` (without an item), a rule, an output, or the
+reason of an end, which sees its own step's outputs."""
 
 STEP_PARTS: Final = ("outputs", "inputs", "outcome", "error", "attempts")
 PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
@@ -73,6 +74,8 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     step, path = placed.step, placed.path
     for key, value in step.templates():
         yield Text(value, f"{path}.{key}", "template", placed, key)
+    if step.reason is not None:
+        yield Text(step.reason, f"{path}.reason", "reason", placed, "reason")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
@@ -288,6 +291,8 @@ class Scope:
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)
+        if text.place == "reason" and text.within and not meant:
+            meant = f"steps.{text.within.step.name}.outputs.{name}"
         return _undefined(reference, text, 0, f"the names are {listing(known)}", (), meant)
 
     def _meant(self, name: str) -> str | None:
@@ -343,7 +348,7 @@ class Scope:
             return _undefined(reference, text, 1, message, self.named)
         if here is None or reference.optional:
             return None
-        if text.place == "rule" and any(placed.step is here.step for placed in setters):
+        if text.place in ("rule", "reason") and any(placed.step is here.step for placed in setters):
             return None  # a rule of the step that sets it sees the new value
         owners = dict.fromkeys(placed.owner.name for placed in setters)
         known = all(self.flow.can_run(owner) for owner in (*owners, here.owner.name))
@@ -392,6 +397,8 @@ class Scope:
         if here is None:
             return None
         name = placed.step.name
+        if text.place == "reason" and placed.owner is here.owner:
+            return None
         if placed.block and placed.block is here.block:
             message = (
                 f"`{name}` runs at the same time, in the block `{placed.block.name}`: a step of "
