@@ -254,6 +254,8 @@ def _part_of(state: PlanState, inside: frozenset[str], needs: tuple[Needs, ...])
         given["last"] = last
     if "sources" in state:
         given["sources"] = state["sources"]
+    if "ended" in state:
+        given["ended"] = state["ended"]
     return given
 
 

@@ -71,6 +71,25 @@ def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new}
 
 
+class Ended(TypedDict, total=False):
+    """How a plan ended, for the steps of its handlers.
+
+    Keys:
+        outcome: ``success``, ``failed``, ``limit`` or ``cancelled``.
+        step, error: Of a plan that failed: the step's path, and why.
+        handler: The handler that the state belongs to: ``on_failure`` or ``finally``.
+        at: The checkpoint at which the plan ended.
+        report: The rest of what is reported about the end.
+    """
+
+    outcome: Literal["success", "failed", "limit", "cancelled"]
+    step: str | None
+    error: str | None
+    handler: str
+    at: str
+    report: dict[str, Any]
+
+
 class PlanState(TypedDict, total=False):
     """The state of one plan's graph, or of a segment of it.
 
@@ -89,6 +108,7 @@ class PlanState(TypedDict, total=False):
             `PlanGraph`: the thread's step is still due.
         error: Why the plan failed.
         outputs: The outputs of the plan.
+        ended: Of the handlers of a plan, how the plan ended.
     """
 
     inputs: dict[str, Any]
@@ -101,6 +121,7 @@ class PlanState(TypedDict, total=False):
     status: Literal["success", "failed", "limit"] | None
     error: str | None
     outputs: Any
+    ended: Ended
 
 
 class ItemState(TypedDict, total=False):

@@ -27,7 +27,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.interrupts import asks
 from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
 from fractale.graph.resources import fill_inputs
-from fractale.graph.state import ItemState, PlanState, Record, Spent
+from fractale.graph.state import Ended, ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
 from fractale.plan.expressions import holds, references, render
 from fractale.plan.model import (
@@ -252,7 +252,14 @@ class AsStep:
             target=step.target,
             description=step.description,
             previous=self.state.get("last"),
+            **self._handler,
         )
+
+    @property
+    def _handler(self) -> dict[str, str]:
+        """For a step of a handler, the handler, as a field of its events."""
+        name = self.state.get("ended", Ended()).get("handler")
+        return {"handler": name} if name else {}
 
     def skipped(self, attempt: Attempt) -> PlanState:
         """The changes of the state if the step's `when` is false."""
@@ -323,6 +330,7 @@ class AsStep:
             outputs=result.outputs,
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),
+            **self._handler,
         )
         return update
 
@@ -622,8 +630,19 @@ def build_scope(
         "previous": _previous(
             last, records.get(last, Record()) if last else Record(), store, read=needs.previous
         ),
-        "run": context.variables(),
+        "run": {**context.variables(), **_ended(state)},
     }
+
+
+def _ended(state: PlanState) -> dict[str, Any]:
+    """How the plan ended, for the templates of its handlers."""
+    ended = state.get("ended")
+    if not ended:
+        return {}
+    known = {"step": ended.get("step"), "error": ended.get("error")}
+    is_failed = ended.get("outcome") == "failed"
+    failed = {name: value for name, value in known.items() if value and is_failed}
+    return {"outcome": ended.get("outcome"), "failed": failed}
 
 
 def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:

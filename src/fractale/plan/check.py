@@ -79,7 +79,10 @@ def _check(plan: Plan, prefix: str, outer: Limits | None, seen: set[int]) -> Ite
     yield from plan.warnings
     flow = Flow(plan, prefix)
     yield from flow.problems(outer)
-    yield from Scope(plan, flow, prefix).problems()
+    ends = {key: Flow(handler, prefix, key, plan) for key, handler in plan.handlers.items()}
+    for of_handler in ends.values():
+        yield from of_handler.problems(outer)
+    yield from Scope(plan, flow, prefix, ends).problems()
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)

@@ -30,10 +30,14 @@ class Flow:
     Args:
         plan: The plan.
         prefix: The path of the plan inside another, such as ``steps[2].plan.``.
+        key: The key of the file that has its steps.
+        around: For steps of a handler, the plan that they are part of.
     """
 
     plan: Plan
     prefix: str = ""
+    key: str = "steps"
+    around: Plan | None = None
     _number: dict[str, int] = field(init=False)
     _after: list[int] = field(init=False)
 
@@ -57,7 +61,7 @@ class Flow:
             outer: The limits of the run that the plan is included in.
         """
         for index, step in enumerate(self.plan.steps):
-            path = f"{self.prefix}steps[{index}]"
+            path = f"{self.prefix}{self.key}[{index}]"
             yield from self._bad_targets(step, path)
             yield from _event_problems(step, path)
             for number, inner in enumerate(step.steps):
@@ -83,7 +87,10 @@ class Flow:
                 continue
             block = next((s for s in self.plan.steps if target in _names(s.steps)), None)
             message = f"no step is named `{target}`"
-            if block:
+            elsewhere = self._elsewhere(target)
+            if elsewhere:
+                message = f"`{target}` {elsewhere}"
+            elif block:
                 message = f"`{target}` is inside the parallel block `{block.name}`; lead to that"
             yield Problem(
                 "unknown-step",
@@ -91,8 +98,17 @@ class Flow:
                 step.where(f"transitions.{event}"),
                 f"{path}.transitions.{event}",
                 len(target),
-                suggestion=None if block else nearest(target, [*self._number, *_ENDS]),
+                suggestion=None if block or elsewhere else nearest(target, [*self._number, *_ENDS]),
             )
+
+    def _elsewhere(self, target: str) -> str:
+        """Why a step cannot be led to that is in another list of steps of the same plan."""
+        for key, handler in (self.around or self.plan).handlers.items():
+            if key != self.key and target in _names(handler.steps):
+                return f"is in `{key}`, whose steps only run at the end of the plan"
+        if self.around and target in _names(self.around.steps):
+            return f"is a step of the plan: `{self.key}` runs when the plan has ended"
+        return ""
 
     def _unreachable(self) -> Iterator[Problem]:
         covered = 0
@@ -104,7 +120,7 @@ class Flow:
             message = f"no step leads to `{step.name}`"
             where = step.where("name")
             yield Problem(
-                "unreachable", message, where, f"{self.prefix}steps[{index}]", len(step.name)
+                "unreachable", message, where, f"{self.prefix}{self.key}[{index}]", len(step.name)
             )
 
     def _endless(self, outer: Limits | None) -> Iterator[Problem]:
@@ -117,7 +133,7 @@ class Flow:
                 f"{names} repeats forever: no rule leads out, and no limit ends it; give a "
                 "step of it `max_attempts`, or a rule and a transition that lead out"
             )
-            path = f"{self.prefix}steps[{self._number[last.name]}].transitions.success"
+            path = f"{self.prefix}{self.key}[{self._number[last.name]}].transitions.success"
             where = last.where("transitions.success")
             yield Problem("unbounded-loop", message, where, path, len(cycle[0].name))
 
