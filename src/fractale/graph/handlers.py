@@ -1,11 +1,12 @@
 """The steps that run at the end of a plan: its handlers ``on_failure`` and ``finally``.
 
-They are a graph of their own, beside the graph of the plan's steps, with one node per handler and
-the handler's steps inside. So a plan that stopped at a limit keeps its checkpoint, and continues
-from there. A graph of handlers begins with `state_at_end`: the state of the plan, and how it ended.
+Each handler is one node, with its steps as a graph inside. The nodes stand in two places:
 
-Three callers run them: `fractale.runs.driver` for runs, `fractale.graph.plan_graph` for
-applications, and `fractale.graph.kinds.include` for a plan inside another one.
+- At the end of the graph of a plan, for applications and for a plan inside another one
+  (`add_handlers`). There they run when the plan succeeded or failed.
+- In a graph of their own, with a thread of its own, which begins with `state_at_end`
+  (`handlers_graph`). `fractale.runs` runs that graph at every end: a plan that stopped at a limit
+  keeps its own checkpoint, and continues from there.
 
 Handlers do not change how the plan ended. A handler that gives up is reported as a warning, and the
 next handler still runs.
@@ -14,82 +15,107 @@ next handler still runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, cast
+from dataclasses import replace
+from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph._internal._constants import OVERWRITE
 from langgraph.graph import END, START
 from langgraph.runtime import Runtime
-from typing_extensions import TypedDict
 
 from fractale.errors import LimitReached
+from fractale.evidence import Notice
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import BuildGraph
 from fractale.graph.state import Ended, PlanState, Record, Spent
 from fractale.graph.step import AttemptsExceeded, Graph, NodeFunction, add_node, new_graph
-from fractale.plan.model import Plan
+from fractale.plan.model import HANDLERS, Plan
+
+ON_FAILURE: Final = HANDLERS[0]
 
 GAVE_UP: Final = "handler"
 """The code of the warning that a handler gave up."""
 
-How = Literal["success", "failed", "limit", "cancelled"]
-
-
-class EndState(TypedDict, total=False):
-    """The parts of a plan's state that its end has already used."""
-
-    status: Any
-    error: Any
-    outputs: Any
-    goto: Any
+OF_END: Final = ("status", "error", "outputs", "goto")
+"""The parts of a plan's state that its end has used."""
 
 
 def handlers_graph(plan: Plan, deps: Dependencies, build_graph: BuildGraph) -> Graph:
-    """The graph of a plan's handlers, not yet compiled.
+    """The graph of a plan's handlers alone, not yet compiled. Start it with `state_at_end`.
 
     Args:
         plan: A plan with handlers.
         build_graph: `fractale.graph.compile.build_graph`.
     """
     builder = new_graph()
-    names = list(plan.handlers)
-    for name, handler in plan.handlers.items():
-        add_node(builder, name, _handler(name, handler, deps.inside(name), build_graph))
-    if names[0] == "on_failure":
-        first: dict[Any, str] = {"failed": names[0], "other": names[1] if names[1:] else END}
-        builder.add_conditional_edges(START, _first, first)
-    else:
-        builder.add_edge(START, names[0])
-    for name, following in zip(names, [*names[1:], END], strict=True):
-        builder.add_edge(name, following)
+    builder.add_edge(START, add_handlers(builder, plan, deps, build_graph))
     return builder
 
 
-async def _first(state: PlanState) -> str:
-    return "failed" if state.get("ended", Ended()).get("outcome") == "failed" else "other"
+def add_handlers(builder: Graph, plan: Plan, deps: Dependencies, build_graph: BuildGraph) -> str:
+    """Add the nodes of a plan's handlers to a graph, up to its end.
+
+    Returns:
+        The node at which every end of the plan enters them.
+    """
+    names = list(plan.handlers)
+    for name, handler in plan.handlers.items():
+        add_node(builder, name, _node(name, handler, deps.inside(name), build_graph))
+    for name, following in zip(names, [*names[1:], END], strict=True):
+        builder.add_edge(name, following)
+    return names[0]
 
 
-def _handler(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) -> NodeFunction:
-    """The node of a handler."""
+def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) -> NodeFunction:
+    """The node of a handler. ``on_failure`` does nothing unless the plan failed."""
     graph = build_graph(plan, deps, None).compile()
     own = {step.name for step in plan.walk()}
 
     async def run(
         state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> PlanState:
-        path = f"{state.get('prefix', '')}{name}"
-        given = cast("PlanState", {**state, "prefix": f"{path}/", "spent": Spent()})
-        given["ended"] = cast("Ended", {**state.get("ended", Ended()), "handler": name})
+        ended = state.get("ended") or _ended(state)
+        if name == ON_FAILURE and ended.get("outcome") != "failed":
+            return PlanState()
+        context, path = runtime.context or RunContext(), f"{state.get('prefix', '')}{name}"
+        given = _given({**state, "spent": Spent()}, cast("Ended", {**ended, "handler": name}))
+        given["prefix"] = f"{path}/"
+        meter = context.meter.for_handlers(len(plan.steps))
+        inside = replace(context, entry=None, meter=meter)
         try:
-            after = cast("PlanState", await graph.ainvoke(given, config))
+            after = cast("PlanState", await graph.ainvoke(given, config, context=inside))
         except (AttemptsExceeded, LimitReached) as error:
-            context = runtime.context or RunContext()
             context.emit("warning", step=path, code=GAVE_UP, message=error.message)
             return PlanState()
         records = {n: r for n, r in after.get("steps", {}).items() if n in own}
-        return PlanState(steps=records, spent=after.get("spent", Spent()), last=after.get("last"))
+        return PlanState(steps=records, spent=after.get("spent", Spent()))
 
     return run
+
+
+def _ended(state: PlanState) -> Ended:
+    """How a plan ended whose state has its end."""
+    error = state.get("error")
+    if state.get("status") == "failed":
+        return Ended(outcome="failed", step=state.get("last"), error=error)
+    return Ended(outcome="success")
+
+
+def _given(state: Mapping[str, Any], ended: Ended) -> PlanState:
+    """The state of a plan as that in which its handlers start."""
+    known = {key: value for key, value in state.items() if key in PlanState.__annotations__}
+    return cast("PlanState", {**known, **dict.fromkeys(OF_END), "ended": ended})
+
+
+def failures(plan: Plan, state: PlanState) -> tuple[Notice, ...]:
+    """Notices of the steps of a plan's handlers that failed, which do not change the outcome."""
+    records = state.get("steps", {})
+    return tuple(
+        Notice(kind="failed", message=f"{name}/{step.name}: {record.get('error') or 'failed'}")
+        for name, handler in plan.handlers.items()
+        for step in handler.steps
+        if (record := records.get(step.name, Record())).get("outcome") == "failure"
+    )
 
 
 def state_at_end(
@@ -108,12 +134,5 @@ def state_at_end(
     for name, record in (earlier or {}).items():
         if name in steps and (made := record.get("attempts", 0)):
             records[name] = Record(attempts=made, inherited=made)
-    given = {key: value for key, value in state.items() if key in PlanState.__annotations__}
-    used = dict.fromkeys(EndState.__annotations__)
-    return {
-        **given,
-        **used,
-        "steps": {OVERWRITE: records},
-        "spent": {OVERWRITE: {}},
-        "ended": ended,
-    }
+    given = _given(state, ended)
+    return {**given, "steps": {OVERWRITE: records}, "spent": {OVERWRITE: {}}}

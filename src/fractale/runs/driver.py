@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -362,25 +362,26 @@ class RunDriver:
         config: dict[str, Any],
         given: Any,
         asked: Sequence[Any],
-        of_handlers: RunContext | None = None,
+        *,
+        steps: bool = True,
     ) -> Mapping[str, Any]:
         """Run a graph until its end, or until a question without an answer. Returns its values.
 
         Args:
-            of_handlers: The run as the plan's handlers see it, if the graph is theirs.
+            steps: Whether the graph has the plan's steps, and not its handlers.
         """
         questions = [i for i in asked if not is_job(i.value)]
         if questions and not self._looks_first([i.value for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
             if given is None and len(questions) == len(asked):
                 return {"__interrupt__": asked}
-        invoke = self._options.invoke if of_handlers is None else None
+        invoke = self._options.invoke if steps else None
         while True:
             with masked(config, self.context.masker) as shown:
                 values = await (partial(invoke, graph) if invoke else graph.ainvoke)(
                     given,
                     shown,
-                    context=of_handlers or self.context,
+                    context=self.context,
                     durability=self._durability,
                     control=self._options.control,
                 )
@@ -504,10 +505,7 @@ class RunDriver:
         self, handlers: _Handlers, given: Any, end: dict[str, Any], asked: Sequence[Any] = ()
     ) -> dict[str, Any]:
         """Run the handlers to their end, or to a question. Returns what is to be reported."""
-        steps = sum(len(handler.steps) for handler in self._plan.handlers.values())
-        meter = self.context.meter.for_handlers(steps)
-        context = replace(self.context, meter=meter, entry=None)
-        values = await self._run(handlers.graph, handlers.config, given, asked, context)
+        values = await self._run(handlers.graph, handlers.config, given, asked, steps=False)
         return self._end(values) if values.get("__interrupt__") else end
 
     async def _rest_of_handlers(self, handlers: _Handlers, snapshot: Any) -> RunResult:

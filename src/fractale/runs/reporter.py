@@ -105,7 +105,9 @@ class RunReporter:
     def step_finished(self, data: Mapping[str, Any]) -> None:
         """Record a step's end, now or in an earlier process of the run."""
         handler = self._handler_of(data["step"])
-        of_handler = {"handler": handler} if handler else {}
+        inside, _, _ = data["step"].rpartition("/")
+        is_handlers = data.get("handler") and inside.endswith(data["handler"])
+        of_handler = {"handler": data.get("handler") or handler} if handler or is_handlers else {}
         self.steps.append(
             {
                 "name": data["step"],
@@ -120,9 +122,9 @@ class RunReporter:
         self._notices[data["step"]] = [
             {"step": data["step"], **notice, **of_handler} for notice in data.get("notices") or ()
         ]
-        if handler:  # it decides nothing; its own failures must not be hidden
-            if data["outcome"] == "failure" and data["step"].count("/") == 1:
-                self._handler_failed(data["step"], handler, data["error"] or data["reason"])
+        if is_handlers and data["outcome"] == "failure":  # it decides nothing, but must be seen
+            self._handler_failed(data["step"], data["handler"], data["error"] or data["reason"])
+        if handler:
             return
         self._decided = {
             "step": data["step"],

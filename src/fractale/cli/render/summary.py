@@ -97,8 +97,10 @@ def _reservations(data: Mapping[str, Any]) -> list[str]:
 def _handlers_failed(data: Mapping[str, Any]) -> list[str]:
     """The steps of the plan's handlers that failed, in short, for a run that did not succeed."""
     notices = [n for n in entries(data, "notices") if n.get("handler")]
-    failed = [str(n.get("step")) for n in notices if n.get("kind") == "failed"]
-    return [f"{', '.join(f'`{inert(step)}`' for step in failed)} failed, too"] if failed else []
+    failed = [f"`{inert(str(n.get('step')))}`" for n in notices if n.get("kind") == "failed"]
+    if not failed or data.get("status") == "waiting":
+        return []
+    return [f"{', '.join(failed)} failed{', too' if data.get('status') == 'failed' else ''}"]
 
 
 def _plan_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
