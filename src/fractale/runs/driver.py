@@ -39,7 +39,7 @@ from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.options import RunOptions
 from fractale.runs.reporter import RunReporter, limits_of, spent_by, used_in
-from fractale.runs.result import RunResult
+from fractale.runs.result import BY_CANCEL, RunResult
 from fractale.settings import Settings
 from fractale.settings.files import CONFIG_VARIABLE
 from fractale.store.checkpoints import RunSaver, open_checkpoints
@@ -59,7 +59,6 @@ ENDS: Final = ("success", "failed", "limit")
 """The statuses of a run at which the handlers of its plan run."""
 
 CANCELLED: Final = "cancelled"
-BY_CANCEL: Final = "cancelled by `fractale cancel`"
 
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
@@ -95,6 +94,7 @@ class RunDriver:
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self._is_unreported = False  # whether the record ends with a step of a handler
+        self._progress = 0  # the number of events of the plan's own steps in the record
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
@@ -203,6 +203,9 @@ class RunDriver:
 
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Restore from the record the state of earlier processes of the run."""
+        path = str(event.get("step") or "")
+        if path and path.partition("/")[0] not in self._plan.handlers:
+            self._progress += 1
         if event["event"] in ("step_started", "step_finished", "run_finished"):
             self._is_unreported = bool(event.get("handler"))
         if event["event"] == "step_finished":
@@ -529,8 +532,8 @@ class RunDriver:
         """Run the handlers of a run that was cancelled.
 
         Returns:
-            None if there is nothing to do: the plan has no `finally`, the run has ended, or its
-            handlers have run since it was last in progress.
+            None if there is nothing to do: the plan has no `finally`, the run has ended, or it did
+            nothing since its handlers ran.
         """
         async with AsyncExitStack() as stack:
             graph, config = await self._open(stack)
@@ -540,16 +543,18 @@ class RunDriver:
             spent = spent_by(snapshot.values.get("spent"), self._remember_all())
             self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
             end: dict[str, Any] = {"status": "stopped", "error": BY_CANCEL}
-            handlers, ended = (
-                await self._open_handlers(graph.checkpointer),
-                self._how(end, snapshot),
-            )
-            if handlers.left or handlers.is_done(ended):
+            handlers = await self._open_handlers(graph.checkpointer)
+            ended = self._how(end, snapshot)
+            # A run without a process may have continued since, at the same checkpoint.
+            ended["at"] = f"{ended.get('at')} {self._progress}"
+            if handlers.is_done(ended):
                 return None
             self._reporter.started(resumed=True, parent=self.parent, notices=self.notices)
-            earlier = handlers.snapshot.values.get("steps")
-            given = state_at_end(self._plan, snapshot.values, ended, earlier)
-            return await self._reported(self._handle(handlers, given, end))
+            earlier, given = handlers.snapshot.values.get("steps"), None
+            if not handlers.left:
+                given = state_at_end(self._plan, snapshot.values, ended, earlier)
+            asked = handlers.snapshot.interrupts if handlers.left else ()
+            return await self._reported(self._handle(handlers, given, end, asked))
 
 
 @dataclass(frozen=True, slots=True)
