@@ -1,4 +1,4 @@
-"""A run that is killed in a handler of its plan finishes the rest of them, and does nothing twice."""
+"""A run that is killed in a handler of its plan finishes the rest, and does nothing twice."""
 
 from __future__ import annotations
 
