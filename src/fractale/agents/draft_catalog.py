@@ -31,7 +31,7 @@ Schema = Mapping[str, Any]
 
 MAX_STEPS = 50
 
-KEYS = ("description", "steps", "outputs", "limits")
+KEYS = ("description", "steps", "outputs", "limits", "on_failure", "finally")
 """Top-level keys of a draft. Its name and its inputs are those of the step that it is for."""
 
 NOT_AS_INPUT: Final = ("instruction", "error")
@@ -277,6 +277,11 @@ _TEXTS: Final[Schema] = {"type": "array", "items": {"type": "string"}}
 _STEPS: Final[Schema] = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1}
 _TEMPLATE: Final[Schema] = {"type": "string", "pattern": r"\{\{.*\}\}"}
 
+_HANDLERS: Final[Mapping[str, Any]] = {
+    "on_failure": {**_STEPS, "description": "Steps that run once the plan failed."},
+    "finally": {**_STEPS, "description": "Steps that run at every end, such as a cleanup."},
+}
+
 _FLOW: Final[Mapping[str, Any]] = {
     "tools": {
         **_TEXTS,
@@ -314,7 +319,7 @@ def draft_schema(catalog: DraftCatalog) -> dict[str, Any]:
         "description": "Name to template: what the plan returns; else its last step's outputs.",
     }
     schema = _draft({"$ref": "#/$defs/step"}, most=catalog.max_steps)
-    schema["properties"]["outputs"] = outputs
+    schema["properties"] |= {"outputs": outputs, **_HANDLERS}
     return {**schema, "$defs": {"step": _whole_step(catalog)}}
 
 

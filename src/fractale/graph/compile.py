@@ -25,6 +25,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Send
 
 from fractale.graph.context import Dependencies, RunContext
+from fractale.graph.handlers import add_handlers, handlers_graph
 from fractale.graph.kinds import Compiler, build
 from fractale.graph.plan_graph import PlanBuilder, RunSetup
 from fractale.graph.state import PlanState, Spent, values_in
@@ -66,7 +67,12 @@ def compile_plan(
         of them; its context a `PlanContext`; its result a `PlanOutput`.
     """
     builder = PlanBuilder(plan, dependencies.outputs, setup)
-    _fill(cast("Graph", builder), plan, plan.steps, dependencies, start=plan.steps[0].name)
+    graph = cast("Graph", builder)
+    end = END
+    if plan.handlers:
+        end = add_handlers(graph, plan, dependencies, build_graph)
+        builder.handlers = handlers_graph(plan, dependencies, build_graph)
+    _fill(graph, plan, plan.steps, dependencies, start=plan.steps[0].name, end=end)
     return builder
 
 
@@ -86,6 +92,15 @@ def build_graph(plan: Plan, dependencies: Dependencies, start: str | None = None
         `fractale.graph.state.initial_state`.
     """
     return _build_level(plan, plan.steps, dependencies, start=start or plan.steps[0].name)
+
+
+def build_inner_graph(plan: Plan, dependencies: Dependencies, start: str | None = None) -> Graph:
+    """The steps of a plan inside another one, and its handlers. The same as `build_graph` else."""
+    builder = new_graph()
+    end = add_handlers(builder, plan, dependencies, build_graph) if plan.handlers else END
+    start = start or plan.steps[0].name
+    _fill(builder, plan, plan.steps, dependencies, start=start, end=end)
+    return builder
 
 
 def node_of(plan: Plan, step: str) -> str:
@@ -142,19 +157,24 @@ def _fill(
     deps: Dependencies,
     *,
     start: str | None = None,
+    end: str = END,
 ) -> None:
-    """Add the steps and their edges to a builder."""
+    """Add the steps and their edges to a builder.
+
+    Args:
+        end: The node at which the plan has ended.
+    """
     groups = _groups(steps)
     home = {step.name: name for name, group in groups for step in group}
     members = frozenset(home)
     for name, group in groups:
         if len(group) == 1 and name == group[0].name:
             add_step(builder, name, _node(plan, group[0], deps, members))
-            exits = _exits_of_step(plan, group[0], home)
+            exits = _exits_of_step(plan, group[0], home, end)
             label = _event_of(name)
         else:
             add_node(builder, name, _segment(plan, group, deps, members))
-            exits = _exits_of_segment(plan, group, home)
+            exits = _exits_of_segment(plan, group, home, end)
             label = _end_or_step
         builder.add_conditional_edges(name, Edge(label), exits)
     _add_entry(builder, plan, steps, home, start)
@@ -196,21 +216,23 @@ def _jump_targets(plan: Plan, inside: frozenset[str]) -> set[str]:
     }
 
 
-def _exits_of_step(plan: Plan, step: Step, home: Mapping[str, str]) -> dict[Hashable, str]:
-    return {event: home.get(to, END) for event, to in targets_of(plan, step).items()}
+def _exits_of_step(
+    plan: Plan, step: Step, home: Mapping[str, str], end: str
+) -> dict[Hashable, str]:
+    return {event: home.get(to, end) for event, to in targets_of(plan, step).items()}
 
 
 def _exits_of_segment(
-    plan: Plan, group: Sequence[Step], home: Mapping[str, str]
+    plan: Plan, group: Sequence[Step], home: Mapping[str, str], end: str
 ) -> dict[Hashable, str]:
     """Step name or end → node, for everything outside that the segment can lead to."""
     inside = {step.name for step in group}
     targets = {t for step in group for t in targets_of(plan, step).values()} - inside
-    return {target: home.get(target, END) for target in sorted(targets)}
+    return {target: home.get(target, end) for target in sorted(targets)}
 
 
 def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -> StepNode:
-    compiler = Compiler(build_graph=build_graph, node_of=_node)
+    compiler = Compiler(build_graph=build_inner_graph, node_of=_node)
     return build(bare_node(plan, step, deps, members), compiler)
 
 
@@ -257,6 +279,8 @@ def _part_of(state: PlanState, inside: frozenset[str], needs: tuple[Needs, ...])
     if "sources" in state:
         given["sources"] = state["sources"]
     given.update(values_in(state))
+    if "ended" in state:
+        given["ended"] = state["ended"]
     return given
 
 

@@ -146,6 +146,24 @@ class Meter:
         self._under_way = 0
         self._largest = Usage()
         self._room = asyncio.Condition()
+        self._outer: Meter | None = None
+
+    def for_handlers(self, steps: int) -> Meter:
+        """The meter of a plan's handlers: the same limits, of which nothing is used yet.
+
+        What the handlers use counts for the run, too. There is no limit for their batch jobs. Each
+        of their steps may be entered once, however low the limit of steps is.
+
+        Args:
+            steps: The number of their steps.
+        """
+        limits = self.limits
+        if limits.steps is not None:
+            limits = replace(limits, steps=max(limits.steps, steps))
+        meter = Meter(replace(limits, **dict.fromkeys(LIMITS)))
+        meter.jobs = self.jobs.unlimited()
+        meter._outer = self
+        return meter
 
     @property
     def seconds(self) -> float:
@@ -160,7 +178,8 @@ class Meter:
             self._paused_at = time.monotonic()
         self._pauses += 1
         try:
-            yield
+            with self._outer.paused() if self._outer else nullcontext():
+                yield
         finally:
             self._pauses -= 1
             if not self._pauses:
@@ -189,6 +208,8 @@ class Meter:
             raise LimitReached("steps", f"the run has entered {steps}, its limit", hint=RAISE)
         self.total["steps"] = used + 1
         self.entered[path] = task
+        if self._outer:
+            self._outer.total["steps"] = self._outer.total.get("steps", 0) + 1
         return True
 
     @property
@@ -220,6 +241,8 @@ class Meter:
         total["cost"] = total.get("cost", 0.0) + usage.cost
         if usage.total_tokens > self._largest.total_tokens:
             self._largest = usage
+        if self._outer:
+            self._outer.add(usage)
 
     @asynccontextmanager
     async def model_call(self) -> AsyncGenerator[None]:
@@ -347,7 +370,7 @@ class Outer:
         """The scope of a step of the chain: its own steps are beside those around the chain."""
         both = {
             name: {**self.scope[name], **scope.get(name, {})}
-            for name in ("steps", "values")
+            for name in ("steps", "values", "run")
             if name in self.scope
         }
         return {**self.scope, **scope, "inputs": self.scope["inputs"], **both}

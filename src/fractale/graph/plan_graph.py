@@ -31,6 +31,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph._internal._config import ensure_config  # no public function merges them like a run
 from langgraph._internal._constants import (
     CONF,
+    CONFIG_KEY_CHECKPOINT_ID,
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_RESUME_MAP,
@@ -64,8 +65,9 @@ from fractale.graph.continued import (
     read_left,
     write_of,
 )
+from fractale.graph.handlers import GAVE_UP, state_at_end
 from fractale.graph.interrupts import is_by_id, read_resume
-from fractale.graph.state import PlanState, latest_state
+from fractale.graph.state import Ended, PlanState, latest_state
 from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
@@ -77,6 +79,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
 from fractale.store.outputs import OutputStore
+from fractale.store.run_record import HANDLERS_THREAD
 from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -170,6 +173,7 @@ class PlanBuilder(StateGraph[PlanState, Any, Any, PlanOutput]):
         self.plan = plan
         self.outputs = outputs
         self.setup = setup or RunSetup()
+        self.handlers: Any = None  # the builder of the graph of the plan's handlers alone
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride] - the same parameters
         self, checkpointer: Any = None, *, name: str | None = None, **options: Any
@@ -181,7 +185,13 @@ class PlanBuilder(StateGraph[PlanState, Any, Any, PlanOutput]):
             name: The graph's name in traces; None: the plan's.
         """
         graph = super().compile(checkpointer, name=name or self.plan.name, **options)
-        return PlanGraph.of(graph, plan=self.plan, outputs=self.outputs, setup=self.setup)
+        return PlanGraph.of(
+            graph,
+            plan=self.plan,
+            outputs=self.outputs,
+            setup=self.setup,
+            handlers=self.handlers.compile() if self.handlers else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +213,17 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         plan: The plan.
         outputs: The store that the plan's steps use.
         setup: What all runs of the graph begin with.
+        handlers: The compiled graph of the plan's handlers alone; None: it has none.
     """
 
     def __init__(
-        self, *, plan: Plan, outputs: OutputStore, setup: RunSetup, **attributes: Any
+        self,
+        *,
+        plan: Plan,
+        outputs: OutputStore,
+        setup: RunSetup,
+        handlers: Any = None,
+        **attributes: Any,
     ) -> None:
         # By these names, because LangGraph's `copy` passes every attribute to the constructor.
         allowed = attributes.pop("_serde_allowlist", None)
@@ -215,6 +232,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         self.plan = plan
         self.outputs = outputs
         self.setup = setup
+        self.handlers = handlers
         self._serde_allowlist = allowed
         vars(self).update(mappers)
 
@@ -226,6 +244,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         plan: Plan,
         outputs: OutputStore,
         setup: RunSetup,
+        handlers: Any = None,
     ) -> Self:
         """Make a plan's graph of the graph that LangGraph compiled."""
         attributes = {
@@ -233,7 +252,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         }
         config = cast("RunnableConfig", {"recursion_limit": NO_RECURSION_LIMIT})
         attributes["config"] = {**config, **(graph.config or {})}
-        return cls(plan=plan, outputs=outputs, setup=setup, **attributes)
+        return cls(plan=plan, outputs=outputs, setup=setup, handlers=handlers, **attributes)
 
     # -- what it takes and gives ------------------------------------------------------------------
 
@@ -314,10 +333,12 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             except (AttemptsExceeded, LimitReached) as error:
                 status = "limit" if isinstance(error, LimitReached) else "failed"
                 outputs = await self._outputs_so_far(call, saver, entered)
+                if self.handlers is not None:
+                    await self._handle(entered, call, saver, error, durability, form.values)
                 for chunk in form.ended(status, error.message, outputs):
                     yield chunk
             finally:
-                if saver is not None and not form.at_end:
+                if saver is not None and (not form.at_end or self.handlers is not None):
                     run, notes, journal = entered.context, entered.notes, entered.journal
                     await asyncio.shield(leave(saver, call, run, notes, journal))
         if form.listener is not None and form.listener.error is not None:
@@ -338,6 +359,45 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         state = latest_state(await self.aget_state(config, subgraphs=True))
         outputs, _ = outputs_of(self.plan, state, entered.context, self.outputs)
         return self.outputs.put(entered.context.mask(outputs))
+
+    async def _handle(
+        self,
+        entered: _Entered,
+        config: RunnableConfig,
+        saver: BaseCheckpointSaver[Any] | None,
+        error: AttemptsExceeded | LimitReached,
+        durability: Any,
+        known: Mapping[str, Any],
+    ) -> None:
+        """Run the plan's handlers after an error ended its graph, whose step stays due.
+
+        They have a thread of their own, or in another graph a namespace, since the thread of the
+        plan continues from its checkpoint. No question can be asked there: a step that asks one
+        ends them with a warning.
+
+        Args:
+            known: The latest values of the run, which count if no saver keeps its state.
+        """
+        conf, run = config.get(CONF, {}), entered.context
+        if saver is not None:
+            known = (await self.aget_state(config)).values
+        step = error.step if isinstance(error, AttemptsExceeded) else None
+        words = run.mask(error.message)
+        ended = Ended(outcome="failed" if step else "limit", step=step, error=words)
+        own: dict[str, Any] = {k: v for k, v in conf.items() if k != CONFIG_KEY_CHECKPOINT_ID}
+        graph = self.handlers
+        if saver is not None and CONFIG_KEY_TASK_ID not in conf:
+            own[CONFIG_KEY_THREAD_ID] = f"{conf[CONFIG_KEY_THREAD_ID]}{HANDLERS_THREAD}"
+            graph = graph.copy({"checkpointer": saver})
+        options = {} if durability is None else {"durability": durability}
+        at = {**config, CONF: own, "recursion_limit": NO_RECURSION_LIMIT}
+        given = state_at_end(self.plan, known or entered.given or {}, ended)
+        with masked(cast("RunnableConfig", at), run.masker) as shown:
+            after = await graph.ainvoke(given, shown, context=run, **options)
+        for asked in after.get(INTERRUPT) or ():
+            step = str(asked.value.get("step") or "")
+            words = "its question cannot be asked when a limit has ended the plan"
+            run.emit("warning", step=step, code=GAVE_UP, message=words)
 
     async def _stream_masked(
         self, entered: _Entered, config: RunnableConfig, **options: Any
@@ -827,7 +887,7 @@ class _Form:
         self._keys: Sequence[str] = [keys] if isinstance(keys, str) else list(keys or channels)
         self._subgraphs = subgraphs
         self._version = version
-        self._values: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.listener: _Guarded | None = None
 
     def seen(self, chunk: Any) -> Any:
@@ -836,13 +896,13 @@ class _Form:
             return chunk
         ns, mode, data = self._parts(chunk)
         if mode == "values" and ns == self._ns and isinstance(data, dict):
-            self._values = cast("dict[str, Any]", data)
+            self.values = cast("dict[str, Any]", data)
         return chunk
 
     @property
     def at_end(self) -> bool:
         """Whether the run is known to have reached an end of its plan."""
-        return self._values.get("status") in ("success", "failed")
+        return self.values.get("status") in ("success", "failed")
 
     def _parts(self, chunk: Any) -> tuple[Any, str, Any]:
         if self._version == "v2":
@@ -859,7 +919,7 @@ class _Form:
             yield self._chunk("updates", {END: update})
         if "values" in self.modes:
             shown = {key: value for key, value in update.items() if key in self._keys}
-            known = {k: v for k, v in self._values.items() if k != INTERRUPT}
+            known = {k: v for k, v in self.values.items() if k != INTERRUPT}
             yield self._chunk("values", {**known, **shown})
 
     def _chunk(self, mode: str, data: Any) -> Any:

@@ -89,6 +89,25 @@ def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new}
 
 
+class Ended(TypedDict, total=False):
+    """How a plan ended, for the steps of its handlers.
+
+    Keys:
+        outcome: ``success``, ``failed``, ``limit`` or ``cancelled``.
+        step, error: Of a plan that failed: the step's path, and why.
+        handler: The handler that the state belongs to: ``on_failure`` or ``finally``.
+        at: The checkpoint at which the plan ended.
+        report: The rest of what is reported about the end.
+    """
+
+    outcome: Literal["success", "failed", "limit", "cancelled"]
+    step: str | None
+    error: str | None
+    handler: str
+    at: str
+    report: dict[str, Any]
+
+
 class PlanState(TypedDict, total=False):
     """The state of one plan's graph, or of a segment of it.
 
@@ -110,6 +129,7 @@ class PlanState(TypedDict, total=False):
         values: What `set` steps named: name → value, large ones by reference. Only a plan with such
             steps has it.
         value_sources: The sources of these values: name → labels as JSON.
+        ended: Of the handlers of a plan, how the plan ended.
     """
 
     inputs: dict[str, Any]
@@ -124,6 +144,7 @@ class PlanState(TypedDict, total=False):
     outputs: Any
     values: Annotated[dict[str, Any], merge_values]
     value_sources: Annotated[dict[str, Any], merge_values]
+    ended: Ended
 
 
 class ItemState(TypedDict, total=False):

@@ -27,7 +27,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.interrupts import asks
 from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
 from fractale.graph.resources import fill_inputs
-from fractale.graph.state import ItemState, PlanState, Record, Spent
+from fractale.graph.state import Ended, ItemState, PlanState, Record, Spent
 from fractale.plain import as_text
 from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
@@ -263,7 +263,14 @@ class AsStep:
             target=step.target,
             description=step.description,
             previous=self.state.get("last"),
+            **self._handler,
         )
+
+    @property
+    def _handler(self) -> dict[str, str]:
+        """For a step of a handler, the handler, as a field of its events."""
+        name = self.state.get("ended", Ended()).get("handler")
+        return {"handler": name} if name else {}
 
     def skipped(self, attempt: Attempt, decision: Decision) -> PlanState:
         """The changes of the state if the step's `when` is false, or its files are up to date."""
@@ -334,6 +341,7 @@ class AsStep:
             outputs=result.outputs,
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),
+            **self._handler,
         )
         return update
 
@@ -720,7 +728,7 @@ def build_scope(
             for name, record in records.items()
         },
         **_previous(last, records.get(last or "", Record()), store, read=needs.previous),
-        "run": context.variables(directory=needs.directory),
+        "run": {**context.variables(directory=needs.directory), **_ended(state)},
     }
     if plan.value_names or state.get("values"):
         scope["values"] = {
@@ -728,6 +736,17 @@ def build_scope(
             for name, value in state.get("values", {}).items()
         }
     return scope
+
+
+def _ended(state: PlanState) -> dict[str, Any]:
+    """How the plan ended, for the templates of its handlers."""
+    ended = state.get("ended")
+    if not ended:
+        return {}
+    known = {"step": ended.get("step"), "error": ended.get("error")}
+    is_failed = ended.get("outcome") == "failed"
+    failed = {name: value for name, value in known.items() if value and is_failed}
+    return {"outcome": ended.get("outcome"), "failed": failed}
 
 
 def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:

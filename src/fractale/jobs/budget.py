@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import json
 import math
@@ -261,6 +262,12 @@ class Budget:
             self._count(line)
         self._under_way: set[str] = set()
         self._changed = asyncio.Condition()
+
+    def unlimited(self) -> Budget:
+        """The same budget without its limits: what is used counts in both."""
+        budget = copy.copy(self)
+        budget._limits = {}
+        return budget
 
     def _count(self, line: Mapping[str, Any]) -> None:
         key = str(line["key"])

@@ -107,6 +107,8 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     plan = Plan(
         **given,
         steps=_steps(fields, steps),
+        on_failure=_handler(fields, "on_failure", steps),
+        finally_=_handler(fields, "finally", steps),
         file=file,
         position=node.position,
         warnings=tuple(_octal_looking(node, "")),
@@ -114,7 +116,8 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
     _check_nesting(reader, plan)
     if problems := reader.problems.errors:
         # If a step cannot be read, every mention of it would be reported as an error, too.
-        whole = len(plan.steps) == sum(1 for _ in fields.items("steps"))
+        lists = (("steps", plan.steps), ("on_failure", plan.on_failure), ("finally", plan.finally_))
+        whole = all(len(read) == sum(1 for _ in fields.items(name)) for name, read in lists)
         raise PlanError(problems, plan if whole else None)
     return plan
 
@@ -141,6 +144,19 @@ def _steps(fields: Fields, reader: StepReader) -> tuple[Step, ...]:
     if node.value == []:
         fields.fail("steps", "missing-key", "a plan needs `steps`: a list of at least one")
     return tuple(step for path, item in fields.items("steps") if (step := reader.read(item, path)))
+
+
+def _handler(fields: Fields, key: str, reader: StepReader) -> tuple[Step, ...]:
+    """The steps of ``on_failure`` or ``finally``. Their paths begin with the key."""
+    node = fields.get(key)
+    if node is None:
+        return ()
+    if node.value == []:
+        fields.fail(key, "empty-value", f"`{key}` is empty; give it a step, or leave the key out")
+    if (step := reader.names.get(key)) is not None:
+        message = f"`{key}` cannot name a step of a plan with `{key}:`; choose another name"
+        reader.reader.fail("bad-name", message, step, "")
+    return tuple(step for path, item in fields.items(key) if (step := reader.read(item, path)))
 
 
 # Steps

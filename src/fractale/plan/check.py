@@ -96,7 +96,10 @@ def _check(
     names = (around.placed.step.name, around.scope.steps) if around else None
     flow = Flow(plan, prefix, names)
     yield from flow.problems(outer)
-    scope = Scope(plan, flow, prefix, around)
+    ends = {key: Flow(handler, prefix, key=key, of=plan) for key, handler in plan.handlers.items()}
+    for of_handler in ends.values():
+        yield from of_handler.problems(outer)
+    scope = Scope(plan, flow, prefix, around, ends)
     yield from scope.problems()
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():

@@ -6,7 +6,7 @@ The text, Mermaid and SVG drawings show the same, since all three read it here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fractale.durations import format_duration
@@ -22,6 +22,10 @@ Direction = Literal["next", "again", "back", "ahead", "end", "nowhere"]
 ENDS = (END_SUCCESS, END_FAILED)
 UNDRAWN = "A step that fails without an arrow of its own ends the plan as failed."
 LABEL_LIMIT = 60
+
+
+HANDLER_TITLES = {"on_failure": "after the plan failed", "finally": "at every end"}
+"""When the steps of a handler run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,18 @@ def _direction(plan: Plan, step: Step, event: str, target: str) -> Direction:
     if target == step.name:
         return "again"
     return "back" if names.index(target) < here else "ahead"
+
+
+def drawn_handlers(plan: Plan) -> dict[str, Plan]:
+    """The plans of the handlers, without arrows for the failures that lead to the next step."""
+    steps = {"on_failure": plan.on_failure, "finally": plan.finally_}
+    return {name: replace(each, steps=steps[name]) for name, each in plan.handlers.items()}
+
+
+def fails_silently(plan: Plan) -> bool:
+    """Whether a step of the plan has no arrow for its failure, which then ends the plan."""
+    steps = (each for step in plan.steps for each in (step, *step.steps))
+    return any(FAILURE not in step.transitions for step in steps)
 
 
 def notes(step: Step) -> list[str]:

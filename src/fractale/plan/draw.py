@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import json
 
-from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, title_of
+from fractale.plan.diagram import (
+    HANDLER_TITLES,
+    UNDRAWN,
+    Arrow,
+    arrows,
+    drawn_handlers,
+    fails_silently,
+    notes,
+    title_of,
+)
 from fractale.plan.escape import ELLIPSIS, cells, escape, fit, fold, pad
 from fractale.plan.inputs import InputSpec
 from fractale.plan.kinds import KINDS
@@ -62,15 +71,11 @@ def text(plan: Plan, width: int = 80, *, color: bool = False) -> str:
     writer = _Writer(max(width, 40), color)
     writer.head(plan)
     writer.steps(plan, "")
-    if any(_fails_silently(step) for step in plan.walk()):
+    if fails_silently(plan):
         writer.add("")
         for line in fold(UNDRAWN, writer.width):
             writer.add("", line)
     return "\n".join(writer.lines) + "\n"
-
-
-def _fails_silently(step: Step) -> bool:
-    return "failure" not in step.transitions
 
 
 class _Writer:
@@ -100,7 +105,7 @@ class _Writer:
                 self.add(pad(label if i == 0 else "", 9), line)
         self.add("")
 
-    def steps(self, plan: Plan, prefix: str) -> None:
+    def steps(self, plan: Plan, prefix: str, end: str = "success") -> None:
         """Add the steps of a plan and its end. `prefix` is printed left of an inner plan."""
         names, flows = min(max(cells(step.name) for step in plan.steps), NAME_WIDTH), True
         for step in plan.steps:
@@ -109,9 +114,13 @@ class _Writer:
             self._step(step, going, prefix, "●", "│" if flows else " ", names)
             self.add(f"{prefix}{'│' if flows else ''}")
         if flows:
-            self.add(f"{prefix}◆ success")
+            self.add(f"{prefix}◆ {end}")
         else:
             self.lines.pop()
+        for name, handler in drawn_handlers(plan).items():
+            self.add(prefix.rstrip())
+            self.add(f"{prefix}{name}  ", HANDLER_TITLES[name])
+            self.steps(handler, prefix, "end")
 
     def _step(
         self, step: Step, going: list[Arrow], prefix: str, mark: str, rail: str, names: int
@@ -205,6 +214,12 @@ class _Flowchart:
         self.lines.append(f"{indent}{start} --> {ids[plan.steps[0].name]}")
         for step in plan.steps:
             self._leaving(plan, step, ids, indent)
+        for name, handler in drawn_handlers(plan).items():
+            group = self._id()
+            title = label(f"{name}: {HANDLER_TITLES[name]}")
+            self.lines.append(f"{indent}subgraph {group}[{title}]")
+            self.plan(handler, indent + "    ")
+            self.lines.append(f"{indent}end")
 
     def _leaving(self, plan: Plan, step: Step, ids: dict[str, str], indent: str) -> None:
         going = arrows(plan, step)

@@ -41,6 +41,9 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     """
     data = part_data(plan)
     data["steps"] = [step_data(step) for step in plan.steps]
+    for name, steps in (("on_failure", plan.on_failure), ("finally", plan.finally_)):
+        if steps:
+            data[name] = [step_data(step) for step in steps]
     return data
 
 

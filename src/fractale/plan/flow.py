@@ -31,11 +31,15 @@ class Flow:
         plan: The plan.
         prefix: The path of the plan inside another, such as ``steps[2].plan.``.
         around: Of a chain, the step that has it, and the names of the steps around it.
+        key: The key of the file that has its steps.
+        of: For steps of a handler, the plan that they are part of.
     """
 
     plan: Plan
     prefix: str = ""
     around: tuple[str, Collection[str]] | None = None
+    key: str = "steps"
+    of: Plan | None = None
     _number: dict[str, int] = field(init=False)
     _after: list[int] = field(init=False)
 
@@ -75,7 +79,7 @@ class Flow:
             outer: The limits of the run that the plan is included in.
         """
         for index, step in enumerate(self.plan.steps):
-            path = f"{self.prefix}steps[{index}]"
+            path = f"{self.prefix}{self.key}[{index}]"
             yield from self._bad_targets(step, path)
             yield from _event_problems(step, path)
             yield from self._unused_reason(step, path)
@@ -111,11 +115,16 @@ class Flow:
             )
 
     def _elsewhere(self, target: str) -> str | None:
-        """The message about a target that is a step of the file, inside or outside of a step."""
+        """The message about a target that is a step of the file, but not of these steps."""
         for step in self.plan.steps:
             if target in _names([*step.walk()]):
                 inside = "the parallel block " if step.kind == "parallel" else ""
                 return f"`{target}` is inside {inside}`{step.name}`; lead to that"
+        for key, handler in (self.of or self.plan).handlers.items():
+            if key != self.key and target in _names(handler.steps):
+                return f"`{target}` is in `{key}`, whose steps only run at the end of the plan"
+        if self.of and target in _names(self.of.steps):
+            return f"`{target}` is a step of the plan: `{self.key}` runs when the plan has ended"
         if self.around is None or target not in self.around[1]:
             return None
         chain = self.around[0]
@@ -143,7 +152,7 @@ class Flow:
             message = f"no step leads to `{step.name}`"
             where = step.where("name")
             yield Problem(
-                "unreachable", message, where, f"{self.prefix}steps[{index}]", len(step.name)
+                "unreachable", message, where, f"{self.prefix}{self.key}[{index}]", len(step.name)
             )
 
     def _endless(self, outer: Limits | None) -> Iterator[Problem]:
@@ -156,7 +165,7 @@ class Flow:
                 f"{names} repeats forever: no rule leads out, and no limit ends it; give a "
                 "step of it `max_attempts`, or a rule and a transition that lead out"
             )
-            path = f"{self.prefix}steps[{self._number[last.name]}].transitions.success"
+            path = f"{self.prefix}{self.key}[{self._number[last.name]}].transitions.success"
             where = last.where("transitions.success")
             yield Problem("unbounded-loop", message, where, path, len(cycle[0].name))
 

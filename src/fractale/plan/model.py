@@ -95,6 +95,9 @@ POLL_SECONDS: Final = 10.0
 
 RESERVED_STEP_NAMES: Final = frozenset({"success", "failed", "failure"})
 
+HANDLERS: Final = ("on_failure", "finally")
+"""The keys of a plan whose steps run at its end, in the order in which they run."""
+
 LANGUAGE_VERSION: Final = 1
 """The newest version of the plan language that this fractale reads."""
 
@@ -563,6 +566,10 @@ def inherited_instruction(
     return next((text for text in found if isinstance(text, (str, Template)) and text), None)
 
 
+HANDLER_STEPS: Final = Form(None, {"type": "array", "minItems": 1, "items": ref("step")})
+"""The steps of a handler; the reader of a plan reads them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A whole plan: the inputs, the steps in order, the outputs.
@@ -628,6 +635,18 @@ class Plan:
         Mapping[str, Value],
         Key(VALUES, "Name → value with {{ templates }}: what the run returns."),
     ] = field(default_factory=dict[str, Value])
+    on_failure: Annotated[
+        tuple[Step, ...],
+        Key(HANDLER_STEPS, "Steps that run once the plan failed ([handlers](#steps-at-the-end))."),
+    ] = ()
+    finally_: Annotated[
+        tuple[Step, ...],
+        Key(
+            HANDLER_STEPS,
+            "Steps that run at every end: success, failure, a limit, `fractale cancel`.",
+            name="finally",
+        ),
+    ] = ()
     file: str = field(default="<string>", compare=False)
     position: Position = field(default=NOWHERE, compare=False)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
@@ -644,9 +663,27 @@ class Plan:
         raise KeyError(name)
 
     def walk(self) -> Iterator[Step]:
-        """Every step of the file, with those of blocks and chains, in file order."""
-        for step in self.steps:
+        """Every step of the file, with those of blocks, chains and handlers, in file order."""
+        for step in (*self.steps, *self.on_failure, *self.finally_):
             yield from step.walk()
+
+    @cached_property
+    def handlers(self) -> "Mapping[str, Plan]":
+        """The plans of the steps that run at the end, by their keys of `HANDLERS`.
+
+        Each has the inputs and limits of this plan. A step that fails leads to the next one, unless
+        it says otherwise: a failure in the middle of a cleanup must not end the cleanup.
+        """
+        blocks = zip(HANDLERS, (self.on_failure, self.finally_), strict=True)
+        return {name: self._handler(steps) for name, steps in blocks if steps}
+
+    def _handler(self, steps: tuple[Step, ...]) -> "Plan":
+        plan = replace(self, steps=steps, on_failure=(), finally_=(), outputs={}, warnings=())
+        continued = (
+            replace(step, transitions={FAILURE: plan.next_steps[step.name], **step.transitions})
+            for step in steps
+        )
+        return replace(plan, steps=tuple(continued))
 
     def target_of(self, step: Step, event: str) -> str:
         """The target of a step's event: a step's name, ``success`` or ``failed``.
@@ -686,4 +723,9 @@ PLAN_HINTS: Final = {
     "variables": _VALUES,
     "states": "write `steps`",
     "tasks": "write `steps`",
+    "handlers": "write `on_failure` or `finally`",
+    "onfailure": "write `on_failure`",
+    "on_error": "write `on_failure`",
+    "on_exit": "write `finally`",
+    "cleanup": "write `finally`",
 }

@@ -124,7 +124,16 @@ def narrow(plan: Plan, tools: tuple[str, ...] | None, approve: Approve | None) -
         tools: The globs of the step around it; None: all tools.
         approve: The step's setting for approval. The stricter of this and each step's own counts.
     """
-    return replace(plan, steps=tuple(_narrow_step(step, tools, approve) for step in plan.steps))
+
+    def narrowed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return tuple(_narrow_step(step, tools, approve) for step in steps)
+
+    return replace(
+        plan,
+        steps=narrowed(plan.steps),
+        on_failure=narrowed(plan.on_failure),
+        finally_=narrowed(plan.finally_),
+    )
 
 
 def _narrow_step(step: Step, tools: tuple[str, ...] | None, approve: Approve | None) -> Step:

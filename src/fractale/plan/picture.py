@@ -14,7 +14,16 @@ from typing import Any, TypeAlias
 from xml.sax.saxutils import escape as xml_escape
 
 from fractale.errors import DependencyMissing
-from fractale.plan.diagram import UNDRAWN, Arrow, arrows, notes, title_of
+from fractale.plan.diagram import (
+    HANDLER_TITLES,
+    UNDRAWN,
+    Arrow,
+    arrows,
+    drawn_handlers,
+    fails_silently,
+    notes,
+    title_of,
+)
 from fractale.plan.escape import cells, escape, fit, fold
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
@@ -75,7 +84,7 @@ def svg(plan: Plan) -> str:
     body = _draw_plan(plan)
     title = fold(title_of(plan), 70)
     top = MARGIN + len(title) * 20 + 6
-    note = [UNDRAWN] if any("failure" not in s.transitions for s in plan.walk()) else []
+    note = [UNDRAWN] if fails_silently(plan) else []
     words = max(cells(row) for row in [*title, *note]) * CHARACTER
     width = max(body.width, words) + 2 * MARGIN
     height = top + body.height + MARGIN + len(note) * ROW
@@ -147,7 +156,15 @@ def _draw_plan(plan: Plan) -> Drawing:
     ways = [EdgePath("start", f"step {plan.steps[0].name}", "")]
     for source, leaving in going.items():
         ways += _ways(plan, source, leaving)
-    return _lay_out(list(boxes.values()), ways)
+    drawing = _lay_out(list(boxes.values()), ways)
+    for name, handler in drawn_handlers(plan).items():
+        inside = _draw_plan(handler)
+        box = Box(name, [name, HANDLER_TITLES[name]], "agent", inside)
+        top = drawing.height + BELOW
+        drawing.elements += _draw_box(box, 0.0, top)
+        drawing.width = max(drawing.width, box.width)
+        drawing.height = top + box.height
+    return drawing
 
 
 def _key(plan: Plan, arrow: Arrow) -> str:

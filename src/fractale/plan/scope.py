@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -12,7 +12,7 @@ from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import InputSpec
 from fractale.plan.kinds import KINDS
-from fractale.plan.model import SUCCESS, Plan, Step
+from fractale.plan.model import HANDLERS, SUCCESS, Plan, Step
 from fractale.plan.values import Expression, Value
 from fractale.text import listing, nearest
 
@@ -23,6 +23,9 @@ reason of an end, which sees its own step's outputs."""
 STEP_PARTS: Final = ("outputs", "inputs", "outcome", "error", "attempts")
 PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
 RUN_PARTS: Final = ("id", "plan", "dir")
+ENDED_PARTS: Final = ("outcome", "failed")
+"""The further parts of `run` in the steps of a handler."""
+FAILED_PARTS: Final = ("step", "error")
 TOP: Final = ("inputs", "steps", "previous", "run")
 ITEM: Final = ("item", "index")
 NAMED: Final = "values"
@@ -37,11 +40,12 @@ RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A step, its path in the plan, and the parallel block around it."""
+    """A step, its path in the plan, the parallel block around it, and the handler that it is in."""
 
     step: Step
     path: str
     block: Step | None = None
+    handler: str = ""
 
     @property
     def owner(self) -> Step:
@@ -62,11 +66,17 @@ class Text:
 
 def placed_steps(plan: Plan, prefix: str) -> Iterator[Placed]:
     """Every step of a plan with its path, not those of chains and included plans."""
-    for index, step in enumerate(plan.steps):
-        path = f"{prefix}steps[{index}]"
-        yield Placed(step, path)
+    yield from _placed(plan.steps, f"{prefix}steps", "")
+    for key, handler in plan.handlers.items():
+        yield from _placed(handler.steps, f"{prefix}{key}", key)
+
+
+def _placed(steps: Sequence[Step], key: str, handler: str) -> Iterator[Placed]:
+    for index, step in enumerate(steps):
+        path = f"{key}[{index}]"
+        yield Placed(step, path, handler=handler)
         for number, inner in enumerate(step.steps):
-            yield Placed(inner, f"{path}.parallel[{number}]", step)
+            yield Placed(inner, f"{path}.parallel[{number}]", step, handler)
 
 
 def texts_of(placed: Placed) -> Iterator[Text]:
@@ -140,12 +150,14 @@ class Scope:
         flow: The transitions of its steps.
         prefix: The path of the plan inside another.
         around: Of a chain, the names around it.
+        handlers: The transitions of the steps of its handlers.
     """
 
     plan: Plan
     flow: Flow
     prefix: str = ""
     around: Around | None = None
+    handlers: Mapping[str, Flow] = field(default_factory=dict[str, Flow])
     _placed: dict[str, Placed] = field(init=False)
     _setters: dict[str, list[Placed]] = field(init=False)
     _hidden: dict[str, str] = field(init=False)
@@ -242,6 +254,8 @@ class Scope:
         if top == "previous" and (problem := self._previous_problem(reference, text)):
             return problem
         if top in ("previous", "run") and len(reference.path) > 1:
+            if top == "run" and reference.path[1] in ENDED_PARTS:
+                return _ended_problem(reference, text)
             parts = PREVIOUS_PARTS if top == "previous" else RUN_PARTS
             return _unknown_part(reference, text, 1, parts)
         return self._top_problem(reference, text)
@@ -394,11 +408,18 @@ class Scope:
     def _order_problem(self, reference: Reference, text: Text, placed: Placed) -> Problem | None:
         """The problem that the other step cannot have run."""
         here = text.within
-        if here is None:
-            return None
         name = placed.step.name
-        if text.place == "reason" and placed.owner is here.owner:
+        if text.place == "reason" and here and placed.owner is here.owner:
             return None
+        order = ("", *HANDLERS)
+        if placed.handler and order.index(placed.handler) > order.index(
+            here.handler if here else ""
+        ):
+            message = f"`{name}` is in `{placed.handler}`, which runs after this"
+            return _at(reference, text, 1, "not-yet-run", message)
+        if here is None or placed.handler != here.handler:
+            return None
+        flow = self.handlers[here.handler] if here.handler else self.flow
         if placed.block and placed.block is here.block:
             message = (
                 f"`{name}` runs at the same time, in the block `{placed.block.name}`: a step of "
@@ -406,8 +427,8 @@ class Scope:
             )
             return _at(reference, text, 1, "inside-parallel", message)
         owners = (placed.owner.name, here.owner.name)
-        known = all(self.flow.can_run(owner) for owner in owners)
-        if reference.optional or not known or self.flow.can_precede(*owners):
+        known = all(flow.can_run(owner) for owner in owners)
+        if reference.optional or not known or flow.can_precede(*owners):
             return None
         message = f"`{name}` cannot have run before `{here.step.name}`"
         if placed.step is here.step:
@@ -421,6 +442,30 @@ class Scope:
         near = nearest(part, STEP_PARTS) or f"outputs.{part}"
         message = f"a step has {listing(STEP_PARTS)}"
         return _undefined(reference, text, 2, message, (), near)
+
+
+def _ended_problem(reference: Reference, text: Text) -> Problem | None:
+    """The problem with a name that only the steps of a handler have."""
+    part, here = str(reference.path[1]), text.within
+    if here is None or not here.handler:
+        message = f"it is known only in the steps of {listing(HANDLERS)}"
+        return _undefined(reference, text, 1, message, ())
+    if part != "failed" or len(reference.path) < 3:
+        return None
+    if reference.path[2] not in FAILED_PARTS:
+        known = f"`run.failed` has {listing(FAILED_PARTS)}"
+        return _undefined(reference, text, 2, known, FAILED_PARTS)
+    if here.handler == "on_failure" or reference.optional or text.place != "template":
+        return None
+    when = here.owner.when or here.step.when
+    if when is not None and any(each.path[0] == "run" for each in references(when)):
+        return None
+    message = (
+        f"`run.failed.{reference.path[2]}` is there only if the plan failed; add `| default('')`, "
+        "or `when: run.outcome == 'failed'`"
+    )
+    found = _at(reference, text, 1, "only-if-failed", message)
+    return replace(found, severity="warning")
 
 
 def _output_problem(reference: Reference, text: Text, step: Step) -> Problem | None:

@@ -147,6 +147,15 @@ def _add_plan(graph: RunGraph, plan: Plan, prefix: str, *, drafted: bool = False
         events = [SUCCESS, *step.transitions, *(rule.event for rule in step.rules)]
         for event in dict.fromkeys(events):
             _add_transition(graph, prefix, step.name, event, plan.target_of(step, event))
+    for name, handler in plan.handlers.items():
+        _add_handler(graph, name, prefix)
+        _add_plan(graph, handler, f"{prefix}{name}/", drafted=drafted)
+
+
+def _add_handler(graph: RunGraph, name: str, prefix: str) -> None:
+    """A node that groups the steps of a handler of the plan."""
+    parent = prefix.removesuffix("/")
+    graph.add_node(GraphNode(id=prefix + name, name=name, kind="handler", parent=parent))
 
 
 def _add_step(graph: RunGraph, step: Step, prefix: str, *, drafted: bool) -> None:
@@ -187,10 +196,15 @@ def _add_attempt(graph: RunGraph, attempt: RecordedAttempt) -> None:
     node.seconds = round(node.seconds + (attempt.seconds or 0.0), 3)
     node.tokens += attempt.tokens
     node.cost = round(node.cost + attempt.cost, 6)
+    if attempt.handler and parent in graph.nodes:
+        graph.nodes[parent].visits = max(graph.nodes[parent].visits, attempt.number)
     prefix = f"{parent}/" if parent else ""
     if attempt.next:
         _add_transition(graph, prefix, name, attempt.event or SUCCESS, attempt.next).taken += 1
-    if attempt.previous is None and attempt.kind and not _beside_others(graph, parent):
+    begins = attempt.previous is None or (
+        attempt.handler and f"{prefix}{attempt.previous}" not in graph.nodes
+    )
+    if begins and attempt.kind and not _beside_others(graph, parent):
         graph.add_edge(graph.add_end(prefix, START), START, path).taken += 1
 
 

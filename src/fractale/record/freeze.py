@@ -116,7 +116,16 @@ class _Freezer:
             prefix: The path of the plan in the run.
             home: The file that the plan goes into.
         """
-        return replace(plan, steps=tuple(self._step(step, prefix, home) for step in plan.steps))
+
+        def frozen(steps: tuple[Step, ...], below: str) -> tuple[Step, ...]:
+            return tuple(self._step(step, below, home) for step in steps)
+
+        return replace(
+            plan,
+            steps=frozen(plan.steps, prefix),
+            on_failure=frozen(plan.on_failure, f"{prefix}on_failure/"),
+            finally_=frozen(plan.finally_, f"{prefix}finally/"),
+        )
 
     def _step(self, step: Step, prefix: str, home: Path) -> Step:
         path = f"{prefix}{step.name}"

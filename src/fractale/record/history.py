@@ -158,6 +158,7 @@ class RecordedAttempt:
             and `outputs` is cut short (`outputs_cut`).
         is_array: Whether its items are the elements of a job array.
         enterings: How often it was started: more than once after questions and crashes.
+        handler: The handler of the plan that it is a step of: ``on_failure`` or ``finally``.
         parent: The attempt of the step around it.
     """
 
@@ -192,6 +193,7 @@ class RecordedAttempt:
     tables: dict[str, list[dict[str, Any]]] = field(
         default_factory=dict[str, "list[dict[str, Any]]"]
     )
+    handler: str = ""
     parent: RecordedAttempt | None = field(default=None, repr=False)
 
     @property

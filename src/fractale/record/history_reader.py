@@ -130,6 +130,7 @@ class _Reader:
         attempt.target = event.get("target")
         attempt.description = event.get("description") or ""
         attempt.previous = event.get("previous")
+        attempt.handler = event.get("handler") or ""
 
     def _new(
         self, path: str, number: int, parent: RecordedAttempt | None, started: float
@@ -149,6 +150,7 @@ class _Reader:
         known = [step for step in self._history.steps if step.get("name") == path]
         if known:
             attempt.kind, attempt.target = known[0].get("type") or "", known[0].get("target")
+        attempt.handler = event.get("handler") or ""
         return attempt
 
     def _step_finished(self, event: Data) -> None:

@@ -63,7 +63,12 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
         found.update(_files(step.plan, target.parent / name, step.name))
         return replace(step, target=f"./{name}")
 
-    whole = replace(plan, steps=tuple(kept(step) for step in plan.steps))
+    whole = replace(
+        plan,
+        steps=tuple(map(kept, plan.steps)),
+        on_failure=tuple(map(kept, plan.on_failure)),
+        finally_=tuple(map(kept, plan.finally_)),
+    )
     return {target: dump_plan(whole), **found}
 
 

@@ -226,6 +226,7 @@ def as_one_process(events: Sequence[Data], begun: Container[str], *, ended: bool
             began a call has emitted a start; the next process can begin it under another key.
         ended: Whether the run came to an end; otherwise no end of the run is given.
     """
+    events = _of_last_end(events)
     ends: dict[str, Data] = {}
     for event in events:
         key = str(event.get("key") or "")
@@ -241,3 +242,38 @@ def as_one_process(events: Sequence[Data], begun: Container[str], *, ended: bool
         if kind in CALL_ENDS and key and ends[key] is not event:
             continue
         yield event
+
+
+def _of_last_end(events: Sequence[Data]) -> Sequence[Data]:
+    """The events without those of the plan's handlers at an end after which the run continued.
+
+    A replay reaches the last end only. There the handlers make their first attempts.
+    """
+    names = {str(event["handler"]) for event in events if event.get("handler")}
+    if not names:
+        return events
+
+    def handler_of(event: Data) -> str:
+        first = str(event.get("step") or "").partition("/")[0]
+        return first if first in names else ""
+
+    kept: list[Data] = []
+    dropped: dict[str, int] = {}
+    continued = again = False
+    for event in reversed(events):
+        kind, handler = event["event"], handler_of(event)
+        if kind == "run_finished" and event.get("status") == "limit":
+            again = again or any(map(handler_of, kept))
+        continued = continued or (kind in ("step_started", "step_finished") and not handler)
+        if handler and (continued or again):
+            step, attempt = str(event.get("step")), int(event.get("attempt") or 0)
+            dropped[step] = max(dropped.get(step, 0), attempt)
+        else:
+            kept.append(event)
+    kept.reverse()
+    return [
+        {**event, "attempt": event["attempt"] - dropped[event["step"]]}
+        if "attempt" in event and event.get("step") in dropped
+        else event
+        for event in kept
+    ]

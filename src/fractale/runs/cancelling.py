@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fractale.audit import AuditLog
 from fractale.errors import FractaleError, RunHeld, StoreError
-from fractale.events import Event, EventLog
+from fractale.events import Event, EventLog, Listener
 from fractale.jobs.status import JobStatus
 from fractale.private import write_private
 from fractale.record.jobs import RunJob, RunJobs, as_submitted, is_of_step, jobs_of, no_job
-from fractale.runs.result import resume_command
+from fractale.record.plans import plan_of
+from fractale.runs.result import BY_CANCEL, RunResult, resume_command
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
@@ -37,6 +38,8 @@ LOOK_SECONDS: Final = 1.0
 
 LEFT: Final = ("waiting", "stopped")
 """Statuses of a run whose jobs keep running without it."""
+
+JOBS_CANCELLED: Final = "its jobs were cancelled by `fractale cancel`"
 
 STOP_SECONDS: Final = 30.0
 """Seconds that the process of a run has to stop before its jobs are ended."""
@@ -94,12 +97,16 @@ class Cancelled:
         jobs: The jobs that were in progress, as they are now.
         stopped: Whether the run has no process any more. False if its process is in the middle of a
             call and stops after it. Also false if only the jobs of a step were cancelled.
+        ended: The result after the plan's `finally` steps; None if they did not run.
+        trouble: Why the `finally` steps did not run, although the plan has some.
     """
 
     run: str
     step: str | None
     jobs: Sequence[JobSeen]
     stopped: bool
+    ended: RunResult | None = None
+    trouble: str = ""
 
     @property
     def failed(self) -> list[JobSeen]:
@@ -135,10 +142,58 @@ async def cancel_run(record: RunRecord, settings: Settings, step: str | None = N
     canceller = Canceller(record, settings)
     seen = await canceller.look(jobs_to_cancel(record, step))
     going = [each for each in seen if each.in_progress]
-    if not going and (step is not None or holder_of(record) is None):
-        return Cancelled(run=record.run_id, step=step, jobs=(), stopped=step is None)
-    ended, stopped = await canceller.end(going, step=step, yes=True)
-    return Cancelled(run=record.run_id, step=step, jobs=ended, stopped=stopped and step is None)
+    run = record.run_id
+    if not going and (step is not None or (holder_of(record) is None and not may_end(record))):
+        return Cancelled(run=run, step=step, jobs=(), stopped=step is None)
+    jobs, stopped = await canceller.end(going, step=step, yes=True)
+    if step is not None:
+        return Cancelled(run=run, step=step, jobs=jobs, stopped=False)
+    ended, trouble = await run_finally(record, settings)
+    return Cancelled(run=run, step=step, jobs=jobs, stopped=stopped, ended=ended, trouble=trouble)
+
+
+def may_end(record: RunRecord) -> bool:
+    """Whether the plan's `finally` steps are due if the run is cancelled now.
+
+    They are if the run has not ended, and did something since it was last cancelled.
+    """
+    plan = plan_of(record, record.read_head())
+    if plan is None or "finally" not in plan.handlers:
+        return False
+    last = next(record.events_from_end(("run_started", "run_finished")), None) or {}
+    if last.get("event") == "run_finished" and last.get("status") not in LEFT:
+        return False
+    return last.get("error") != BY_CANCEL
+
+
+async def run_finally(
+    record: RunRecord, settings: Settings, listeners: Sequence[Listener] = ()
+) -> tuple[RunResult | None, str]:
+    """Run the `finally` steps of the plan of a cancelled run, unless the run has a process.
+
+    Returns:
+        The result of the run after them; None if they did not run. Then why, if they were due.
+    """
+    from fractale.plan.inputs import read_secrets
+    from fractale.runs.options import RunOptions
+    from fractale.runs.workspace import Workspace, as_started
+
+    head = record.read_head()
+    plan = plan_of(record, head)
+    if plan is None or "finally" not in plan.handlers:
+        return None, ""
+    again = f"then run `fractale cancel {record.run_id}` again"
+    if holder_of(record) is not None:
+        return None, f"its `finally` steps did not run: the run has not stopped yet; {again}"
+    options = RunOptions(listeners=listeners)
+    try:
+        settings, extensions = as_started(settings, head)
+        async with Workspace.open(settings, plan, extensions) as workspace:
+            secrets = read_secrets(plan, settings.environment)
+            runs = workspace.runs
+            return await runs.end_cancelled(record.run_id, plan, options, secrets=secrets), ""
+    except FractaleError as error:
+        return None, f"its `finally` steps did not run: {error}; repair that, {again}"
 
 
 class Canceller:
@@ -274,6 +329,7 @@ def record_stopped(record: RunRecord) -> None:
             history.alive = False  # this process has the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
                 return
+            had_jobs = history.jobs.known
             data: dict[str, Any] = {
                 "steps": [],
                 "outputs": {},
@@ -282,7 +338,7 @@ def record_stopped(record: RunRecord) -> None:
                 "notices": [],
                 **history.result,
                 "status": "stopped",
-                "error": "its jobs were cancelled by `fractale cancel`",
+                "error": JOBS_CANCELLED if had_jobs else "stopped by `fractale cancel`",
                 "hint": None,
                 "usage": history.usage,
                 "record": str(record.path),

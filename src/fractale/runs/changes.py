@@ -108,7 +108,7 @@ def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | 
 
 def _due(history: RunHistory, around: RecordedAttempt | None = None) -> Iterator[str]:
     """The names of the next steps of a run, or of the plan inside an attempt."""
-    inside = [attempt for attempt in history.attempts if attempt.parent is around]
+    inside = [v for v in history.attempts if v.parent is around and not v.handler]
     if inside:
         last = inside[-1]
         if last.outcome is not None and last.next:
@@ -157,7 +157,10 @@ def plan_changes(before: Plan, now: Plan) -> list[PlanChange]:
 
 
 def changed_steps(changes: Sequence[PlanChange]) -> set[str]:
-    """The names of the plan's own steps that changed, or that contain a changed step."""
+    """The names of the plan's own steps that changed, or that contain a changed step.
+
+    They have the key of a handler for all steps of the handler.
+    """
     return {change.name.partition("/")[0] for change in changes if change.what == "step"}
 
 
@@ -189,6 +192,8 @@ def _steps(plan: Plan, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]
         path = f"{prefix}{step.name}"
         yield path, {**_meaning(step), "transitions": _leads(plan, step)}
         yield from _inner_steps(step, path)
+    for name, handler in plan.handlers.items():
+        yield from _steps(handler, f"{prefix}{name}/")
 
 
 def _inner_steps(step: Step, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -277,7 +282,7 @@ def _ahead(
     history: RunHistory, plan: Plan, around: RecordedAttempt | None, prefix: str
 ) -> Iterator[tuple[str, Step]]:
     """The steps of a plan that may still run, with their paths."""
-    inside = [attempt for attempt in history.attempts if attempt.parent is around]
+    inside = [v for v in history.attempts if v.parent is around and not v.handler]
     names = {step.name for step in plan.steps}
     under_way = inside[-1] if inside and inside[-1].outcome is None else None
     due = next((name for name in _due(history, around) if name in names), None)
@@ -288,6 +293,8 @@ def _ahead(
             yield path, step
             attempt = under_way if under_way and under_way.name == step.name else None
             yield from _inside(history, step, attempt, path)
+    for name, handler in plan.handlers.items():  # they may still run until the run has ended
+        yield from ((f"{prefix}{name}/{step.name}", step) for step in handler.walk())
 
 
 def _inside(

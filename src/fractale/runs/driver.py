@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langgraph.errors import GraphDrained
 from langgraph.types import Command, Durability
@@ -24,12 +25,13 @@ from fractale.errors import (
 from fractale.events import EventLog
 from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
-from fractale.graph.state import ForkPoint, PlanState, initial_state, latest_state
+from fractale.graph.handlers import handlers_graph, state_at_end
+from fractale.graph.state import Ended, ForkPoint, PlanState, initial_state, latest_state
 from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.tracing import masked
 from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
-from fractale.plan.model import FAILURE, Plan
+from fractale.plan.model import FAILURE, Limits, Plan
 from fractale.questions import MISSING, Answers, is_due, needs_no_answer
 from fractale.record.jobs import RunJobs
 from fractale.record.plans import plan_hash
@@ -37,14 +39,14 @@ from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.options import RunOptions
 from fractale.runs.reporter import RunReporter, limits_of, spent_by, used_in
-from fractale.runs.result import RunResult
+from fractale.runs.result import BY_CANCEL, RunResult
 from fractale.settings import Settings
 from fractale.settings.files import CONFIG_VARIABLE
 from fractale.store.checkpoints import RunSaver, open_checkpoints
 from fractale.store.journal import FileJournal
 from fractale.store.locks import RunLock
 from fractale.store.notes import FileNotes, MemoryNotes
-from fractale.store.run_record import RunRecord
+from fractale.store.run_record import HANDLERS_THREAD, RunRecord
 from fractale.store.serializer import StrictSerializer
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ if TYPE_CHECKING:
 
 PLAN_HASH = "fractale_plan"
 """The key of the plan's hash in the metadata of checkpoints, of a run without a record."""
+
+ENDS: Final = ("success", "failed", "limit")
+"""The statuses of a run at which the handlers of its plan run."""
+
+CANCELLED: Final = "cancelled"
 
 NO_RECURSION_LIMIT = 1_000_000_000
 """fractale bounds its loops itself: by attempts, limits and rules."""
@@ -86,6 +93,8 @@ class RunDriver:
         self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
+        self._is_unreported = False  # whether the record ends with a step of a handler
+        self._progress = 0  # the number of events of the plan's own steps in the record
         self.context = RunContext(
             run_id=run_id,
             plan_name=plan.name,
@@ -127,17 +136,25 @@ class RunDriver:
                 self._check_untouched()
                 self._started(resumed=True)
                 return await self._drive(graph, config, self._first_state(inputs))
-            used = Usage()
-            for event in self._record.read_events() if self._record else ():
-                self._remember(event)
-                if event["event"] == "model_finished":
-                    used += used_in(event)
+            used = self._remember_all()
             spent = spent_by(snapshot.values.get("spent"), used)
             self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
             # A task that ended before its checkpoint was written is among the tasks, but not in
             # `next`.
+            handlers = (
+                await self._open_handlers(graph.checkpointer) if self._plan.handlers else None
+            )
+            if handlers and (handlers.left or (handlers.known and self._is_unreported)):
+                result = await self._rest_of_handlers(handlers, graph, config, snapshot)
+                limits = self._options.limits != Limits()
+                if result.status != "limit" or not snapshot.tasks or not limits:
+                    return result
             if not snapshot.tasks:
-                return await self._finished(snapshot.values)
+                end = self._end(snapshot.values)
+                if handlers and not handlers.is_done(self._how(end, snapshot)):
+                    self._started(resumed=True)
+                    return await self._reported(self._at_end(graph, config, end))
+                return self._reporter.ended(**end)
             asked = [i for i in snapshot.interrupts if not needs_no_answer(i.value)]
             self._options.replies.require([{**i.value, "id": i.id} for i in asked])
             self._started(resumed=True)
@@ -175,14 +192,30 @@ class RunDriver:
                 hint="its checkpoints were lost, or are in another store: see `fractale config`",
             )
 
+    def _remember_all(self) -> Usage:
+        """Restore the state of earlier processes from the record. Returns their models' usage."""
+        used = Usage()
+        for event in self._record.read_events() if self._record else ():
+            self._remember(event)
+            if event["event"] == "model_finished":
+                used += used_in(event)
+        return used
+
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Restore from the record the state of earlier processes of the run."""
+        path = str(event.get("step") or "")
+        if path and path.partition("/")[0] not in self._plan.handlers:
+            self._progress += 1
+        if event["event"] in ("step_started", "step_finished", "run_finished"):
+            self._is_unreported = bool(event.get("handler"))
         if event["event"] == "step_finished":
             self._reporter.step_finished(event)
         elif event["event"] == "job_state":
             self._reporter.jobs.add(event, float(event["time"]))
         elif event["event"] == "answered":
             self._answering.keep(event["question"], event["answer"])
+        elif event["event"] == "warning":
+            self._reporter.warned(event)
 
     def fork(self, point: ForkPoint, parent: Mapping[str, Any]) -> None:
         """Have the run begin at a step in the middle of its plan.
@@ -281,19 +314,12 @@ class RunDriver:
             given: The first input of the graph.
             asked: The questions that the graph waits for. Their answers are the first input.
         """
+        return await self._reported(self._to_end(graph, config, given, asked))
+
+    async def _reported(self, work: Awaitable[dict[str, Any]]) -> RunResult:
+        """Report the end that some work leads to, or the stop or question before it."""
         try:
-            return await self._run(graph, config, given, asked)
-        except LimitReached as error:
-            words, left = error.message, self._jobs_left
-            outputs = await self._outputs_so_far(graph, config)
-            return self._reporter.ended(
-                "limit", error=words, hint=error.hint, waiting=left, outputs=outputs
-            )
-        except AttemptsExceeded as error:
-            outputs = await self._outputs_so_far(graph, config)
-            return self._reporter.ended(
-                "failed", error=error.message, gave_up=error.step, outputs=outputs
-            )
+            return self._reporter.ended(**await work)
         except GraphDrained:
             words = "stopped on request at a step's boundary"
             return self._reporter.ended("stopped", error=words, waiting=self._jobs_left)
@@ -308,10 +334,7 @@ class RunDriver:
         except StoreError as error:  # the run is sound: resume it when the disk has space
             return self._reporter.ended("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
-            outputs = await self._outputs_so_far(graph, config)
-            return self._reporter.ended(
-                "failed", error=str(error), hint=error.hint, outputs=outputs
-            )
+            return self._reporter.ended("failed", error=str(error), hint=error.hint)
 
     async def _outputs_so_far(self, graph: Any, config: dict[str, Any]) -> dict[str, Any]:
         """The outputs of a plan that reached no end, as far as they can be rendered."""
@@ -323,16 +346,51 @@ class RunDriver:
         )
         return self.context.mask(outputs)
 
-    async def _run(
+    async def _to_end(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
-    ) -> RunResult:
+    ) -> dict[str, Any]:
+        """Run the plan's steps, and its handlers at an end. Returns what is to be reported."""
+        end: dict[str, Any]
+        try:
+            end = self._end(await self._run(graph, config, given, asked))
+        except LimitReached as error:
+            end = {
+                "status": "limit",
+                "error": error.message,
+                "hint": error.hint,
+                "waiting": self._jobs_left,
+            }
+        except AttemptsExceeded as error:
+            end = {"status": "failed", "error": error.message, "gave_up": error.step}
+        except (AnswerError, NotRecorded, StoreError):
+            raise
+        except FractaleError as error:
+            end = {"status": "failed", "error": str(error), "hint": error.hint}
+        if end["status"] in ENDS and "outputs" not in end:
+            end["outputs"] = await self._outputs_so_far(graph, config)
+        return await self._at_end(graph, config, end)
+
+    async def _run(
+        self,
+        graph: Any,
+        config: dict[str, Any],
+        given: Any,
+        asked: Sequence[Any],
+        *,
+        steps: bool = True,
+    ) -> Mapping[str, Any]:
+        """Run a graph until its end, or until a question without an answer. Returns its values.
+
+        Args:
+            steps: Whether the graph has the plan's steps, and not its handlers.
+        """
         questions = [i for i in asked if not needs_no_answer(i.value)]
         if questions and not self._looks_first([i.value for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
             ends = given is None and len(questions) == len(asked)
             if ends and not self._is_late(questions):
-                return await self._finished({"__interrupt__": asked})
-        invoke = self._options.invoke
+                return {"__interrupt__": asked}
+        invoke = self._options.invoke if steps else None
         while True:
             with masked(config, self.context.masker) as shown:
                 values = await (partial(invoke, graph) if invoke else graph.ainvoke)(
@@ -344,7 +402,7 @@ class RunDriver:
                 )
             given = await self._next_input(values)
             if given is None and not self._is_late(values.get("__interrupt__") or ()):
-                return await self._finished(values)
+                return values
 
     @property
     def _durability(self) -> Durability:
@@ -418,21 +476,142 @@ class RunDriver:
         update: dict[str, Any] = {"goto": target, "status": None, "error": None}
         return Command(goto=node_of(self._plan, target), update=update)
 
-    async def _finished(self, values: Mapping[str, Any]) -> RunResult:
-        """The result at an end of the graph."""
+    def _end(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What is to be reported at an end of the graph."""
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(
                 needs_no_answer(each) for each in waiting
             ):
                 words = f"stopped on request ({self._options.control.drain_reason})"
-                return self._reporter.ended("stopped", error=words, waiting=waiting)
-            return self._reporter.ended("waiting", waiting=waiting)
+                return {"status": "stopped", "error": words, "waiting": waiting}
+            return {"status": "waiting", "waiting": waiting}
         outputs = self._store.get(values.get("outputs") or {})
         if values.get("status") == "success":
-            return self._reporter.ended("success", outputs=outputs)
+            return {"status": "success", "outputs": outputs}
         words = str(values.get("error") or "the plan failed")
-        return self._reporter.ended("failed", error=words, outputs=outputs)
+        return {"status": "failed", "error": words, "outputs": outputs}
+
+    # -- the handlers of the plan -----------------------------------------------------------------
+
+    async def _open_handlers(self, saver: Any) -> _Handlers:
+        """The graph of the plan's handlers, and the state that it was left in."""
+        builder = handlers_graph(self._plan, self._dependencies, build_graph)
+        graph: Any = builder.compile(
+            checkpointer=saver, store=self._options.memory, name=self._plan.name
+        )
+        config = self._config()
+        config["configurable"] = {"thread_id": f"{self.context.run_id}{HANDLERS_THREAD}"}
+        return _Handlers(graph, config, await graph.aget_state(config))
+
+    async def _at_end(
+        self, graph: Any, config: dict[str, Any], end: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Run the plan's handlers at an end. Returns what is to be reported.
+
+        Args:
+            graph, config: The plan's steps, which have just ended.
+        """
+        if not self._plan.handlers or end["status"] not in ENDS:
+            return end
+        handlers = await self._open_handlers(graph.checkpointer)
+        snapshot = await graph.aget_state(config)
+        ended = self._how(end, snapshot)
+        if end["status"] == "failed" and handlers.is_done(ended):
+            return end  # nothing has happened since, as in a resume of a step without attempts
+        earlier = handlers.snapshot.values.get("steps")
+        given = state_at_end(self._plan, snapshot.values, ended, earlier)
+        return await self._handle(handlers, given, end)
+
+    def _how(self, end: Mapping[str, Any], snapshot: Any) -> Ended:
+        """How the plan ended, as its handlers see it."""
+        step = end.get("gave_up") or snapshot.values.get("last")
+        report = {name: value for name, value in end.items() if name != "outputs"}
+        outcome = CANCELLED if end["status"] == "stopped" else end["status"]
+        ended = Ended(outcome=outcome, step=step, error=end.get("error"), report=report)
+        at = str(snapshot.config["configurable"].get("checkpoint_id", ""))
+        return cast("Ended", {**self.context.mask(ended), "at": at})
+
+    async def _handle(
+        self, handlers: _Handlers, given: Any, end: dict[str, Any], asked: Sequence[Any] = ()
+    ) -> dict[str, Any]:
+        """Run the handlers to their end, or to a question. Returns what is to be reported."""
+        values = await self._run(handlers.graph, handlers.config, given, asked, steps=False)
+        return self._end(values) if values.get("__interrupt__") else end
+
+    async def _rest_of_handlers(
+        self, handlers: _Handlers, graph: Any, config: dict[str, Any], snapshot: Any
+    ) -> RunResult:
+        """Finish the handlers of an end that an earlier process of the run reached.
+
+        Args:
+            graph, config, snapshot: The plan's steps, and their state.
+        """
+        end = dict(handlers.snapshot.values["ended"]["report"])
+        if snapshot.values.get("status"):
+            end["outputs"] = self._store.get(snapshot.values.get("outputs") or {})
+        else:
+            end["outputs"] = await self._outputs_so_far(graph, config)
+        interrupts = handlers.snapshot.interrupts
+        asked = [i for i in interrupts if not needs_no_answer(i.value)]
+        self._options.replies.require([{**i.value, "id": i.id} for i in asked])
+        self._started(resumed=True)
+        if not handlers.left:
+            return self._reporter.ended(**end)
+        return await self._reported(self._handle(handlers, None, end, interrupts))
+
+    async def end_cancelled(self) -> RunResult | None:
+        """Run the handlers of a run that was cancelled.
+
+        Returns:
+            None if there is nothing to do: the plan has no `finally`, the run has ended, or it did
+            nothing since its handlers ran.
+        """
+        async with AsyncExitStack() as stack:
+            graph, config = await self._open(stack)
+            snapshot = await graph.aget_state(config)
+            if not snapshot.tasks or "finally" not in self._plan.handlers:
+                return None
+            spent = spent_by(snapshot.values.get("spent"), self._remember_all())
+            self.context.meter = Meter(limits_of(self._plan, self._options), spent, self._ledger)
+            end: dict[str, Any] = {"status": "stopped", "error": BY_CANCEL}
+            handlers = await self._open_handlers(graph.checkpointer)
+            ended = self._how(end, snapshot)
+            # A run without a process may have continued since, at the same checkpoint.
+            ended["at"] = f"{ended.get('at')} {self._progress}"
+            if handlers.is_done(ended):
+                return None
+            self._reporter.started(resumed=True, parent=self.parent, notices=self.notices)
+            earlier, given = handlers.snapshot.values.get("steps"), None
+            if not handlers.left:
+                given = state_at_end(self._plan, snapshot.values, ended, earlier)
+            asked = handlers.snapshot.interrupts if handlers.left else ()
+            return await self._reported(self._handle(handlers, given, end, asked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Handlers:
+    """The graph of a plan's handlers, and the state that an earlier end left it in."""
+
+    graph: Any
+    config: dict[str, Any]
+    snapshot: Any
+
+    @property
+    def left(self) -> bool:
+        """Whether an earlier process began them and did not finish them."""
+        return bool(self.snapshot.tasks)
+
+    @property
+    def known(self) -> bool:
+        """Whether they ran at an earlier end."""
+        return bool(self.snapshot.values.get("ended"))
+
+    def is_done(self, ended: Ended) -> bool:
+        """Whether they have finished at this very end."""
+        known: Mapping[str, Any] = self.snapshot.values.get("ended") or {}
+        same = all(known.get(key) == ended.get(key) for key in ("outcome", "at", "step"))
+        return self.known and not self.left and same
 
 
 @asynccontextmanager

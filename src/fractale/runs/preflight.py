@@ -181,6 +181,8 @@ def _paths(plan: Plan, prefix: str = "") -> Iterator[str]:
         for inner in step.steps:
             if inner.inner is not None:
                 yield from _paths(inner.inner, f"{path}/{inner.name}/")
+    for name, handler in plan.handlers.items():
+        yield from _paths(handler, f"{prefix}{name}/")
 
 
 def _drafts(plan: Plan) -> bool:

@@ -15,6 +15,7 @@ from fractale.audit import AuditLog
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog, Status
 from fractale.graph.context import Dependencies, Meter, RunContext, limits_set, with_limits
+from fractale.graph.handlers import GAVE_UP
 from fractale.graph.state import Record, Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
@@ -57,6 +58,7 @@ class RunReporter:
         record: RunRecord | None,
     ) -> None:
         self._plan = plan
+        self._handlers = frozenset(plan.handlers)
         self._dependencies = dependencies
         self._options = options
         self._record = record
@@ -78,6 +80,8 @@ class RunReporter:
             self.step_finished(event.data)
         elif event.kind == "job_state":
             self.jobs.add(event.data, event.time)
+        elif event.kind == "warning":
+            self.warned(event.data)
         if self.log:
             self._write_down(self.log, event)
         for listener in self._options.listeners:
@@ -99,6 +103,10 @@ class RunReporter:
 
     def step_finished(self, data: Mapping[str, Any]) -> None:
         """Record a step's end, now or in an earlier process of the run."""
+        handler = self._handler_of(data["step"])
+        inside, _, _ = data["step"].rpartition("/")
+        is_handlers = data.get("handler") and inside.endswith(data["handler"])
+        of_handler = {"handler": data.get("handler") or handler} if handler or is_handlers else {}
         self.steps.append(
             {
                 "name": data["step"],
@@ -107,17 +115,37 @@ class RunReporter:
                 "event": data.get("event_name"),
                 "decided_by": data["decided_by"],
                 "error": data["error"],
+                **of_handler,
             }
         )
         self._notices[data["step"]] = [
-            {"step": data["step"], **notice} for notice in data.get("notices") or ()
+            {"step": data["step"], **notice, **of_handler} for notice in data.get("notices") or ()
         ]
+        if is_handlers and data["outcome"] == "failure":  # it decides nothing, but must be seen
+            self._handler_failed(data["step"], data["handler"], data["error"] or data["reason"])
+        if handler:
+            return
         self._decided = {
             "step": data["step"],
             "by": data["decided_by"],
             "reason": data["reason"],
             "code": data.get("code"),
         }
+
+    def warned(self, data: Mapping[str, Any]) -> None:
+        """Record that a handler of the plan gave up."""
+        handler = self._handler_of(str(data.get("step") or ""))
+        if handler and data.get("code") == GAVE_UP:
+            self._handler_failed(data["step"], handler, data["message"])
+
+    def _handler_of(self, path: str) -> str:
+        """The handler of the plan that has a step; empty for any other step."""
+        first = path.partition("/")[0]
+        return first if first in self._handlers else ""
+
+    def _handler_failed(self, step: str, handler: str, message: str) -> None:
+        notice = {"step": step, "kind": "failed", "message": message, "handler": handler}
+        self._notices[step] = [notice]
 
     def remember(self, records: Mapping[str, Record]) -> None:
         """Restore the steps of earlier processes from the state of a run without events.
@@ -145,8 +173,13 @@ class RunReporter:
             notices: Code and text of the warnings before anything runs.
         """
         plan, limits = self._plan, limits_of(self._plan, self._options)
-        own = [step for outer in plan.steps for step in (outer, *outer.steps)]
-        steps = [{"name": s.name, "type": s.kind, "target": s.target} for s in own]
+        lists = {"": plan.steps, **{f"{k}/": each.steps for k, each in plan.handlers.items()}}
+        steps = [
+            {"name": f"{prefix}{step.name}", "type": step.kind, "target": step.target}
+            for prefix, own in lists.items()
+            for outer in own
+            for step in (outer, *outer.steps)
+        ]
         model = self._dependencies.models.spec(None) if models_of(plan) else None
         title = plan.description.strip().split("\n")[0] or plan.name
         forked: dict[str, Any] = {}

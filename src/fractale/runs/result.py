@@ -25,6 +25,9 @@ EXIT_CODES: Mapping[Status, int] = {
     "stopped": 75,
 }
 
+BY_CANCEL = "cancelled by `fractale cancel`"
+"""The error of a run that was cancelled, and whose plan's `finally` steps have run."""
+
 MOST_ANSWERS = 5
 """The most questions that a command answers one by one."""
 

@@ -280,17 +280,58 @@ class Runs:
         await self._check_tools(record, head, plan)
         bindings = self._bindings_of(record, head, plan)
         await check_own_parts(record, plan, bindings, self._toolbox, self._agents.names())
+        driver = self._continued(record, head, plan, options, secrets, bindings)
+        if notice := version_notice(head):
+            driver.notices.append(("versions", notice))
+        if point := read_point(record):
+            driver.fork(point, head["parent"])
+        return await driver.resume(head["inputs"])
+
+    def _continued(
+        self,
+        record: RunRecord,
+        head: Mapping[str, Any],
+        plan: Plan,
+        options: RunOptions,
+        secrets: Mapping[str, str] | None,
+        bindings: Bindings,
+    ) -> RunDriver:
+        """The driver of a run that began earlier."""
         dependencies = self._dependencies(FileOutputs(record.outputs), record)
         driver = RunDriver(
             self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
         driver.context.start_dir = Path(head.get("folder") or Path.cwd())
         driver.context.bindings = bindings
-        if notice := version_notice(head):
-            driver.notices.append(("versions", notice))
-        if point := read_point(record):
-            driver.fork(point, head["parent"])
-        return await driver.resume(head["inputs"])
+        return driver
+
+    async def end_cancelled(
+        self,
+        run_id: str,
+        plan: Plan,
+        options: RunOptions | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> RunResult | None:
+        """Run the plan's `finally` for a run that was cancelled and has no process.
+
+        Args:
+            run_id: The run's id.
+            plan: The plan that the run was started with.
+            secrets: The secret inputs.
+
+        Returns:
+            How the run stands now; None if there was nothing to do.
+
+        Raises:
+            PlanError: A tool that the plan names was not found.
+        """
+        record = self._records.find(run_id)
+        head = record.read_head()
+        bindings = self._bindings_of(record, head, plan)
+        options = options or RunOptions()
+        driver = self._continued(record, head, plan, options, secrets, bindings)
+        return await driver.end_cancelled()
 
     async def resume_unrecorded(
         self,

@@ -32,7 +32,13 @@ from langgraph.checkpoint.base import (
 from fractale.errors import StoreError
 from fractale.store.filesystem import file_system
 from fractale.store.postgres import is_postgres, open_postgres
-from fractale.store.run_record import ID, RunRecord, RunRecords
+from fractale.store.run_record import (
+    HANDLERS_THREAD,
+    ID,
+    RunRecord,
+    RunRecords,
+    threads_of,
+)
 from fractale.store.serializer import StrictSerializer
 from fractale.store.sqlite import sqlite_errors
 from fractale.store.sqlite_saver import (
@@ -215,7 +221,8 @@ class RunFiles(RunSaver):
         for path in (self._record(thread_id).checkpoints, self._shared):
             if path.exists():
                 async with self._using(path) as saver:
-                    stored += await saver.stored(thread_id)
+                    for thread in threads_of(thread_id):
+                        stored += await saver.stored(thread)
         return references_in(stored)
 
     async def sizes(self) -> Mapping[str, int]:
@@ -232,9 +239,10 @@ class RunFiles(RunSaver):
     # -- which file
 
     def _record(self, thread_id: str) -> RunRecord:
-        if not ID.fullmatch(thread_id):
+        run_id = thread_id.removesuffix(HANDLERS_THREAD)
+        if not ID.fullmatch(run_id):
             raise StoreError(f"`{thread_id}` is not a valid ID of a run")
-        return self._records.at(thread_id)
+        return self._records.at(run_id)
 
     @asynccontextmanager
     async def _reading(self, thread_id: str) -> AsyncGenerator[SqliteSaver | None]:

@@ -23,6 +23,7 @@ from psycopg.rows import DictRow, dict_row
 from fractale.errors import RunHeld, StoreError
 from fractale.store.checkpoints import RunSaver, references_in
 from fractale.store.postgres import postgres_faults
+from fractale.store.run_record import threads_of
 from fractale.store.serializer import StrictSerializer
 
 SETUP_LOCK = 0x66726163
@@ -163,12 +164,14 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
 
     async def adelete_thread(self, thread_id: str) -> None:
         with self._faults():
-            await super().adelete_thread(thread_id)
+            for thread in threads_of(thread_id):
+                await super().adelete_thread(thread)
 
     async def references(self, thread_id: str) -> set[str]:
         with self._faults():
-            rows = await self._rows(STORED, {"thread": thread_id})
-        return references_in(row["stored"] for row in rows)
+            threads = threads_of(thread_id)
+            found = [await self._rows(STORED, {"thread": thread}) for thread in threads]
+        return references_in(row["stored"] for rows in found for row in rows)
 
     async def sizes(self) -> Mapping[str, int]:
         with self._faults():

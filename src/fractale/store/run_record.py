@@ -27,8 +27,15 @@ ID_LENGTH = 5
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHARED_ID_LENGTH = 10
 """The length of the ID of runs with checkpoints on a server, which state directories may share."""
+HANDLERS_THREAD = "~handlers"
+"""The end of the name of the second thread of a run: the checkpoints of its plan's handlers."""
 RUNS = "runs"
 """The directory of the runs' directories, in the state directory."""
+
+
+def threads_of(run_id: str) -> tuple[str, str]:
+    """The threads of LangGraph that have the checkpoints of a run."""
+    return run_id, f"{run_id}{HANDLERS_THREAD}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from langgraph.graph.state import CompiledStateGraph
 from starlette.exceptions import HTTPException
 
 from fractale.errors import FractaleError, PlanError, UsageError
-from fractale.graph.compile import build_graph
+from fractale.graph.compile import build_inner_graph
 from fractale.graph.context import Dependencies
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.inputs import schema_of_inputs
@@ -126,7 +126,7 @@ def _build(source: PlanSource, own: Extensions, config: dict[str, Any]) -> Studi
     deps = Dependencies(toolbox=cast("Any", None), drafts=drafts)
     schemas = {"input": source.input_schema(plan), "context": source.context_schema()}
     return StudioGraph.of(
-        build_graph(plan, deps),
+        build_inner_graph(plan, deps),
         plan.name,
         performer=RunPerformer(source=source, settings=settings, extensions=extensions),
         schemas=schemas,

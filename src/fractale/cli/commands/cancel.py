@@ -16,7 +16,9 @@ from fractale.errors import UsageError
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
+    from fractale.events import Event
     from fractale.runs.cancelling import Canceller, JobSeen
+    from fractale.runs.result import RunResult
     from fractale.settings import Settings
     from fractale.store.run_record import RunRecord
 
@@ -41,8 +43,11 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     stopped, or detached. Without STEP its process also stops, and you can resume the run. With STEP
     the run continues by its plan: a step fails if its job was cancelled.
 
+    Without STEP the `finally` steps of the plan run after that, once, even if the run had no job
+    and no process.
+
     Exit codes: 0 all jobs were cancelled, or none was in progress; 1 a job could not be cancelled,
-    or you answered no; 2 wrong use.
+    the `finally` steps did not run, or you answered no; 2 wrong use.
     """
     from fractale.cli.consent import ask_about_run
     from fractale.store.run_record import RunRecords
@@ -79,7 +84,7 @@ class _Cancel:
         canceller, seen = await self._look()
         going = [each for each in seen if each.in_progress]
         holder = None if self._step else holder_of(self._record)
-        if not going and holder is None:
+        if not going and holder is None and (self._step or not self._is_due()):
             return self._nothing_to_do(seen)
         if not self._yes and not self._agrees(going, str(holder) if holder else ""):
             click.echo("nothing was cancelled", err=True)
@@ -95,6 +100,12 @@ class _Cancel:
         click.echo("  l leave them (default) · c cancel them > ", nl=False, err=True)
         if sys.stdin.readline().strip().casefold() in ("c", "cancel"):
             await self._end(canceller, going)
+
+    def _is_due(self) -> bool:
+        """Whether the plan's `finally` steps run if the run is cancelled now."""
+        from fractale.runs.cancelling import may_end
+
+        return may_end(self._record)
 
     async def _look(self) -> tuple[Canceller, list[JobSeen]]:
         from fractale.runs.cancelling import Canceller, jobs_to_cancel
@@ -119,7 +130,8 @@ class _Cancel:
         """
         run = self._record.run_id
         if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            what = _jobs(len(going)) if going else f"the run, in progress in {holder}"
+            held = f"the run, in progress in {holder}" if holder else f"run {run}"
+            what = _jobs(len(going)) if going else held
             raise UsageError(
                 f"cancelling {what} needs your agreement",
                 hint=f"check with `fractale show {run}`, then add --yes",
@@ -130,7 +142,10 @@ class _Cancel:
             click.echo(
                 f"the run is in progress ({holder}); it would stop and could be resumed", err=True
             )
-        what = f"cancel {_jobs(len(going))}" if going else f"stop run {run}"
+        if self._step is None and self._is_due():
+            click.echo("the steps of the plan's `finally` would run", err=True)
+        stop = f"stop run {run}" if holder else f"cancel run {run}"
+        what = f"cancel {_jobs(len(going))}" if going else stop
         click.echo(f"{what}? [y/N] ", nl=False, err=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
@@ -143,15 +158,38 @@ class _Cancel:
     async def _end(self, canceller: Canceller, going: Sequence[JobSeen]) -> int:
         ended, stopped = await canceller.end(going, step=self._step, yes=self._yes)
         failed = [each for each in ended if each.trouble]
+        result, trouble = None, ""
+        if self._step is None:
+            result, trouble = await self._finally()
         if self._as_json:
-            self._print_json(ended, stopped=stopped and self._step is None)
+            self._print_json(ended, stopped=stopped and self._step is None, result=result)
         else:
             self._print(ended, failed, stopped=stopped)
-        return 1 if failed else 0
+        if trouble:
+            click.echo(f"warning  {trouble}", err=True)
+        return 1 if failed or trouble else 0
 
-    def _print_json(self, ended: Sequence[JobSeen], *, stopped: bool) -> None:
-        run, jobs = self._record.run_id, [each.as_dict() for each in ended]
-        click.echo(to_json({"run": run, "step": self._step, "jobs": jobs, "stopped": stopped}))
+    async def _finally(self) -> tuple[RunResult | None, str]:
+        """Run the plan's `finally` steps, and print each."""
+        from fractale.cli.render.text import inert
+        from fractale.runs.cancelling import run_finally
+
+        def listen(event: Event) -> None:
+            data = event.data
+            if event.kind == "step_finished" and not self._as_json:
+                why = f": {data['error']}" if data.get("error") else ""
+                click.echo(f"  {inert(data['step'], 60)}  {data['outcome']}{inert(why, 300)}")
+
+        return await run_finally(self._record, self._settings, [listen])
+
+    def _print_json(
+        self, ended: Sequence[JobSeen], *, stopped: bool, result: RunResult | None = None
+    ) -> None:
+        jobs = [each.as_dict() for each in ended]
+        data = {"run": self._record.run_id, "step": self._step, "jobs": jobs, "stopped": stopped}
+        if result is not None:
+            data |= {"status": result.status, "notices": result.notices, "steps": result.steps}
+        click.echo(to_json(data))
 
     def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
         from fractale.runs.result import resume_command

@@ -77,7 +77,8 @@ def _head(data: Mapping[str, Any]) -> Line:
     status = str(data.get("status") or "failed")
     words, mark = STATES.get(status, (inert(status), "warn"))
     why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
-    parts = [*(_reservations(data) if status == "success" else []), why]
+    first = status == "success"
+    parts = [*_reservations(data), why] if first else [why, *_handlers_failed(data)]
     joint = " " if status == "waiting" else " · "
     return [(words, mark), ("".join(f"{joint}{part}" for part in parts if part), "")]
 
@@ -95,6 +96,20 @@ def _reservations(data: Mapping[str, Any]) -> list[str]:
     return [*failed, *(text for kind, text in words.items() if kind in kinds)]
 
 
+def _handlers_failed(data: Mapping[str, Any]) -> list[str]:
+    """The steps of the plan's handlers that failed, in short, for a run that did not succeed."""
+    notices = [n for n in entries(data, "notices") if n.get("handler")]
+    failed = [f"`{inert(str(n.get('step')))}`" for n in notices if n.get("kind") == "failed"]
+    if not failed or data.get("status") == "waiting":
+        return []
+    return [f"{', '.join(failed)} failed{', too' if data.get('status') == 'failed' else ''}"]
+
+
+def _plan_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The attempts of the plan's steps, without those of its handlers."""
+    return [each for each in entries(data, "steps") if not each.get("handler")]
+
+
 def _who(data: Mapping[str, Any]) -> str:
     """The step and the evidence that decided a success."""
     decided = table(data, "decided")
@@ -103,7 +118,7 @@ def _who(data: Mapping[str, Any]) -> str:
         return ""
     reason = inert(str(decided.get("reason") or ""), 200)
     if by == "default":
-        failed = [s for s in entries(data, "steps") if s.get("outcome") == "failure"]
+        failed = [s for s in _plan_steps(data) if s.get("outcome") == "failure"]
         complete = not failed and not entries(data, "notices")
         return f"{'all steps completed; ' if complete else ''}last step: `{step}`"
     if by == "when":
@@ -158,7 +173,7 @@ def _without_last_line(error: str) -> str:
 
 def _step_failed(data: Mapping[str, Any]) -> bool:
     """Whether the step that decided the outcome failed, and not only the plan around it."""
-    attempts = entries(data, "steps")
+    attempts = _plan_steps(data)
     return bool(data.get("decided") and attempts and attempts[-1].get("outcome") == "failure")
 
 
@@ -177,8 +192,8 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
     rows: list[tuple[str, list[str]]] = []
     if data.get("status") == "failed":
         rows += _failure_rows(data)
-    if data.get("status") == "success":
-        rows += _notice_rows(data)
+    hidden = data.get("status") != "success"
+    rows += _notice_rows([n for n in entries(data, "notices") if n.get("handler") or not hidden])
     rows += _waiting_rows(entries(data, "waiting"))
     files = table(data, "output_files")
     for name, value in outputs.items():
@@ -270,13 +285,13 @@ def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
     return "log", [step + inert(shorten_path(str(job["log"]))), *(f"  {line}" for line in lines)]
 
 
-def _notice_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _notice_rows(notices: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """The losses and warnings of the steps, and failures inside of steps that kept running."""
     rows: list[tuple[str, list[str]]] = []
     for kind in ("failed", "lost", "warning"):
         texts = [
             f"{inert(str(n.get('step')), 60)}: {inert(str(n.get('message')), 600)}"
-            for n in entries(data, "notices")
+            for n in notices
             if n.get("kind") == kind
         ]
         lines = [line for text in texts[:MOST_NOTICES] for line in fold(text, WIDTH - 16, 3)]
@@ -290,7 +305,7 @@ def _last_error(data: Mapping[str, Any]) -> str:
     """The error of the last step that failed, not the error that no attempts are left."""
     if not table(data, "decided").get("gave_up"):
         return str(data.get("error") or "")
-    errors = [s["error"] for s in entries(data, "steps") if s.get("error")]
+    errors = [s["error"] for s in _plan_steps(data) if s.get("error")]
     return str(errors[-1]) if errors else str(data.get("error") or "")
 
 

@@ -33,8 +33,9 @@ It raises CallError if the call failed, and LimitReached if a limit of the run i
 
 
 BuildGraph = Callable[["Plan", Dependencies, "str | None"], "Graph"]
-"""`fractale.graph.compile.build_graph`: a plan as a graph. The graph begins with the named step,
-or with the plan's first step for None."""
+"""`fractale.graph.compile.build_inner_graph`: a plan as a graph, with its handlers.
+
+The graph begins with the named step, or with the plan's first step for None."""
 
 NodeOf = Callable[["Plan", "Step", Dependencies, frozenset[str]], "StepNode"]
 """Makes the node of a step. The names are those of the steps of the same graph."""

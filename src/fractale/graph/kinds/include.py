@@ -11,9 +11,10 @@ from langchain_core.runnables import RunnableConfig
 from fractale.errors import NotDone
 from fractale.graph.call import Attempt, labels_of
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.kinds import Compiler
+from fractale.graph.handlers import failures, handlers_graph, state_at_end
+from fractale.graph.kinds import BuildGraph, Compiler
 from fractale.graph.outcome import CallResult
-from fractale.graph.state import PlanState, Record, Spent, initial_state
+from fractale.graph.state import Ended, PlanState, Record, Spent, initial_state
 from fractale.graph.step import AttemptsExceeded, StepNode
 from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Plan
@@ -32,7 +33,8 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         graph = attempt.inside
         if attempt.entry is not None:  # a fork that begins in the plan
             graph = compiler.build_graph(plan, node.deps, attempt.entry.step).compile()
-        return await run_plan(attempt, plan, graph, {**defaults, **given}, attempt.context)
+        inputs = {**defaults, **given}
+        return await run_plan(attempt, plan, graph, inputs, attempt.context, compiler.build_graph)
 
     below = node.deps.inside(node.step.name)
     return replace(node, perform=call, inside=compiler.build_graph(plan, below, None).compile())
@@ -44,6 +46,7 @@ async def run_plan(
     graph: Any,
     inputs: Mapping[str, Any],
     context: RunContext,
+    build_graph: BuildGraph,
     config: RunnableConfig | None = None,
 ) -> CallResult:
     """Run a plan's graph inside a step. The end of the plan is the step's result.
@@ -53,6 +56,7 @@ async def run_plan(
             middle of the plan, the graph begins there.
         inputs: The plan's inputs, with secrets in the clear.
         context: The run as the steps of the plan see it.
+        build_graph: As of `run_inner`.
         config: Of the node that runs the plan; None: the step's own.
 
     Raises:
@@ -67,7 +71,7 @@ async def run_plan(
     labeled = attempt.argument_sources.items()
     if sources := {name: to_data(labels) for name, labels in labeled if labels}:
         state["sources"] = sources
-    return await run_inner(attempt, plan, graph, state, context, config)
+    return await run_inner(attempt, plan, graph, state, context, build_graph, config)
 
 
 async def run_inner(
@@ -76,9 +80,13 @@ async def run_inner(
     graph: Any,
     state: PlanState,
     context: RunContext,
+    build_graph: BuildGraph,
     config: RunnableConfig | None = None,
 ) -> CallResult:
     """Run the graph of a plan or a chain inside a step, from the state in which it begins.
+
+    Args:
+        build_graph: Compiles the steps of the plan's handlers.
 
     Raises:
         LimitReached: A limit of the run is used up.
@@ -92,15 +100,48 @@ async def run_inner(
             "PlanState", await graph.ainvoke(state, config or attempt.config, context=context)
         )
     except AttemptsExceeded as error:
+        if plan.handlers:
+            handlers: Any = handlers_graph(plan, deps, build_graph).compile()
+            at = config or attempt.config
+            await _handle(attempt, plan, (graph, handlers), state, error, context, at)
         return CallResult(error=str(error), code=error.code)
     attempt.charge(after.get("spent", Spent()))
     attempt.seen.add(labels_of(*after.get("steps", {}).values()))
     outputs = _outputs_of(plan, after, deps)
     if after.get("status") == "success":
-        return CallResult(outputs=outputs)
+        return CallResult(outputs=outputs, notices=failures(plan, after))
     error = after.get("error") or f"the plan `{plan.name}` failed"
     code = NotDone.code if _last_record(after).get("decided_by") == "agent" else "plan"
     return CallResult(outputs=outputs, error=error, code=code)
+
+
+async def _handle(
+    attempt: Attempt,
+    plan: Plan,
+    graphs: tuple[Any, Any],
+    state: PlanState,
+    error: AttemptsExceeded,
+    context: RunContext,
+    config: RunnableConfig,
+) -> None:
+    """Run the handlers of a plan after one of its steps had no attempts left.
+
+    LangGraph gives this second graph of the task a namespace of its own. If the task runs again,
+    the first graph ends in the same way without a call.
+
+    Args:
+        graphs: Of the plan, and of its handlers.
+    """
+    graph, handlers = graphs
+    try:
+        left: Mapping[str, Any] = (await graph.aget_state(config)).values
+    except ValueError:  # no checkpointer
+        left = {}
+    step = error.step.removeprefix(state.get("prefix", ""))
+    ended = Ended(outcome="failed", step=step, error=context.mask(error.message))
+    given = state_at_end(plan, left or state, ended)
+    after = cast("PlanState", await handlers.ainvoke(given, config, context=context))
+    attempt.charge(after.get("spent", Spent()))
 
 
 def _outputs_of(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:

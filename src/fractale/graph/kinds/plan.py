@@ -294,7 +294,9 @@ async def _run(
     )
     defaults = {name: spec.default for name, spec in plan.inputs.items() if not spec.required}
     inputs = {**defaults, **_given(attempt)}
-    result = await run_plan(attempt, plan, graph, inputs, context=context, config=config)
+    result = await run_plan(
+        attempt, plan, graph, inputs, context, planner.build_graph, config=config
+    )
     return DraftState(
         outputs=attempt.deps.outputs.put(result.outputs),
         error=result.error or "",

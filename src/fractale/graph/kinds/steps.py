@@ -28,7 +28,7 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
             graph = compiler.build_graph(chain, node.deps, attempt.entry.step).compile()
         state = initial_state({}, prefix=f"{attempt.path}/")
         context = replace(attempt.context, outer=Outer(attempt.scope, attempt.flow))
-        return await run_inner(attempt, chain, graph, state, context)
+        return await run_inner(attempt, chain, graph, state, context, compiler.build_graph)
 
     below = node.deps.inside(node.step.name)
     return replace(node, perform=call, inside=compiler.build_graph(chain, below, None).compile())
