@@ -9,7 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
+import fractale
+from fractale.graph.compile import compile_plan
+from fractale.graph.context import Dependencies
 from fractale.plan.build import parse_plan
 from fractale.questions import MISSING
 from fractale.settings import PolicySettings, SourcesSettings
@@ -530,3 +535,25 @@ def test_the_plan_of_a_chain_has_the_limits_of_the_plan():
     )
     assert plan.steps[0].chain is not None
     assert plan.steps[0].chain.limits.attempts == 4
+
+
+async def test_an_application_answers_the_questions_of_items(tools):
+    plan = fractale.load(
+        """\
+name: asks
+steps:
+  - name: each
+    foreach: [a, b]
+    steps:
+      - {name: first, tool: say, inputs: {text: "{{ item }}"}}
+      - {name: go, tool: say, approve: always, inputs: {text: "go {{ steps.first.outputs.text }}"}}
+outputs: {all: "{{ steps.each.outputs | map(attribute='text') | list }}"}
+"""
+    )
+    graph = compile_plan(plan, Dependencies(toolbox=tools)).compile(InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    asked = (await graph.ainvoke({}, config))["__interrupt__"]
+    assert sorted(each.value["step"] for each in asked) == ["each[0]/go", "each[1]/go"]
+    after = await graph.ainvoke(Command(resume={each.id: "yes" for each in asked}), config)
+    assert after["outputs"] == {"all": ["go a", "go b"]}
+    assert len(tools.calls) == 4
