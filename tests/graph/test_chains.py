@@ -512,6 +512,28 @@ class TestWhenOfItems:
         assert "each[1]/some:success" in seen.path
         assert [call.arguments["n"] for call in tools.calls].count(3) == 2
 
+    async def test_jobs_of_the_chosen_items_only_are_submitted(
+        self, settings, run_plan, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        seen = await run_plan(
+            """
+            name: jobs
+            steps:
+              - name: each
+                foreach: [3, 4, 5]
+                when: item != 4
+                job:
+                  scheduler: local
+                  command: [sh, -c, "echo v={{ item }}{{ index }}"]
+                  outputs: {v: 'v=(.*)'}
+            outputs: {all: "{{ steps.each.outputs | map(attribute='v') | list }}"}
+            """,
+            settings=replace(settings, environment={"PATH": os.environ["PATH"]}, local_cores=9),
+            tools=FakeToolServer(),
+        )
+        assert (seen.result.error, seen.outputs) == (None, {"all": [30, 51]})
+
     async def test_a_name_that_is_not_defined_is_told_once(self, run_plan, tools):
         seen = await run_plan(
             """
