@@ -117,6 +117,38 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(killed, seed):
     killed.check(killed.finish())
 
 
+JOBS = """
+name: jobs
+steps:
+  - name: each
+    foreach: [0, 1, 2]
+    max_parallel: 2
+    steps:
+      - name: make
+        job: {scheduler: local, command: [sh, -c, "echo make{{ item }} >> ran; sleep 0.5"]}
+      - name: use
+        job: {scheduler: local, command: [sh, -c, "echo use{{ item }} >> ran"]}
+"""
+
+
+def test_no_process_waits_for_jobs_of_chains_that_are_detached(tmp_path, processes):
+    (tmp_path / "plan.yaml").write_text(JOBS)
+    env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "COV"))}
+    env["HOME"] = str(tmp_path)
+    words = ["run", "plan.yaml"]
+    for _ in range(60):
+        process = processes.start([*words, "--detach", "--json"], cwd=tmp_path, env=env)
+        out, err = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == 4, out + err
+        words = ["resume", "-1"]
+        time.sleep(0.2)
+    assert json.loads(out.splitlines()[-1])["status"] == "success"
+    ran = (tmp_path / "ran").read_text().split()
+    assert sorted(ran) == sorted(f"{name}{n}" for name in ("make", "use") for n in range(3))
+
+
 def kill_at(killed: Chained, step: str, when: str) -> None:
     """Run until an event of a step, answering what is asked, and kill the process there."""
     process = killed.run()

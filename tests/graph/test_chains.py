@@ -9,7 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
+import fractale
+from fractale.graph.compile import compile_plan
+from fractale.graph.context import Dependencies
 from fractale.plan.build import parse_plan
 from fractale.questions import MISSING
 from fractale.settings import PolicySettings, SourcesSettings
@@ -507,6 +512,28 @@ class TestWhenOfItems:
         assert "each[1]/some:success" in seen.path
         assert [call.arguments["n"] for call in tools.calls].count(3) == 2
 
+    async def test_jobs_of_the_chosen_items_only_are_submitted(
+        self, settings, run_plan, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        seen = await run_plan(
+            """
+            name: jobs
+            steps:
+              - name: each
+                foreach: [3, 4, 5]
+                when: item != 4
+                job:
+                  scheduler: local
+                  command: [sh, -c, "echo v={{ item }}{{ index }}"]
+                  outputs: {v: 'v=(.*)'}
+            outputs: {all: "{{ steps.each.outputs | map(attribute='v') | list }}"}
+            """,
+            settings=replace(settings, environment={"PATH": os.environ["PATH"]}, local_cores=9),
+            tools=FakeToolServer(),
+        )
+        assert (seen.result.error, seen.outputs) == (None, {"all": [30, 51]})
+
     async def test_a_name_that_is_not_defined_is_told_once(self, run_plan, tools):
         seen = await run_plan(
             """
@@ -530,3 +557,25 @@ def test_the_plan_of_a_chain_has_the_limits_of_the_plan():
     )
     assert plan.steps[0].chain is not None
     assert plan.steps[0].chain.limits.attempts == 4
+
+
+async def test_an_application_answers_the_questions_of_items(tools):
+    plan = fractale.load(
+        """\
+name: asks
+steps:
+  - name: each
+    foreach: [a, b]
+    steps:
+      - {name: first, tool: say, inputs: {text: "{{ item }}"}}
+      - {name: go, tool: say, approve: always, inputs: {text: "go {{ steps.first.outputs.text }}"}}
+outputs: {all: "{{ steps.each.outputs | map(attribute='text') | list }}"}
+"""
+    )
+    graph = compile_plan(plan, Dependencies(toolbox=tools)).compile(InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    asked = (await graph.ainvoke({}, config))["__interrupt__"]
+    assert sorted(each.value["step"] for each in asked) == ["each[0]/go", "each[1]/go"]
+    after = await graph.ainvoke(Command(resume={each.id: "yes" for each in asked}), config)
+    assert after["outputs"] == {"all": ["go a", "go b"]}
+    assert len(tools.calls) == 4

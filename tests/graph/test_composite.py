@@ -231,6 +231,18 @@ outputs: {answer: "{{ steps.last.outputs.twice }}"}
     assert names == ["part/twice", "part/plus", "part", "last"]
 
 
+async def test_the_list_of_an_included_plans_last_step_is_its_result(run_plan, tools, tmp_path):
+    (tmp_path / "inner.yaml").write_text(
+        'name: i\nsteps:\n  - {name: s, tool: double, foreach: [1, 2], inputs: {n: "{{ item }}"}}\n'
+    )
+    (tmp_path / "outer.yaml").write_text(
+        "name: o\nsteps: [{name: in, plan: inner.yaml}]\n"
+        "outputs: {all: \"{{ steps.in.outputs.result | map(attribute='twice') | list }}\"}\n"
+    )
+    seen = await run_plan(tmp_path / "outer.yaml", tools=tools)
+    assert seen.outputs == {"all": [2, 4]}
+
+
 async def test_a_failed_included_plan_is_a_failed_step(run_plan, tools, tmp_path):
     (tmp_path / "inner.yaml").write_text(
         "name: inner\nsteps: [{name: x, tool: double, inputs: {n: 13}}]\n"

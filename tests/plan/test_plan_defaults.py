@@ -149,6 +149,10 @@ class TestFaults:
         found = self.one(f"tool: {{{key}}}")
         assert "it says what one step does, so write it there" in found.message
 
+    def test_a_word_of_a_scheduler_is_answered_with_the_key(self):
+        assert "write `time`" in self.one("job: {walltime: 1h}").message
+        assert problems("job: {timeout: 1h}", "tool: t") == []
+
     def test_a_value_that_does_not_fit_is_told_once_and_not_used(self):
         found = self.one("tool: {timeout: soon}")
         assert (found.code, found.path) == ("wrong-type", "defaults.tool.timeout")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ import forked
 EXAMPLES = Path(__file__).parents[2] / "plans" / "examples"
 
 
-def run(folder: Path, name: str, *words: str) -> tuple[int, dict[str, Any]]:
-    """Run an example with the local scheduler. Returns the exit code and the last event."""
+def fractale(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {name: v for name, v in os.environ.items() if not name.startswith("FRACTALE_")}
     env |= {"HOME": str(folder), "FRACTALE_TRUST_PROJECT": "1"}
-    done = forked.run(
-        ["run", str(EXAMPLES / name), *words, "--json"],
-        cwd=folder,
-        env=env,
-    )
+    return forked.run(words, cwd=folder, env=env)
+
+
+def run(folder: Path, name: str, *words: str) -> tuple[int, dict[str, Any]]:
+    """Run an example with the local scheduler. Returns the exit code and the last event."""
+    done = fractale(folder, "run", str(EXAMPLES / name), *words, "--json")
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
@@ -35,6 +36,8 @@ def test_samples_go_through_their_chains_and_are_merged(tmp_path):
     lines = merged.read_text().splitlines()
     assert lines == sorted(lines)
     assert lines[0] == "A-1"
+    shown = fractale(tmp_path, "show", "-1").stdout
+    assert "3 items   1 of 4 items left out by `when`" in shown
 
 
 def test_samples_can_be_chosen(tmp_path):

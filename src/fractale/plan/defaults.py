@@ -12,9 +12,9 @@ from typing import Final, cast
 
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import read_part
-from fractale.plan.job import JOB_KEYS, WIDENING
+from fractale.plan.job import JOB_HINTS, JOB_KEYS, WIDENING
 from fractale.plan.kinds import KINDS, kinds_named
-from fractale.plan.model import NOT_DEFAULT, STEP_KEYS, default_keys
+from fractale.plan.model import NOT_DEFAULT, STEP_HINTS, STEP_KEYS, default_keys
 from fractale.plan.node import Node
 
 ONE_FIELD: Final = {"tools": "allow_tools", "allow_tools": "tools"}
@@ -25,6 +25,7 @@ MERGED: Final = "env"
 
 _OF_ONE_STEP: Final = "it says what one step does, so write it there"
 _HINTS: Final = {
+    **STEP_HINTS,
     **dict.fromkeys(NOT_DEFAULT, _OF_ONE_STEP),
     "job": "write the keys of the job themselves",
 }
@@ -123,7 +124,9 @@ def read_defaults(plan: Fields) -> Defaults:
             continue
         keys = default_keys(kind)
         noun = f"the default of {kind} steps"
-        of_kind = reader.fields(kinds.value(kind), join(path, kind), keys, noun, _HINTS)
+        known = {**JOB_HINTS, **_HINTS} if kind == "job" else _HINTS
+        hints = {name: hint for name, hint in known.items() if name not in keys}
+        of_kind = reader.fields(kinds.value(kind), join(path, kind), keys, noun, hints)
         found[kind] = {} if of_kind is None else _read(of_kind, kind)
     return Defaults(found)
 

@@ -18,7 +18,8 @@ def evidence(data: Mapping[str, Any]) -> str:
         return f"skipped: {reason}" if reason else "skipped"
     own_event = event not in ("success", "failure", "")
     if data.get("outcome") != "failure" and not own_event:
-        return notices_text(data)
+        left_out = reason if by == "default" else ""
+        return " · ".join(filter(None, (left_out, notices_text(data))))
     error = inert(str(data.get("error") or ""), 1000)
     if by == "exit_code" and error and reason not in error:
         return f"{error} ({reason})"  # the end of a job, and the evidence for it
