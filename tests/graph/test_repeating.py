@@ -231,3 +231,50 @@ async def test_a_fork_polls_anew(stage):
         forked = await runs.fork(result.run, "poll")
     assert forked.status == "success"
     assert forked.outputs["calls"] == 4, "it was ready at the first call"
+
+
+DRAFT = {
+    "steps": [
+        {"name": "settle", "wait": "10ms"},
+        {
+            "name": "poll",
+            "tool": "state",
+            "until": "status == 'ready'",
+            "every": "10ms",
+            "timeout": "1m",
+            "retry": {"attempts": 2, "delay": "10ms", "on": "failure"},
+        },
+    ],
+    "outputs": {"calls": "{{ steps.poll.outputs.calls }}"},
+}
+
+
+async def test_a_draft_waits_and_polls(run_plan, tools):
+    plan = (
+        "name: p\nsteps: [{name: s, type: plan, instruction: Wait for it, tools: [state]}]\n"
+        'outputs: {calls: "{{ steps.s.outputs.calls }}"}\n'
+    )
+    model = ScriptedModel([Reply(data=DRAFT)])
+    result = await run_plan(plan, tools=tools, model=model, yes=True)
+    assert result.status == "success", result.result.error
+    assert result.outputs == {"calls": 3}
+
+
+async def test_the_user_approves_the_calls_of_a_drafted_poll_once(run_plan, tools):
+    plan = "name: p\nsteps: [{name: s, type: plan, instruction: Wait for it, tools: [state]}]\n"
+
+    class Person:
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+
+        async def answer(self, question: Any) -> Any:
+            self.asked.append(question)
+            return "accept" if question["kind"] == "review" else "yes"
+
+    person = Person()
+    model = ScriptedModel([Reply(data=DRAFT)])
+    result = await run_plan(plan, tools=tools, model=model, person=person)
+    assert result.status == "success", result.result.error
+    assert len(tools.calls) == 3
+    assert [each["kind"] for each in person.asked] == ["review", "approval"]
+    assert "it is called again until `status == 'ready'`" in person.asked[1]["why"]
