@@ -125,6 +125,13 @@ def jobs_to_cancel(record: RunRecord, step: str | None) -> list[RunJob]:
     return as_submitted(found, jobs)
 
 
+def waits_for_time(record: RunRecord) -> bool:
+    """Whether `fractale resume --ready` would continue the run once a time has come."""
+    from fractale.runs.ready import waited_for
+
+    return any(each.get("due") for each in waited_for(record))
+
+
 async def cancel_run(record: RunRecord, settings: Settings, step: str | None = None) -> Cancelled:
     """End the jobs of a run and stop it, or end the jobs of one step. It does not ask.
 
@@ -135,7 +142,8 @@ async def cancel_run(record: RunRecord, settings: Settings, step: str | None = N
     canceller = Canceller(record, settings)
     seen = await canceller.look(jobs_to_cancel(record, step))
     going = [each for each in seen if each.in_progress]
-    if not going and (step is not None or holder_of(record) is None):
+    waits = step is None and waits_for_time(record)
+    if not going and not waits and (step is not None or holder_of(record) is None):
         return Cancelled(run=record.run_id, step=step, jobs=(), stopped=step is None)
     ended, stopped = await canceller.end(going, step=step, yes=True)
     return Cancelled(run=record.run_id, step=step, jobs=ended, stopped=stopped and step is None)
@@ -192,7 +200,7 @@ class Canceller:
         stopped = not with_run or await stop_run(self._record)
         ended = await self.cancel(seen, with_run=with_run)
         if with_run:
-            record_stopped(self._record)
+            record_stopped(self._record, with_jobs=bool(seen))
         return ended, stopped
 
     async def _look(self, job: RunJob) -> JobSeen:
@@ -258,10 +266,13 @@ async def stop_run(record: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     return True
 
 
-def record_stopped(record: RunRecord) -> None:
-    """Record that a run does not wait for jobs any more, since they were cancelled.
+def record_stopped(record: RunRecord, *, with_jobs: bool = True) -> None:
+    """Record that a run does not wait for jobs or times any more, since it was cancelled.
 
     It changes nothing if the run ended, or if the run has a process, which records its own end.
+
+    Args:
+        with_jobs: Whether jobs were cancelled with it.
 
     Raises:
         StoreError: The record cannot be read or written.
@@ -282,7 +293,8 @@ def record_stopped(record: RunRecord) -> None:
                 "notices": [],
                 **history.result,
                 "status": "stopped",
-                "error": "its jobs were cancelled by `fractale cancel`",
+                "error": f"{'its jobs were cancelled' if with_jobs else 'it was stopped'} by "
+                "`fractale cancel`",
                 "hint": None,
                 "usage": history.usage,
                 "record": str(record.path),

@@ -38,7 +38,8 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
                                        a job array only ends as a whole
 
     fractale first lists the jobs that it will cancel, and asks. The run may be in progress,
-    stopped, or detached. Without STEP its process also stops, and you can resume the run. With STEP
+    stopped, or detached. Without STEP its process also stops, and you can resume the run. A run
+    that waits for a time is then left alone by `fractale resume --ready`. With STEP
     the run continues by its plan: a step fails if its job was cancelled.
 
     Exit codes: 0 all jobs were cancelled, or none was in progress; 1 a job could not be cancelled,
@@ -74,12 +75,14 @@ class _Cancel:
         self._as_json = as_json
 
     async def run(self) -> int:
+        from fractale.runs.cancelling import waits_for_time
         from fractale.store.locks import holder_of
 
         canceller, seen = await self._look()
         going = [each for each in seen if each.in_progress]
         holder = None if self._step else holder_of(self._record)
-        if not going and holder is None:
+        waits = self._step is None and waits_for_time(self._record)
+        if not going and holder is None and not waits:
             return self._nothing_to_do(seen)
         if not self._yes and not self._agrees(going, str(holder) if holder else ""):
             click.echo("nothing was cancelled", err=True)
@@ -119,7 +122,8 @@ class _Cancel:
         """
         run = self._record.run_id
         if self._as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            what = _jobs(len(going)) if going else f"the run, in progress in {holder}"
+            alone = f"the run, in progress in {holder}" if holder else "the run"
+            what = _jobs(len(going)) if going else alone
             raise UsageError(
                 f"cancelling {what} needs your agreement",
                 hint=f"check with `fractale show {run}`, then add --yes",
@@ -166,7 +170,8 @@ class _Cancel:
             done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
         if self._step is None:
-            click.echo(f"next    {resume_command(run)}    submits the cancelled jobs again")
+            again = "submits the cancelled jobs again" if ended else "continues the run"
+            click.echo(f"next    {resume_command(run)}    {again}")
         elif holder_of(self._record):
             click.echo(f"the run continues by its plan; next    fractale show {run}")
         else:
