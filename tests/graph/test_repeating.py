@@ -278,3 +278,30 @@ async def test_the_user_approves_the_calls_of_a_drafted_poll_once(run_plan, tool
     assert len(tools.calls) == 3
     assert [each["kind"] for each in person.asked] == ["review", "approval"]
     assert "it is called again until `status == 'ready'`" in person.asked[1]["why"]
+
+
+async def test_a_question_beside_a_wait_is_asked_at_once(run_plan, tools):
+    plan = (
+        "name: p\nsteps:\n  - name: both\n    parallel:\n      - {name: long, wait: 3s}\n"
+        "      - {name: asks, tool: code, approve: always}\n"
+    )
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+
+    class Person:
+        async def answer(self, question: Any) -> Any:
+            asked.append(loop.time())
+            return "quit" if question["kind"] == "failure" else "yes"
+
+    result = await run_plan(plan, tools=tools, person=Person())
+    assert len(tools.calls) == 1
+    assert loop.time() - asked[0] > 1, "the wait continued after the answer"
+    (end,) = [e for e in result.of("step_finished") if e["step"] == "both/long"]
+    assert end["seconds"] >= 3
+
+
+def test_the_graph_of_a_plan_that_waits_is_drawn(tools):
+    graph = compile_plan(parse_plan(PLAN), Dependencies(toolbox=tools)).compile()
+    drawn = graph.get_graph(xray=True).draw_mermaid()
+    assert "pause\\3apause" in drawn or "pause:pause" in drawn
+    assert "try" in drawn

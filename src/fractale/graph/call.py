@@ -308,9 +308,9 @@ class Attempt:
     def _outlives_process(self) -> bool:
         """Whether a killed attempt keeps the sources that it had seen, as a model's context.
 
-        A tool or a job step makes its call again, from the journal.
+        A tool or a job step makes its call again, from the journal. A wait step reads nothing.
         """
-        return self.step.kind not in ("tool", "job")
+        return self.step.kind not in ("tool", "job", "wait")
 
     @property
     def _note(self) -> str:
