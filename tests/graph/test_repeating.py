@@ -231,3 +231,77 @@ async def test_a_fork_polls_anew(stage):
         forked = await runs.fork(result.run, "poll")
     assert forked.status == "success"
     assert forked.outputs["calls"] == 4, "it was ready at the first call"
+
+
+DRAFT = {
+    "steps": [
+        {"name": "settle", "wait": "10ms"},
+        {
+            "name": "poll",
+            "tool": "state",
+            "until": "status == 'ready'",
+            "every": "10ms",
+            "timeout": "1m",
+            "retry": {"attempts": 2, "delay": "10ms", "on": "failure"},
+        },
+    ],
+    "outputs": {"calls": "{{ steps.poll.outputs.calls }}"},
+}
+
+
+async def test_a_draft_waits_and_polls(run_plan, tools):
+    plan = (
+        "name: p\nsteps: [{name: s, type: plan, instruction: Wait for it, tools: [state]}]\n"
+        'outputs: {calls: "{{ steps.s.outputs.calls }}"}\n'
+    )
+    model = ScriptedModel([Reply(data=DRAFT)])
+    result = await run_plan(plan, tools=tools, model=model, yes=True)
+    assert result.status == "success", result.result.error
+    assert result.outputs == {"calls": 3}
+
+
+async def test_the_user_approves_the_calls_of_a_drafted_poll_once(run_plan, tools):
+    plan = "name: p\nsteps: [{name: s, type: plan, instruction: Wait for it, tools: [state]}]\n"
+
+    class Person:
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+
+        async def answer(self, question: Any) -> Any:
+            self.asked.append(question)
+            return "accept" if question["kind"] == "review" else "yes"
+
+    person = Person()
+    model = ScriptedModel([Reply(data=DRAFT)])
+    result = await run_plan(plan, tools=tools, model=model, person=person)
+    assert result.status == "success", result.result.error
+    assert len(tools.calls) == 3
+    assert [each["kind"] for each in person.asked] == ["review", "approval"]
+    assert "it is called again until `status == 'ready'`" in person.asked[1]["why"]
+
+
+async def test_a_question_beside_a_wait_is_asked_at_once(run_plan, tools):
+    plan = (
+        "name: p\nsteps:\n  - name: both\n    parallel:\n      - {name: long, wait: 3s}\n"
+        "      - {name: asks, tool: code, approve: always}\n"
+    )
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+
+    class Person:
+        async def answer(self, question: Any) -> Any:
+            asked.append(loop.time())
+            return "quit" if question["kind"] == "failure" else "yes"
+
+    result = await run_plan(plan, tools=tools, person=Person())
+    assert len(tools.calls) == 1
+    assert loop.time() - asked[0] > 1, "the wait continued after the answer"
+    (end,) = [e for e in result.of("step_finished") if e["step"] == "both/long"]
+    assert end["seconds"] >= 3
+
+
+def test_the_graph_of_a_plan_that_waits_is_drawn(tools):
+    graph = compile_plan(parse_plan(PLAN), Dependencies(toolbox=tools)).compile()
+    drawn = graph.get_graph(xray=True).draw_mermaid()
+    assert "pause\\3apause" in drawn or "pause:pause" in drawn
+    assert "try" in drawn

@@ -270,3 +270,16 @@ def test_items_that_wait_keep_their_slots_and_are_continued(place):
 
     here.until(ended, "the end")
     assert here.calls == ["last"]
+
+
+def test_a_cancelled_wait_is_left_alone_and_can_be_resumed(place):
+    here = place(WAIT)
+    here.end(here.run("--detach", "-i", "pause=1s"))
+    code, out, _ = here.call("cancel", "-1", "--yes")
+    assert code == 0
+    assert "stopped run " in out
+    assert "continues the run" in out
+    time.sleep(1)
+    assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]
+    assert here.resume()[0] == 0
+    assert here.calls == ["first", "last"]

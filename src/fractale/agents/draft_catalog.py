@@ -302,6 +302,9 @@ _FLOW: Final[Mapping[str, Any]] = {
     },
     "max_attempts": {"type": "integer", "minimum": 1},
     "retry": {"type": "object"},
+    "until": {**_EXPRESSION, "description": "Call the tool again until this is true."},
+    "every": {"type": "string"},
+    "timeout": {"type": "string"},
     "output_schema": {"type": "object", "description": "JSON Schema of a model's answer."},
 }
 """Keys of a step beside its call. A small model would fill them with nonsense."""
@@ -347,6 +350,7 @@ def _whole_step(catalog: DraftCatalog) -> dict[str, Any]:
         }
     if catalog.may_submit:
         kinds["job"] = _job()
+    kinds["wait"] = {"type": "string", "description": "How long to wait, such as `10m`."}
     instruction = {"type": "string", "description": "All that an agent or a prompt is to do."}
     given = {"inputs": {"type": "object"}, "instruction": instruction}
     properties = {"name": _NAME, **kinds, **given, **_FLOW}

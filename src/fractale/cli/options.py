@@ -197,7 +197,7 @@ def run_options(function: F) -> F:
 
 def detach_option(function: F) -> F:
     """``--detach``."""
-    words = "Exit while batch jobs run; resume later with `fractale resume`."
+    words = "Exit while batch jobs run or a time passes; resume later with `fractale resume`."
     return click.option("--detach", is_flag=True, help=words)(function)
 
 

@@ -112,6 +112,7 @@ async def pause(attempt: Attempt, at: Mapping[str, Any], reason: str) -> None:
     """
     context, began, seconds = attempt.context, at["began"], float(at["seconds"])
     if not attempt.deps.patient or elapsed(context.clock, began) >= seconds:
+        context.jobs_waited_for.pop(attempt.path, None)
         return
     waiting = questions.timer(attempt.path, context.mask(reason), at)
     context.jobs_waited_for[attempt.path] = waiting

@@ -132,6 +132,13 @@ def jobs_to_cancel(record: RunRecord, step: str | None) -> list[RunJob]:
     return as_submitted(found, jobs)
 
 
+def waits_for_time(record: RunRecord) -> bool:
+    """Whether `fractale resume --ready` would continue the run once a time has come."""
+    from fractale.runs.ready import waited_for
+
+    return any(each.get("due") for each in waited_for(record))
+
+
 async def cancel_run(record: RunRecord, settings: Settings, step: str | None = None) -> Cancelled:
     """End the jobs of a run and stop it, or end the jobs of one step. It does not ask.
 
@@ -142,14 +149,21 @@ async def cancel_run(record: RunRecord, settings: Settings, step: str | None = N
     canceller = Canceller(record, settings)
     seen = await canceller.look(jobs_to_cancel(record, step))
     going = [each for each in seen if each.in_progress]
-    run = record.run_id
-    if not going and (step is not None or (holder_of(record) is None and not may_end(record))):
-        return Cancelled(run=run, step=step, jobs=(), stopped=step is None)
+    idle = holder_of(record) is None and not can_be_cancelled(record)
+    if not going and (step is not None or idle):
+        return Cancelled(run=record.run_id, step=step, jobs=(), stopped=step is None)
     jobs, stopped = await canceller.end(going, step=step, yes=True)
     if step is not None:
-        return Cancelled(run=run, step=step, jobs=jobs, stopped=False)
-    ended, trouble = await run_finally(record, settings)
-    return Cancelled(run=run, step=step, jobs=jobs, stopped=stopped, ended=ended, trouble=trouble)
+        return Cancelled(run=record.run_id, step=step, jobs=jobs, stopped=False)
+    end, why = await run_finally(record, settings)
+    return Cancelled(
+        run=record.run_id, step=step, jobs=jobs, stopped=stopped, ended=end, trouble=why
+    )
+
+
+def can_be_cancelled(record: RunRecord) -> bool:
+    """Whether there is something to do for a run without a process and without jobs."""
+    return waits_for_time(record) or may_end(record)
 
 
 def may_end(record: RunRecord) -> bool:
@@ -247,7 +261,7 @@ class Canceller:
         stopped = not with_run or await stop_run(self._record)
         ended = await self.cancel(seen, with_run=with_run)
         if with_run:
-            record_stopped(self._record)
+            record_stopped(self._record, with_jobs=bool(seen))
         return ended, stopped
 
     async def _look(self, job: RunJob) -> JobSeen:
@@ -313,10 +327,13 @@ async def stop_run(record: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     return True
 
 
-def record_stopped(record: RunRecord) -> None:
-    """Record that a run does not wait for jobs any more, since they were cancelled.
+def record_stopped(record: RunRecord, *, with_jobs: bool = True) -> None:
+    """Record that a run does not wait for jobs or times any more, since it was cancelled.
 
     It changes nothing if the run ended, or if the run has a process, which records its own end.
+
+    Args:
+        with_jobs: Whether jobs were cancelled with it.
 
     Raises:
         StoreError: The record cannot be read or written.
@@ -329,7 +346,6 @@ def record_stopped(record: RunRecord) -> None:
             history.alive = False  # this process has the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
                 return
-            had_jobs = history.jobs.known
             data: dict[str, Any] = {
                 "steps": [],
                 "outputs": {},
@@ -338,7 +354,7 @@ def record_stopped(record: RunRecord) -> None:
                 "notices": [],
                 **history.result,
                 "status": "stopped",
-                "error": JOBS_CANCELLED if had_jobs else "stopped by `fractale cancel`",
+                "error": JOBS_CANCELLED if with_jobs else "stopped by `fractale cancel`",
                 "hint": None,
                 "usage": history.usage,
                 "record": str(record.path),

@@ -40,7 +40,8 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
                                        a job array only ends as a whole
 
     fractale first lists the jobs that it will cancel, and asks. The run may be in progress,
-    stopped, or detached. Without STEP its process also stops, and you can resume the run. With STEP
+    stopped, or detached. Without STEP its process also stops, and you can resume the run. A run
+    that waits for a time is then left alone by `fractale resume --ready`. With STEP
     the run continues by its plan: a step fails if its job was cancelled.
 
     Without STEP the `finally` steps of the plan run after that, once, even if the run had no job
@@ -79,12 +80,13 @@ class _Cancel:
         self._as_json = as_json
 
     async def run(self) -> int:
+        from fractale.runs.cancelling import can_be_cancelled
         from fractale.store.locks import holder_of
 
         canceller, seen = await self._look()
         going = [each for each in seen if each.in_progress]
         holder = None if self._step else holder_of(self._record)
-        if not going and holder is None and (self._step or not self._is_due()):
+        if not going and holder is None and (self._step or not can_be_cancelled(self._record)):
             return self._nothing_to_do(seen)
         if not self._yes and not self._agrees(going, str(holder) if holder else ""):
             click.echo("nothing was cancelled", err=True)
@@ -204,7 +206,8 @@ class _Cancel:
             done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
         if self._step is None:
-            click.echo(f"next    {resume_command(run)}    submits the cancelled jobs again")
+            again = "submits the cancelled jobs again" if ended else "continues the run"
+            click.echo(f"next    {resume_command(run)}    {again}")
         elif holder_of(self._record):
             click.echo(f"the run continues by its plan; next    fractale show {run}")
         else:
