@@ -319,7 +319,7 @@ class Step:
         Key(
             CHOICES,
             "The answers to choose from: a list of words, or an expression that gives one. `{word: "
-            "question}` asks for a text, too. Left out, any text is an answer.",
+            "question}` asks for a text, too. Left out, or null, any text is an answer.",
             kinds=("ask",),
             never_empty=True,
         ),

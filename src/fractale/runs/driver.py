@@ -385,8 +385,8 @@ class RunDriver:
         """Ask about a failure without its own transition: retry, skip or quit."""
         step = self._plan.step(str(values["last"]))
         record = values["steps"][step.name]
-        if FAILURE in step.transitions or record.get("event") != FAILURE:
-            return None
+        if FAILURE in step.transitions or record.get("event") != FAILURE or step.kind == "ask":
+            return None  # of a question, the answer decided it
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
         if jobs := self._reporter.jobs.failed_in(step.name):
             question["log"] = jobs[0]["log"]

@@ -80,7 +80,7 @@ def _question(attempt: Attempt) -> dict[str, Any]:
     default = attempt.inputs.get("default")
     if step.form is not None:
         question = questions.question(attempt.path, text, default=default, form=step.form)
-    elif step.choices is not None:
+    elif choices is not None:
         question = questions.question(
             attempt.path, text, choices, default, free=False, follow_up=follow_up
         )
@@ -91,15 +91,18 @@ def _question(attempt: Attempt) -> dict[str, Any]:
     return question
 
 
-def _choices_of(attempt: Attempt) -> tuple[list[str], dict[str, str]]:
-    """The choices in order, and choice → what is asked next.
+def _choices_of(attempt: Attempt) -> tuple[list[str] | None, dict[str, str]]:
+    """The choices in order, None for any text, and choice → what is asked next.
 
     Raises:
-        TemplateError: The expression does not give a list of texts.
+        TemplateError: The expression gives neither a list of texts nor null.
     """
     choices = attempt.step.choices
     if isinstance(choices, Expression):
-        return _listed(choices, evaluate(choices, attempt.scope)), {}
+        found = evaluate(choices, attempt.scope)
+        return (None if found is None else _listed(choices, found)), {}
+    if choices is None:
+        return None, {}
     words: list[str] = []
     follow_up: dict[str, str] = {}
     for each in attempt.inputs.get("choices", ()):
