@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
 from fractale.errors import Position, Problem
-from fractale.plan.ask import CHOICES, DEFAULT, FORM, Choice
+from fractale.plan.ask import CHOICES, DEFAULT, FORM, AskChoice
 from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AGENTS,
@@ -315,7 +315,7 @@ class Step:
         ),
     ] = False
     choices: Annotated[
-        tuple[Choice, ...] | Expression | None,
+        tuple[AskChoice, ...] | Expression | None,
         Key(
             CHOICES,
             "The answers to choose from: a list of words, or an expression that gives one. `{word: "
