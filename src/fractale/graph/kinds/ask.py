@@ -79,13 +79,11 @@ def _question(attempt: Attempt) -> dict[str, Any]:
     text, step = str(attempt.inputs["ask"]), attempt.step
     default = attempt.inputs.get("default")
     if step.form is not None:
-        question = questions.question(attempt.path, text, default=default, form=step.form)
+        question = questions.question(attempt.path, text, form=step.form)
     elif choices is not None:
-        question = questions.question(
-            attempt.path, text, choices, default, free=False, follow_up=follow_up
-        )
+        question = questions.question(attempt.path, text, choices, free=False, follow_up=follow_up)
     else:
-        question = questions.question(attempt.path, text, default=default)
+        question = questions.question(attempt.path, text)
     if default is not None:
         question["default"] = _checked_default(attempt, question, default)
     return question
