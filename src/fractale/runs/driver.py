@@ -84,6 +84,7 @@ class RunDriver:
         self._answering = Answering(options)
         self._reporter = RunReporter(plan, dependencies, options, record)
         self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
+        self._late = frozenset[str]()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self.context = RunContext(
@@ -350,8 +351,10 @@ class RunDriver:
         """Whether the time of a question has come, so that its step takes the default."""
         if not self._dependencies.patient:
             return False  # a replay answers from the record only
-        asked = [each.value for each in interrupts if not needs_no_answer(each.value)]
-        return any(is_due(question, self.context.clock) for question in asked)
+        asked = [each for each in interrupts if not needs_no_answer(each.value)]
+        late = frozenset(each.id for each in asked if is_due(each.value, self.context.clock))
+        before, self._late = self._late, late
+        return bool(late - before)  # a question that stays open has no default to take
 
     def _interrupted(self) -> None:
         """Report that the process is ending. The user's present question stays open."""
