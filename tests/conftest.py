@@ -29,6 +29,7 @@ REAL_FILES = {
     "test_agent_durability": "kills",
     "test_array_kills": "kills",
     "test_ask_kills": "kills, pseudo-terminals",
+    "test_ask_terminal": "tmux",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",

@@ -165,6 +165,8 @@ def test_a_draft_is_shown_as_the_plan_that_it_is():
         ({"steps": [STEP], "secrets": ["x"]}, "draft-key"),
         ({"steps": [{**STEP, "name": f"s{i}"} for i in range(51)]}, "draft-too-long"),
         ({"steps": [{**STEP, "approve": "never"}]}, "draft-approve"),
+        ({"steps": [{"name": "a", "ask": "Go?", "default": "yes"}]}, "draft-default"),
+        ({"steps": [{"name": "a", "ask": "Go?", "choices": []}]}, "bad-value"),
         ({"steps": [{"name": "deeper", "type": "plan", "instruction": "go"}]}, "draft-too-deep"),
         ({"steps": [{"name": "a", "instruction": "go"}]}, "draft-agent"),
         ({"steps": [STEP, STEP]}, "duplicate-step"),
@@ -595,6 +597,32 @@ async def test_what_failed_before_is_told_to_the_planner(run_plan, tools):
     seen = await run_plan(plan, tools=tools, model=model, yes=True)
     assert seen.status == "success", seen.result.error
     assert "The last attempt failed: disk is read-only" in asked_for_drafts(model)[0]
+
+
+async def test_a_draft_may_ask_the_person(run_plan, tools):
+    ask = {"name": "which", "ask": "Which one?", "choices": ["a", "b"]}
+    look = {
+        "name": "look",
+        "tool": "look",
+        "inputs": {},
+        "when": "steps.which.outputs.answer == 'b'",
+    }
+    model = drafts({"steps": [ask, look]})
+
+    class Person:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        async def answer(self, question: Any) -> Any:
+            self.asked.append(question["kind"])
+            return {"review": "accept", "question": "b"}[question["kind"]]
+
+    person = Person()
+    plan = "name: p\nsteps: [{name: m, type: plan, instruction: go}]\n"
+    seen = await run_plan(plan, tools=tools, model=model, person=person)
+    assert seen.status == "success", seen.result.error
+    assert person.asked == ["review", "question"]
+    assert "m/look" in str(seen.events)
 
 
 # -- one expert -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
 
 import fractale
@@ -13,6 +14,8 @@ from fractale.errors import AnswerError
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
 from fractale.plan.build import parse_plan
+from fractale.plan.dump import dump_plan
+from fractale.plan.needs import narrow
 from fractale.questions import MISSING
 from fractale.testing import FakeToolServer
 
@@ -337,3 +340,58 @@ async def test_secrets_in_a_question_are_masked(run_plan):
     seen = await run_plan(plan, secrets={"key": "s3cr3t-value"}, person=person)
     assert person.asked[0]["text"] == "Use ***?"
     assert "s3cr3t-value" not in str(seen.events)
+
+
+INNER = """
+name: inner
+steps:
+  - {name: gate, ask: Go?, choices: [go, stop]}
+outputs: {said: "{{ steps.gate.outputs.answer }}"}
+"""
+
+
+async def test_an_included_plan_asks_under_its_own_path(run_plan, tmp_path):
+    (tmp_path / "inner.yaml").write_text(INNER)
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nsteps: [{name: outer, plan: inner.yaml}]\n"
+        'outputs: {said: "{{ steps.outer.outputs.said }}"}\n'
+    )
+    person = Person("go")
+    seen = await run_plan(tmp_path / "p.yaml", person=person)
+    assert (seen.outputs, person.asked[0]["step"]) == ({"said": "go"}, "outer/gate")
+    given = await run_plan(tmp_path / "p.yaml", answers={"gate": "stop"})
+    assert given.outputs == {"said": "stop"}
+
+
+async def test_a_fork_asks_again(settings, tools, calls):
+    keywords: dict[str, Any] = {"settings": settings, "tools": tools}
+    first = await fractale.arun(GATE, keep=True, answers={"gate": "drop"}, **keywords)
+    assert first.status == "failed"
+    waits = await fractale.afork(first.run, "gate", **keywords)
+    assert waits.status == "waiting"
+    last = await fractale.aresume(waits.run, answers={"gate": "publish"}, **keywords)
+    assert (last.status, calls) == ("success", ["publish"])
+
+
+async def test_a_plan_in_another_graph_asks_through_it(tools):
+
+    node = compile_plan(parse_plan(INNER), Dependencies(toolbox=tools)).compile()
+
+    async def work(state: dict[str, Any]) -> dict[str, Any]:
+        return {"said": (await node.ainvoke({}))["outputs"]["said"]}
+
+    builder: Any = StateGraph(dict)
+    builder.add_node("work", work)
+    builder.add_edge(START, "work")
+    builder.add_edge("work", END)
+    graph = builder.compile(checkpointer=InMemorySaver())
+    thread = {"configurable": {"thread_id": "1"}}
+    waiting = await graph.ainvoke({}, thread)
+    assert waiting["__interrupt__"][0].value["text"] == "Go?"
+    assert (await graph.ainvoke(Command(resume="stop"), thread))["said"] == "stop"
+
+
+def test_a_drafted_question_takes_no_approval_from_the_step_that_it_replaces():
+    plan = narrow(parse_plan(INNER), ("read_*",), "always")
+    assert plan.steps[0].approve is None
+    assert parse_plan(dump_plan(plan)).steps[0].value == "Go?"

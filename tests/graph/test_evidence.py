@@ -131,6 +131,22 @@ async def test_a_judge_decides_only_where_asked_and_where_no_evidence_does(run_p
     )
 
 
+async def test_a_judge_may_have_a_criterion_with_values(run_plan):
+    model = ScriptedModel([Reply(data={"success": True, "reason": "it does"})])
+    criterion = "    judge: It names {{ run.plan }}, attempt {{ attempts }}."
+    assert await outcome_of(run_plan, {"x": 1}, criterion, model=model) == ("success", "judge")
+    (request,) = model.requests
+    said = request[-1].text
+    assert "It succeeded if and only if this is true: It names " in said
+    assert ", attempt 1." in said
+
+
+async def test_a_criterion_that_cannot_be_rendered_is_a_failure(run_plan):
+    judge = "    judge: As {{ 1 / 0 }}"
+    found = await outcome_of(run_plan, {"x": 1}, judge, model=ScriptedModel([]))
+    assert found == ("failure", "error")
+
+
 async def test_a_judge_is_not_asked_where_evidence_decides(run_plan):
     model = ScriptedModel([])
     found = await outcome_of(run_plan, {"returncode": 1}, "    judge: true", model=model)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import textwrap
 
+import jsonschema
 import pytest
+import yaml
 
 from fractale.errors import PlanError
 from fractale.evidence import DETAILS, EXIT_CODE_KEYS, NOTICES
 from fractale.plan.ask import NOT_AS_FIELD
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
+from fractale.plan.draw import mermaid
 from fractale.plan.draw import text as drawn
 from fractale.plan.dump import dump_plan
 from fractale.plan.model import Expression
+from fractale.plan.schema import plan_schema
 from fractale.plan.scope import RULE_NAMES
 
 GATE = """\
@@ -201,3 +205,20 @@ def test_a_judge_is_a_flag_or_a_text(judge):
 
 def test_the_names_of_a_criterion_are_checked():
     assert only("- {name: a, tool: t, judge: 'as {{ inputs.x }}'}")[0] == "undefined"
+
+
+@pytest.mark.parametrize("text", [GATE, FORM, FOUND])
+def test_the_schema_for_editors_accepts_questions(text):
+    jsonschema.validate(yaml.safe_load(text), plan_schema())
+
+
+@pytest.mark.parametrize(
+    "step", [{"ask": ""}, {"ask": "Q", "choices": []}, {"ask": "Q", "form": {}}, {"type": "ask"}]
+)
+def test_the_schema_for_editors_refuses_what_is_none(step):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "p", "steps": [{"name": "a", **step}]}, plan_schema())
+
+
+def test_mermaid_draws_a_hexagon_with_the_escaped_question():
+    assert '{{"gate<br/>ask Publish #123;#123; inputs.x' in mermaid(parse_plan(GATE))

@@ -618,3 +618,56 @@ class TestTheCommandThatAnswers:
     def test_many_are_answered_by_a_file(self, tmp_path):
         many = [{**CALL, "step": f"s[{n}]"} for n in range(9)]
         assert self.commands(tmp_path, *many) == ["fractale resume k7f3 --answers FILE"]
+
+
+GATE = question(
+    "gate", "Publish?", ["publish", "revise"], free=False, follow_up={"revise": "What?"}
+)
+SIZE = question("size", "How big?", form=FORM, default={"nodes": 2})
+
+
+@pytest.mark.parametrize(
+    ("asked", "raw", "answer"),
+    [
+        (GATE, "Revise", "revise"),
+        (GATE, "2", "revise"),
+        (
+            GATE,
+            "{answer: revise, text: 'shorter: much'}",
+            {"answer": "revise", "text": "shorter: much"},
+        ),
+        (GATE, {"answer": "2", "text": "x"}, {"answer": "revise", "text": "x"}),
+        (SIZE, "", {"nodes": 2, "queue": "debug"}),
+        (SIZE, "{nodes: 3, exclusive: true}", {"nodes": 3, "queue": "debug", "exclusive": True}),
+    ],
+)
+def test_a_plan_s_question_takes_words_texts_and_fields(asked, raw, answer):
+    assert read_answer(asked, raw) == answer
+    assert Answers({asked["step"]: raw}).find(asked) == answer
+
+
+@pytest.mark.parametrize(
+    ("asked", "raw"),
+    [
+        (GATE, "{answer: publish, text: x}"),
+        (GATE, "{answer: revise, other: x}"),
+        (GATE, "[publish]"),
+        (GATE, {"type": "reject"}),
+        (SIZE, "3"),
+        (SIZE, "{nodes: 9}"),
+        (SIZE, "{nodes: 3, queue: other}"),
+    ],
+)
+def test_what_is_none_is_refused_with_what_is_expected(asked, raw):
+    with pytest.raises(AnswerError) as caught:
+        read_answer(asked, raw)
+    assert caught.value.hint == f"answer with: {expected(asked)}"
+
+
+def test_a_default_that_a_model_gives_is_text():
+    assert question("a", "?", ["x"], default={"x": 1}, free=False)["default"] is None
+    assert question("a", "?", default=4)["default"] == "4"
+
+
+def test_a_decision_in_the_form_of_langchain_answers_a_question():
+    assert read_answer(GATE, {"type": "respond", "message": "publish"}) == "publish"

@@ -570,6 +570,37 @@ async def test_several_questions_are_answered_by_their_ids(here):
     assert (await here.state()).values["status"] == "success"
 
 
+GATES = """
+name: gates
+steps:
+  - name: gate
+    ask: Publish?
+    choices: [publish, {revise: What then?}]
+    default: publish
+    default_after: 1h
+  - {name: size, ask: How big?, form: {type: object, properties: {n: {type: integer}, m: {}}}}
+outputs: {gate: "{{ steps.gate.outputs }}", n: "{{ steps.size.outputs.n }}"}
+""".replace("m: {}", "m: {type: string}")
+
+
+async def test_a_plan_asks_in_studio_and_takes_words_and_fields(here):
+    (here.folder / "gates.yaml").write_text(GATES)
+    await here.run("gates", {})
+    (asked,) = (await here.state()).interrupts
+    assert asked.value["follow_up"] == {"revise": "What then?"}
+    place = (await here.state()).config["configurable"]["checkpoint_id"]
+    with pytest.raises(RunEnded, match="`no` is not a valid answer"):
+        await here.run("gates", Command(resume="no"))
+    await here.run("gates", Command(resume={"answer": "revise", "text": "shorter"}))
+    with pytest.raises(RunEnded, match=r"is not (a )?valid"):
+        await here.run("gates", Command(resume={"n": "many"}))
+    await here.run("gates", Command(resume={"n": 3}))
+    outputs = (await here.state()).values["outputs"]
+    assert outputs == {"gate": {"answer": "revise", "text": "shorter"}, "n": 3}
+    await here.run("gates", Command(resume="publish"), fields={"checkpoint_id": place})
+    assert await here.asked() == ["size"]
+
+
 async def test_another_answer_is_given_at_an_earlier_place(here):
     await here.run("asked", {})
     place = (await here.state()).config["configurable"]["checkpoint_id"]

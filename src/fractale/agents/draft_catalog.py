@@ -192,6 +192,9 @@ class DraftCatalog:
         if job and job.answer and job.answer.file is not None:
             message = f"`{step.name}`: a draft can't name a file of outputs; let the job print it"
             yield Problem("draft-file", message, step.where("job.outputs"))
+        if step.default is not None:
+            message = f"`{step.name}`: a draft can't say `default`: the person is to answer"
+            yield Problem("draft-default", message, step.where("default"))
         if step.kind == "plan" and not self.may_nest:
             message = f"`{step.name}`: plans may not nest so deep; write its steps out"
             yield Problem("draft-too-deep", message, step.position)
@@ -309,6 +312,17 @@ _FLOW: Final[Mapping[str, Any]] = {
 }
 """Keys of a step beside its call. A small model would fill them with nonsense."""
 
+_ASK: Final[Mapping[str, Any]] = {
+    "ask": {
+        "type": "string",
+        "description": "A question to the person: only what they alone can know or decide. "
+        "Outputs: `answer`, `text`.",
+    },
+    "choices": {"anyOf": [_TEXTS, _EXPRESSION], "description": "Of `ask`; left out: any text."},
+    "form": {"type": "object", "description": "Of `ask`: JSON Schema of an object, flat."},
+}
+"""Keys of a step that asks. Its default is for the plan's author to set."""
+
 
 def draft_schema(catalog: DraftCatalog) -> dict[str, Any]:
     """JSON Schema of a draft that uses the catalog."""
@@ -353,7 +367,7 @@ def _whole_step(catalog: DraftCatalog) -> dict[str, Any]:
     kinds["wait"] = {"type": "string", "description": "How long to wait, such as `10m`."}
     instruction = {"type": "string", "description": "All that an agent or a prompt is to do."}
     given = {"inputs": {"type": "object"}, "instruction": instruction}
-    properties = {"name": _NAME, **kinds, **given, **_FLOW}
+    properties = {"name": _NAME, **kinds, **given, **_FLOW, **_ASK}
     return {
         "type": "object",
         "properties": properties,

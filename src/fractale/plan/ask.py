@@ -42,7 +42,7 @@ FIELD_TYPES: Final = ("string", "number", "integer", "boolean", "array")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AskChoice:
     """One of the answers to choose from.
 
     Args:
@@ -54,7 +54,7 @@ class Choice:
     question: str | Template | None = None
 
 
-Choices: TypeAlias = "tuple[Choice, ...] | Expression"
+Choices: TypeAlias = "tuple[AskChoice, ...] | Expression"
 
 
 def _question(fields: Fields, key: str) -> str | Template | None:
@@ -75,7 +75,7 @@ def _choices(fields: Fields, key: str) -> Choices | None:
         return None
     if not node.value:
         fields.fail(key, "bad-value", "`choices` needs at least one choice")
-    found: dict[str, Choice] = {}
+    found: dict[str, AskChoice] = {}
     for where, item in fields.items(key):
         choice = _choice(fields, item, where)
         if choice is None:
@@ -87,7 +87,7 @@ def _choices(fields: Fields, key: str) -> Choices | None:
     return tuple(found.values())
 
 
-def _choice(fields: Fields, node: Node, path: str) -> Choice | None:
+def _choice(fields: Fields, node: Node, path: str) -> AskChoice | None:
     """A word, or a mapping of one word to the question that follows it."""
     reader = fields.reader
     if not isinstance(node.value, dict):
@@ -102,12 +102,12 @@ def _choice(fields: Fields, node: Node, path: str) -> Choice | None:
     text = reader.text(asked, join(path, word), "the question after a choice")
     if found is None or text is None:
         return None
-    return Choice(found.word, template(asked))
+    return AskChoice(found.word, template(asked))
 
 
-def _plain_choice(fields: Fields, node: Node, path: str, word: str) -> Choice | None:
+def _plain_choice(fields: Fields, node: Node, path: str, word: str) -> AskChoice | None:
     if "{{" not in word and "\n" not in word.strip() and word.strip():
-        return Choice(word.strip())
+        return AskChoice(word.strip())
     message = (
         "a choice is a plain word; for choices that only the run knows, write an expression that "
         "gives the whole list"

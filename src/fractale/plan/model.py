@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
 from fractale.errors import Position, Problem
-from fractale.plan.ask import CHOICES, DEFAULT, FORM, Choice
+from fractale.plan.ask import CHOICES, DEFAULT, FORM, AskChoice
 from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AGENTS,
@@ -336,11 +336,11 @@ class Step:
         ),
     ] = False
     choices: Annotated[
-        tuple[Choice, ...] | Expression | None,
+        tuple[AskChoice, ...] | Expression | None,
         Key(
             CHOICES,
             "The answers to choose from: a list of words, or an expression that gives one. `{word: "
-            "question}` asks for a text, too. Left out, any text is an answer.",
+            "question}` asks for a text, too. Left out, or null, any text is an answer.",
             kinds=("ask",),
             never_empty=True,
         ),

@@ -262,10 +262,8 @@ def _example_of(form: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     return to_json(fields)
 
 
-def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> Any:
+def _default_choice(default: Any, choices: Sequence[str], *, free: bool) -> str | None:
     """The choice that a default means; models may write it in another case."""
-    if isinstance(default, Mapping):
-        return dict(cast("Mapping[str, Any]", default))
     if default is None or not (text := str(default).strip()):
         return None
     near = [choice for choice in choices if choice.casefold() == text.casefold()]

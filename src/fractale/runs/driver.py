@@ -91,6 +91,7 @@ class RunDriver:
         self._answering = Answering(options)
         self._reporter = RunReporter(plan, dependencies, options, record)
         self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
+        self._late = frozenset[str]()
         self.notices: list[tuple[str, str]] = []
         self.parent: Mapping[str, Any] | None = None
         self._is_unreported = False  # whether the record ends with a step of a handler
@@ -427,8 +428,10 @@ class RunDriver:
         """Whether the time of a question has come, so that its step takes the default."""
         if not self._dependencies.patient:
             return False  # a replay answers from the record only
-        asked = [each.value for each in interrupts if not needs_no_answer(each.value)]
-        return any(is_due(question, self.context.clock) for question in asked)
+        asked = [each for each in interrupts if not needs_no_answer(each.value)]
+        late = frozenset(each.id for each in asked if is_due(each.value, self.context.clock))
+        before, self._late = self._late, late
+        return bool(late - before)  # a question that stays open has no default to take
 
     def _interrupted(self) -> None:
         """Report that the process is ending. The user's present question stays open."""
@@ -462,8 +465,8 @@ class RunDriver:
         """Ask about a failure without its own transition: retry, skip or quit."""
         step = self._plan.step(str(values["last"]))
         record = values["steps"][step.name]
-        if FAILURE in step.transitions or record.get("event") != FAILURE:
-            return None
+        if FAILURE in step.transitions or record.get("event") != FAILURE or step.kind == "ask":
+            return None  # of a question, the answer decided it
         question = {"kind": "failure", "step": step.name, "error": values.get("error")}
         if jobs := self._reporter.jobs.failed_in(step.name):
             question["log"] = jobs[0]["log"]

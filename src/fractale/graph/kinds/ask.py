@@ -79,27 +79,28 @@ def _question(attempt: Attempt) -> dict[str, Any]:
     text, step = str(attempt.inputs["ask"]), attempt.step
     default = attempt.inputs.get("default")
     if step.form is not None:
-        question = questions.question(attempt.path, text, default=default, form=step.form)
-    elif step.choices is not None:
-        question = questions.question(
-            attempt.path, text, choices, default, free=False, follow_up=follow_up
-        )
+        question = questions.question(attempt.path, text, form=step.form)
+    elif choices is not None:
+        question = questions.question(attempt.path, text, choices, free=False, follow_up=follow_up)
     else:
-        question = questions.question(attempt.path, text, default=default)
+        question = questions.question(attempt.path, text)
     if default is not None:
         question["default"] = _checked_default(attempt, question, default)
     return question
 
 
-def _choices_of(attempt: Attempt) -> tuple[list[str], dict[str, str]]:
-    """The choices in order, and choice → what is asked next.
+def _choices_of(attempt: Attempt) -> tuple[list[str] | None, dict[str, str]]:
+    """The choices in order, None for any text, and choice → what is asked next.
 
     Raises:
-        TemplateError: The expression does not give a list of texts.
+        TemplateError: The expression gives neither a list of texts nor null.
     """
     choices = attempt.step.choices
     if isinstance(choices, Expression):
-        return _listed(choices, evaluate(choices, attempt.scope)), {}
+        found = evaluate(choices, attempt.scope)
+        return (None if found is None else _listed(choices, found)), {}
+    if choices is None:
+        return None, {}
     words: list[str] = []
     follow_up: dict[str, str] = {}
     for each in attempt.inputs.get("choices", ()):

@@ -235,4 +235,4 @@ REFERENCE: Final[Mapping[str, Sequence[Entry]]] = {
         _entry("values", "The values.", "{'a': 1}.values()", [1]),
     ),
 }
-"""What it is → its entries in the order of the table."""
+"""Functions, tests, filters and methods → their entries in the order of the table."""
