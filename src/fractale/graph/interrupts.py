@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
 from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
@@ -190,16 +190,20 @@ def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
         AnswerError: A question of code does not accept its answer.
     """
     asked = {each.id: each.value for each in waiting if is_of_code(each.value)}
-    if isinstance(resume, Mapping) and all(_is_id(key) for key in cast("Any", resume)):
-        by_id = cast("Mapping[str, Any]", resume)
+    if is_by_id(resume):
         return {
             key: read_for_code(asked[key], value) if key in asked else value
-            for key, value in by_id.items()
+            for key, value in resume.items()
         }
     if len(waiting) != 1 or not asked:
-        return cast("Any", resume)  # of several interrupts, LangGraph wants the ids
+        return resume  # of several interrupts, LangGraph wants the ids
     ((key, question),) = asked.items()
     return {key: read_for_code(question, resume)}
+
+
+def is_by_id(resume: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether LangGraph takes the value of a resume for a mapping: id of an interrupt → answer."""
+    return isinstance(resume, Mapping) and all(map(_is_id, cast("Mapping[Any, Any]", resume)))
 
 
 def is_of_code(value: Any) -> bool:

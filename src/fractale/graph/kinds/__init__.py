@@ -54,12 +54,19 @@ Build = Callable[["StepNode", Compiler], "StepNode"]
 
 def build(node: StepNode, compiler: Compiler) -> StepNode:
     """The node of a step with its kind's work, once per item if the step has a `foreach`."""
-    built = _builder_of(node.step)(node, compiler)
+    built = _named(_builder_of(node.step)(node, compiler))
     if node.step.foreach is None:
         return built
     from fractale.graph.kinds.foreach import foreach
 
-    return foreach(built)
+    return _named(foreach(built))
+
+
+def _named(node: StepNode) -> StepNode:
+    """The node, whose inner graph has the step's name in traces."""
+    if node.inside is not None:
+        node.inside.name = node.step.name
+    return node
 
 
 def _builder_of(step: Step) -> Build:

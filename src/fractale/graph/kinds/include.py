@@ -31,7 +31,8 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         given = {key: value for key, value in attempt.inputs.items() if key not in aliases}
         graph = attempt.inside
         if attempt.entry is not None:  # a fork that begins in the plan
-            graph = compiler.build_graph(plan, node.deps, attempt.entry.step).compile()
+            graph = compiler.build_graph(plan, node.deps, attempt.entry.step)
+            graph = graph.compile(name=node.step.name)
         return await run_plan(attempt, plan, graph, {**defaults, **given}, attempt.context)
 
     below = node.deps.inside(node.step.name)
