@@ -15,7 +15,7 @@ from langgraph.types import Command
 
 import fractale
 from fractale import AnswerError, UsageError
-from fractale.graph import turns
+from fractale.graph.turns import turn_of
 from fractale.settings import Settings
 
 ONE = "name: p\nsteps: [{name: a, tool: call, inputs: {n: 1}, approve: always}]"
@@ -129,14 +129,37 @@ async def test_a_stream_that_is_left_at_a_question_holds_nobody(mode):
     assert calls == [1, 2]
 
 
-async def test_a_stream_that_is_left_in_the_middle_is_named(monkeypatch):
-    monkeypatch.setattr(turns, "PATIENCE", 0.2)
-    calls = Calls()
-    graph = calls.graph(ONE, InMemorySaver())
-    await graph.ainvoke({}, THREAD)
-    stream = graph.astream(Command(resume=True), THREAD, stream_mode="custom")
-    await anext(stream)
-    with pytest.raises(UsageError, match="by a call whose stream is open"):
-        await graph.ainvoke(Command(resume=True), THREAD)
-    assert [chunk["event"] async for chunk in stream][-1] == "step_finished"
-    assert calls == [1]
+async def test_a_stream_that_is_left_in_the_middle_is_named():
+    home = object()
+    async with turn_of(home, "t") as held:
+        held.shown(is_paused=False)
+        with pytest.raises(UsageError, match="by a call whose stream is open"):
+            async with turn_of(home, "t", patience=0.1):
+                raise AssertionError
+        async with turn_of(home, "another"), turn_of(object(), "t"):
+            pass
+    async with turn_of(home, "t", patience=0.1) as now:
+        assert not now.waited
+
+
+async def test_a_run_of_arun_ends_with_every_key_of_the_result():
+    saver, calls = InMemorySaver(), Calls()
+    graph = calls.graph(ONE, saver)
+    tools = [graph_tool(calls)]
+    known: Any = {"tools": tools, "settings": Settings(), "checkpointer": saver}
+    first = await fractale.arun(ONE, run_id="r", **known)
+    assert first.status == "waiting"
+    thread: Any = {"configurable": {"thread_id": "r"}}
+    asked = await graph.ainvoke(Command(resume=True), thread)  # it has not asked yet itself
+    assert asked["error"] is None
+    after = await graph.ainvoke(Command(resume=True), thread)
+    assert after == {"status": "success", "outputs": {}, "error": None}
+
+
+def graph_tool(calls: Calls) -> Any:
+    async def call(n: int) -> dict[str, int]:
+        """Call."""
+        calls.append(n)
+        return {"n": n}
+
+    return call

@@ -18,10 +18,10 @@ from typing import Any, Final
 from fractale.errors import UsageError
 
 PATIENCE: Final = 60.0
-"""Seconds to wait for a continuation whose caller does not take the next chunk."""
+"""The default of `turn_of`: seconds."""
 
 AT_PAUSE: Final = 0.5
-"""The same after a chunk with a question: most callers leave the stream there."""
+"""The same in seconds after a chunk with a question: most callers leave the stream there."""
 
 _PAUSE: Final = 0.02
 
@@ -68,11 +68,12 @@ class Turn:
         """Note that the caller came back."""
         self._idle_since = None
 
-    def give_way(self, began: float) -> bool:
+    def give_way(self, began: float, patience: float) -> bool:
         """Let another one continue, if the caller does not come back.
 
         Args:
             began: The time since which the other one waits.
+            patience: See `turn_of`.
 
         Returns:
             Whether the other one may know the question: it was shown before.
@@ -85,7 +86,7 @@ class Turn:
         if self._is_paused and idle > AT_PAUSE:
             self.release()
             return since is not None and since < began
-        if idle > PATIENCE:
+        if idle > patience:
             raise UsageError(
                 f"the thread `{self.thread}` is being continued by a call whose stream is open",
                 hint="close that stream with `aclose()`, or read it to its end",
@@ -94,18 +95,19 @@ class Turn:
 
 
 @asynccontextmanager
-async def turn_of(home: Any, thread: str) -> AsyncGenerator[Turn]:
+async def turn_of(home: Any, thread: str, *, patience: float = PATIENCE) -> AsyncGenerator[Turn]:
     """Continue a thread in the block, once no other continuation of it is in progress.
 
     Args:
         home: The object that keeps the checkpoints: the saver, or its connection.
+        patience: Seconds to wait for one whose caller does not take the next chunk.
 
     Raises:
         UsageError: The stream of another one was left in the middle, and is still open.
     """
     turn, began = Turn(home, thread), time.monotonic()
     while (other := turn.take()) is not None:
-        turn.waited = not other.give_way(began)
+        turn.waited = not other.give_way(began, patience)
         await asyncio.sleep(_PAUSE)  # the other one may be of another loop
     try:
         yield turn
