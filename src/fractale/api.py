@@ -232,7 +232,7 @@ async def areplay(run_id: str | Path, **keywords: Unpack[ReplayKeywords]) -> Rep
     """
     from fractale.replaying.invocation import replay_recorded
 
-    return await replay_recorded("areplay", str(run_id), keywords, _load(keywords.get("plan")))
+    return await replay_recorded("areplay", run_id, keywords, _load(keywords.get("plan")))
 
 
 async def acancel(
@@ -255,7 +255,9 @@ async def acancel(
     """
     from fractale.runs.cancelling import cancel_run
     from fractale.runs.invocation import find_own
+    from fractale.runs.keywords import check_values
 
+    check_values({"run_id": run_id, "step": step, "settings": settings}, "run_id")
     settings = settings or load_settings()
     record, _ = find_own(run_id, settings)
     return await cancel_run(record, settings, step)
@@ -280,8 +282,11 @@ def list_runs(
     Raises:
         StoreError: The index of runs cannot be used.
     """
+    from fractale.runs.keywords import check_values
     from fractale.store.index import RunFilter, list_runs
 
+    check_values({"plan": plan, "status": status, "since": since, "limit": limit}, "status")
+    check_values({"settings": settings})
     settings = settings or load_settings(untrusted="narrow")
     which = RunFilter(
         plan=plan, status=(status,) if isinstance(status, str) else status, since=since
@@ -305,9 +310,11 @@ def resolve(value: Any, run_id: str | None = None, *, settings: Settings | None 
         UsageError: The run was not found.
         StoreError: An output is missing or damaged.
     """
+    from fractale.runs.keywords import check_values
     from fractale.store.outputs import FileOutputs, InlineOutputs, resolved
     from fractale.store.run_record import RunRecords
 
+    check_values({"run_id": run_id, "settings": settings})
     if run_id is None:
         return resolved(value, InlineOutputs())
     settings = settings or load_settings(untrusted="narrow")
@@ -400,7 +407,7 @@ def replay(run_id: str | Path, **keywords: Unpack[ReplayKeywords]) -> Replayed:
     from fractale.replaying.invocation import replay_recorded
 
     plan = _load(keywords.get("plan"))
-    return _wait("replay", lambda: replay_recorded("replay", str(run_id), keywords, plan))
+    return _wait("replay", lambda: replay_recorded("replay", run_id, keywords, plan))
 
 
 def cancel(run_id: str, step: str | None = None, *, settings: Settings | None = None) -> Cancelled:

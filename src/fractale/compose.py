@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -43,10 +42,11 @@ from fractale.jobs.threaded import ThreadedJobs
 from fractale.loops import WorkerLoop
 from fractale.masking import Masker
 from fractale.models import Models
+from fractale.models.runnables import check_chat
 from fractale.pins import pins_of
 from fractale.plain import to_json
-from fractale.plan.build import read_limits
 from fractale.plan.check import check_plan
+from fractale.plan.given import limits_of, secrets_of
 from fractale.plan.inputs import bind_inputs, read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.policy import Policy
@@ -56,18 +56,19 @@ from fractale.runs.invocation import (
     Agents,
     PlanSource,
     Tools,
-    check_flag,
-    check_keywords,
-    check_mapping,
-    check_tools,
     extensions_of,
+)
+from fractale.runs.keywords import (
+    check_keywords,
+    check_values,
+    unusable,
 )
 from fractale.runs.preflight import preflight
 from fractale.runs.service import Runs
 from fractale.runs.workspace import Extensions, make_toolbox
 from fractale.settings import Settings, load_settings
 from fractale.store.outputs import resolved
-from fractale.text import did_you_mean
+from fractale.text import did_you_mean, shown_value
 from fractale.toolbox import (
     OnElicit,
     OnProgress,
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
 
-    from fractale.events import Listener
+    from fractale.graph.listener import OnEvent
     from fractale.models.runnables import Chat
 
 Open = Callable[[], AbstractAsyncContextManager[Toolbox]]
@@ -112,7 +113,7 @@ class GraphKeywords(CompileKeywords, total=False):
     secrets: Mapping[str, str] | None
     limits: Limits | Mapping[str, Any] | None
     yes: bool
-    on_event: Listener | None
+    on_event: OnEvent | None
     checkpointer: BaseCheckpointSaver[Any] | bool | None
     store: BaseStore | None
     idle: float
@@ -135,7 +136,7 @@ def plan_graph(
     secrets: Mapping[str, str] | None = None,
     limits: Limits | Mapping[str, Any] | None = None,
     yes: bool = False,
-    on_event: Listener | None = None,
+    on_event: OnEvent | None = None,
     checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
     store: BaseStore | None = None,
     name: str | None = None,
@@ -163,7 +164,7 @@ def plan_graph(
             replace them.
         limits: Replace the plan's limits of the same name.
         yes: Approve beforehand every call and plan that needs approval.
-        on_event: Called with every event of every run.
+        on_event: Called with every event of every run; a function, or an async function.
         checkpointer, store, options: As for LangGraph's ``StateGraph.compile``.
         name: The graph's name in traces; None: the plan's.
         idle: The seconds for which the servers stay open after the last run. To start a server
@@ -172,25 +173,27 @@ def plan_graph(
     Raises:
         PlanError: The plan or a registry is invalid.
         SettingsError: The settings, or a model that the plan needs, cannot be used.
-        UsageError: `tools` has a value that cannot be used.
+        InputError: `secrets` or `limits` names something that the plan does not have.
+        UsageError: A keyword has a value that cannot be used.
     """
     check_keywords("plan_graph", options, _PlanGraphKeywords)
-    check_tools(tools)
-    check_flag("yes", yes)
-    check_mapping("secrets", secrets)
-    if inspect.iscoroutinefunction(on_event):
-        raise UsageError("`on_event` of a plan's graph cannot be async", hint="stream `custom`")
+    _check_saver(checkpointer)
+    check_values({"tools": tools, "registries": registries, "agents": agents, "idle": idle})
+    check_values({"settings": settings, "secrets": secrets, "limits": limits, "yes": yes})
+    check_values({"on_event": on_event, "store": store, "name": name, **options})
     loaded = load(plan)
     if errors := [p for p in check_plan(loaded) if p.severity == "error"]:
         raise PlanError(errors)
     settings = settings or load_settings()
     if isinstance(model, str):
         settings, model = settings.with_flags(model=model), None
+    elif model is not None:
+        check_chat(model)
     extensions = extensions_of({"registries": registries, "agents": agents})
     opened = _Opened(settings, loaded, tools, extensions, model, idle)
     setup = RunSetup(
-        secrets={**read_secrets(loaded, settings.environment), **(secrets or {})},
-        limits=_limits(limits),
+        secrets={**read_secrets(loaded, settings.environment), **secrets_of(loaded, secrets)},
+        limits=limits_of(limits),
         yes=yes,
         on_event=on_event,
         begin=opened.begin,
@@ -199,13 +202,14 @@ def plan_graph(
     return builder.compile(checkpointer, name=name, store=store, **options)
 
 
-def _limits(limits: Limits | Mapping[str, Any] | None) -> Limits:
-    if isinstance(limits, Limits):
-        return limits
-    try:
-        return read_limits(limits or {})
-    except PlanError as error:
-        raise InputError(f"limits: {error.problems[0].message}") from error
+def _check_saver(saver: Any) -> None:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    if saver not in (None, False) and not isinstance(saver, BaseCheckpointSaver):
+        hint = "give an open LangGraph saver, such as `InMemorySaver()`"
+        if saver is True:
+            hint = "leave it out: a graph inside another one uses that one's checkpointer"
+        raise unusable("checkpointer", saver, hint)
 
 
 class _Opened:
@@ -337,7 +341,8 @@ def as_node(
             ``status`` or ``error``. The node is then still due: a higher limit continues it.
     """
     graph = _graph_of(plan, options)
-    _check_names(graph.plan, inputs, outputs)
+    _check_mapping(graph.plan, inputs, outputs)
+    _check_context(context)
     looks = callable(outputs) or not {"status", "error"}.isdisjoint(_texts(outputs))
 
     def update(after: PlanOutput) -> dict[str, Any]:
@@ -379,6 +384,8 @@ def as_tool(
             receives the context of the agent's graph, whose `secrets` are known in any case.
         options: Of `plan_graph`.
     """
+    check_values({"name": name, "description": description})
+    _check_context(context)
     graph = _graph_of(plan, options)
     return PlanTool(
         name=name or re.sub(r"[^A-Za-z0-9_-]+", "_", graph.plan.name),
@@ -442,6 +449,13 @@ def _context(context: PlanContext | ContextOf | None, config: RunnableConfig) ->
     return context(parent_context(config)) if callable(context) else context
 
 
+def _check_context(context: Any) -> None:
+    is_function = callable(context) and not isinstance(context, type)
+    if context is not None and not isinstance(context, Mapping) and not is_function:
+        keys = ", ".join(f"`{key}`" for key in PlanContext.__annotations__)
+        raise unusable("context", context, f"give a mapping of {keys}, or a function")
+
+
 def _graph_of(plan: PlanSource | PlanGraph, options: GraphKeywords) -> PlanGraph:
     if not isinstance(plan, PlanGraph):
         return plan_graph(plan, **options)
@@ -461,20 +475,49 @@ def check(plan: Plan, after: PlanOutput) -> None:
         raise PlanFailed(f"the plan `{plan.name}`: {after.get('error')}", str(status))
 
 
-def _check_names(plan: Plan, inputs: Inputs | None, outputs: Outputs | None) -> None:
+def _check_mapping(plan: Plan, inputs: Inputs | None, outputs: Outputs | None) -> None:
+    """Check how a state is to give inputs and get outputs.
+
+    Raises:
+        InputError: The plan does not have one of them.
+        UsageError: It is neither a mapping nor a function, or has a value of another type.
+    """
+    _check_parts("inputs", inputs)
+    _check_parts("outputs", outputs)
     pairs = (
         ("input", () if callable(inputs) else inputs or (), [*plan.inputs]),
-        (
-            "output",
-            () if callable(outputs) else _texts(outputs),
-            [*plan.outputs, *RESULT],
-        ),
+        ("output", () if callable(outputs) else _texts(outputs), [*plan.outputs, *RESULT]),
     )
     for noun, named, there in pairs:
         for each in named:
             if each not in there:
                 hint = did_you_mean(each, there, otherwise=f"it has: {', '.join(there)}")
                 raise InputError(f"the plan `{plan.name}` has no {noun} `{each}`", hint=hint)
+
+
+def _check_parts(keyword: str, parts: Any) -> None:
+    if parts is None or (callable(parts) and not isinstance(parts, type)):
+        return
+    forms = "give a mapping of names, or a function"
+    if not isinstance(parts, Mapping):
+        raise unusable(keyword, parts, forms)
+    for name, source in cast("Mapping[Any, Any]", parts).items():
+        if not isinstance(name, str):
+            raise unusable(keyword, parts, forms)
+        if source is not None and not isinstance(source, str) and not callable(source):
+            raise unusable(f'{keyword}["{name}"]', source, "give a name, or a function")
+
+
+def _table(keyword: str, found: Any) -> dict[str, Any]:
+    """The mapping that a function of the caller returned for a keyword.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(found, Mapping):
+        hint = "it must return a mapping"
+        raise UsageError(f"the function `{keyword}` returned {shown_value(found)}", hint=hint)
+    return dict(cast("Mapping[str, Any]", found))
 
 
 def _texts(outputs: Mapping[str, Any] | None) -> list[str]:
@@ -484,7 +527,7 @@ def _texts(outputs: Mapping[str, Any] | None) -> list[str]:
 def _inputs(plan: Plan, inputs: Inputs | None, state: Any) -> dict[str, Any]:
     """The plan's inputs from a state, which is a mapping, a dataclass or a pydantic model."""
     if callable(inputs):
-        return dict(inputs(state))
+        return _table("inputs", inputs(state))
     found: dict[str, Any] = {}
     for name, source in (inputs or dict.fromkeys(plan.inputs)).items():
         if callable(source):
@@ -511,7 +554,7 @@ def _update(graph: PlanGraph, outputs: Outputs | None, after: PlanOutput) -> dic
     found = resolved(after.get("outputs") or {}, graph.outputs)
     whole = cast("PlanOutput", {**after, "outputs": found})
     if callable(outputs):
-        return dict(outputs(whole))
+        return _table("outputs", outputs(whole))
     if outputs is None:
         return dict(found)
     known = {**whole, **{name: found.get(name) for name in graph.plan.outputs}}

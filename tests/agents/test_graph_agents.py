@@ -1042,6 +1042,32 @@ async def test_deepagents(ask):
     assert [e["is_error"] for e in ended.of("tool_finished")].count(True) == 0
 
 
+@pytest.mark.parametrize("where", ["state", "disk"])
+async def test_deepagents_reads_its_own_files_without_approval_and_the_machines_with_one(
+    ask, where
+):
+    from deepagents import create_deep_agent
+    from deepagents.backends import FilesystemBackend, StateBackend
+
+    backend = StateBackend() if where == "state" else FilesystemBackend(virtual_mode=False)
+    model = ScriptedModel(
+        [
+            calls("ls", path="/"),
+            calls("glob", pattern="*.md", path="/"),
+            calls("grep", pattern="x", path="/notes"),
+            calls("read_file", file_path="/notes/a.md"),
+            "Done.",
+        ]
+    )
+    ended = await ask(create_deep_agent(model=model, tools=[], backend=backend))
+    if where == "state":
+        assert ended.outputs["content"] == "Done.", ended.result
+        return
+    assert ended.result.status == "waiting"
+    (asked,) = ended.result.waiting
+    assert (asked["kind"], asked["tool"]) == ("approval", "ls")
+
+
 # In other places
 
 

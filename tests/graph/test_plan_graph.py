@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager
 from operator import add
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 
 import fractale
 from fractale import Dependencies, RunContext, compile_plan, initial_state
-from fractale.errors import InputError
+from fractale.errors import InputError, UsageError
 from fractale.graph.plan_graph import RunSetup
 from fractale.models import Models
 from fractale.plan.model import Limits
@@ -338,7 +339,7 @@ def test_sync_invoke_and_stream_work_with_savers_of_sync_applications(tools, tmp
 
 
 async def test_sync_calls_on_a_loop_say_what_to_use(tools):
-    with pytest.raises(RuntimeError, match="use `ainvoke` or `astream`"):
+    with pytest.raises(UsageError, match=r"use `await graph\.ainvoke\(…\)`"):
         builder(CHAIN, tools).compile().invoke({})
 
 
@@ -413,7 +414,8 @@ async def test_yes_agrees_to_what_yes_covers_and_says_so(tools):
     assert len(tools.calls) == 2
 
 
-async def test_a_listener_that_raises_cuts_off_no_call_and_is_an_error():
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_listener_that_raises_cuts_off_no_call_and_is_an_error(is_async):
     calls: list[int] = []
 
     def count(n: int) -> dict[str, int]:
@@ -425,18 +427,42 @@ async def test_a_listener_that_raises_cuts_off_no_call_and_is_an_error():
         if event.kind == "tool_finished":
             raise ValueError("full disk")
 
+    async def listen_async(event: Any) -> None:
+        await asyncio.sleep(0)
+        listen(event)
+
+    on_event = listen_async if is_async else listen
     text = "name: p\nsteps:\n" + "".join(
         f"  - {{name: {name}, tool: count, inputs: {{n: {n}}}}}\n"
         for n, name in ((1, "a"), (2, "b"))
     )
     plan = fractale.plan_graph(
-        text, tools=[count], settings=Settings(), on_event=listen, checkpointer=InMemorySaver()
+        text, tools=[count], settings=Settings(), on_event=on_event, checkpointer=InMemorySaver()
     )
     thread: dict[str, Any] = {"configurable": {"thread_id": "1"}}
     with pytest.raises(fractale.ListenerError, match="full disk"):
         await plan.ainvoke({}, thread)
     assert calls == [1, 2]
     assert (await plan.aget_state(thread)).values["status"] == "success"
+
+
+async def test_an_async_listener_has_had_every_event_when_the_run_ends():
+    seen: list[str] = []
+
+    async def listen(event: Any) -> None:
+        await asyncio.sleep(0.001)
+        seen.append(event.kind)
+
+    def count() -> dict[str, int]:
+        """Count."""
+        return {"n": 1}
+
+    text = "name: p\nsteps: [{name: a, tool: count}]"
+    known: Any = {"tools": [count], "settings": Settings()}
+    await fractale.plan_graph(text, on_event=listen, **known).ainvoke({})
+    assert seen == ["step_started", "tool_started", "tool_finished", "step_finished"]
+    await asyncio.to_thread(fractale.plan_graph(text, on_event=listen, **known).invoke, {})
+    assert len(seen) == 8
 
 
 @pytest.mark.parametrize("yes", ["no", "false", 0, [False], None])

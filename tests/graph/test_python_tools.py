@@ -17,7 +17,8 @@ from langchain_core.tools import InjectedToolCallId
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config
-from langgraph.graph import END, START, StateGraph
+from langgraph.errors import GraphInterrupt
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, interrupt
 from mcp import types
@@ -25,6 +26,7 @@ from pydantic import BaseModel, field_validator
 from typing_extensions import TypedDict
 
 import fractale
+from fractale.agents.subagent import Subagent
 from fractale.errors import AnswerError
 from fractale.graph.compile import compile_plan
 from fractale.graph.context import Dependencies
@@ -745,3 +747,32 @@ async def test_what_a_run_from_python_is_given_reaches_its_tools(run_plan):
     assert "night" in found["tags"]
     assert found["store"] == "InMemoryStore"
     assert [seen.above(run)[0] for run in seen.tools] == ["s"]
+
+
+@pytest.mark.parametrize("junk", ["junk", 3, [3]])
+@pytest.mark.parametrize("where", ["function", "tool", "fake", "agent", "code"])
+async def test_an_interrupt_raised_by_hand_is_a_failure(where, junk):
+    def t() -> dict:
+        raise GraphInterrupt(junk)
+
+    text, parts = ONE, {}
+    if where in ("agent", "code"):
+        text = "name: p\nsteps: [{name: s, agent: t, instruction: x}]\n"
+    if where == "agent":
+        builder = StateGraph(MessagesState).add_node("t", lambda _: t())
+        parts["agents"] = {"t": builder.add_edge(START, "t").compile()}
+    elif where == "code":
+
+        async def run(arguments: Any, host: Any) -> Any:
+            t()
+
+        parts["agents"] = [Subagent(name="t", description="", input_schema={}, run=run)]
+    elif where == "fake":
+        parts["tools"] = FakeToolServer()
+        parts["tools"].tool(t)
+    else:
+        parts["tools"] = [as_tool(t) if where == "tool" else t]
+    done = await fractale.arun(text, settings=Settings(), yes=True, **parts)
+    assert done.status == "failed"
+    if where != "fake":
+        assert "`GraphInterrupt` itself: to ask, call LangGraph's `interrupt(…)`" in done.error

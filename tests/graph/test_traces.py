@@ -154,6 +154,34 @@ async def test_a_handler_of_the_caller_sees_no_secret_and_stays_itself(way, sett
     assert "LangGraph" not in names
 
 
+async def test_each_graph_in_a_run_is_named_by_its_step(settings, tmp_path):
+    (tmp_path / "inner.yaml").write_text("name: inner\nsteps: [{name: deep, tool: give}]\n")
+    (tmp_path / "plan.yaml").write_text(
+        """
+name: outer
+steps:
+  - {name: pair, parallel: [{name: left, tool: give}, {name: right, tool: give}]}
+  - {name: each, tool: give, foreach: [1, 2]}
+  - name: both
+    parallel: [{name: up, tool: give, foreach: [1]}]
+  - {name: all, plan: inner.yaml}
+"""
+        + "".join(f"  - {{name: s{n}, tool: give}}\n" for n in range(32))
+    )
+
+    def give() -> dict:
+        return {"x": 1}
+
+    recorder = Recorder()
+    done = await fractale.arun(
+        tmp_path / "plan.yaml", tools=[give], settings=settings, callbacks=[recorder], yes=True
+    )
+    assert done.ok, done.error
+    names = {text.split()[1] for text in recorder.seen if text.startswith("chain ")}
+    assert {"outer", "pair", "each", "both", "up", "all", "pair..s11"} <= names
+    assert "LangGraph" not in names
+
+
 def test_a_handler_of_opentelemetry_sees_no_secret(tmp_path):
     """In a process of its own: the instrumentation adds its handler to every callback manager."""
     done = subprocess.run(

@@ -73,6 +73,24 @@ async def test_without_a_tool_nothing_is_changed(settings, tool, given, answers)
     assert (await fractale.aresume(run, settings=settings)).status == "success"
 
 
+@pytest.mark.parametrize("given", [{}, {"tools": [make]}, {"tools": FakeToolServer("other")}])
+async def test_without_the_toolbox_nothing_is_changed(settings, given):
+    def desk() -> FakeToolServer:
+        server = FakeToolServer("desk")
+        server.tool(make)
+        server.tool(send)
+        return server
+
+    run = (await fractale.arun(PLAN, tools=desk(), keep=True, settings=settings)).run
+    before = record_of(settings, run)
+    with pytest.raises(UsageError, match="the tool `send` of your program, which is not") as error:
+        await fractale.aresume(run, answers={"send": True}, settings=settings, **given)
+    assert error.value.hint == f"give `tools` again: fractale.resume('{run}', tools=…)"
+    assert record_of(settings, run) == before
+    done = await fractale.aresume(run, tools=desk(), answers={"send": True}, settings=settings)
+    assert done.outputs == {"size": 4}
+
+
 async def test_every_missing_tool_that_is_still_needed_is_named(settings):
     plan = PLAN.replace("steps:\n", "steps:\n  - {name: buy, tool: order, inputs: {what: tea}}\n")
     known: dict[str, Any] = {"settings": settings, "limits": fractale.Limits(steps=1)}

@@ -99,7 +99,7 @@ def wrong_runs() -> None:
     fractale.run("plan.yaml", modle="openai:gpt-5")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     fractale.run("plan.yaml", model=42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     fractale.run("plan.yaml", tools=triple)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    fractale.run("plan.yaml", limits={"steps": 3})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fractale.run("plan.yaml", limits=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     fractale.run(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     fractale.resume("-1", anwsers={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     fractale.replay("-1", answers={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

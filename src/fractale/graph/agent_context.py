@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langgraph.errors import GraphInterrupt
 
 from fractale.agents.conversation import FAILED_CHANGE, failed_change
 from fractale.agents.subagent import AgentAnswer, AgentRequest, Subagent
@@ -24,6 +25,7 @@ from fractale.graph.resources import read_resource
 from fractale.models import Answer
 from fractale.plan.kinds import EXTRA_TOOLS
 from fractale.policy import PlannedCall, Source, allowed_by
+from fractale.registry.calls import BY_HAND, is_raised_by_hand
 from fractale.schemas import UnusableSchema, misfits
 from fractale.toolbox import PromptInfo, PromptMessage, ResourceInfo, ToolInfo, ToolResult
 
@@ -271,6 +273,11 @@ async def run_agent(agent: Subagent, host: StepAgentContext, request: AgentReque
         ) from error
     if faults:
         raise ToolError(f"`{agent.name}` can't take these inputs: {'; '.join(map(str, faults))}")
-    return await agent.run(
-        host, replace(request, inputs=given, instruction=instruction, messages=messages)
-    )
+    try:
+        return await agent.run(
+            host, replace(request, inputs=given, instruction=instruction, messages=messages)
+        )
+    except GraphInterrupt as error:
+        if is_raised_by_hand(error):
+            raise ToolError(f"the agent `{agent.name}` {BY_HAND}") from error
+        raise

@@ -78,9 +78,11 @@ from fractale.graph.kinds.tool import agree
 from fractale.models import Usage
 from fractale.models.faults import to_model_error
 from fractale.models.usage import tokens_of
+from fractale.paths import PATHS
 from fractale.plain import to_json
 from fractale.policy import may_repeat, source_of
 from fractale.questions.kinds import KINDS
+from fractale.registry.calls import BY_HAND, is_raised_by_hand
 from fractale.registry.files import MCP_HINTS
 from fractale.store.journal import Call, CallSite, digest_of
 from fractale.store.outputs import is_inline, to_common
@@ -102,6 +104,8 @@ MADE_BEFORE = "this call was made before, and answered: "
 """Precedes the result of a call that an earlier process of the run made."""
 
 OWN_MODULES = ("deepagents.", "langchain.agents.")
+VIRTUAL = ("deepagents.backends.state", "deepagents.backends.store")
+"""The modules of deepagents' backends whose files are not on this machine."""
 LOOKS = frozenset({"ls", "read_file", "glob", "grep"})
 """Tools of deepagents that only read."""
 SERVES = frozenset({"write_todos", "task"})
@@ -150,6 +154,8 @@ async def run_graph(
             calls.remember_approved(merged, waiting)
             result = await graph.ainvoke(given, merged, **more)
     except GraphInterrupt as asked:
+        if is_raised_by_hand(asked):
+            raise ToolError(f"the agent `{agent}` {BY_HAND}") from asked
         calls.note_passed_on(asked)
         raise calls.as_questions(asked) from asked
     except GraphBubbleUp:
@@ -242,7 +248,7 @@ class GraphCalls(BaseCallbackHandler):
         self._agent = agent
         self._name = str(getattr(graph, "name", "") or "")
         self._tools = _tools_in(graph)
-        self._hints: dict[str, dict[str, bool]] = {}
+        self._hints: dict[str, dict[str, Any]] = {}
         for name, tools in self._tools.items():
             for each in tools:
                 _add_hints(self._hints, name, _hints_of(each))
@@ -986,7 +992,7 @@ def _reporting_tool() -> BaseTool | None:
     return None
 
 
-def _hints_of(tool: Any) -> dict[str, bool]:
+def _hints_of(tool: Any) -> dict[str, Any]:
     """MCP's hints in a tool's own metadata, where `langchain-mcp-adapters` puts them.
 
     Some tools of LangChain and deepagents need no approval. They are known by their modules, so
@@ -996,14 +1002,28 @@ def _hints_of(tool: Any) -> dict[str, bool]:
     made: Any = getattr(tool, "coroutine", None) or getattr(tool, "func", None)
     module = str(getattr(made, "__module__", ""))
     is_known = name in LOOKS | SERVES and module.startswith(OWN_MODULES)
-    own = {"readOnlyHint": True} if is_known else {}
+    own: dict[str, Any] = {"readOnlyHint": True} if is_known else {}
     serving = {SERVING: True} if is_known and name in SERVES else {}
+    if is_known and name in LOOKS and _is_virtual(made):
+        own[PATHS] = ()  # none of its arguments is a path of this machine
     known: Any = getattr(tool, "metadata", None) or {}
     given = {name: known[name] for name in MCP_HINTS if isinstance(known.get(name), bool)}
     return {**own, **serving, **given}
 
 
-def _add_hints(known: dict[str, dict[str, bool]], name: str, hints: dict[str, bool]) -> None:
+def _is_virtual(made: Any) -> bool:
+    """Whether a tool of deepagents has its files in the agent's state or store, as by default.
+
+    Args:
+        made: Its function, which is made by the middleware that has the backend.
+    """
+    names, cells = made.__code__.co_freevars, made.__closure__ or ()
+    middleware = dict(zip(names, cells, strict=True)).get("self")
+    backend = getattr(middleware and middleware.cell_contents, "backend", None)
+    return type(backend).__module__ in VIRTUAL
+
+
+def _add_hints(known: dict[str, dict[str, Any]], name: str, hints: dict[str, Any]) -> None:
     """Add a tool's hints to those known by name. Tools of one name that differ have none."""
     known[name] = hints if known.get(name, hints) == hints else {}
 

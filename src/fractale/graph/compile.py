@@ -239,7 +239,7 @@ def _node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str]) -
 def _segment(
     plan: Plan, group: Sequence[Step], deps: Dependencies, outside: frozenset[str]
 ) -> NodeFunction:
-    graph = _build_level(plan, group, deps).compile()
+    graph = _build_level(plan, group, deps).compile(name=f"{group[0].name}..{group[-1].name}")
     inside = frozenset(step.name for step in group)
     needs = needs_of([value for step in group for value in step_values(step)])
     last_needs = needs_of([dict(plan.outputs)])

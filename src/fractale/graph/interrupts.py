@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, cast
 
 from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINT_NS,
@@ -250,8 +250,7 @@ def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
     secret = {each.id for each in waiting if is_question(each.value) and asks_secret(each.value)}
     asked = {each.id: each.value for each in waiting if is_of_code(each.value)}
     if is_by_id(resume):
-        by_id = cast("Mapping[str, Any]", resume)
-        shown = {k: MASK if k in secret and _accepts(v) else v for k, v in by_id.items()}
+        shown = {k: MASK if k in secret and _accepts(v) else v for k, v in resume.items()}
         return {
             key: read_for_code(asked[key], value) if key in asked else value
             for key, value in shown.items()
@@ -264,14 +263,14 @@ def read_resume(resume: Any, waiting: Sequence[Interrupt[Any]]) -> Any:
     return {key: read_for_code(question, resume)}
 
 
+def is_by_id(resume: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether LangGraph takes the value of a resume for a mapping: id of an interrupt → answer."""
+    return isinstance(resume, Mapping) and all(map(_is_id, cast("Mapping[Any, Any]", resume)))
+
+
 def is_of_code(value: Any) -> bool:
     """Whether an interrupt is a question of Python code, as `fractale.questions` describes it."""
     return is_question(value) and value["kind"] == "interrupt"
-
-
-def is_by_id(resume: Any) -> bool:
-    """Whether LangGraph takes a resume for answers by the ids of their interrupts."""
-    return isinstance(resume, Mapping) and all(_is_id(key) for key in cast("Any", resume))
 
 
 def _fits(value: Any) -> bool:

@@ -21,7 +21,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +52,7 @@ from langgraph.types import Command
 from pydantic import create_model
 from typing_extensions import TypedDict
 
-from fractale.errors import AnswerError, InputError, LimitReached, ListenerError, PlanError
+from fractale.errors import AnswerError, InputError, LimitReached, UsageError
 from fractale.events import Event, Listener
 from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
 from fractale.graph.continued import (
@@ -67,12 +67,14 @@ from fractale.graph.continued import (
 )
 from fractale.graph.handlers import GAVE_UP, state_at_end
 from fractale.graph.interrupts import is_by_id, read_resume
+from fractale.graph.listener import OnEvent, caller_listener
 from fractale.graph.state import Ended, PlanState, latest_state
 from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
+from fractale.graph.turns import Turn, turn_of
 from fractale.masking import MASK
-from fractale.plan.build import read_limits
+from fractale.plan.given import limits_of, secret_text, secrets_of
 from fractale.plan.inputs import bind_inputs, schema_of_inputs, secret_variable
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Limits, Plan
@@ -80,7 +82,7 @@ from fractale.store.journal import MemoryJournal
 from fractale.store.notes import MemoryNotes
 from fractale.store.outputs import OutputStore
 from fractale.store.run_record import HANDLERS_THREAD
-from fractale.text import did_you_mean
+from fractale.text import did_you_mean, shown_value
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -144,14 +146,14 @@ class RunSetup:
         secrets: Secret inputs.
         limits: Replace the plan's limits of the same name.
         yes: Whether approvals and drafted plans are accepted without a question.
-        on_event: Receives every event of a run.
+        on_event: Receives every event of a run; a function, or an async function.
         begin: Opens the tools for the time of a run. Gives fields of its `RunContext`.
     """
 
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     limits: Limits = field(default_factory=Limits)
     yes: bool = False
-    on_event: Listener | None = None
+    on_event: OnEvent | None = None
     begin: Begin = nothing_to_open
 
 
@@ -313,8 +315,15 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         ):
             durability = "sync"
         form = _Form(call, stream_mode, output_keys, subgraphs, version, self.stream_channels_list)
-        async with self.setup.begin() as fields:
-            entered = await self._enter(input, call, context, saver, form, fields)
+        on_event = self.setup.on_event
+        heard = caller_listener(on_event) if on_event else nullcontext()
+        resumes = input is None or isinstance(input, Command)
+        async with (
+            _turn(call, saver) if resumes else nullcontext() as turn,
+            heard as listener,
+            self.setup.begin() as fields,
+        ):
+            entered = await self._enter(input, call, context, saver, form, fields, listener, turn)
             given = {**(config or {}), "callbacks": call.get("callbacks")}
             chunks = self._stream_masked(
                 entered,
@@ -329,7 +338,13 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             try:
                 async with aclosing(chunks) as stream:
                     async for chunk in stream:
-                        yield form.seen(chunk)
+                        if turn is None:
+                            yield form.seen(chunk)
+                            continue
+                        shown = form.seen(chunk)
+                        turn.shown(is_paused=form.is_paused)
+                        yield shown
+                        turn.goes_on()
             except (AttemptsExceeded, LimitReached) as error:
                 status = "limit" if isinstance(error, LimitReached) else "failed"
                 outputs = await self._outputs_so_far(call, saver, entered)
@@ -341,8 +356,6 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 if saver is not None and (not form.at_end or self.handlers is not None):
                     run, notes, journal = entered.context, entered.notes, entered.journal
                     await asyncio.shield(leave(saver, call, run, notes, journal))
-        if form.listener is not None and form.listener.error is not None:
-            raise form.listener.error
 
     async def _outputs_so_far(
         self,
@@ -427,7 +440,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         """The same as `astream`, for code that is not async.
 
         Raises:
-            RuntimeError: An event loop runs in this thread: use `astream` or `ainvoke` there.
+            UsageError: An event loop runs in this thread: use `astream` or `ainvoke` there.
         """
         _check_no_loop()
         graph, config = self._with_async_saver(config)
@@ -463,6 +476,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         saver: BaseCheckpointSaver[Any] | None,
         form: _Form,
         fields: Mapping[str, Any],
+        listener: Listener | None,
+        turn: Turn | None,
     ) -> _Entered:
         """Prepare a run: the graph's input, and the run as its nodes see it."""
         plan, conf = self.plan, config.get(CONF, {})
@@ -470,7 +485,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         resumes = given is None or isinstance(given, Command)
         options = _options(plan, None if isinstance(context, RunContext) else context)
         inputs = {} if resumes else inputs_of(plan, given, nested=nested)
-        theirs = secrets_of(plan, parent_context(config))
+        theirs = secrets_in(plan, parent_context(config))
         given_ones = {**options.secrets, **_split_secrets(plan, inputs)}
         secrets = {**self.setup.secrets, **theirs, **given_ones}
         _check_secrets(plan, secrets)
@@ -478,7 +493,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         run = await _context_of(plan, config, context, fields)
         left = Left()
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
-            given, left = await self._continued(given, config, saver, run, nested=nested)
+            given, left = await self._continued(given, config, saver, run, turn, nested=nested)
         run.grants = [*run.grants, *left.grants]
         run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
@@ -496,7 +511,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             limits = with_limits(with_limits(plan.limits, self.setup.limits), options.limits)
             run.meter = Meter(limits, left.spent, entered=left.entered)
         run.yes = run.yes or self.setup.yes or options.yes
-        self._connect_events(run, config, form)
+        _connect_events(run, config, form, listener)
         if not resumes:
             prefix = str(cast("Mapping[str, Any]", given).get("prefix") or "")
             kept = {name: self.outputs.put(run.mask(value)) for name, value in values.items()}
@@ -511,12 +526,13 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         config: RunnableConfig,
         saver: BaseCheckpointSaver[Any],
         run: RunContext,
+        turn: Turn | None,
         *,
         nested: bool,
     ) -> tuple[Any, Left]:
         """The input of a thread that is continued, and what it left beside its checkpoints."""
         left = await read_left(saver, config)
-        given, state = await self._answered(given, config, nested=nested)
+        given, state = await self._answered(given, config, turn, nested=nested)
         if nested:
             _forget_bare(config.get(CONF, {}))
         elif left.answered and not _has_bare(given):
@@ -558,12 +574,13 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         return (saver if CONFIG_KEY_THREAD_ID in call.get(CONF, {}) else None), call
 
     async def _answered(
-        self, given: Any, config: RunnableConfig, *, nested: bool
+        self, given: Any, config: RunnableConfig, turn: Turn | None, *, nested: bool
     ) -> tuple[Any, StateSnapshot | None]:
         """The input, with answers to Python code in the form that it expects; the state, if read.
 
         Raises:
-            AnswerError: The input has an answer that is none. The question stays open.
+            AnswerError: The input has an answer that is none, or was given to a question that
+                another call has answered meanwhile. Questions stay open.
         """
         if nested or not isinstance(given, Command):
             return given, None  # in another graph, the agent's step reads the answer
@@ -571,46 +588,33 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         if command.resume is None:
             return command, None
         state = await self.aget_state(config)
+        waiting = {each.id for each in state.interrupts}
+        fits = is_by_id(command.resume) and waiting.issuperset(command.resume)
+        if turn is not None and turn.waited and state.tasks and not fits:
+            raise AnswerError(
+                "another call has continued this thread meanwhile, so this answer was not used",
+                hint="look at the thread's state, and answer what it asks now",
+            )
         return replace(command, resume=read_resume(command.resume, state.interrupts)), state
 
-    def _connect_events(self, run: RunContext, config: RunnableConfig, form: _Form) -> None:
-        """Pass the run's events to those who want them."""
-        listeners: list[Listener] = []
-        if self.setup.on_event is not None:
-            form.listener = _Guarded(self.setup.on_event)
-            listeners.append(form.listener)
-        if "custom" in form.modes or CONFIG_KEY_STREAM in config.get(CONF, {}):
-            listeners.append(StreamedEvents())
-        if not listeners:
-            return
-        earlier = run.emit_event
 
-        def emit(event: Event) -> None:
-            earlier(event)
-            for listener in listeners:
-                listener(event)
+def _connect_events(
+    run: RunContext, config: RunnableConfig, form: _Form, listener: Listener | None
+) -> None:
+    """Pass the run's events to those who want them."""
+    listeners = [] if listener is None else [listener]
+    if "custom" in form.modes or CONFIG_KEY_STREAM in config.get(CONF, {}):
+        listeners.append(StreamedEvents())
+    if not listeners:
+        return
+    earlier = run.emit_event
 
-        run.emit_event = emit
+    def emit(event: Event) -> None:
+        earlier(event)
+        for each in listeners:
+            each(event)
 
-
-class _Guarded:
-    """Passes events to a function of the caller. An exception of it must not cut off a call."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self.error: ListenerError | None = None
-
-    def __call__(self, event: Event) -> None:
-        if self.error is not None:
-            return
-        try:
-            self._listener(event)
-        except Exception as error:  # noqa: BLE001 - any exception of the caller's function
-            self.error = ListenerError(
-                f"`on_event` failed at the event `{event.kind}`: {error!r}",
-                hint="the run continued to its end or next question, without events",
-            )
-            self.error.__cause__ = error
+    run.emit_event = emit
 
 
 _PYTHON: Final[Mapping[str, Any]] = {
@@ -672,14 +676,8 @@ def _split_secrets(plan: Plan, inputs: dict[str, Any]) -> dict[str, str]:
             continue
         value = inputs.pop(name)
         if value is not None:
-            found[name] = _secret_text(name, value)
+            found[name] = secret_text(name, value)
     return found
-
-
-def _secret_text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"the secret input `{name}` must be text")
-    return value
 
 
 def _check_secrets(plan: Plan, secrets: Mapping[str, str]) -> None:
@@ -727,24 +725,22 @@ def _options(plan: Plan, context: Any) -> _Options:
         return _Options()
     keys = PlanContext.__annotations__
     if not isinstance(context, Mapping):
-        raise InputError(f"the context of a plan's graph is a mapping of {', '.join(keys)}")
+        raise InputError(
+            f"the context of a plan's graph is a mapping of {', '.join(keys)}, "
+            f"not {shown_value(context)}"
+        )
     given = cast("Mapping[str, Any]", context)
     for key in given:
         if key not in keys:
             hint = did_you_mean(str(key), keys, otherwise=f"its keys: {', '.join(keys)}")
             raise InputError(f"the context of a plan's graph has no key `{key}`", hint=hint)
-    secrets: Any = given.get("secrets") or {}
-    for name in secrets:
-        if not plan.inputs.get(name) or not plan.inputs[name].secret:
-            raise InputError(f"the plan `{plan.name}` has no secret input `{name}`")
-    try:
-        limits = read_limits(given.get("limits") or {})
-    except PlanError as error:
-        raise InputError(f"the limits in the context: {error.problems[0].message}") from error
+    yes = given.get("yes")
+    if yes is not None and not isinstance(yes, bool):
+        raise InputError(f"`yes` cannot be {shown_value(yes)}", hint="give True or False")
     return _Options(
-        secrets={name: _secret_text(name, value) for name, value in secrets.items()},
-        limits=limits,
-        yes=given.get("yes") is True,
+        secrets=secrets_of(plan, given.get("secrets")),
+        limits=limits_of(given.get("limits")),
+        yes=yes is True,
     )
 
 
@@ -792,7 +788,7 @@ def parent_context(config: RunnableConfig) -> Any:
     return getattr(config.get(CONF, {}).get(CONFIG_KEY_RUNTIME), "context", None)
 
 
-def secrets_of(plan: Plan, context: Any) -> dict[str, str]:
+def secrets_in(plan: Plan, context: Any) -> dict[str, str]:
     """The plan's secret inputs in the context of another graph: its `secrets`, if it has them.
 
     Raises:
@@ -803,7 +799,7 @@ def secrets_of(plan: Plan, context: Any) -> dict[str, str]:
         return {}
     theirs = cast("Mapping[str, Any]", found)
     names = [name for name, spec in plan.inputs.items() if spec.secret and name in theirs]
-    return {name: _secret_text(name, theirs[name]) for name in names}
+    return {name: secret_text(name, theirs[name]) for name in names}
 
 
 def _part(context: Any, name: str) -> Any:
@@ -888,15 +884,23 @@ class _Form:
         self._subgraphs = subgraphs
         self._version = version
         self.values: dict[str, Any] = {}
-        self.listener: _Guarded | None = None
+        self.is_paused = False
 
     def seen(self, chunk: Any) -> Any:
-        """Remember the latest values of the run."""
-        if "values" not in self.modes:
+        """Remember the latest values of the run. They have every key of the result.
+
+        A run that `fractale.arun` began has a key only once a step has set it.
+        """
+        if "values" not in self.modes and "updates" not in self.modes:
             return chunk
         ns, mode, data = self._parts(chunk)
+        if ns == self._ns and isinstance(data, dict):
+            self.is_paused = self.is_paused or INTERRUPT in data
         if mode == "values" and ns == self._ns and isinstance(data, dict):
-            self.values = cast("dict[str, Any]", data)
+            self.values = values = cast("dict[str, Any]", data)
+            for key in PlanOutput.__annotations__:
+                if key in self._keys:
+                    values.setdefault(key, None)
         return chunk
 
     @property
@@ -931,12 +935,29 @@ class _Form:
         return (self._ns, data) if self._subgraphs else data
 
 
+def _turn(
+    config: RunnableConfig, saver: BaseCheckpointSaver[Any] | None
+) -> AbstractAsyncContextManager[Turn | None]:
+    """The turn to continue a thread. In another graph, that graph decides."""
+    conf = config.get(CONF, {})
+    thread = str(conf.get(CONFIG_KEY_THREAD_ID) or "")
+    if saver is None or not thread or CONFIG_KEY_TASK_ID in conf:
+        return nullcontext()
+    home: Any = saver.saver if isinstance(saver, LoopSaver) else saver
+    for name in ("conn", "storage"):  # LangGraph may use a copy of the saver, with the same one
+        home = getattr(home, name, home)
+    return turn_of(home, thread)
+
+
 def _check_no_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise RuntimeError("an event loop is running in this thread: use `ainvoke` or `astream`")
+    raise UsageError(
+        "`invoke` and `stream` of a plan's graph cannot wait inside a running event loop, such as "
+        "that of a notebook; use `await graph.ainvoke(…)` or `async for … in graph.astream(…)`"
+    )
 
 
 _LAST: Final = object()

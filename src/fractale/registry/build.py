@@ -181,5 +181,6 @@ def _given(functions: Sequence[Any]) -> Iterator[tuple[RegistryEntry, Any]]:
     """Objects that a program passes in, each with an entry that names it."""
     for index, found in enumerate(functions):
         name = getattr(found, "name", None) or getattr(found, "__qualname__", None)
-        module = getattr(found, "__module__", None) or f"functions[{index}]"
-        yield RegistryEntry(kind="tool", path=f"{module}.{name or type(found).__name__}"), found
+        module = getattr(found, "__module__", None)
+        path = f"{module}.{name or type(found).__name__}" if module else f"tools[{index}]"
+        yield RegistryEntry(kind="tool", path=path), found

@@ -10,7 +10,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final, cast
 
 from fractale.toolbox import LOCAL_CALL
 
@@ -146,14 +146,31 @@ def _is_for_caller(error: Exception) -> bool:
     errors = sys.modules.get("langgraph.errors")
     if errors is None:
         return False
-    if isinstance(error, (errors.GraphInterrupt, errors.GraphDrained)):
+    if isinstance(error, errors.GraphInterrupt):
+        return not is_raised_by_hand(error)
+    if isinstance(error, errors.GraphDrained):
         return True
     return bool(errors.is_invalid_resume(error))
+
+
+def is_raised_by_hand(error: BaseException) -> bool:
+    """Whether a `GraphInterrupt` of LangGraph has other values than LangGraph's own interrupts."""
+    from langgraph.types import Interrupt
+
+    found: Any = error.args[0] if error.args else ()
+    return not isinstance(found, (tuple, list)) or not all(
+        isinstance(each, Interrupt) for each in cast("tuple[Any, ...]", found)
+    )
+
+
+BY_HAND: Final = "raised `GraphInterrupt` itself: to ask, call LangGraph's `interrupt(…)`"
 
 
 def error_text(error: BaseException) -> str:
     """The message of a tool's exception for a user or a model, without a traceback."""
     errors = sys.modules.get("langgraph.errors")
+    if errors is not None and isinstance(error, errors.GraphInterrupt) and is_raised_by_hand(error):
+        return f"the tool {BY_HAND}"
     if errors is not None and isinstance(error, errors.GraphInterrupt):
         return "the tool asked a question with LangGraph's `interrupt`: only a run can answer it"
     if errors is not None and isinstance(error, errors.ParentCommand):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langgraph.runtime import RunControl
 
 from fractale.errors import UsageError
 from fractale.events import Listener
+from fractale.graph.listener import caller_listener
 from fractale.plan.model import Plan
 from fractale.record.recordings import open_recording, recording_path
 from fractale.replaying.replay import Replayed, replay
 from fractale.replaying.suite import Side, agents_of, open_live, plan_today_of
 from fractale.runs.invocation import (
     Parts,
-    check_keywords,
     extensions_of,
     secrets_for,
     settings_and_model,
 )
-from fractale.runs.listener import caller_listener
+from fractale.runs.keywords import check_keywords, check_values
 
 if TYPE_CHECKING:
     from fractale.runs.invocation import PlanSource
@@ -44,7 +45,7 @@ class ReplayKeywords(Parts, total=False):
 
 
 async def replay_recorded(
-    function: str, run: str, keywords: ReplayKeywords, plan: Plan | None
+    function: str, run: str | Path, keywords: ReplayKeywords, plan: Plan | None
 ) -> Replayed:
     """See `fractale.api.areplay`.
 
@@ -53,11 +54,14 @@ async def replay_recorded(
         plan: The `plan` of the keywords, read.
     """
     check_keywords(function, keywords, ReplayKeywords)
+    if not isinstance(run, Path):
+        check_values({"run_id": run}, "run_id")
+    check_values(keywords)
     if plan is not None and keywords.get("today"):
         raise UsageError("`plan` and `today` exclude each other", hint="give one of them")
     settings, model = settings_and_model(keywords)
     side, loose = keywords.get("live"), keywords.get("loose", False)
-    with open_recording(recording_path(run, settings), settings=settings) as recording:
+    with open_recording(recording_path(str(run), settings), settings=settings) as recording:
         if plan is None:
             today = keywords.get("today", False)
             plan = plan_today_of(recording) if today else recording.plan_then()

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, cast
 
 from fractale.errors import InputError, UsageError
 from fractale.events import Event, Listener, logged_to
+from fractale.graph.listener import CallerListener, OnEvent, caller_listener
 from fractale.graph.sync_saver import LoopSaver
 from fractale.models.runnables import check_chat
+from fractale.plan.given import limits_of, secrets_of
 from fractale.plan.inputs import read_secrets, secret_variable
 from fractale.plan.model import Limits, Plan
 from fractale.questions import Answers
 from fractale.runs.changes import plan_today, unchanged_plan
 from fractale.runs.fork import ForkChanges
-from fractale.runs.listener import CallerListener, OnEvent, caller_listener
+from fractale.runs.keywords import check_keywords, check_values, unusable
 from fractale.runs.options import Person, RunOptions
 from fractale.runs.preflight import check_answers
 from fractale.runs.result import RunResult
@@ -27,7 +29,6 @@ from fractale.settings import Settings, load_settings
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.checkpoints import RunSaver
 from fractale.store.run_record import RunRecord, RunRecords
-from fractale.text import did_you_mean, shown_value
 from fractale.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class RunKeywords(Parts, total=False):
     person: Person | None
     answers: Mapping[str, Any] | None
     yes: bool
-    limits: Limits | None
+    limits: Limits | Mapping[str, Any] | None
     detach: bool
     callbacks: Callbacks
     tags: Sequence[str]
@@ -117,10 +118,7 @@ class Invocation:
 
     def __init__(self, function: str, keywords: RunKeywords, *, waits: bool = False) -> None:
         check_keywords(function, keywords, RunKeywords)
-        for name in ("answers", "secrets", "metadata"):
-            check_mapping(name, keywords.get(name))
-        for name in ("yes", "detach"):
-            check_flag(name, keywords.get(name, False))
+        check_values(keywords)
         self._keywords = keywords
         self._saver = _checked_saver(keywords.get("checkpointer"), waits=waits)
         self._settings, self._model = settings_and_model(keywords)
@@ -131,7 +129,7 @@ class Invocation:
         self, plan: Plan, inputs: Mapping[str, Any] | None, *, run_id: str | None, keep: bool
     ) -> RunResult:
         """See `fractale.api.arun`."""
-        check_mapping("inputs", inputs)
+        check_values({"inputs": inputs, "run_id": run_id, "keep": keep})
         options = self._options(plan, keep=keep, run_id=run_id)
         secrets = secrets_for(plan, self._keywords, self._settings)
 
@@ -148,7 +146,7 @@ class Invocation:
         Args:
             plan: Of a run that is not recorded; None: the run is recorded.
         """
-        check_mapping("replies", replies)
+        check_values({"run_id": run_id, "replies": replies}, "run_id")
         if plan is not None:
             return await self._resume_unrecorded(run_id, plan, replies)
         record, head = find_own(run_id, self._settings, may_be_unrecorded=True)
@@ -190,6 +188,8 @@ class Invocation:
         new_id: str | None,
     ) -> RunResult:
         """See `fractale.api.afork`."""
+        check_values({"run_id": run_id, "at": at}, "run_id", "at")
+        check_values({"inputs": inputs, "outputs": outputs, "new_id": new_id})
         record, head = find_own(run_id, self._settings)
         now = plan or plan_today(record, head)
         settings, extensions = as_started(self._settings, head, self._given)
@@ -246,7 +246,7 @@ class Invocation:
             person=keywords.get("person"),
             answers=Answers(answers),
             yes=keywords.get("yes", False),
-            limits=keywords.get("limits") or Limits(),
+            limits=limits_of(keywords.get("limits")),
             detach=keywords.get("detach", False),
             checkpointer=self._saver,
             memory=keywords.get("store"),
@@ -304,9 +304,8 @@ def _checked_saver(saver: Any, *, waits: bool) -> BaseCheckpointSaver[Any] | Non
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
     if not isinstance(saver, BaseCheckpointSaver):
-        raise UsageError(
-            f"`checkpointer` cannot be {shown_value(saver)}",
-            hint="give an open LangGraph saver, such as `InMemorySaver()`",
+        raise unusable(
+            "checkpointer", saver, "give an open LangGraph saver, such as `InMemorySaver()`"
         )
     made = cast("BaseCheckpointSaver[Any]", saver)
     return LoopSaver(made) if waits else made
@@ -351,29 +350,13 @@ def extensions_of(keywords: Parts) -> Extensions:
     )
 
 
-def check_keywords(function: str, given: Mapping[str, Any], known: type[Any]) -> None:
-    """Check the keywords of a call, as Python does for a function that names each.
-
-    Raises:
-        TypeError: A keyword is unknown.
-    """
-    names = [*known.__annotations__]
-    if wrong := [name for name in given if name not in names]:
-        near = did_you_mean(wrong[0], names)
-        raise TypeError(
-            f"{function}() got an unexpected keyword argument '{wrong[0]}'"
-            + (f"; {near}" if near else "")
-        )
-
-
 def settings_and_model(keywords: Parts) -> tuple[Settings, Chat | None]:
     """The settings, with the model if it is named by text, and the model if it is an object.
 
     Raises:
-        UsageError: `model` or `tools` has a value that cannot be used.
+        UsageError: `model` has a value that cannot be used.
         SettingsError: The settings cannot be read.
     """
-    check_tools(keywords.get("tools", ()))
     settings = keywords.get("settings") or load_settings()
     model = keywords.get("model")
     if isinstance(model, str):
@@ -383,48 +366,14 @@ def settings_and_model(keywords: Parts) -> tuple[Settings, Chat | None]:
     return settings, model
 
 
-def check_tools(tools: Any) -> None:
-    """Check that a value can be the tools of a run.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if isinstance(tools, Sequence) and not isinstance(tools, str):
-        return
-    if not all(hasattr(tools, name) for name in ("tools", "call_tool", "servers")):
-        raise UsageError(
-            f"`tools` cannot be {shown_value(tools)}",
-            hint="give a list of functions and LangChain tools, or a toolbox",
-        )
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Check that a keyword's value is True or False: a text such as "no" would count as true.
-
-    Raises:
-        UsageError: It is something else.
-    """
-    if not isinstance(value, bool):
-        raise UsageError(f"`{name}` cannot be {shown_value(value)}", hint="give True or False")
-
-
-def check_mapping(name: str, value: Any) -> None:
-    """Check that a keyword's value is a mapping, or left out.
-
-    Raises:
-        UsageError: It is something else.
-    """
-    if value is not None and not isinstance(value, Mapping):
-        raise UsageError(f"`{name}` cannot be {shown_value(value)}", hint="give a mapping")
-
-
 def secrets_for(plan: Plan, keywords: Parts, settings: Settings) -> dict[str, str]:
     """The plan's secret inputs: those that the caller gives, else those of the environment.
 
     Raises:
-        InputError: A secret input is missing.
+        InputError: A secret input is missing, or one is given that the plan does not have.
     """
-    found = {**read_secrets(plan, settings.environment), **(keywords.get("secrets") or {})}
+    given = secrets_of(plan, keywords.get("secrets"))
+    found = {**read_secrets(plan, settings.environment), **given}
     for name, spec in plan.inputs.items():
         if spec.secret and spec.required and name not in found:
             raise InputError(

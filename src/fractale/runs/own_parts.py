@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fractale.errors import NotRecorded, UsageError
-from fractale.graph.bindings import Bindings
+from fractale.graph.bindings import Bindings, Bound
 from fractale.pins import LOCAL, pins_of
 from fractale.plan.kinds import GENERAL_AGENTS
 from fractale.plan.model import Plan, Step
@@ -24,21 +24,31 @@ from fractale.toolbox import Toolbox, ToolInfo
 
 
 async def check_own_parts(
-    record: RunRecord, plan: Plan, bindings: Bindings, toolbox: Toolbox, agents: Collection[str]
+    record: RunRecord,
+    head: Mapping[str, Any],
+    plan: Plan,
+    bindings: Bindings,
+    toolbox: Toolbox,
+    agents: Collection[str],
 ) -> None:
     """Check that the tools and sub-agents of the user's program are there again.
 
     Tools that a model finds by a pattern only may be missing, unless a question is about them.
 
     Args:
+        head: The start of the run. Its `own_servers` are those of a toolbox that the user gave.
         agents: The sub-agents that no server has.
 
     Raises:
         UsageError: One is missing, and a step that may still run names it, or a question that the
             run waits for is about it.
     """
-    here = await _own_tools(toolbox)
-    gone = set[str]() if here is None else bindings.of_server(LOCAL) - here
+    own = {LOCAL, *head.get("own_servers", ())}
+    gone: set[Bound] = set()
+    for server in own:
+        here = await _own_tools(toolbox, server)
+        had = set[str]() if here is None else bindings.of_server(server) - here
+        gone |= {Bound(server, name) for name in had}
     known = {*agents, *filter(None, GENERAL_AGENTS)}
     drafts = any(step.is_drafted for step in plan.walk())
     if not gone and not drafts and not _unknown_agents(_whole(plan), known, bindings):
@@ -47,33 +57,37 @@ async def check_own_parts(
     ahead = [step for _, step in steps_ahead(history, plan)]
     if not ahead or history.alive:
         return
-    tools = [name for name in _tools_of(ahead, history, bindings) if name in gone]
+    meant = _tools_of(ahead, history, bindings, own)
+    tools = list(dict.fromkeys(bound.tool for bound in meant if bound in gone))
     unknown = _unknown_agents(ahead, known, bindings)
     missing = [name for name in unknown if not await _may_be_of_server(toolbox, record, name)]
     if tools or missing:
         raise _missing(history, tools, missing)
 
 
-async def _own_tools(toolbox: Toolbox) -> set[str] | None:
+async def _own_tools(toolbox: Toolbox, server: str) -> set[str] | None:
     """The tools of the user's program and registries; None if they are not known now."""
-    if pins_of(toolbox).covers(LOCAL):
+    if pins_of(toolbox).covers(server):
         return None
-    if LOCAL not in {status.name for status in await toolbox.servers(())}:
+    if server not in {status.name for status in await toolbox.servers(())}:
         return set()
-    found = await toolbox.tools([f"{LOCAL}.*"])
-    there = LOCAL in {status.name for status in await toolbox.servers(()) if status.connected}
-    return {tool.own_name for tool in found if tool.server == LOCAL} if there else None
+    found = await toolbox.tools([f"{server}.*"])
+    there = server in {status.name for status in await toolbox.servers(()) if status.connected}
+    return {tool.own_name for tool in found if tool.server == server} if there else None
 
 
-def _tools_of(steps: Iterable[Step], history: RunHistory, bindings: Bindings) -> list[str]:
+def _tools_of(
+    steps: Iterable[Step], history: RunHistory, bindings: Bindings, own: Collection[str]
+) -> list[Bound]:
     """The user's own tools that steps name, and those that the open questions are about."""
     names = [name for step in steps for name in (*tools_named_by(step), *_agents_of(step))]
-    meant = [bound.tool for n in names if (bound := bindings.meaning(n)) and bound.server == LOCAL]
+    meant = [bound for n in names if (bound := bindings.meaning(n)) and bound.server in own]
     waiting = history.result.get("waiting") if history.status == "waiting" else None
     for question in cast("Sequence[Mapping[str, Any]]", waiting or ()):
-        if question.get("server") == LOCAL and question.get("tool"):
-            meant += str(question["tool"]).split(", ")  # `tool_changed` is about several
-    return list(dict.fromkeys(meant))
+        if (server := question.get("server")) in own and question.get("tool"):
+            several = str(question["tool"]).split(", ")  # `tool_changed` is about several
+            meant += [Bound(str(server), tool) for tool in several]
+    return meant
 
 
 def _unknown_agents(steps: Iterable[Step], known: set[str], bindings: Bindings) -> list[str]:

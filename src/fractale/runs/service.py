@@ -279,7 +279,8 @@ class Runs:
         plan = plan or unchanged_plan(record, head)
         await self._check_tools(record, head, plan)
         bindings = self._bindings_of(record, head, plan)
-        await check_own_parts(record, plan, bindings, self._toolbox, self._agents.names())
+        names = self._agents.names()
+        await check_own_parts(record, head, plan, bindings, self._toolbox, names)
         driver = self._continued(record, head, plan, options, secrets, bindings)
         if notice := version_notice(head):
             driver.notices.append(("versions", notice))

@@ -127,6 +127,7 @@ class Workspace:
         self.toolbox = toolbox
         self._model = model
         self._yes = yes
+        self._own_servers: list[str] = []
 
     @classmethod
     @asynccontextmanager
@@ -164,7 +165,9 @@ class Workspace:
         extensions = extensions or Extensions()
         agents, served = extensions.load(plan)
         if not isinstance(tools, Sequence):
-            yield cls(settings, extensions, agents, tools, model=model, yes=yes)
+            workspace = cls(settings, extensions, agents, tools, model=model, yes=yes)
+            workspace._own_servers = [status.name for status in await tools.servers(())]
+            yield workspace
             return
         masker = masker if masker is not None else Masker()
         masker.add(*settings.secrets)
@@ -217,6 +220,7 @@ class Workspace:
             "agents": list(self.extensions.agents),
             **model,
             "store": kept_store(self.settings),
+            **({"own_servers": self._own_servers} if self._own_servers else {}),
         }
 
 

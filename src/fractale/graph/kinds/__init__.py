@@ -58,7 +58,7 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
 
     With a `foreach`, this is done once per item.
     """
-    built, step = _builder_of(node.step)(node, compiler), node.step
+    built, step = _named(_builder_of(node.step)(node, compiler)), node.step
     if step.until is not None or (step.retry is not None and step.retry.on == "failure"):
         from fractale.graph.repeating import repeated
 
@@ -67,7 +67,14 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         return built
     from fractale.graph.kinds.foreach import foreach
 
-    return foreach(built)
+    return _named(foreach(built))
+
+
+def _named(node: StepNode) -> StepNode:
+    """The node, whose inner graph has the step's name in traces."""
+    if node.inside is not None:
+        node.inside.name = node.step.name
+    return node
 
 
 def _builder_of(step: Step) -> Build:

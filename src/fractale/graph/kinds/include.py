@@ -32,7 +32,8 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         given = {key: value for key, value in attempt.inputs.items() if key not in aliases}
         graph = attempt.inside
         if attempt.entry is not None:  # a fork that begins in the plan
-            graph = compiler.build_graph(plan, node.deps, attempt.entry.step).compile()
+            graph = compiler.build_graph(plan, node.deps, attempt.entry.step)
+            graph = graph.compile(name=node.step.name)
         inputs = {**defaults, **given}
         return await run_plan(attempt, plan, graph, inputs, attempt.context, compiler.build_graph)
 

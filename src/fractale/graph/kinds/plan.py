@@ -97,9 +97,9 @@ def _known_draft(node: StepNode, compiler: Compiler) -> Any:
     text = node.deps.drafts.get(node.step.name)
     if text is None:
         return None
-    return compiler.build_graph(
-        _plan_of(node.step, text), node.deps.inside(node.step.name), None
-    ).compile()
+    plan = _plan_of(node.step, text)
+    below = node.deps.inside(node.step.name)
+    return compiler.build_graph(plan, below, None).compile(name=plan.name)
 
 
 def _plan_of(step: Step, text: str) -> Plan:
@@ -286,7 +286,7 @@ async def _run(
     planner.ctx.remember(_note(attempt), left)
     plan = _plan_of(attempt.step, text)
     start = attempt.entry.step if attempt.entry else None
-    graph = planner.build_graph(plan, attempt.deps, start).compile()
+    graph = planner.build_graph(plan, attempt.deps, start).compile(name=plan.name)
     context = replace(
         planner.context,
         drafted_from=frozenset(attempt.seen.sources),

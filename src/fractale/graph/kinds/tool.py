@@ -48,6 +48,7 @@ from fractale.policy import (
 )
 from fractale.questions import needs_no_answer
 from fractale.questions.parsing import brief
+from fractale.registry.calls import BY_HAND, is_raised_by_hand
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
@@ -459,6 +460,8 @@ class ToolCodec(Codec[ToolResult]):
             return AnswerError(f"{words}: {error}")
         if not isinstance(error, GraphInterrupt):
             return Paused(error)
+        if is_raised_by_hand(error):
+            return ToolError(f"`{self.tool.name}` {BY_HAND}")
         by = {"server": self.tool.server, "tool": self.tool.own_name}
         asked = of_code(self.attempt, error, agent=str(self.fields.get("agent") or ""), **by)
         found = [each for each in asked.args[0] if not needs_no_answer(each.value)]

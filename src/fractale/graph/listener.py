@@ -29,12 +29,15 @@ class CallerListener:
     An exception of the function must neither be lost nor interrupt a call that the run is making.
     So the function gets no further event, and the run stops at the next boundary of a step.
 
+    Args:
+        run: The run that stops; None: it continues to its end or next question, without events.
+
     Attributes:
         error: Set if the function raised.
         result: The end of the run, once the caller of this has it.
     """
 
-    def __init__(self, call: OnEvent, run: Stoppable) -> None:
+    def __init__(self, call: OnEvent, run: Stoppable | None) -> None:
         self._call = call
         self._run = run
         self._later: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -72,10 +75,12 @@ class CallerListener:
         step = event.data.get("step")
         where = f"`{event.kind}`" + (f" of step `{step}`" if step else "")
         self.error = ListenerError(
-            f"`on_event` raised {type(error).__name__} at the event {where}: {error}"
+            f"`on_event` raised {type(error).__name__} at the event {where}: {error}",
+            hint=None if self._run else "the run continued to its end or next question",
         )
         self.error.__cause__ = error
-        self._run.request_drain("`on_event` raised an exception")
+        if self._run is not None:
+            self._run.request_drain("`on_event` raised an exception")
 
     async def ended(self) -> None:
         """Wait until the function has had every event."""
@@ -94,8 +99,10 @@ async def _nothing() -> None:
 
 
 @asynccontextmanager
-async def caller_listener(call: OnEvent, run: Stoppable) -> AsyncGenerator[CallerListener]:
-    """The listener of a run that takes place in the block.
+async def caller_listener(
+    call: OnEvent, run: Stoppable | None = None
+) -> AsyncGenerator[CallerListener]:
+    """The listener of a run that takes place in the block; see `CallerListener`.
 
     Raises:
         ListenerError: The block ended well, but the caller's function raised.
