@@ -6,9 +6,11 @@ import asyncio
 import sys
 import textwrap
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain.tools import InjectedState, InjectedStore, ToolRuntime, tool
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -745,3 +747,47 @@ async def test_what_a_run_from_python_is_given_reaches_its_tools(run_plan):
     assert "night" in found["tags"]
     assert found["store"] == "InMemoryStore"
     assert [seen.above(run)[0] for run in seen.tools] == ["s"]
+
+
+# -- the context of the application ---------------------------------------------------------------
+
+
+@dataclass
+class Mine:
+    user: str
+
+
+@pytest.mark.parametrize("make", [named, as_tool])
+@pytest.mark.parametrize("plan", [ONE, AGENT])
+@pytest.mark.parametrize("composed", ["alone", "node", "subgraph", "tool"])
+async def test_a_tool_sees_the_context_of_the_application(settings, composed, plan, make):
+    seen: list[Any] = []
+
+    def t(runtime: ToolRuntime[Any]) -> dict:
+        """A tool."""
+        seen.append(runtime.context)
+        return {"n": 1}
+
+    whole = plan.replace("steps:", "inputs: {key: {secret: true}}\nsteps:")
+    replies = ScriptedModel([CALLS_T, "done"])
+    options: Any = {"tools": [make(t)], "settings": settings, "yes": True, "model": replies}
+    options["secrets"] = {"key": "hunter2"}
+    if composed == "alone":
+        graph: Any = fractale.plan_graph(whole, **options)
+        context: Any = {"limits": {"steps": 9}, "secrets": {"key": "hunter3"}}
+        await graph.ainvoke({}, context=context)
+        assert seen == [{"limits": {"steps": 9}}]
+        return
+    if composed == "tool":
+        calls = Reply(tool_calls=[("p", {})])
+        tool_of_plan = fractale.as_tool(whole, **options)
+        graph = create_agent(
+            ScriptedModel([calls, "done"]), tools=[tool_of_plan], context_schema=Mine
+        )
+        given: Any = {"messages": [HumanMessage("Do it.")]}
+    else:
+        node = (fractale.as_node if composed == "node" else fractale.plan_graph)(whole, **options)
+        outer: Any = StateGraph(Around, context_schema=Mine).add_node("plan", node)
+        graph, given = outer.add_edge(START, "plan").compile(), {}
+    await graph.ainvoke(given, context=Mine("ada"))
+    assert seen == [Mine("ada")]

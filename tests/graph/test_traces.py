@@ -175,7 +175,16 @@ def test_a_process_that_is_traced_sends_whole_traces_without_secrets(
     said = [line for line in done.stderr.splitlines() if "compression is not enabled" not in line]
     assert (done.returncode, said) == (0, [])
     assert SECRET.encode() not in sent
-    for name in (b"traced", b"with_deep", b"lang", b"fails", b"nested", b"deep", b"task"):
+    for name in (
+        b"traced",
+        b"with_deep",
+        b"lang",
+        b"fails",
+        b"nested",
+        b"deep",
+        b"task",
+        b"reported",
+    ):
         assert b'"%s"' % name in sent, name
     started = set(re.findall(rb'name="post\.([0-9a-f-]{36})"', sent))
     ended = set(re.findall(rb'name="patch\.([0-9a-f-]{36})"', sent))

@@ -9,6 +9,7 @@ from typing import Any
 
 from deepagents import create_deep_agent
 from langgraph.graph import START, StateGraph
+from langsmith import traceable
 from typing_extensions import TypedDict
 
 import fractale
@@ -20,8 +21,20 @@ sys.path.append(str(Path(__file__).parents[1] / "graph"))
 DEEP = """
 name: with_deep
 inputs: {token: {secret: true}}
-steps: [{name: s, agent: deep, instruction: "Use {{ inputs.token }}."}]
+steps:
+  - {name: s, agent: deep, instruction: "Use {{ inputs.token }}."}
+  - {name: t, tool: reports, inputs: {token: "{{ inputs.token }}"}}
 """
+
+
+@traceable
+def reported(token: str) -> str:
+    return f"reported {token}"
+
+
+def reports(token: str) -> dict[str, Any]:
+    """Call a function that LangSmith traces without LangChain."""
+    return {"said": reported(token)}
 
 
 class Mine(TypedDict, total=False):
@@ -43,7 +56,9 @@ async def main(directory: str) -> None:
     given = {"subagent_type": "general-purpose", "description": f"Look after {SECRET}."}
     replies = [Reply(tool_calls=[("task", given)]), f"It is {SECRET}.", f"Used {SECRET}."]
     deep = create_deep_agent(ScriptedModel(replies), tools=[])
-    graph = fractale.plan_graph(DEEP, agents={"deep": deep}, settings=settings, yes=True)
+    graph = fractale.plan_graph(
+        DEEP, agents={"deep": deep}, tools=[reports], settings=settings, yes=True
+    )
     after = await graph.ainvoke({"token": SECRET})
     assert after["status"] == "success", after
 

@@ -124,7 +124,7 @@ def _masking_client(masker: Masker) -> property:
     known: dict[int, MaskingClient] = {}  # a tracer compares clients
 
     def get(tracer: Any) -> Any:
-        client = vars(tracer).get("client")
+        client = cast("dict[str, Any]", vars(tracer)).get("client")
         if client is None or isinstance(client, MaskingClient):
             return client
         return known.setdefault(id(client), MaskingClient(client, masker))

@@ -22,7 +22,7 @@ from mcp import types
 
 from fractale.errors import ToolError
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX
-from fractale.registry.injected import call_id, in_graph
+from fractale.registry.injected import call_id, in_callers_context, in_graph
 from fractale.registry.values import INTERRUPT, json_text, tool_answer, unanswered
 
 MCP_ARTIFACT = "structured_content"
@@ -58,7 +58,8 @@ def caller_of(tool: Any) -> Callable[..., Awaitable[types.CallToolResult]]:
         if not node:
             from langgraph.prebuilt import ToolNode
 
-            node.append(ToolNode([tool], handle_tool_errors=False))
+            made = ToolNode([tool], handle_tool_errors=False, awrap_tool_call=in_callers_context)
+            node.append(made)
         return _answer_of(tool.name, await node[0].ainvoke([asked]), id_)
 
     return call

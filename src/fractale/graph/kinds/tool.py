@@ -403,7 +403,7 @@ class ToolCodec(Codec[ToolResult]):
         )
         outer = LOCAL_CALL.get()  # of the model of an agent, if the same task made it
         id_ = outer.id if outer and outer.task == task else self.fields["key"]
-        call = LocalCall(id_, task)
+        call = LocalCall(id_, task, attempt.context.caller)
         token = LOCAL_CALL.set(call)
         try:
             answer = await (self._traced(sent, id_) if has_callbacks() else sent())
