@@ -640,13 +640,14 @@ async def test_a_question_of_a_tool_is_asked_again_if_its_schema_refuses_the_ans
     assert found == {"nodes": 4, "word": "a"}
 
 
-async def test_an_approval_and_a_question_of_one_call_are_answered_in_order():
-    plan = "name: p\nsteps: [{name: s, tool: t, approve: always}]\n"
+@pytest.mark.parametrize(("approve", "answer"), [("always", True), ("ask", "always")])
+async def test_an_approval_and_a_question_of_one_call_are_answered_in_order(approve, answer):
+    plan = f"name: p\nsteps: [{{name: s, tool: t, approve: {approve}}}]\n"
     log: list[str] = []
     async with compiled(plan, asks_itself(log)) as graph:
         paused = await graph.ainvoke({}, thread())
         assert paused["__interrupt__"][0].value["kind"] == "approval"
-        paused = await graph.ainvoke(Command(resume=True), thread())
+        paused = await graph.ainvoke(Command(resume=answer), thread())
         assert paused["__interrupt__"][0].value["kind"] == "interrupt"
         await graph.ainvoke(Command(resume="Ada"), thread())
         assert await recorded(graph) == {"name": "Ada"}

@@ -28,7 +28,7 @@ from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
 from fractale.graph.call import Attempt, Codec, current_task, has_callbacks, once
 from fractale.graph.errors_as_data import Elicited, Paused
-from fractale.graph.interrupts import ask, identity_of, of_code, refused
+from fractale.graph.interrupts import ask, identity_of, of_code, refused, was_answered
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
@@ -132,7 +132,19 @@ def agree(
     ruling = attempt.deps.policy.rule(planned, grants=tuple(context.grants))
     if ruling.verdict == "deny":
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
+    masked = context.mask(dict(arguments))
+    question = partial(
+        questions.approval,
+        attempt.path,
+        tool.own_name,
+        masked,
+        ruling.why,
+        server=tool.server,
+        definition=tool.definition,
+    )
     if ruling.verdict == "allow":
+        if ruling.agreed and was_answered(attempt, question()):
+            ask(attempt, question())
         if ruling.agreed:
             attempt.agreed[_call_of(attempt, tool, arguments)] = ruling.why
         return arguments
@@ -144,20 +156,9 @@ def agree(
             f"`{tool.name}` was not called: {'; '.join(faults)}",
             hint="give it the arguments that its schema asks for",
         )
-    masked = context.mask(dict(arguments))
-    question = questions.approval(
-        attempt.path,
-        tool.own_name,
-        masked,
-        ruling.why,
-        server=tool.server,
-        definition=tool.definition,
-        origins=_origins(planned),
-        yes=ruling.yes,
-        cost=cost,
-    )
-    answer = ask(attempt, question)
-    if grant := grant_of(question, answer):
+    asked = question(origins=_origins(planned), yes=ruling.yes, cost=cost)
+    answer = ask(attempt, asked)
+    if grant := grant_of(asked, answer):
         context.grants.append(grant)
     elif isinstance(answer, Mapping) and "arguments" in answer:
         return _unmask(cast("Mapping[str, Any]", answer)["arguments"], masked, arguments)
