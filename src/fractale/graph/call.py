@@ -310,7 +310,8 @@ class Attempt:
     def finish(self) -> None:
         """Clean up when the attempt is over."""
         self.journal.commit()
-        self.context.notes.drop(asked_in(self.journal.task))
+        if self.context.shown:  # a question was asked
+            self.context.notes.drop(asked_in(self.journal.task))
         if self._outlives_process:
             self.context.notes.drop(self._note)
 

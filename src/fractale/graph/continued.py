@@ -113,7 +113,7 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
 
 
 async def _is_old(saver: BaseCheckpointSaver[Any], found: CheckpointTuple) -> bool:
-    """Whether the run of a thread went on after a checkpoint. From there, it is run again."""
+    """Whether a thread has a later checkpoint. Then the run is made again from this one."""
     conf = {k: v for k, v in found.config.get(CONF, {}).items() if k != CONFIG_KEY_CHECKPOINT_ID}
     last = await saver.aget_tuple({CONF: conf})
     return last is not None and last.checkpoint["id"] != found.checkpoint["id"]

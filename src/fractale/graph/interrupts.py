@@ -113,11 +113,12 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         bare += 1
         is_old = _is_older(attempt, wanted, bare, was_shown=was_shown)
         try:
-            answer = _as_given(attempt, _read_bare(asked, value, is_old=is_old))
-            _note_answered(attempt, wanted)
-            return answer
+            answer = _read_bare(asked, value, is_old=is_old)
         except AnswerError as error:
             shown = asked_again(asked, error)
+        else:
+            _note_answered(attempt, wanted)
+            return _as_given(attempt, answer)
 
 
 def _as_asked(attempt: Attempt, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,15 +132,16 @@ def _as_given(attempt: Attempt, answer: Any) -> Any:
     return from_common(answer) if is_inline(attempt.deps.outputs) else answer
 
 
-def was_answered(attempt: Attempt, question: Mapping[str, Any]) -> bool:
-    """Whether the running task got a bare answer to the question when it ran before.
+def ask_as_before(attempt: Attempt, question: Mapping[str, Any]) -> None:
+    """Take the answer to a question that the running task asked before, and no longer needs to ask.
 
-    Then it must ask again, even if it no longer needs to. LangGraph gives a task its answers in
-    order, and this answer would become that of the next question.
+    LangGraph gives a task its answers in order. So a bare answer to this question would become that
+    of the next one.
     """
     key, context = asked_in(attempt.journal.task), attempt.context
-    known = context.notes.get(key) if context.shown is not None else None
-    return bool(known) and identity_of(attempt, question) in known
+    known = context.notes.get(key) if context.shown else None
+    if known and identity_of(attempt, question) in known:
+        ask(attempt, question)
 
 
 def _note_answered(attempt: Attempt, identity: str) -> None:

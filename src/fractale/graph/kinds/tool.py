@@ -28,7 +28,7 @@ from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
 from fractale.graph.call import Attempt, Codec, current_task, has_callbacks, once
 from fractale.graph.errors_as_data import Elicited, Paused
-from fractale.graph.interrupts import ask, identity_of, of_code, refused, was_answered
+from fractale.graph.interrupts import ask, ask_as_before, identity_of, of_code, refused
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
@@ -143,9 +143,8 @@ def agree(
         definition=tool.definition,
     )
     if ruling.verdict == "allow":
-        if ruling.agreed and was_answered(attempt, question()):
-            ask(attempt, question())
         if ruling.agreed:
+            ask_as_before(attempt, question())
             attempt.agreed[_call_of(attempt, tool, arguments)] = ruling.why
         return arguments
     begun = attempt.journal.is_begun(agent, _call_of(attempt, tool, arguments))
