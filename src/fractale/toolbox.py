@@ -204,6 +204,7 @@ class LocalCall:
     Args:
         id: Identifies the call, as LangChain's ``tool_call_id``.
         task: LangGraph's namespace of the task that makes the call.
+        context: The `context` of the caller's graph, for LangGraph's ``ToolRuntime``.
 
     Attributes:
         passed_on: The exception of LangGraph that the tool raised. It ends the task of the caller,
@@ -212,6 +213,7 @@ class LocalCall:
 
     id: str
     task: str = ""
+    context: Any = field(default=None, repr=False)
     passed_on: Exception | None = None
 
 

@@ -131,7 +131,9 @@ steps:
 """
 SAVERS = ["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.real)]
 MODES = ["values", "updates", "custom", "messages", "tasks", "checkpoints", "debug"]
-STREAMS: list[tuple[Any, bool]] = [(MODES, False), (MODES, True), *((m, True) for m in MODES)]
+STREAMS: list[tuple[Any, bool]] = [
+    (modes, inside) for modes in (MODES, *MODES) for inside in (False, True)
+]
 SHOWN = {
     "values": "8",
     "updates": "twice",
@@ -192,7 +194,7 @@ async def test_savers_streams_questions_and_compositions(
         own = {"checkpointer": saver} if composed == "alone" else {}
         plan = plan_graph(text, model=model, yes=not questions, idle=60, **options, **own)
         graph, given = composed_of(composed, plan, saver)
-        for number, (modes, inside) in enumerate(STREAMS if questions == 1 else STREAMS[:2]):
+        for number, (modes, inside) in enumerate(STREAMS):
             made.clear()
             thread: Any = {"configurable": {"thread_id": f"t{number}"}}
             seen = [

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -288,3 +288,24 @@ steps:
         after = await plan.ainvoke(Command(resume=answer), THREAD)
         assert after["status"] == "success", after
         assert kept == [(BIG + 1, words)]
+
+
+@pytest.mark.parametrize("approval", ["always", "yes"])
+async def test_an_approval_never_answers_the_next_question_of_its_call(approval):
+    server, heard = FakeToolServer(), cast("list[Any]", [])
+
+    @server.tool
+    async def register() -> dict:
+        """Register."""
+        heard.append([(await server.elicit(each))["content"] for each in ("Name?", "Town?")])
+        return {"done": True}
+
+    text = "name: p\nsteps: [{name: s, tool: register, approve: ask}]\n"
+    saver = InMemorySaver()
+    after = await graph(text, server, saver, []).ainvoke({}, THREAD)
+    for answer, asks in ((approval, "Name?"), ("Ada", "Town?")):
+        after = await graph(text, server, saver, []).ainvoke(Command(resume=answer), THREAD)
+        assert after["__interrupt__"][0].value["message"] == asks
+    after = await graph(text, server, saver, []).ainvoke(Command(resume="Paris"), THREAD)
+    assert after["status"] == "success", after
+    assert heard == [[{"value": "Ada"}, {"value": "Paris"}]]

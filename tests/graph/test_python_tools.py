@@ -6,9 +6,11 @@ import asyncio
 import sys
 import textwrap
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain.tools import InjectedState, InjectedStore, ToolRuntime, tool
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -640,13 +642,14 @@ async def test_a_question_of_a_tool_is_asked_again_if_its_schema_refuses_the_ans
     assert found == {"nodes": 4, "word": "a"}
 
 
-async def test_an_approval_and_a_question_of_one_call_are_answered_in_order():
-    plan = "name: p\nsteps: [{name: s, tool: t, approve: always}]\n"
+@pytest.mark.parametrize(("approve", "answer"), [("always", True), ("ask", "always")])
+async def test_an_approval_and_a_question_of_one_call_are_answered_in_order(approve, answer):
+    plan = f"name: p\nsteps: [{{name: s, tool: t, approve: {approve}}}]\n"
     log: list[str] = []
     async with compiled(plan, asks_itself(log)) as graph:
         paused = await graph.ainvoke({}, thread())
         assert paused["__interrupt__"][0].value["kind"] == "approval"
-        paused = await graph.ainvoke(Command(resume=True), thread())
+        paused = await graph.ainvoke(Command(resume=answer), thread())
         assert paused["__interrupt__"][0].value["kind"] == "interrupt"
         await graph.ainvoke(Command(resume="Ada"), thread())
         assert await recorded(graph) == {"name": "Ada"}
@@ -776,3 +779,47 @@ async def test_an_interrupt_raised_by_hand_is_a_failure(where, junk):
     assert done.status == "failed"
     if where != "fake":
         assert "`GraphInterrupt` itself: to ask, call LangGraph's `interrupt(…)`" in done.error
+
+
+# -- the context of the application ---------------------------------------------------------------
+
+
+@dataclass
+class Mine:
+    user: str
+
+
+@pytest.mark.parametrize("make", [named, as_tool])
+@pytest.mark.parametrize("plan", [ONE, AGENT])
+@pytest.mark.parametrize("composed", ["alone", "node", "subgraph", "tool"])
+async def test_a_tool_sees_the_context_of_the_application(settings, composed, plan, make):
+    seen: list[Any] = []
+
+    def t(runtime: ToolRuntime[Any]) -> dict:
+        """A tool."""
+        seen.append(runtime.context)
+        return {"n": 1}
+
+    whole = plan.replace("steps:", "inputs: {key: {secret: true}}\nsteps:")
+    replies = ScriptedModel([CALLS_T, "done"])
+    options: Any = {"tools": [make(t)], "settings": settings, "yes": True, "model": replies}
+    options["secrets"] = {"key": "hunter2"}
+    if composed == "alone":
+        graph: Any = fractale.plan_graph(whole, **options)
+        context: Any = {"limits": {"steps": 9}, "secrets": {"key": "hunter3"}}
+        await graph.ainvoke({}, context=context)
+        assert seen == [{"limits": {"steps": 9}}]
+        return
+    if composed == "tool":
+        calls = Reply(tool_calls=[("p", {})])
+        tool_of_plan = fractale.as_tool(whole, **options)
+        graph = create_agent(
+            ScriptedModel([calls, "done"]), tools=[tool_of_plan], context_schema=Mine
+        )
+        given: Any = {"messages": [HumanMessage("Do it.")]}
+    else:
+        node = (fractale.as_node if composed == "node" else fractale.plan_graph)(whole, **options)
+        outer: Any = StateGraph(Around, context_schema=Mine).add_node("plan", node)
+        graph, given = outer.add_edge(START, "plan").compile(), {}
+    await graph.ainvoke(given, context=Mine("ada"))
+    assert seen == [Mine("ada")]

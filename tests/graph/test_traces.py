@@ -1,6 +1,8 @@
 """Secret inputs in traces: no tracer sees one, whichever way a plan runs."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +140,58 @@ async def test_langsmith_is_sent_no_secret(way, given, settings):
     assert b"***" in sent
     assert b'"traced"' in sent  # the graph has the plan's name
     assert b'"lang"' in sent
+
+
+def info(size_limit: int, *, compressed: bool) -> dict[str, Any]:
+    """As LangSmith says it about itself."""
+    return {
+        "version": "0.12.0",
+        "batch_ingest_config": {
+            "use_multipart_endpoint": True,
+            "size_limit": size_limit,
+            "size_limit_bytes": 20_971_520,
+            "scale_up_qsize_trigger": 1000,
+            "scale_up_nthreads_limit": 16,
+            "scale_down_nempty_trigger": 4,
+        },
+        "instance_flags": {"zstd_compression_enabled": compressed},
+    }
+
+
+@pytest.mark.parametrize("size_limit", [1, 100])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_process_that_is_traced_sends_whole_traces_without_secrets(
+    tmp_path, size_limit, compressed
+):
+    child = Path(__file__).parents[1] / "support" / "langsmith_child.py"
+    with trace_server(info(size_limit, compressed=compressed)) as server:
+        env = {n: v for n, v in os.environ.items() if not n.startswith("LANG")}
+        env |= {"LANGSMITH_TRACING": "true", "LANGSMITH_API_KEY": "none"}
+        env |= {"LANGSMITH_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        done = subprocess.run(
+            [sys.executable, child, tmp_path], capture_output=True, text=True, check=False, env=env
+        )
+        sent = server.all_bytes
+    said = [line for line in done.stderr.splitlines() if "compression is not enabled" not in line]
+    assert (done.returncode, said) == (0, [])
+    assert SECRET.encode() not in sent
+    for name in (
+        b"traced",
+        b"with_deep",
+        b"lang",
+        b"fails",
+        b"nested",
+        b"deep",
+        b"task",
+        b"reported",
+    ):
+        assert b'"%s"' % name in sent, name
+    started = set(re.findall(rb'name="post\.([0-9a-f-]{36})"', sent))
+    ended = set(re.findall(rb'name="patch\.([0-9a-f-]{36})"', sent))
+    assert ended <= started
+    assert b".awrap_model_call" in sent, "LangChain reports it without a handler"
+    traces = set(re.findall(rb'"trace_id":"([0-9a-f-]{36})"', sent))
+    assert len(traces) == 4, "one trace a run"
 
 
 @EACH

@@ -220,6 +220,18 @@ async def test_an_agents_call_without_an_id_is_in_doubt_since_no_model_reads_its
     assert (after["status"], bought) == ("success", ["tea", "tea"])
 
 
+async def test_an_older_state_is_run_again_with_its_calls_and_the_latest_one_without(settings):
+    bought: list[str] = []
+    options = {"settings": settings, "yes": True, "agents": {"clerk": clerk(bought, ids=True)}}
+    graph = plan_graph(ASKING, checkpointer=InMemorySaver(), **options)
+    await graph.ainvoke({}, THREAD)
+    waiting = (await graph.aget_state(THREAD)).config
+    after = await graph.ainvoke(Command(resume="no"), waiting)
+    assert (after["status"], len(bought)) == ("success", 2)
+    await graph.ainvoke(None, waiting)
+    assert len(bought) == 4
+
+
 CUT = """
 name: cut
 servers: []

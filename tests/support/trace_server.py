@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,9 +28,17 @@ class TraceServer:
         return b"\n".join(self.bodies)
 
 
+PLAIN = {"version": "0.10", "batch_ingest_config": {"use_multipart_endpoint": True}}
+"""As little as a server may say about itself: no compression."""
+
+
 @contextmanager
-def trace_server() -> Iterator[TraceServer]:
-    """Run the server while the block runs."""
+def trace_server(info: Mapping[str, Any] = PLAIN) -> Iterator[TraceServer]:
+    """Run the server while the block runs.
+
+    Args:
+        info: The answer to ``/info``.
+    """
     seen = TraceServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -52,10 +60,7 @@ def trace_server() -> Iterator[TraceServer]:
             self.do_POST()
 
         def do_GET(self) -> None:
-            # As much as the client asks about the server: no compression.
-            self._answer(
-                {"version": "0.10", "batch_ingest_config": {"use_multipart_endpoint": True}}
-            )
+            self._answer(info)
 
         def _chunk(self) -> bytes:
             data = self.rfile.read(int(self.rfile.readline().strip() or b"0", 16))

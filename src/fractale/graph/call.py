@@ -49,7 +49,7 @@ from fractale.graph.errors_as_data import (
     failure_data,
     raise_recorded,
 )
-from fractale.graph.interrupts import ask
+from fractale.graph.interrupts import ask, asked_in
 from fractale.graph.state import ForkPoint, PlanState, Record, Spent
 from fractale.models import Usage
 from fractale.plan.expressions import references
@@ -358,6 +358,8 @@ class Attempt:
     def finish(self) -> None:
         """Clean up when the attempt is over."""
         self.journal.commit()
+        if self.context.shown:  # a question was asked
+            self.context.notes.drop(asked_in(self.journal.task))
         if self._outlives_process:
             self.context.notes.drop(self._note)
 

@@ -425,6 +425,7 @@ class RunContext:
             answers such questions itself.
         cut_off: Nodes that a killed process left in the middle. Their agents may have read anything
             (`fractale.graph.continued`).
+        caller: The context that the application gave its graph, for its own tools.
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
             sources of their values, its path, and the number of items that may run at a time.
         outer: In a chain, the values around it.
@@ -463,6 +464,7 @@ class RunContext:
     item_path: str = ""
     yes: bool = False
     cut_off: frozenset[str] = frozenset()
+    caller: Any = field(default=None, repr=False)
     slots: AbstractAsyncContextManager[None] = field(default_factory=nullcontext[None])
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)

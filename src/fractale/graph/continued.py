@@ -71,6 +71,7 @@ class Left:
         entered: The path of each step that waits → its task.
         shown: The identities of the questions that the run has asked.
         calls: The calls of the step that did not end (`fractale.store.journal.MemoryJournal`).
+            Empty at an older checkpoint, from which the run is made again.
         answered: Whether the checkpoint has a bare answer of an earlier resume.
     """
 
@@ -88,6 +89,7 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
     found = await _latest(saver, config)
     if found is None:
         return Left()
+    is_old = CONFIG_KEY_CHECKPOINT_ID in config.get(CONF, {}) and await _is_old(saver, found)
     spent = cast("Spent", found.checkpoint["channel_values"].get("spent") or Spent())
     latest = _left_at(found)
     for _, channel, value in found.pending_writes or ():
@@ -102,12 +104,19 @@ async def read_left(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> 
         grants=tuple(Grant(**each) for each in latest.get("grants", ())),
         entered=latest.get("entered", {}),
         shown=frozenset(latest.get("shown", ())),
-        calls=latest.get("calls", {}),
+        calls={} if is_old else latest.get("calls", {}),
         answered=any(
             task == NULL_TASK_ID and channel == RESUME and value is not None
             for task, channel, value in found.pending_writes or ()
         ),
     )
+
+
+async def _is_old(saver: BaseCheckpointSaver[Any], found: CheckpointTuple) -> bool:
+    """Whether a thread has a later checkpoint. Then the run is made again from this one."""
+    conf = {k: v for k, v in found.config.get(CONF, {}).items() if k != CONFIG_KEY_CHECKPOINT_ID}
+    last = await saver.aget_tuple({CONF: conf})
+    return last is not None and last.checkpoint["id"] != found.checkpoint["id"]
 
 
 async def forget_answer(saver: BaseCheckpointSaver[Any], config: RunnableConfig) -> None:

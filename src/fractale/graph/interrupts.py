@@ -113,9 +113,12 @@ def ask(attempt: Attempt, question: Mapping[str, Any], *, replayed: bool = False
         bare += 1
         is_old = _is_older(attempt, wanted, bare, was_shown=was_shown)
         try:
-            return _as_given(attempt, _read_bare(asked, value, is_old=is_old))
+            answer = _read_bare(asked, value, is_old=is_old)
         except AnswerError as error:
             shown = asked_again(asked, error)
+        else:
+            _note_answered(attempt, wanted)
+            return _as_given(attempt, answer)
 
 
 def _as_asked(attempt: Attempt, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +130,30 @@ def _as_asked(attempt: Attempt, question: Mapping[str, Any]) -> dict[str, Any]:
 def _as_given(attempt: Attempt, answer: Any) -> Any:
     """An answer to a question in the form of `_as_asked`."""
     return from_common(answer) if is_inline(attempt.deps.outputs) else answer
+
+
+def ask_as_before(attempt: Attempt, question: Mapping[str, Any]) -> None:
+    """Take the answer to a question that the running task asked before, and no longer needs to ask.
+
+    LangGraph gives a task its answers in order. So a bare answer to this question would become that
+    of the next one.
+    """
+    key, context = asked_in(attempt.journal.task), attempt.context
+    known = context.notes.get(key) if context.shown else None
+    if known and identity_of(attempt, question) in known:
+        ask(attempt, question)
+
+
+def _note_answered(attempt: Attempt, identity: str) -> None:
+    key, notes = asked_in(attempt.journal.task), attempt.context.notes
+    known: list[str] = notes.get(key) or []
+    if attempt.context.shown is not None and identity not in known:
+        notes.put(key, [*known, identity])
+
+
+def asked_in(task: str) -> str:
+    """The key of the questions that got bare answers in a task."""
+    return f"asked in {task}"
 
 
 def asked_again(question: Mapping[str, Any], error: AnswerError) -> dict[str, Any]:

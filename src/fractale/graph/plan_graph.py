@@ -503,6 +503,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             run.notes = notes
             if saver is not None:
                 run.journal = journal
+            run.caller = _callers(config, context, nested=nested)
         run.secret_inputs = secrets
         run.masker.add(*secrets.values())
         if resumes and not nested:
@@ -754,6 +755,18 @@ def _without_secrets(config: RunnableConfig | None) -> RunnableConfig | None:
     if config is None or "secrets" not in conf:
         return config
     return {**config, CONF: {key: value for key, value in conf.items() if key != "secrets"}}
+
+
+def _callers(config: RunnableConfig, context: Any, *, nested: bool) -> Any:
+    """The context as the application's own tools see it: of the graph around, if there is one.
+
+    The secrets of a `PlanContext` are left out: a tool gets a secret by its arguments.
+    """
+    if nested:
+        around = parent_context(config)
+        return around.caller if isinstance(around, RunContext) else around
+    known: Mapping[str, Any] | None = context
+    return None if known is None else {k: v for k, v in known.items() if k != "secrets"}
 
 
 def _has_bare(given: Any) -> bool:

@@ -3,6 +3,10 @@
 A tracer is a LangChain callback handler: LangSmith's, OpenTelemetry's, the caller's own. Most come
 with the run's config; others LangChain adds because of the environment. Each is replaced by its
 alias: the same object under a class whose ``on_…`` methods mask their arguments first.
+
+LangSmith's own ``@traceable`` passes by the handlers: LangChain's agents report the hooks of their
+middleware with it. It uses the client of the run around, so the alias of LangSmith's tracer gives
+these runs a client that masks.
 """
 
 from __future__ import annotations
@@ -109,7 +113,47 @@ def _class_of(kind: type[BaseCallbackHandler], masker: Masker) -> type[BaseCallb
         for name in dir(kind)
         if name.startswith("on_") and callable(getattr(kind, name))
     }
-    return type(kind.__name__, (kind,), {**methods, _ALIAS: masker, "__module__": kind.__module__})
+    known = {**methods, _ALIAS: masker, "__module__": kind.__module__}
+    if hasattr(kind, "get_run_url"):  # LangSmith's tracer; importing it takes a while
+        known["client"] = _masking_client(masker)
+    return type(kind.__name__, (kind,), known)
+
+
+def _masking_client(masker: Masker) -> property:
+    """The attribute of a tracer that has its client."""
+    known: dict[int, MaskingClient] = {}  # a tracer compares clients
+
+    def get(tracer: Any) -> Any:
+        client = cast("dict[str, Any]", vars(tracer)).get("client")
+        if client is None or isinstance(client, MaskingClient):
+            return client
+        return known.setdefault(id(client), MaskingClient(client, masker))
+
+    def set_(tracer: Any, client: Any) -> None:
+        vars(tracer)["client"] = client
+
+    return property(get, set_)
+
+
+class MaskingClient:
+    """LangSmith's client, which is sent no secret."""
+
+    def __init__(self, client: Any, masker: Masker) -> None:
+        self._client = client
+        self._masker = masker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def create_run(self, *arguments: Any, **keywords: Any) -> Any:
+        """Report a run that begins, or that has ended."""
+        arguments, keywords = _masked(self._masker, arguments, keywords)
+        return self._client.create_run(*arguments, **keywords)
+
+    def update_run(self, *arguments: Any, **keywords: Any) -> Any:
+        """Report the end of a run."""
+        arguments, keywords = _masked(self._masker, arguments, keywords)
+        return self._client.update_run(*arguments, **keywords)
 
 
 def _masking(method: Callable[..., Any], masker: Masker) -> Callable[..., Any]:

@@ -10,8 +10,8 @@ Nothing here imports LangChain before a function asks for something of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, get_args, get_origin
 from uuid import uuid4
 
@@ -131,7 +131,18 @@ async def _runtime(tool: str, arguments: Mapping[str, Any]) -> Any:
     node: Any = ToolNode([], awrap_tool_call=look)
     asked = {"type": "tool_call", "name": tool, "args": dict(arguments), "id": call_id()}
     await node.ainvoke([asked])
-    return seen[0]
+    return _callers(seen[0])
+
+
+async def in_callers_context(request: Any, make: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Make a call of LangGraph's `ToolNode` with the context that the tool may see."""
+    return await make(replace(request, runtime=_callers(request.runtime)))
+
+
+def _callers(runtime: Any) -> Any:
+    """A `ToolRuntime` with the context of the application. That of the node is fractale's own."""
+    call = LOCAL_CALL.get()
+    return replace(runtime, context=call.context if call else None)
 
 
 def _value(parameter: InjectedParameter, runtime: Any) -> Any:

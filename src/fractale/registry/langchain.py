@@ -23,7 +23,7 @@ from mcp import types
 
 from fractale.errors import ToolError
 from fractale.registry.files import MCP_HINTS, OWN_PREFIX
-from fractale.registry.injected import call_id, in_graph
+from fractale.registry.injected import call_id, in_callers_context, in_graph
 from fractale.registry.values import INTERRUPT, json_text, tool_answer, unanswered
 
 MCP_ARTIFACT = "structured_content"
@@ -61,7 +61,8 @@ def caller_of(tool: Any) -> Callable[..., Awaitable[types.CallToolResult]]:
 
             # LangChain writes a `ToolRuntime` with a run's context, and warns of its type.
             warnings.filterwarnings("ignore", r"(?s)Pydantic serializer warnings.*RunContext\(")
-            node.append(ToolNode([tool], handle_tool_errors=False))
+            made = ToolNode([tool], handle_tool_errors=False, awrap_tool_call=in_callers_context)
+            node.append(made)
         return _answer_of(tool.name, await node[0].ainvoke([asked]), id_)
 
     return call

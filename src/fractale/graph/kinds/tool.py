@@ -28,7 +28,7 @@ from fractale.graph import job_budget
 from fractale.graph.bindings import find_tool
 from fractale.graph.call import Attempt, Codec, current_task, has_callbacks, once
 from fractale.graph.errors_as_data import Elicited, Paused
-from fractale.graph.interrupts import ask, identity_of, of_code, refused
+from fractale.graph.interrupts import ask, ask_as_before, identity_of, of_code, refused
 from fractale.graph.kinds import Compiler
 from fractale.graph.outcome import CallResult
 from fractale.paths import JOBS, PATHS, forbidden, is_inside
@@ -136,6 +136,7 @@ def agree(
         raise PolicyError(f"`{tool.name}` was not called: {ruling.why}")
     if ruling.verdict == "allow":
         if ruling.agreed:
+            ask_as_before(attempt, _approval(attempt, planned, ruling))
             attempt.agreed[_call_of(attempt, tool, arguments)] = ruling.why
         return arguments
     begun = attempt.journal.is_begun(agent, _call_of(attempt, tool, arguments))
@@ -147,6 +148,24 @@ def agree(
             hint="give it the arguments that its schema asks for",
         )
     return _approved(attempt, planned, ruling, cost)
+
+
+def _approval(
+    attempt: Attempt, planned: PlannedCall, ruling: Ruling, cost: str = ""
+) -> dict[str, Any]:
+    """The question whether a call may be made."""
+    tool, consents = planned.tool, attempt.consents
+    return questions.approval(
+        attempt.path,
+        tool.own_name,
+        attempt.context.mask(dict(planned.arguments)),
+        f"{ruling.why}; {consents.words}" if consents else ruling.why,
+        server=tool.server,
+        definition=tool.definition,
+        origins=_origins(planned),
+        yes=ruling.yes,
+        cost=cost,
+    )
 
 
 def _approved(
@@ -162,17 +181,7 @@ def _approved(
     key = f"{call.name} {call.digest}"
     if consents and key in consents.known:
         return _unmask(consents.known[key], masked, arguments)
-    question = questions.approval(
-        attempt.path,
-        tool.own_name,
-        masked,
-        f"{ruling.why}; {consents.words}" if consents else ruling.why,
-        server=tool.server,
-        definition=tool.definition,
-        origins=_origins(planned),
-        yes=ruling.yes,
-        cost=cost,
-    )
+    question = _approval(attempt, planned, ruling, cost)
     answer, agreed = ask(attempt, question), masked
     if grant := grant_of(question, answer):
         attempt.context.grants.append(grant)
@@ -422,7 +431,7 @@ class ToolCodec(Codec[ToolResult]):
         )
         outer = LOCAL_CALL.get()  # of the model of an agent, if the same task made it
         id_ = outer.id if outer and outer.task == task else self.fields["key"]
-        call = LocalCall(id_, task)
+        call = LocalCall(id_, task, attempt.context.caller)
         token = LOCAL_CALL.set(call)
         try:
             answer = await (self._traced(sent, id_) if has_callbacks() else sent())
