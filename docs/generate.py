@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import json
 import re
 import sys
 import tomllib
@@ -23,6 +24,7 @@ import grimp
 
 import fractale
 from fractale.cli import COMMANDS, cli
+from fractale.plan.expressions.reference import REFERENCE
 from fractale.plan.forms import Key, keys_of
 from fractale.plan.inputs import INPUT_KEYS
 from fractale.plan.job import JOB_KEYS, METRIC_KEYS
@@ -110,6 +112,18 @@ def _meaning(key: Key) -> str:
     return " ".join(words).replace("|", r"\|")
 
 
+def expressions() -> str:
+    """The table of the functions, tests, filters and methods of expressions."""
+    rows = ["| Name | What | Meaning | Example | Result |", "|---|---|---|---|---|"]
+    for what, entries in REFERENCE.items():
+        for entry in entries:
+            names = ", ".join(f"`{name}`" for name in entry.names)
+            result = json.dumps(entry.result)
+            cells = (names, what, entry.meaning, f"`{entry.example}`", f"`{result}`")
+            rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join([*rows, ""])
+
+
 def public(*, errors: bool, classes: bool) -> str:
     """The public names of one kind, each with the first sentence of its docstring."""
     rows = ["| Name | Meaning |", "|---|---|"]
@@ -137,6 +151,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "public errors": lambda: public(errors=True, classes=True),
     "public functions": lambda: public(errors=False, classes=False),
     "public types": lambda: public(errors=False, classes=True),
+    "names of expressions": expressions,
     "keys of a job": lambda: keys(JOB_KEYS),
     "keys of an output of a job": lambda: keys(METRIC_KEYS),
 }

@@ -52,7 +52,8 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    elapsed, job_seconds, queue_seconds}, record (directory), next [commands],
                    waiting [questions, jobs and times: those have the kind ``job`` or ``timer``],
                    output_files {name: path of a file with that output}, notices [{step, kind,
-                   message}: of each step's latest attempt]
+                   message}: of each step's latest attempt], left_out [outputs that a run that
+                   failed or reached a limit could not render; only if there are any]
 =================  ==============================================================================
 
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a

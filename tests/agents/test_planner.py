@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from langchain_core.messages import BaseMessage
 
-from fractale.agents.draft_catalog import DraftCatalog
+from fractale.agents.draft_catalog import DraftCatalog, hand_on
 from fractale.agents.planner import plan_in
 from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
@@ -174,12 +174,48 @@ def test_a_draft_is_shown_as_the_plan_that_it_is():
         ({"steps": [{**STEP, "when": "{{"}]}, "template-syntax"),
         ({"steps": [{**STEP, "model": ["x"]}]}, "wrong-type"),
         ({"steps": [{"name": "a", "plan": "./other.yaml"}]}, "bad-include"),
+        ({"steps": [{"name": "c", "steps": [{**STEP, "approve": "never"}]}]}, "draft-approve"),
+        ({"steps": [{"name": "c", "steps": [{**STEP, "tool": "other"}]}]}, "unknown-tool"),
+        ({"steps": [STEP], "defaults": {"tool": {"approve": "never"}}}, "draft-key"),
     ],
 )
 def test_each_fault_of_a_draft_has_its_code(draft, code):
     with pytest.raises(PlanError) as caught:
         DraftCatalog(tools=[COUNT]).read("made", draft)
     assert code in [problem.code for problem in caught.value.problems]
+
+
+async def test_a_draft_may_have_chains_which_are_bound_by_the_tools_of_their_step(run_plan, tools):
+    steps = [
+        {
+            "name": "each",
+            "foreach": {"zip": {"a": ["x", "y"], "b": [1, 2]}},
+            "when": "item.b == 2",
+            "steps": [
+                {"name": "one", "tool": "look", "inputs": {"where": "{{ item.a }}"}},
+                {
+                    "name": "two",
+                    "tool": "look",
+                    "inputs": {"where": "{{ steps.one.outputs.seen }}!"},
+                },
+            ],
+        }
+    ]
+    plan = "name: p\nsteps: [{name: m, type: plan, instruction: go, tools: [look]}]\n"
+    model = drafts({"steps": steps})
+    seen = await run_plan(plan, tools=tools, model=model, yes=True)
+    assert seen.status == "success", seen.result.error
+    assert [call.arguments["where"] for call in tools.calls] == ["y", "y!"]
+    other = {"name": "three", "tool": "erase", "inputs": {"path": "x"}}
+    worse = {"steps": [{"name": "each", "steps": [other]}]}
+    seen = await run_plan(plan, tools=tools, model=drafts(worse, worse, worse), yes=True)
+    assert seen.status == "failed"
+
+
+def test_findings_reach_a_generalist_in_a_chain():
+    asks = {"name": "a", "agent": "ask", "instruction": "go"}
+    (step,) = hand_on({"steps": [{"name": "c", "steps": [asks]}]})["steps"]
+    assert step["steps"][0]["inputs"] == {"known": "{{ inputs.known }}"}
 
 
 async def test_0_1_0s_prompt_among_the_inputs_is_the_instruction(run_plan, tools):

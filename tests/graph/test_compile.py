@@ -28,6 +28,7 @@ steps:
       - {name: left, tool: t}
       - {name: right, tool: t}
   - {name: sweep, tool: t, foreach: [1, 2]}
+  - {name: chain, steps: [{name: link, tool: t}]}
   - {name: report, tool: t}
 """
 
@@ -47,7 +48,7 @@ def test_steps_are_nodes_and_events_are_labelled_edges():
 
 def test_langgraphs_own_xray_shows_what_is_inside():
     drawing = graph_of(PLAN).compile().get_graph(xray=True)
-    assert {"block:left", "block:right", "sweep:item"} <= set(drawing.nodes)
+    assert {"block:left", "block:right", "sweep:item", "chain:link"} <= set(drawing.nodes)
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "12345"])

@@ -143,7 +143,7 @@ async def test_the_schemas_are_forms_of_json(tools):
 async def test_a_limit_is_a_status_and_a_higher_one_continues_without_redoing(tools):
     graph = builder(CHAIN, tools).compile(checkpointer=InMemorySaver())
     after = await graph.ainvoke({}, THREAD)
-    assert (after["status"], after["outputs"]) == ("limit", None)
+    assert (after["status"], after["outputs"]) == ("limit", {})
     assert "entered 3 steps, its limit" in after["error"]
     assert (await graph.aget_state(THREAD)).next == ("d",)
     assert (await graph.ainvoke(None, THREAD))["status"] == "limit"

@@ -619,6 +619,60 @@ async def test_what_runs_beside_others_is_forked_as_a_whole(bench, at, way):
     assert fork.status == "success"
 
 
+GROUP = """
+name: outer
+inputs: {word: hello}
+steps:
+  - {name: first, tool: note, inputs: {text: "{{ inputs.word }}"}}
+  - name: group
+    steps:
+      - {name: one, tool: note, inputs: {text: "one {{ inputs.word }}"}}
+      - name: two
+        tool: note
+        inputs:
+          text: "{{ steps.first.outputs.text }} {{ steps.one.outputs.text }}, {{ inputs.word }}"
+  - name: twice
+    tool: check
+    inputs: {made: "{{ steps.group.attempts }}", enough: 2}
+    transitions: {failure: group}
+  - name: each
+    foreach: [1]
+    steps: [{name: three, tool: note, inputs: {text: "{{ item }}"}}]
+outputs: {text: "{{ steps.group.outputs.text }}"}
+"""
+
+
+async def test_a_step_of_a_chain_is_a_place_to_fork_at(bench):
+    parent = await bench.start(GROUP)
+    whole = ["first", *(["group/one", "group/two", "group", "twice"] * 2), "each[0]/three", "each"]
+    assert bench.path(parent) == whole
+    for at, place in (("group/two#1", 2), ("two", 6), ("group#2", 5)):
+        fork = await bench.fork(parent.run, at)
+        assert fork.outputs == parent.outputs
+        assert bench.path(fork) == whole[place:], at
+    changed = await bench.fork(parent.run, "two", inputs={"word": "bye"})
+    assert changed.outputs == {"text": "hello one hello, bye"}
+    stopped = await bench.fork(parent.run, "group/two#1", limits=Limits(steps=1))
+    assert stopped.status == "limit"
+    result = await bench.runs.resume(stopped.run, RunOptions(limits=Limits(steps=50)))
+    assert (result.status, result.outputs) == ("success", parent.outputs)
+
+
+async def test_an_item_of_a_chain_is_none_to_fork_at(bench):
+    parent = await bench.start(GROUP)
+    with pytest.raises(UsageError) as told:
+        await bench.fork(parent.run, "three")
+    assert str(told.value.hint).endswith("--at each")
+
+
+async def test_a_changed_step_of_a_chain_is_warned_of_if_it_is_kept(bench):
+    parent = await bench.start(GROUP)
+    bench.write(GROUP.replace("one {{ inputs.word }}", "ONE {{ inputs.word }}"))
+    await bench.fork(parent.run, "each")
+    (told,) = [w for w in bench.warnings() if "has changed" in w]
+    assert told.startswith("`group` has changed since run")
+
+
 def chain(count: int, last: str = "") -> str:
     """A plan of so many steps, each of which adds one to what the one before gave."""
     step = '  - {{name: s{0}, tool: make, inputs: {{seen: "{{{{ steps.s{1}.outputs.made }}}}"}}}}\n'

@@ -171,6 +171,25 @@ async def test_items_that_were_drafted_alike_are_one_plan(frozen, tmp_path):
         freeze(folder, tmp_path / "never.yaml")
 
 
+async def test_a_draft_in_a_chain_is_frozen_within_it(frozen, tmp_path):
+    head, _, tail = PLAN.partition("steps:\n")
+    first, _, rest = tail.partition("  - name: made")
+    made, _, after = rest.partition("  - {name: after")
+    inside = "".join(f"    {line}\n" for line in f"  - name: made{made}".splitlines())
+    plan = (
+        f"{head}steps:\n{first}  - name: group\n    steps:\n{inside}  - {{name: after{after}"
+    ).replace("steps.made", "steps.group")
+    ran, folder = await frozen.run(plan, drafts({"steps": [COUNT]}))
+    assert ran.status == "success", ran.result.error
+    files = freeze(folder, tmp_path / "tuned.yaml")
+    assert [str(file.relative_to(tmp_path)) for file in files] == [
+        "tuned.yaml",
+        "tuned/group/made.yaml",
+    ]
+    again = await frozen.again(files[0])
+    assert (again.status, again.outputs) == ("success", ran.outputs)
+
+
 async def test_a_run_without_drafts_is_refused(frozen, tmp_path):
     _, folder = await frozen.run("name: p\nsteps: [{name: look, tool: look}]\n", None)
     with pytest.raises(UsageError, match="no planned step"):

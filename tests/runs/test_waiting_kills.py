@@ -148,3 +148,125 @@ def test_a_kill_at_any_point_of_the_wait_repeats_nothing(place, point):
     assert here.calls == ["first", "last"]
     (end,) = here.of("step_finished", "pause")
     assert end["seconds"] >= 1
+
+
+LOOK = '''
+import os, time
+
+def look() -> dict:
+    """Look whether the service is ready, and note that."""
+    file = os.open("calls.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, b"look\\n")
+    os.close(file)
+    with open("calls.txt") as calls:
+        count = len(calls.read().splitlines())
+    time.sleep(0.3)
+    if os.path.exists("fails") and count < 3:
+        raise ValueError("the service is down")
+    return {"status": "ready" if count >= 3 else "booting", "count": count}
+'''
+
+POLL = """
+name: polls
+steps:
+  - {name: poll, tool: look, until: status == 'ready', every: 1s, timeout: 1m}
+outputs: {count: "{{ steps.poll.outputs.count }}"}
+"""
+
+RETRY = """
+name: retries
+steps:
+  - {name: poll, tool: look, retry: {attempts: 5, delay: 1s, on: failure}}
+outputs: {count: "{{ steps.poll.outputs.count }}"}
+"""
+
+
+def finish(here: Place) -> dict[str, Any]:
+    """Resume to the end, and say of a call in doubt that it was made, as `calls.txt` shows."""
+    answers: list[str] = []
+    for _ in range(10):
+        code, out, err = here.resume("--json", *answers)
+        last = json.loads(out.splitlines()[-1])
+        if code == 0:
+            return last
+        assert code == 4, out + err
+        (question,) = last["waiting"]
+        assert question["kind"] == "in_doubt", question
+        count = len(here.calls)
+        outputs = {"status": "ready" if count >= 3 else "booting", "count": count}
+        answers = ["--answer", f"poll={json.dumps({'outputs': outputs})}"]
+    raise AssertionError("the run never ends")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("point", ["tool_started", "tool_finished", "timer"])
+def test_a_killed_poll_repeats_no_call(place, point, number):
+    here = place(POLL, LOOK)
+    process = here.run()
+    here.until(lambda: len(here.of(point, "poll")) >= number, point)
+    if point == "tool_started":
+        here.until(lambda: len(here.calls) >= number, "the call")
+    process.kill()
+    here.end(process)
+    last = finish(here)
+    assert last["outputs"] == {"count": 3}
+    assert len(here.calls) == 3
+    assert [step["attempt"] for step in last["steps"]] == [1]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("point", ["tool_finished", "warning", "timer"])
+def test_a_killed_retry_repeats_no_try(place, point, number):
+    here = place(RETRY, LOOK)
+    (here.folder / "fails").touch()
+    process = here.run()
+    here.until(lambda: len(here.of(point, "poll")) >= number, point)
+    process.kill()
+    here.end(process)
+    last = finish(here)
+    assert last["outputs"] == {"count": 3}
+    assert len(here.calls) == 3
+    warnings = {each["message"] for each in here.of("warning", "poll")}
+    assert len(warnings) == 2
+
+
+def test_a_detached_poll_is_continued_by_ready_until_its_answer_is_there(place):
+    here = place(POLL, LOOK)
+    code, _, err = here.end(here.run("--detach"))
+    assert code == 4
+    assert "calls `look` again in 1.0 s (call 2), until " in err
+
+    def ended() -> bool:
+        here.call("resume", "--ready")
+        return here.events[-1]["status"] == "success"
+
+    here.until(ended, "the end")
+    assert here.events[-1]["outputs"] == {"count": 3}
+    assert len(here.calls) == 3
+
+
+ITEMS = """
+name: items
+steps:
+  - name: pause
+    foreach: range(3) | list
+    max_parallel: 2
+    wait: 1s
+  - {name: last, tool: note, inputs: {what: last}}
+"""
+
+
+def test_items_that_wait_keep_their_slots_and_are_continued(place):
+    here = place(ITEMS)
+    code, out, _ = here.end(here.run("--detach", "--json"))
+    assert code == 4
+    waiting = json.loads(out.splitlines()[-1])["waiting"]
+    assert [each["step"] for each in waiting] == ["pause[0]", "pause[1]", "pause[2]"]
+    assert "due" not in waiting[2], "it has no slot yet"
+
+    def ended() -> bool:
+        here.call("resume", "--ready")
+        return here.events[-1]["status"] == "success"
+
+    here.until(ended, "the end")
+    assert here.calls == ["last"]

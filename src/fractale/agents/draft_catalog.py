@@ -234,9 +234,9 @@ def _handed_on(step: Any) -> Any:
     if not isinstance(step, Mapping):
         return step
     said: dict[str, Any] = {str(key): value for key, value in step.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - a model's words
-    if "parallel" in said:
-        inner = hand_on({"steps": said["parallel"]})["steps"]
-        return {**said, "parallel": inner}
+    if inside := next((key for key in ("parallel", "steps") if key in said), None):
+        inner = hand_on({"steps": said[inside]})["steps"]
+        return {**said, inside: inner}
     given: Any = said.get("inputs") or {}
     inputs: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType] - a model's words
     asks = "agent" in said and said["agent"] in GENERAL_AGENTS and isinstance(given, Mapping)

@@ -142,6 +142,7 @@ class LabelFlow:
             inputs=outer.inputs,
             last=self.last or outer.last,
             item=outer.item,
+            values={**outer.values, **self.values},
         )
 
     def for_items(self, foreach: ForEach) -> LabelFlow:
@@ -200,6 +201,10 @@ class CallJournal:
         self._numbers: dict[str, int] = {}
         self._sites: list[CallSite] = []
 
+    def at_try(self, tries: int) -> None:
+        """Number the calls from here on by a new try of LangGraph's retry policy."""
+        self._tries = tries
+
     @property
     def task(self) -> str:
         """The running task of LangGraph."""
@@ -242,6 +247,21 @@ class CallJournal:
         self.run.commit(self._sites)
 
 
+@dataclass(slots=True)
+class Consents:
+    """The calls that the user agreed to in an attempt that may be made again.
+
+    Args:
+        known: Call → the answer that allowed it in an earlier try.
+        words: How often the call may be made again, for the question to the user.
+        new: The same as `known`, of this try.
+    """
+
+    known: Mapping[str, Any]
+    words: str
+    new: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
 @dataclass(slots=True, kw_only=True)
 class Attempt:
     """One attempt of one step: its inputs, and the usage of its calls so far.
@@ -265,6 +285,9 @@ class Attempt:
         cut_off: The known facts about the calls that were cancelled in progress.
         replies: LangGraph task → answers to questions that it has not asked yet.
         named: What a `set` step, or one inside the step, named: changes of the state.
+        consents: Call → the user's consent to it, given in this attempt. `fractale.graph.repeating`
+            keeps it for the repetitions of the attempt. None: the attempt is not repeated.
+        repetition: How often the attempt has failed and was made again.
     """
 
     step: Step
@@ -290,6 +313,8 @@ class Attempt:
     cut_off: list[TransportError] = field(default_factory=list[TransportError])
     replies: dict[str, list[tuple[str, Any]]] = field(default_factory=dict[str, Any])
     named: PlanState = field(default_factory=PlanState)
+    consents: Consents | None = None
+    repetition: int = 0
     journal: CallJournal = field(init=False)
 
     def __post_init__(self) -> None:

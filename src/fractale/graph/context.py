@@ -10,6 +10,7 @@ masked. `Attempt` wraps the store of outputs.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import (
@@ -344,11 +345,16 @@ class Outer:
 
     def with_own(self, scope: Mapping[str, Any]) -> dict[str, Any]:
         """The scope of a step of the chain: its own steps are beside those around the chain."""
-        steps = {**self.scope["steps"], **scope["steps"]}
-        previous = scope["previous"] or self.scope["previous"]
-        inputs = self.scope["inputs"]
-        return {**self.scope, **scope, "inputs": inputs, "steps": steps, "previous": previous}
+        both = {
+            name: {**self.scope[name], **scope.get(name, {})}
+            for name in ("steps", "values")
+            if name in self.scope
+        }
+        return {**self.scope, **scope, "inputs": self.scope["inputs"], **both}
 
+
+RUN_DIR: Final = "run.dir"
+"""The note of the directory of a run that is not kept."""
 
 NO_ID: Final = "run"
 """The id of a run that was given none."""
@@ -486,7 +492,21 @@ class RunContext:
         """The same JSON value with each secret in it replaced by ``***``."""
         return self.masker(value)
 
-    def variables(self) -> dict[str, Any]:
-        """The `run` of templates. A run that is not kept has no `dir`."""
+    def variables(self, *, directory: bool) -> dict[str, Any]:
+        """The `run` of templates.
+
+        Args:
+            directory: Whether a template reads `run.dir`. For a run that is not kept, it is made
+                when it is first read: a temporary directory, which is not removed, since the
+                outputs may name files in it.
+        """
         known = {"id": self.run_id, "plan": self.plan_name}
-        return {**known, "dir": str(self.run_dir)} if self.run_dir else known
+        where = str(self.run_dir) if self.run_dir else self._own_directory() if directory else None
+        return {**known, "dir": where} if where else known
+
+    def _own_directory(self) -> str:
+        known = self.notes.get(RUN_DIR)
+        if known is None or not Path(known).is_dir():
+            known = tempfile.mkdtemp(prefix=f"fractale-{self.run_id}-")
+            self.notes.put(RUN_DIR, known)
+        return str(known)

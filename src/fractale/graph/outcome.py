@@ -87,8 +87,12 @@ class Decision:
     reason: str = ""
 
 
-async def decide(attempt: Attempt, result: CallResult) -> Decision:
-    """The outcome of an attempt: by a rule, the call's own evidence, a judge, or by default."""
+async def decide(attempt: Attempt, result: CallResult, *, judged: bool = True) -> Decision:
+    """The outcome of an attempt: by a rule, the call's own evidence, a judge, or by default.
+
+    Args:
+        judged: Whether the judge is asked, if the step has one.
+    """
     if result.matched is not None:
         return result.matched
     # In rules as in templates, an item has the attempt of its step.
@@ -107,7 +111,7 @@ async def decide(attempt: Attempt, result: CallResult) -> Decision:
         return decision
     if evidence:
         return evidence
-    if attempt.step.judge:
+    if attempt.step.judge and judged:
         try:
             return await _judge(attempt, result)
         except CallError as error:

@@ -65,8 +65,8 @@ from fractale.graph.continued import (
     write_of,
 )
 from fractale.graph.interrupts import is_by_id, read_resume
-from fractale.graph.state import PlanState
-from fractale.graph.step import AttemptsExceeded
+from fractale.graph.state import PlanState, latest_state
+from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
 from fractale.masking import MASK
@@ -114,7 +114,8 @@ class PlanOutput(TypedDict, total=False):
     Keys:
         status: ``success``; ``failed``; ``limit`` if a limit of the run was reached, which a
             higher limit continues; None while the run waits.
-        outputs: The plan's `outputs`.
+        outputs: The plan's `outputs`. If the run failed or reached a limit, those that could be
+            rendered then.
         error: Why the run did not succeed.
     """
 
@@ -312,7 +313,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                         yield form.seen(chunk)
             except (AttemptsExceeded, LimitReached) as error:
                 status = "limit" if isinstance(error, LimitReached) else "failed"
-                for chunk in form.ended(status, error.message):
+                outputs = await self._outputs_so_far(call, saver, entered)
+                for chunk in form.ended(status, error.message, outputs):
                     yield chunk
             finally:
                 if saver is not None and not form.at_end:
@@ -320,6 +322,22 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                     await asyncio.shield(leave(saver, call, run, notes, journal))
         if form.listener is not None and form.listener.error is not None:
             raise form.listener.error
+
+    async def _outputs_so_far(
+        self,
+        config: RunnableConfig,
+        saver: BaseCheckpointSaver[Any] | None,
+        entered: _Entered,
+    ) -> Any:
+        """The outputs of a plan that reached no end, as far as they can be rendered.
+
+        None if no saver has the plan's steps.
+        """
+        if not self.plan.outputs or saver is None or CONFIG_KEY_TASK_ID in config.get(CONF, {}):
+            return None
+        state = latest_state(await self.aget_state(config, subgraphs=True))
+        outputs, _ = outputs_of(self.plan, state, entered.context, self.outputs)
+        return self.outputs.put(entered.context.mask(outputs))
 
     async def _stream_masked(
         self, entered: _Entered, config: RunnableConfig, **options: Any
@@ -400,15 +418,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         run = await _context_of(plan, config, context, fields)
         left = Left()
         if saver is not None and (resumes or conf.get(CONFIG_KEY_RESUMING)):
-            left = await read_left(saver, config)
-            given, state = await self._answered(given, config, nested=nested)
-            if nested:
-                _forget_bare(conf)
-            elif left.answered and not _has_bare(given):
-                await forget_answer(saver, config)
-            if any(KINDS[step.kind].keeps_sources for step in plan.walk()):
-                state = state or await self.aget_state(config)
-                run.cut_off = await cut_off_steps(saver, config, state)
+            given, left = await self._continued(given, config, saver, run, nested=nested)
         run.grants = [*run.grants, *left.grants]
         run.shown = set(left.shown)
         notes = MemoryNotes(left.notes)
@@ -434,6 +444,27 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             if plan.value_names:  # of an earlier run
                 given |= {"values": {OVERWRITE: {}}, "value_sources": {OVERWRITE: {}}}
         return _Entered(given, run, notes, journal)
+
+    async def _continued(
+        self,
+        given: Any,
+        config: RunnableConfig,
+        saver: BaseCheckpointSaver[Any],
+        run: RunContext,
+        *,
+        nested: bool,
+    ) -> tuple[Any, Left]:
+        """The input of a thread that is continued, and what it left beside its checkpoints."""
+        left = await read_left(saver, config)
+        given, state = await self._answered(given, config, nested=nested)
+        if nested:
+            _forget_bare(config.get(CONF, {}))
+        elif left.answered and not _has_bare(given):
+            await forget_answer(saver, config)
+        if any(KINDS[step.kind].keeps_sources for step in self.plan.walk()):
+            state = state or await self.aget_state(config)
+            run.cut_off = await cut_off_steps(saver, config, state)
+        return given, left
 
     # -- its state --------------------------------------------------------------------------------
 
@@ -821,9 +852,9 @@ class _Form:
         ns, data = chunk if self._subgraphs else (self._ns, chunk)
         return ns, self.modes[0], data
 
-    def ended(self, status: str, error: str) -> Iterator[Any]:
+    def ended(self, status: str, error: str, outputs: Any) -> Iterator[Any]:
         """The chunks at the end of a run whose graph did not reach an end itself."""
-        update = {"status": status, "outputs": None, "error": error}
+        update = {"status": status, "outputs": outputs, "error": error}
         if "updates" in self.modes:
             yield self._chunk("updates", {END: update})
         if "values" in self.modes:

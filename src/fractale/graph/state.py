@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from typing_extensions import TypedDict
 
 from fractale.evidence import Notice
+
+if TYPE_CHECKING:
+    from langgraph.types import StateSnapshot
 
 Outcome = Literal["success", "failure", "skipped"]
 DecidedBy = Literal[
@@ -146,6 +149,26 @@ def values_in(state: PlanState) -> PlanState:
         found["values"] = values
         found["value_sources"] = state.get("value_sources", {})
     return found
+
+
+def latest_state(snapshot: StateSnapshot) -> PlanState:
+    """The state of a plan that is stopped: a segment has newer values than the graph around it.
+
+    Args:
+        snapshot: With those of the graphs inside it.
+    """
+    known: dict[str, Any] = dict(snapshot.values)
+    for task in snapshot.tasks:
+        inner: Any = task.state
+        if inner is None or isinstance(inner, Mapping):
+            continue
+        if inner.values.get("prefix", "") != known.get("prefix", ""):
+            continue  # a plan inside the plan, or a block
+        below = latest_state(inner)
+        for part in ("steps", "values"):
+            known[part] = {**known.get(part, {}), **below.get(part, {})}
+        known["last"] = below.get("last", known.get("last"))
+    return cast("PlanState", known)
 
 
 # Where a fork begins

@@ -142,16 +142,16 @@ class StepNode:
                 # 3. Inputs: render them, and insert the contents of resources.
                 prepare(attempt, self.templates)
                 if self.reads_resources and self.step.foreach is None:
-                    async with _in_time(attempt):
+                    async with in_time(attempt):
                         await fill_inputs(attempt)
                 # 4. Call: depends on the kind of the step.
-                async with _in_time(attempt) if self.inside is None else nullcontext():
+                async with in_time(attempt) if self.inside is None else nullcontext():
                     result = as_plain(await self.perform(attempt))
             except CallError as error:
-                if await _is_tried_again(attempt, error):
+                if await is_tried_again(attempt, error):
                     attempt.warn("retry", f"try {attempt.tries} failed, trying again: {error}")
                     raise
-                result = as_plain(_failed_call(attempt, error))
+                result = as_plain(failed_call(attempt, error))
             except GraphInterrupt as interrupt:
                 if asks(interrupt):
                     context.asked.set()
@@ -338,24 +338,43 @@ class AsStep:
         return update
 
     def _end(self, attempt: Attempt, record: Record, target: str | None) -> PlanState:
-        """The changes of the state that end this plan."""
-        if target == END_FAILED:
-            error = record.get("error") or record.get("reason") or "the plan ended in failed"
-            return PlanState(status="failed", error=error)
+        """The changes of the state that end this plan.
+
+        A plan that failed gives the outputs that can be rendered. So does one whose outputs cannot
+        all be rendered, which is a failure.
+        """
         plan, state, name = self.node.plan, self.state, self.node.step.name
-        if not plan.outputs:
-            return PlanState(status="success", outputs={})
-        steps = {**state.get("steps", {}), name: record}
-        final = cast("PlanState", {**state, "steps": steps, "last": name})
-        if attempt.named:
-            final["values"] = {**state.get("values", {}), **attempt.named.get("values", {})}
-        needs = needs_of([dict(plan.outputs)])
-        scope = build_scope(plan, final, self.context, attempt.deps.outputs, needs)
+        failed = target == END_FAILED
+        error = self._error_of_end(attempt, record) if failed else None
+        outputs: dict[str, Any] = {}
+        if plan.outputs:
+            steps = {**state.get("steps", {}), **attempt.records, name: record}
+            final = cast("PlanState", {**state, "steps": steps, "last": name})
+            if attempt.named:
+                final["values"] = {**state.get("values", {}), **attempt.named.get("values", {})}
+            outputs, faults = outputs_of(plan, final, self.context, attempt.deps.outputs)
+            if faults and not failed:
+                failed, error = True, self.context.mask(str(faults[0]))
+        end = PlanState(status="failed", error=error) if failed else PlanState(status="success")
+        if plan.outputs or not failed:
+            end["outputs"] = attempt.deps.outputs.put(outputs)
+        return end
+
+    def _error_of_end(self, attempt: Attempt, record: Record) -> str:
+        """The plan's error if this step ends it as failed: the step's `reason` and its error."""
+        own, written = record.get("error"), attempt.step.reason
+        if not written:
+            return own or record.get("reason") or "the plan ended in failed"
+        store = attempt.deps.outputs
+        records = {**attempt.records, self.node.step.name: record}
+        views = {name: _view(each, store, read=True) for name, each in records.items()}
+        scope = {**attempt.scope, "steps": {**attempt.scope.get("steps", {}), **views}}
         try:
-            outputs = render(dict(plan.outputs), scope)
+            reason = as_text(render(written, scope))
         except CallError as error:
-            return PlanState(status="failed", error=self.context.mask(str(error)))
-        return PlanState(status="success", outputs=attempt.deps.outputs.put(outputs))
+            attempt.warn("reason", f"the step's `reason` cannot be used: {error}")
+            return own or record.get("reason") or "the plan ended in failed"
+        return self.context.mask(f"{reason}: {own}" if own and own not in reason else reason)
 
 
 class AsItem:
@@ -440,6 +459,21 @@ def _spent_by(attempt: Attempt, seconds: float) -> Spent:
         cost=attempt.usage.cost,
         seconds=round(seconds, 3),
     )
+
+
+def outputs_of(
+    plan: Plan, state: PlanState, context: RunContext, store: OutputStore
+) -> tuple[dict[str, Any], list[CallError]]:
+    """The outputs of a plan that can be rendered, and the faults of the others."""
+    scope = build_scope(plan, state, context, store, needs_of([dict(plan.outputs)]))
+    found: dict[str, Any] = {}
+    faults: list[CallError] = []
+    for name, value in plan.outputs.items():
+        try:
+            found[name] = render(value, scope)
+        except CallError as error:
+            faults.append(error)
+    return found, faults
 
 
 # The stages of an attempt
@@ -565,18 +599,21 @@ def _untrusted(labels: Labels) -> bool:
 
 
 @asynccontextmanager
-async def _in_time(attempt: Attempt) -> AsyncGenerator[None]:
+async def in_time(attempt: Attempt, seconds: float | None = None) -> AsyncGenerator[None]:
     """Bound a stage by the step's `timeout`.
 
     The error counts as sent only if a call that may not be repeated was in progress. Asking a model
     again does no harm, and an agent continues after the calls that it has made.
+
+    Args:
+        seconds: The time that is left, if it is not the whole timeout.
 
     Raises:
         TransportError: The time is up.
     """
     step = attempt.step
     try:
-        async with asyncio.timeout(step.timeout):
+        async with asyncio.timeout(step.timeout if seconds is None else seconds):
             yield
     except TimeoutError as error:
         text = f"no answer within the step's timeout of {step.timeout:g} s"
@@ -590,7 +627,7 @@ async def _in_time(attempt: Attempt) -> AsyncGenerator[None]:
         ) from error
 
 
-async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
+async def is_tried_again(attempt: Attempt, error: CallError) -> bool:
     """Whether the step's `retry` applies, and a second call does no harm."""
     retry = attempt.step.retry
     if retry is None or attempt.tries >= retry.attempts or not error.retryable:
@@ -606,7 +643,8 @@ async def _is_tried_again(attempt: Attempt, error: CallError) -> bool:
         return False
 
 
-def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
+def failed_call(attempt: Attempt, error: CallError) -> CallResult:
+    """The result of a call that failed, with the usage of the attempt."""
     hint = f" ({error.hint})" if error.hint else ""
     return CallResult(error=f"{error}{hint}", code=error.code, usage=attempt.usage)
 
@@ -617,9 +655,10 @@ def _failed_call(attempt: Attempt, error: CallError) -> CallResult:
 def step_values(step: Step) -> list[Written]:
     """Every template and expression of a step, with those of the steps inside it."""
     values: list[Written] = [value for _, value in step.templates()]
+    if step.reason is not None:
+        values.append(step.reason)
     values += [rule.expression for rule in step.rules]
-    if step.when:
-        values.append(step.when)
+    values += [each for each in (step.when, step.until) if each]
     if step.foreach:
         values += foreach_expressions(step.foreach)
     for inner in (*step.steps, *(step.chain.steps if step.chain else ())):
@@ -634,25 +673,28 @@ class Needs:
     Args:
         steps: The steps whose inputs and outputs are read; None if they are unknown.
         previous: Whether `previous` is read.
+        directory: Whether `run.dir` is read.
         values: The named values that are read; None if they are unknown.
     """
 
     steps: frozenset[str] | None
     previous: bool
+    directory: bool
     values: frozenset[str] | None = frozenset()
 
 
 def needs_of(values: Iterable[Written]) -> Needs:
     """The names that the values may read."""
     names: dict[str, set[str | None]] = {"steps": set(), "values": set()}
-    previous = False
+    previous, directory = False, False
     for value in values:
         for reference in references(value):
             path = reference.path
             previous = previous or path[:1] == ("previous",)
+            directory = directory or (path[:1] == ("run",) and path[1:2] in ((), ("dir",)))
             if path[0] in names:
                 names[str(path[0])].add(str(path[1]) if len(path) > 1 else None)
-    return Needs(_all_or(names["steps"]), previous, _all_or(names["values"]))
+    return Needs(_all_or(names["steps"]), previous, directory, _all_or(names["values"]))
 
 
 def _all_or(names: set[str | None]) -> frozenset[str] | None:
@@ -677,10 +719,8 @@ def build_scope(
             name: _view(record, store, read=needs.steps is None or name in needs.steps)
             for name, record in records.items()
         },
-        "previous": _previous(
-            last, records.get(last, Record()) if last else Record(), store, read=needs.previous
-        ),
-        "run": context.variables(),
+        **_previous(last, records.get(last or "", Record()), store, read=needs.previous),
+        "run": context.variables(directory=needs.directory),
     }
     if plan.value_names or state.get("values"):
         scope["values"] = {
@@ -708,6 +748,7 @@ def _view(record: Record, store: OutputStore, *, read: bool) -> dict[str, Any]:
 def _previous(
     name: str | None, record: Record, store: OutputStore, *, read: bool
 ) -> dict[str, Any]:
+    """The step that led here; nothing at the plan's beginning, so that `| default(…)` works."""
     if name is None:
         return {}
     view: dict[str, Any] = {
@@ -717,7 +758,7 @@ def _previous(
     }
     if "error" in record:
         view["error"] = record["error"]
-    return view
+    return {"previous": view}
 
 
 # In a LangGraph graph
@@ -761,7 +802,7 @@ def _with_inside(node: StepNode) -> NodeFunction:
     return run
 
 
-def tries_of(runtime: Runtime[RunContext]) -> int:
+def tries_of(runtime: Runtime[Any]) -> int:
     """The try of LangGraph's retry policy, from 1."""
     return runtime.execution_info.node_attempt if runtime.execution_info else 1
 

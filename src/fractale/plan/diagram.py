@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fractale.durations import format_duration
 from fractale.plan.escape import escape
-from fractale.plan.model import Plan, Step
+from fractale.plan.model import POLL_SECONDS, Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, ForEach
 from fractale.plan.scope import is_per_item
 from fractale.plan.values import Expression
@@ -48,9 +49,16 @@ class Arrow:
 def arrows(plan: Plan, step: Step) -> list[Arrow]:
     """The arrows that leave a step, success first.
 
-    A failure has an arrow only if the plan mentions it. Any other failure ends the plan.
+    A failure has an arrow only if the plan mentions it. Any other failure ends the plan. A step
+    with `until` has an arrow to itself.
     """
-    return [_arrow(plan, step, event) for event in _events(step)]
+    found = [_arrow(plan, step, event) for event in _events(step)]
+    if step.until:
+        rule = f"not ({escape(step.until.source)})"
+        found.append(
+            Arrow(f"every {_time(step.every or POLL_SECONDS)}", step.name, (rule,), "again")
+        )
+    return found
 
 
 def _events(step: Step) -> list[str]:
@@ -88,11 +96,22 @@ def notes(step: Step) -> list[str]:
         found.append(f"{which} {escape(step.when.source)}")
     if step.approve in ("ask", "always"):
         found.append("asks before it changes anything")
+    if step.until:
+        limit = f", for at most {_time(step.timeout)}" if step.timeout else ""
+        found.append(f"until {escape(step.until.source)}{limit}")
+    if step.retry and step.retry.on == "failure":
+        found.append(f"tries up to {count(step.retry.attempts, 'time')} if it fails")
     if step.max_attempts:
         found.append(f"at most {count(step.max_attempts, 'time')}")
     if step.keep_going:
         found.append("continues if some fail")
     return found
+
+
+def _time(seconds: float) -> str:
+    """A duration as plans write it."""
+    shown = format_duration(seconds)
+    return shown if isinstance(shown, str) else f"{shown:g}s"
 
 
 def _at_once(foreach: ForEach) -> str:

@@ -78,6 +78,7 @@ class Flow:
             path = f"{self.prefix}steps[{index}]"
             yield from self._bad_targets(step, path)
             yield from _event_problems(step, path)
+            yield from self._unused_reason(step, path)
             for number, inner in enumerate(step.steps):
                 yield from _inside_problems(inner, step, f"{path}.parallel[{number}]")
         yield from self._unreachable()
@@ -122,6 +123,15 @@ class Flow:
             f"`{target}` is outside of the chain `{chain}`; lead to `success` or `failed` here, "
             f"and from `{chain}` to `{target}`"
         )
+
+    def _unused_reason(self, step: Step, path: str) -> Iterator[Problem]:
+        if step.reason is None:
+            return
+        events = {*_OUTCOMES, *step.transitions}
+        if all(self.plan.target_of(step, event) != END_FAILED for event in events):
+            message = f"no event of `{step.name}` leads to `failed`, so its reason is never used"
+            where = step.where("reason")
+            yield Problem("unused-reason", message, where, f"{path}.reason", severity="warning")
 
     def _unreachable(self) -> Iterator[Problem]:
         covered = 0
@@ -225,7 +235,10 @@ def _unused(step: Step, event: str, path: str, message: str) -> Problem:
 
 
 def _inside_problems(step: Step, block: Step, path: str) -> Iterator[Problem]:
-    """A step of a parallel block has no transitions: the block has them."""
+    """A step of a parallel block has no transitions and no reason: the block has them."""
+    if step.reason is not None:
+        message = f"`{step.name}` ends where its block `{block.name}` does; give the block a reason"
+        yield Problem("inside-parallel", message, step.where("reason"), f"{path}.reason")
     for event, target in step.transitions.items():
         if target in _ENDS:
             message = f"has no effect: `{step.name}` ends where its block `{block.name}` does"

@@ -135,7 +135,7 @@ def part_data(part: Any, *, all_keys: bool = False) -> dict[str, Any]:
     for name, key in keys_of(cast("type", part.__class__)).items():
         if key.field:
             value = getattr(part, key.field)
-            if all_keys or value != key.default:
+            if (all_keys and value is not None) or value != key.default:
                 found[name] = key.form.dump(value)
     return found
 

@@ -240,6 +240,11 @@ class _Plan(StepKind):
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         del inside
+        retry = fields.get("retry")
+        on = retry.value.get("on") if retry and isinstance(retry.value, dict) else None
+        if on is not None and on.value == "failure" and not fields.get("plan"):
+            message = "`on: failure` has no meaning in a drafted step: its steps try again"
+            fields.fail("retry", "misplaced-key", message)
         return {"target": fields.text("plan") or None, "plan": _included(fields, steps)}
 
     def inherits_instruction(self, target: str | None) -> bool:

@@ -88,6 +88,10 @@ __all__ = [
 ]
 
 Approve = Literal["never", "ask", "always"]
+RetryOn = Literal["transport", "failure"]
+
+POLL_SECONDS: Final = 10.0
+"""Seconds between two calls of a step with `until`, unless the step says `every`."""
 
 RESERVED_STEP_NAMES: Final = frozenset({"success", "failed", "failure"})
 
@@ -137,12 +141,23 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """The repetition of calls after transport errors. Delays are in seconds."""
+    """The repetition of calls after transport errors, or of attempts that failed.
+
+    Delays are in seconds. The default of `on`, None, means ``transport``.
+    """
 
     attempts: Annotated[int, Key(whole(), "How often a call is made at most.")] = 3
     delay: Annotated[float, Key(duration(zero=True), "The delay before the second attempt.")] = 1.0
     backoff: Annotated[float, Key(real(1), "The factor of each further delay.")] = 2.0
     max_delay: Annotated[float, Key(duration(zero=True), "The longest delay.")] = 60.0
+    on: Annotated[
+        RetryOn | None,
+        Key(
+            choice(get_args(RetryOn)),
+            "`failure`: the whole attempt is made again [if the step failed](waiting.md"
+            "#try-a-failure-again); left out, `transport`.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,8 +282,9 @@ class Step:
         Retry | None,
         Key(
             part(Retry, all_keys=True),
-            "`{attempts, delay, backoff, max_delay}`, for [faults of "
-            "transport](#retry-is-for-transport), not for wrong answers.",
+            "`{attempts, delay, backoff, max_delay, on}`, for [faults of "
+            "transport](#retry-is-for-transport), not for wrong answers; with `on: failure`, for "
+            "[any failure](waiting.md#try-a-failure-again).",
         ),
     ] = None
     timeout: Annotated[
@@ -372,6 +388,34 @@ class Step:
             kinds=("tool", "job", "script"),
         ),
     ] = ()
+    until: Annotated[
+        Expression | None,
+        Key(
+            EXPRESSION,
+            "The tool is called [again until this is true](waiting.md#call-a-tool-until); it sees "
+            "what a rule sees.",
+            kinds=("tool",),
+            needs=("timeout",),
+            never_empty=True,
+        ),
+    ] = None
+    every: Annotated[
+        float | None,
+        Key(
+            duration(),
+            f"The pause between two calls of `until`; left out, {POLL_SECONDS:.0f} s.",
+            kinds=("tool",),
+            needs=("until",),
+        ),
+    ] = None
+    reason: Annotated[
+        str | Template | None,
+        Key(
+            INSTRUCTION,
+            "Text with {{ templates }}: the run's error if an event of the step leads to `failed` "
+            "([a run that fails](#a-run-that-fails)).",
+        ),
+    ] = None
     plan: "Plan | None" = None
     chain: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
@@ -453,10 +497,15 @@ STEP_HINTS: Final = {
     "vars": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
     "variables": "write `set: {NAME: value}` as a step before; its values are `values.NAME`",
     "initial": "a plan starts at its first step: move it there",
+    "message": "write `reason` for the error of a run that ends here",
     "schema": "write `output_schema` for what comes out; inputs are checked by the tool's own",
     "validate": "write `rules` or `output_schema`",
     "options": "write `choices`",
     "question": "write `ask`",
+    "sleep": "write `wait`",
+    "delay": "write `wait`, or `delay` in `retry`",
+    "interval": "write `every` beside `until`",
+    "poll": "write `until` and `every`",
 }
 
 

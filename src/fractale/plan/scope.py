@@ -12,12 +12,13 @@ from fractale.plan.expressions.functions import FUNCTIONS
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import InputSpec
 from fractale.plan.kinds import KINDS
-from fractale.plan.model import Plan, Step
+from fractale.plan.model import SUCCESS, Plan, Step
 from fractale.plan.values import Expression, Value
 from fractale.text import listing, nearest
 
-Place = Literal["template", "item", "rule", "output"]
-"""Where a text is: in a step, in `when` or `foreach` (without an item), a rule, or an output."""
+Place = Literal["template", "item", "rule", "output", "reason"]
+"""Where a text is: in a step, in `when` or `foreach` (without an item), a rule, an output, or the
+reason of an end, which sees its own step's outputs."""
 
 STEP_PARTS: Final = ("outputs", "inputs", "outcome", "error", "attempts")
 PREVIOUS_PARTS: Final = ("name", "outcome", "error", "outputs")
@@ -27,6 +28,7 @@ ITEM: Final = ("item", "index")
 NAMED: Final = "values"
 """What `set` steps named. Only a plan with such a step has it: elsewhere, a rule may mean an
 output of this name."""
+_DEFAULT: Final = "write `| default('')`"
 ATTEMPTS: Final = "attempts"
 """The number of the step's attempt, from 1, in its templates as in its rules."""
 RULE_NAMES: Final = (*TOP, *ITEM, "outputs", "content", "error", ATTEMPTS)
@@ -72,10 +74,14 @@ def texts_of(placed: Placed) -> Iterator[Text]:
     step, path = placed.step, placed.path
     for key, value in step.templates():
         yield Text(value, f"{path}.{key}", "template", placed, key)
+    if step.reason is not None:
+        yield Text(step.reason, f"{path}.reason", "reason", placed, "reason")
     if step.when:
         yield Text(step.when, f"{path}.when", "item", placed, "when")
     for key, expression in _foreach_expressions(step):
         yield Text(expression, f"{path}.{key}", "item", placed, key)
+    if step.until:
+        yield Text(step.until, f"{path}.until", "rule", placed, "until")
     counts: dict[str, int] = {}
     for rule in step.rules:
         number = counts[rule.event] = counts.get(rule.event, -1) + 1
@@ -158,8 +164,13 @@ class Scope:
         }
 
     @property
+    def named(self) -> Collection[str]:
+        """The names that visible `set` steps set."""
+        return {*self._setters, *(self.around.scope.named if self.around else ())}
+
+    @property
     def _top(self) -> tuple[str, ...]:
-        return (*TOP, NAMED) if self._setters else TOP
+        return (*TOP, NAMED) if self.named else TOP
 
     @property
     def inputs(self) -> Mapping[str, InputSpec]:
@@ -226,12 +237,35 @@ class Scope:
             return self._step_problem(reference, text)
         if top == "inputs" and len(reference.path) > 1:
             return self._input_problem(reference, text)
-        if top == NAMED and len(reference.path) > 1 and (self._setters or text.place != "rule"):
+        if top == NAMED and len(reference.path) > 1 and (self.named or text.place != "rule"):
             return self._value_problem(reference, text)
+        if top == "previous" and (problem := self._previous_problem(reference, text)):
+            return problem
         if top in ("previous", "run") and len(reference.path) > 1:
             parts = PREVIOUS_PARTS if top == "previous" else RUN_PARTS
             return _unknown_part(reference, text, 1, parts)
         return self._top_problem(reference, text)
+
+    def _previous_problem(self, reference: Reference, text: Text) -> Problem | None:
+        """The problem that no step, or no failed step, may have led to this one."""
+        here = text.within
+        if here is None or text.place == "rule" or text.key == "when":
+            return None  # in a rule, a missing name is false
+        if here.step.when or here.owner.when:
+            return None  # it may say when the step has a `previous`
+        owner = here.owner.name
+        is_first = owner == self.plan.steps[0].name and self.around is None
+        if is_first and not reference.optional:
+            message = f"the plan begins with `{owner}`: then there is no `previous`; {_DEFAULT}"
+            return _at(reference, text, 0, "not-yet-run", message)
+        if reference.path[1:2] != ("error",) or reference.exact:
+            return None
+        for step in self.plan.steps:
+            if self.plan.target_of(step, SUCCESS) == owner:
+                message = f"`{step.name}` leads here if it succeeds, and has no `error` then; "
+                problem = _at(reference, text, 1, "no-error", message + _DEFAULT)
+                return replace(problem, severity="warning")
+        return None
 
     def _top_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[0])
@@ -257,12 +291,14 @@ class Scope:
         if name in FUNCTIONS:
             return _undefined(reference, text, 0, f"it is a function: `{name}(…)`", ())
         meant = self._meant(name) or nearest(name, known)
+        if text.place == "reason" and text.within and not meant:
+            meant = f"steps.{text.within.step.name}.outputs.{name}"
         return _undefined(reference, text, 0, f"the names are {listing(known)}", (), meant)
 
     def _meant(self, name: str) -> str | None:
         if name in self.inputs:
             return f"inputs.{name}"
-        if name in self._setters:
+        if name in self.named:
             return f"{NAMED}.{name}"
         return f"steps.{name}.outputs" if name in self.steps else None
 
@@ -301,13 +337,18 @@ class Scope:
     def _value_problem(self, reference: Reference, text: Text) -> Problem | None:
         """The problem that no step can have set a value by then."""
         name, here = str(reference.path[1]), text.within
+        if self.around and name in self.around.scope.named:
+            outside = replace(text, within=self.around.placed)
+            found = self.around.scope._value_problem(reference, outside)
+            if found is None or name not in self._setters:
+                return found
         setters = self._setters.get(name)
         if setters is None:
             message = "no `set` step of the plan sets it"
-            return _undefined(reference, text, 1, message, self._setters)
+            return _undefined(reference, text, 1, message, self.named)
         if here is None or reference.optional:
             return None
-        if text.place == "rule" and any(placed.step is here.step for placed in setters):
+        if text.place in ("rule", "reason") and any(placed.step is here.step for placed in setters):
             return None  # a rule of the step that sets it sees the new value
         owners = dict.fromkeys(placed.owner.name for placed in setters)
         known = all(self.flow.can_run(owner) for owner in (*owners, here.owner.name))
@@ -356,6 +397,8 @@ class Scope:
         if here is None:
             return None
         name = placed.step.name
+        if text.place == "reason" and placed.owner is here.owner:
+            return None
         if placed.block and placed.block is here.block:
             message = (
                 f"`{name}` runs at the same time, in the block `{placed.block.name}`: a step of "

@@ -24,8 +24,8 @@ from fractale.errors import (
 from fractale.events import EventLog
 from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
-from fractale.graph.state import ForkPoint, PlanState, initial_state
-from fractale.graph.step import AttemptsExceeded
+from fractale.graph.state import ForkPoint, PlanState, initial_state, latest_state
+from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.tracing import masked
 from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
@@ -285,9 +285,15 @@ class RunDriver:
             return await self._run(graph, config, given, asked)
         except LimitReached as error:
             words, left = error.message, self._jobs_left
-            return self._reporter.ended("limit", error=words, hint=error.hint, waiting=left)
+            outputs = await self._outputs_so_far(graph, config)
+            return self._reporter.ended(
+                "limit", error=words, hint=error.hint, waiting=left, outputs=outputs
+            )
         except AttemptsExceeded as error:
-            return self._reporter.ended("failed", error=error.message, gave_up=error.step)
+            outputs = await self._outputs_so_far(graph, config)
+            return self._reporter.ended(
+                "failed", error=error.message, gave_up=error.step, outputs=outputs
+            )
         except GraphDrained:
             words = "stopped on request at a step's boundary"
             return self._reporter.ended("stopped", error=words, waiting=self._jobs_left)
@@ -302,7 +308,20 @@ class RunDriver:
         except StoreError as error:  # the run is sound: resume it when the disk has space
             return self._reporter.ended("stopped", error=str(error), hint=error.hint)
         except FractaleError as error:
-            return self._reporter.ended("failed", error=str(error), hint=error.hint)
+            outputs = await self._outputs_so_far(graph, config)
+            return self._reporter.ended(
+                "failed", error=str(error), hint=error.hint, outputs=outputs
+            )
+
+    async def _outputs_so_far(self, graph: Any, config: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a plan that reached no end, as far as they can be rendered."""
+        if not self._plan.outputs:
+            return {}
+        snapshot = await graph.aget_state(config, subgraphs=True)
+        outputs, _ = outputs_of(
+            self._plan, latest_state(snapshot), self.context, self._dependencies.outputs
+        )
+        return self.context.mask(outputs)
 
     async def _run(
         self, graph: Any, config: dict[str, Any], given: Any, asked: Sequence[Any]
@@ -409,10 +428,11 @@ class RunDriver:
                 words = f"stopped on request ({self._options.control.drain_reason})"
                 return self._reporter.ended("stopped", error=words, waiting=waiting)
             return self._reporter.ended("waiting", waiting=waiting)
+        outputs = self._store.get(values.get("outputs") or {})
         if values.get("status") == "success":
-            outputs = self._store.get(values.get("outputs") or {})
             return self._reporter.ended("success", outputs=outputs)
-        return self._reporter.ended("failed", error=str(values.get("error") or "the plan failed"))
+        words = str(values.get("error") or "the plan failed")
+        return self._reporter.ended("failed", error=words, outputs=outputs)
 
 
 @asynccontextmanager

@@ -189,6 +189,8 @@ class RunReporter:
         if status == "failed" and decided:
             decided = {**decided, **self._failed_jobs(gave_up or str(decided.get("step")))}
         usage = usage_data(self.context.meter)
+        ended = status in ("failed", "limit")
+        left_out = [name for name in self._plan.outputs if ended and name not in (outputs or {})]
         result = RunResult(
             run=self.context.run_id,
             status=status,
@@ -202,6 +204,7 @@ class RunReporter:
             waiting=waiting or [],
             notices=_each_once([n for notices in self._notices.values() for n in notices]),
             output_files=self._keep_long_texts(outputs or {}),
+            left_out=left_out,
         )
         self.context.emit("run_finished", **finished_data(result))
         return result

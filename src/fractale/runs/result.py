@@ -34,6 +34,9 @@ class RunResult:
     """How a run ended, or what it waits for.
 
     Args:
+        outputs: The plan's outputs. If the run failed or stopped at a limit, those that could be
+            rendered then.
+        left_out: The names of the outputs that such a run could not render.
         steps: One entry for each time a step was entered, in that order.
         decided: The last step and the evidence for its outcome: ``{step, by, reason}``.
         usage: ``{input_tokens, output_tokens, total_tokens, cost, seconds}``.
@@ -57,6 +60,7 @@ class RunResult:
     waiting: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     output_files: dict[str, str] = field(default_factory=dict[str, str])
     notices: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    left_out: list[str] = field(default_factory=list[str])
 
     @property
     def exit_code(self) -> int:
@@ -83,6 +87,7 @@ def finished_data(result: RunResult) -> dict[str, Any]:
         "waiting": result.waiting,
         "output_files": result.output_files,
         "notices": result.notices,
+        **({"left_out": result.left_out} if result.left_out else {}),
         "next": next_commands(result),
     }
 

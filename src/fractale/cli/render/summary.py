@@ -184,6 +184,9 @@ def _rows(data: Mapping[str, Any]) -> list[Line]:
     for name, value in outputs.items():
         most = ANSWER_LINES if name == ANSWER else 0
         rows.append((inert(str(name), 40), value_text(value, files.get(name), most)))
+    if left_out := data.get("left_out"):
+        names = ", ".join(f"`{inert(str(name), 40)}`" for name in left_out)
+        rows.append(("no output", fold(names, WIDTH - 16, 4)))
     rows += _closing_rows(data)
     width = max([cells(label) for label, _ in rows] + [0])
     lines: list[Line] = []

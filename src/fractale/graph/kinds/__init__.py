@@ -53,9 +53,16 @@ Build = Callable[["StepNode", Compiler], "StepNode"]
 
 
 def build(node: StepNode, compiler: Compiler) -> StepNode:
-    """The node of a step with its kind's work, once per item if the step has a `foreach`."""
-    built = _builder_of(node.step)(node, compiler)
-    if node.step.foreach is None:
+    """The node of a step with its kind's work, made again if the step says so.
+
+    With a `foreach`, this is done once per item.
+    """
+    built, step = _builder_of(node.step)(node, compiler), node.step
+    if step.until is not None or (step.retry is not None and step.retry.on == "failure"):
+        from fractale.graph.repeating import repeated
+
+        built = repeated(built)
+    if step.foreach is None:
         return built
     from fractale.graph.kinds.foreach import foreach
 

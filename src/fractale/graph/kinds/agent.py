@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from fractale.graph.call import Attempt
 from fractale.graph.kinds import Compiler
 from fractale.graph.kinds.tool import call_planned
 from fractale.graph.outcome import CallResult, failed_by, matched, not_done
+from fractale.plain import as_text
 from fractale.plan.kinds import GENERAL_AGENTS, INSTRUCTION_INPUTS
 
 if TYPE_CHECKING:
@@ -62,15 +63,33 @@ def with_error(attempt: Attempt, takes: set[str]) -> dict[str, Any]:
 
 
 def _request(attempt: Attempt, agent: Subagent) -> AgentRequest:
-    """The request to the agent: the instruction, the inputs, and the earlier failure."""
+    """The request to the agent: the instruction, the inputs, and why its last attempt failed."""
     takes = set(agent.input_schema.get("properties", {}))
-    given = with_error(attempt, takes)
+    # To the generalist, `error` is the failure of its own last attempt.
+    given = with_error(attempt, takes - {"error"} if agent.name == GENERALIST else takes)
     inputs = {k: v for k, v in given.items() if k in takes or k not in INSTRUCTION_INPUTS}
     instruction = attempt.instruction or attempt.step.description
-    error = attempt.scope.get("previous", {}).get("error")
-    if error and "error" not in inputs:
+    error = _failure_of_last_attempt(attempt, instruction, inputs)
+    if error and "error" in takes:
+        inputs["error"] = error
+        attempt.argument_sources["error"] = attempt.flow.previous
+    elif error:
         instruction = f"{instruction}\n\nThe last attempt failed: {error}".strip()
     return AgentRequest(inputs=inputs, instruction=instruction)
+
+
+def _failure_of_last_attempt(
+    attempt: Attempt, instruction: str, inputs: Mapping[str, Any]
+) -> str | None:
+    """Why the run came back to this step.
+
+    None if the step has not tried before, if nothing failed, or if the plan says the error itself.
+    """
+    error = attempt.scope.get("previous", {}).get("error")
+    if not error or "error" in inputs or attempt.scope.get("attempts", attempt.attempts) < 2:
+        return None
+    said = any(str(error) in as_text(each) for each in (instruction, *inputs.values()))
+    return None if said else str(error)
 
 
 async def ask_agent(

@@ -260,7 +260,8 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     cost = "" if run.is_script else job_budget.cost_of(attempt, spec, name)
     agreed = agree(attempt, SUBMIT, wanted, chosen_by, cost=cost)
     spec, scheduler = spec_of(attempt, agreed)
-    element = element_of(attempt, agreed, wanted) if number == 1 else None
+    first = number == 1 and not attempt.repetition
+    element = element_of(attempt, agreed, wanted) if first else None
     key = element.key if element else _key(attempt, number)
     size = Size.of(spec, scheduler or name)
     counts = element is None and not run.is_script

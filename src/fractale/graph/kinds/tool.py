@@ -37,6 +37,7 @@ from fractale.policy import (
     NO_LABELS,
     Chooser,
     PlannedCall,
+    Ruling,
     Source,
     Taint,
     allowed_by,
@@ -144,28 +145,45 @@ def agree(
             f"`{tool.name}` was not called: {'; '.join(faults)}",
             hint="give it the arguments that its schema asks for",
         )
-    masked = context.mask(dict(arguments))
+    return _approved(attempt, planned, ruling, cost)
+
+
+def _approved(
+    attempt: Attempt, planned: PlannedCall, ruling: Ruling, cost: str
+) -> Mapping[str, Any]:
+    """The arguments of a call that the user approves, now or in an earlier try of the attempt.
+
+    Raises:
+        PolicyError: The user refuses the call.
+    """
+    tool, arguments, consents = planned.tool, planned.arguments, attempt.consents
+    call, masked = _call_of(attempt, tool, arguments), attempt.context.mask(dict(arguments))
+    key = f"{call.name} {call.digest}"
+    if consents and key in consents.known:
+        return _unmask(consents.known[key], masked, arguments)
     question = questions.approval(
         attempt.path,
         tool.own_name,
         masked,
-        ruling.why,
+        f"{ruling.why}; {consents.words}" if consents else ruling.why,
         server=tool.server,
         definition=tool.definition,
         origins=_origins(planned),
         yes=ruling.yes,
         cost=cost,
     )
-    answer = ask(attempt, question)
+    answer, agreed = ask(attempt, question), masked
     if grant := grant_of(question, answer):
-        context.grants.append(grant)
+        attempt.context.grants.append(grant)
     elif isinstance(answer, Mapping) and "arguments" in answer:
-        return _unmask(cast("Mapping[str, Any]", answer)["arguments"], masked, arguments)
+        agreed = cast("Mapping[str, Any]", answer)["arguments"]
     elif answer is not True:
         given = cast("Mapping[str, Any] | None", answer if isinstance(answer, Mapping) else None)
         why = f": {given['refuse']}" if given and "refuse" in given else ""
         raise PolicyError(f"a person refused the call of `{tool.name}`{why}")
-    return arguments
+    if consents:
+        consents.new[key] = agreed
+    return _unmask(agreed, masked, arguments)
 
 
 def is_allowed(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from jinja2 import nodes
 
@@ -47,6 +47,9 @@ OnMissing = Callable[[Missing], None]
 
 # Errors of Python's own operations on values that do not fit.
 _PYTHON = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
+
+
+DEFAULT_HINT: Final = "write `| default(…)` where it may be missing"
 
 
 class Evaluation:
@@ -115,6 +118,9 @@ class Evaluation:
     def _name(self, node: nodes.Name) -> Any:
         if node.name in self.scope:
             return self.scope[node.name]
+        if node.name == "previous":
+            message = "`previous` is not defined: the plan begins here, so no step led here"
+            raise Missing("previous", message, DEFAULT_HINT, node.lineno)
         return self._missing(node.name, node.name, self.scope, "", node.lineno)
 
     def _getattr(self, node: nodes.Getattr) -> Any:
@@ -151,7 +157,7 @@ class Evaluation:
             what = f"{where} is {kind(value)}"
         if key in METHOD_NAMES and hint is None:
             hint = f"call it: `.{key}()`"
-        hint = hint or "write `| default(…)` where it may be missing"
+        hint = hint or DEFAULT_HINT
         raise Missing(name, f"`{name}` is not defined: {what}", hint, offset)
 
     def _slice(self, value: Any, node: nodes.Slice) -> Any:

@@ -303,11 +303,12 @@ def method_of(value: Any, name: str) -> Callable[..., Any]:
     Raises:
         Fault: Values of this kind have no such method.
     """
-    found = _methods_of(value).get(name)
+    found = methods_of(value).get(name)
     return found or _no_method(value, name)
 
 
-def _methods_of(value: Any) -> Mapping[str, Callable[..., Any]]:
+def methods_of(value: Any) -> Mapping[str, Callable[..., Any]]:
+    """The methods of a value by name."""
     if isinstance(value, str):
         return _TEXT
     if is_mapping(value):

@@ -30,6 +30,7 @@ class Reference:
         position: The start of the name in the file.
         optional: Whether `default` or `is defined` allows the name to be missing.
         positions: The position of each part.
+        exact: Whether `default` or `is defined` names exactly this path, and not only a part of it.
         complete: False if more parts follow that are only known at run time.
     """
 
@@ -38,6 +39,7 @@ class Reference:
     optional: bool = False
     positions: tuple[Position, ...] = ()
     complete: bool = True
+    exact: bool = False
 
 
 def shifted(start: Position, text: str, offset: int) -> Position:
@@ -66,11 +68,15 @@ def references_in(root: nodes.Expr, text: str, start: Position) -> list[Referenc
             optional,
             tuple(shifted(start, text, offset) for offset in offsets),
             complete,
+            optional,
         )
         for path, offsets, complete, optional in _names(root, text)
     ]
     tested = {reference.path for reference in found if reference.optional}
-    found = [replace(r, optional=r.optional or _guarded(r.path, tested)) for r in found]
+    found = [
+        replace(r, optional=r.optional or _guarded(r.path, tested), exact=r.path in tested)
+        for r in found
+    ]
     return sorted(found, key=lambda r: (r.position.line, r.position.column))
 
 

@@ -35,6 +35,24 @@ _STATEMENT = re.compile(
     r"\{%[-+]?\s*(?:if|elif|else|endif|for|endfor|set|macro|include|import|from|extends|block"
     r"|raw|call|filter|with|do)\b[^\n]{0,200}?%\}"
 )
+_MEANT_FUNCTIONS: Final = {
+    **dict.fromkeys(("match", "regex", "regex_match", "regex_search", "search"), "matches"),
+    **dict.fromkeys(("containing", "containedin"), "contains"),
+    **dict.fromkeys(("startingwith", "startswith"), "starts_with"),
+    **dict.fromkeys(("endingwith", "endswith"), "ends_with"),
+}
+"""Tests and filters of other programs → the functions that do it here."""
+
+_CALLS: Final = {
+    "matches": "`matches(TEXT, PATTERN)`, which compares the whole text",
+    "contains": "`contains(TEXT, PART)`",
+    "starts_with": "`starts_with(TEXT, START)`",
+    "ends_with": "`ends_with(TEXT, END)`",
+    "len": "`len(VALUE)`",
+    "range": "`range(START, END)`",
+    "dict": "`dict(NAME=VALUE)`",
+}
+
 _ALLOWED: Final = (
     nodes.Expr,
     nodes.Pair,
@@ -210,7 +228,15 @@ def _check_name(node: nodes.Filter | nodes.Test | nodes.Call, source: str) -> It
 
 
 def _unknown(what: str, name: str, names: Collection[str], offset: int) -> Iterator[SyntaxFault]:
-    if name not in names:
+    if function := _MEANT_FUNCTIONS.get(name, name if name in FUNCTIONS else None):
+        if name not in names:
+            yield SyntaxFault(
+                f"unknown-{what}",
+                f"unknown {what} `{name}`; write it as a function: {_CALLS[function]}",
+                offset,
+                len(name),
+            )
+    elif name not in names:
         near = nearest(name, sorted(names))
         rest = "" if near else f"; the {what}s are {listing(sorted(names))}"
         yield SyntaxFault(
