@@ -200,3 +200,40 @@ async def test_resources_of_a_job_do_not_make_it_another(run_plan):
     await run_plan(text)
     await run_plan(text.replace("5m", "9m"))
     assert ran() == 1
+
+
+CHAINS = """
+name: variants
+inputs: {samples: [A, B, C]}
+steps:
+  - name: samples
+    foreach: inputs.samples
+    steps:
+      - name: map
+        script: echo "map $S" >> ran; cat genome "$S.fastq" > "$S.bam"
+        env: {S: "{{ item }}"}
+        needs: [genome, "{{ item }}.fastq"]
+        creates: "{{ item }}.bam"
+      - name: sort
+        script: echo "sort $S" >> ran; sort "$S.bam" > "$S.sorted"
+        env: {S: "{{ item }}"}
+        needs: "{{ item }}.bam"
+        creates: "{{ item }}.sorted"
+  - name: call
+    script: echo call >> ran; cat *.sorted > all.vcf
+    needs: [A.sorted, B.sorted, C.sorted]
+    creates: all.vcf
+"""
+
+
+async def test_in_a_chain_per_item_only_what_follows_from_a_change_is_made_again(run_plan):
+    Path("genome").write_text("g\n")
+    for name in "ABC":
+        Path(f"{name}.fastq").write_text(f"{name}\n")
+    assert (await run_plan(CHAINS)).status == "success"
+    Path("ran").unlink()
+    Path("B.fastq").write_text("new\n")
+    seen = await run_plan(CHAINS)
+    assert seen.status == "success", seen.result.error
+    assert sorted(Path("ran").read_text().splitlines()) == ["call", "map B", "sort B"]
+    assert Path("all.vcf").read_text() == "A\ng\ng\nnew\nC\ng\n"

@@ -13,6 +13,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from fractale.agents.draft_catalog import DraftCatalog
@@ -21,6 +22,7 @@ from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.dump import dump_plan
 from fractale.settings import PolicySettings
+from fractale.toolbox import ToolInfo
 
 
 @pytest.fixture
@@ -109,8 +111,6 @@ def test_faults_have_a_place_and_a_way_out(step, problem):
 
 
 def test_the_schema_accepts_what_the_reader_accepts():
-    import jsonschema
-
     from fractale.plan.schema import plan_schema
 
     validator = jsonschema.Draft202012Validator(plan_schema())
@@ -383,6 +383,17 @@ async def test_each_job_of_an_array_reads_its_own_stdin(run_plan, top):
 
 
 def test_a_draft_may_have_a_script_where_it_may_submit_jobs():
-    step = {"name": "a", "script": "echo 1", "stdin": "x", "outputs": "json"}
+    step = {"name": "a", "script": "echo 1", "stdin": {"x": [1]}, "env": {"A": "b"}}
     with pytest.raises(PlanError, match="only where it has the tool for it"):
         DraftCatalog().read("d", {"steps": [step]})
+    assert "script" not in DraftCatalog().schema()["$defs"]["step"]["properties"]
+    catalog = DraftCatalog(tools=[ToolInfo(name="job_submit", server="jobs")])
+    jsonschema.validate({"steps": [step]}, catalog.schema())
+    plan, _ = catalog.read("d", {"steps": [step]})
+    assert plan.steps[0].kind == "script"
+    for widened in ({"confine": False}, {"confine": True, "network": True}):
+        with pytest.raises(PlanError, match="its jobs are confined"):
+            catalog.read("d", {"steps": [{**step, **widened}]})
+    job = {"name": "a", "job": {"command": ["x"], "outputs": {"file": "/etc/secret.json"}}}
+    with pytest.raises(PlanError, match="can't name a file of outputs"):
+        catalog.read("d", {"steps": [job]})

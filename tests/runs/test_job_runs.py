@@ -431,3 +431,34 @@ def test_slurmctld_is_restarted_while_a_job_is_waited_for(place, slurm):
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     assert len(here.lines("starts")) == 1
+
+
+JSON_JOBS = """
+name: json
+steps:
+  - name: each
+    foreach: range(3) | list
+    job:
+      scheduler: slurm
+      command: [cat]
+      stdin: {n: "{{ item }}"}
+      outputs: json
+      time: 2m
+  - name: one
+    job:
+      scheduler: slurm
+      script: |
+        #!/bin/sh
+        read -r line
+        echo "{\\"said\\": \\"$line\\"}" > out.json
+      stdin: "{{ steps.each.outputs | map(attribute='n') | list | join(' ') }}"
+      outputs: {file: out.json}
+      time: 2m
+outputs: {said: "{{ steps.one.outputs.said }}"}
+"""
+
+
+def test_jobs_of_slurm_read_stdin_and_answer_with_json(place, slurm):
+    here = at_slurm(place, slurm, JSON_JOBS)
+    out, err = here.start("run", "plan.yaml", "--json").communicate(timeout=240)
+    assert json.loads(out.splitlines()[-1])["outputs"] == {"said": "0 1 2"}, out + err

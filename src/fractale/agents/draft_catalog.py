@@ -363,7 +363,7 @@ def _whole_step(catalog: DraftCatalog) -> dict[str, Any]:
             "run comes to it; only where they depend on what earlier steps find.",
         }
     if catalog.may_submit:
-        kinds["job"] = _job()
+        kinds |= {"job": _job(), **_SCRIPT}
     kinds["wait"] = {"type": "string", "description": "How long to wait, such as `10m`."}
     instruction = {"type": "string", "description": "All that an agent or a prompt is to do."}
     given = {"inputs": {"type": "object"}, "instruction": instruction}
@@ -374,6 +374,19 @@ def _whole_step(catalog: DraftCatalog) -> dict[str, Any]:
         "required": ["name"],
         "additionalProperties": False,
     }
+
+
+_SCRIPT: Final[Mapping[str, Any]] = {
+    # Sent to models, so recorded runs are compared with it.
+    "script": {
+        "type": "string",
+        "description": "A short program on this machine, with its `#!` line. Its outputs are the "
+        "JSON that it prints, or `content`. Values go in by `stdin` and `env`.",
+    },
+    "stdin": {"description": "Of a script: text, or data that it reads as JSON."},
+    "env": {"type": "object", "description": "Of a script: its variables."},
+}
+"""Keys of a script step. A draft may have one if it may submit jobs: it is a local job."""
 
 
 def _job() -> dict[str, Any]:

@@ -134,7 +134,7 @@ class JobHistory:
         return bool(self._jobs)
 
     def usage(self, seconds: float, now: float | None = None) -> dict[str, float]:
-        """The times of the jobs, in seconds; empty for a run without jobs.
+        """The times of the jobs, in seconds; empty for a run without jobs. Scripts do not count.
 
         Args:
             seconds: The run's own time, in which waiting for jobs does not count.
@@ -146,6 +146,8 @@ class JobHistory:
         """
         ran, waited, spans = 0.0, 0.0, list[tuple[float, float]]()
         for job in self._jobs.values():
+            if job.get("script"):
+                continue
             began, started, ended = _times(job, job["at"] if now is None else now)
             ran += max(0.0, ended - started) if started is not None else 0.0
             waited += max(0.0, (ended if started is None else started) - began)

@@ -18,6 +18,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -342,7 +343,8 @@ async def _wait(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         jobs = run.jobs(handle.scheduler)
         waiter = _Waiter(attempt, jobs, handle, began=_began(state), patience=patience)
         meter = attempt.context.meter
-        with meter.paused(), meter.jobs.watched(_reserved_key(state)):
+        pause = nullcontext() if run.is_script else meter.paused()
+        with pause, meter.jobs.watched(_reserved_key(state)):
             status, late = await waiter.wait()
         again = _was_withdrawn(handle, status) and not late
         data = {**status.as_dict(), "late": late, "again": again}
@@ -477,6 +479,8 @@ def _waiting(
         "timeout": timeout,
         "patience": patience,
     }
+    if attempt.step.kind == "script":
+        known["script"] = True
     if attempt.context.tally is not None:
         known["jobs"] = attempt.context.tally.at(attempt.path, status.state)
     return questions.job(attempt.path, attempt.context.mask(known))
