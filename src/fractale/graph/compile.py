@@ -66,7 +66,8 @@ def compile_plan(
         of them; its context a `PlanContext`; its result a `PlanOutput`.
     """
     builder = PlanBuilder(plan, dependencies.outputs, setup)
-    _fill(cast("Graph", builder), plan, plan.steps, dependencies, start=plan.steps[0].name)
+    deps = dependencies.within(plan)
+    _fill(cast("Graph", builder), plan, plan.steps, deps, start=plan.steps[0].name)
     return builder
 
 
@@ -85,7 +86,8 @@ def build_graph(plan: Plan, dependencies: Dependencies, start: str | None = None
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with
         `fractale.graph.state.initial_state`.
     """
-    return _build_level(plan, plan.steps, dependencies, start=start or plan.steps[0].name)
+    deps = dependencies.within(plan)
+    return _build_level(plan, plan.steps, deps, start=start or plan.steps[0].name)
 
 
 def node_of(plan: Plan, step: str) -> str:
