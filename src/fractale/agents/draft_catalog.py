@@ -291,11 +291,18 @@ _FLOW: Final[Mapping[str, Any]] = {
         "description": "Event to a step's name, `success` or `failed`.",
         "properties": {"success": {"type": "string"}, "failure": {"type": "string"}},
     },
+    "reason": {"type": "string", "description": "The error, if a transition leads to `failed`."},
     "max_attempts": {"type": "integer", "minimum": 1},
     "retry": {"type": "object"},
     "output_schema": {"type": "object", "description": "JSON Schema of a model's answer."},
 }
 """Keys of a step beside its call. A small model would fill them with nonsense."""
+
+
+_SET: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "description": "Name to template: later steps read the value as `values.NAME`.",
+}
 
 
 def draft_schema(catalog: DraftCatalog) -> dict[str, Any]:
@@ -338,6 +345,7 @@ def _whole_step(catalog: DraftCatalog) -> dict[str, Any]:
         }
     if catalog.may_submit:
         kinds["job"] = _job()
+    kinds["set"] = _SET
     instruction = {"type": "string", "description": "All that an agent or a prompt is to do."}
     given = {"inputs": {"type": "object"}, "instruction": instruction}
     properties = {"name": _NAME, **kinds, **given, **_FLOW}
