@@ -65,3 +65,33 @@ async def test_two_agents_of_the_plan_review_the_script_and_a_third_may_ask_them
     assert any("validate_batch_script" in each and "cost_expert" not in each for each in tools)
     asked = [event for event in seen.of("model_started") if event.get("agent") == "cost_expert"]
     assert [event["step"] for event in asked] == ["verdict"]
+
+
+def coordinated(request: ModelRequest) -> Reply:
+    """A coordinator that asks for two parts, then for one more."""
+    said = [str(message["content"]) for message in request.body["messages"]]
+    if said[0].startswith("You coordinate."):
+        found = said[-1].count("m/s")
+        parts = [["the speed of a", "the speed of b"], [], ["their difference"]][found % 3]
+        return Reply(data={"parts": [] if found == 3 else parts})
+    if said[0].startswith("You answer one small question"):
+        return Reply(text=f"{said[-1]}: 3 m/s")
+    return Reply(text=f"answered from {said[-1].count('m/s')} findings")
+
+
+async def test_a_coordinator_asks_until_all_is_found(run_plan, settings):
+    with ModelServer(coordinated) as server:
+        here = replace(
+            settings,
+            openai_base_url=server.openai_url,
+            openai_api_key="k-1234567890",
+            provider="openai",
+            model="scripted",
+        )
+        plan = ROOT / "plans/examples/coordinator-and-workers.yaml"
+        seen = await run_plan(plan, {"question": "How fast?"}, settings=here, yes=True)
+    assert seen.status == "success", seen.result
+    assert seen.outputs == {
+        "answer": "answered from 3 findings",
+        "findings": ["the speed of a: 3 m/s", "the speed of b: 3 m/s", "their difference: 3 m/s"],
+    }
