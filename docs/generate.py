@@ -24,6 +24,7 @@ import grimp
 
 import fractale
 from fractale.cli import COMMANDS, cli
+from fractale.plan.agents import EXPERT_KEYS
 from fractale.plan.expressions.reference import REFERENCE
 from fractale.plan.forms import Key, keys_of
 from fractale.plan.inputs import INPUT_KEYS
@@ -144,6 +145,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys of a plan": lambda: keys(PLAN_KEYS),
     "keys of an input": lambda: keys(INPUT_KEYS),
     "keys of limits": lambda: keys(keys_of(Limits)),
+    "keys of an agent in the plan": lambda: keys(EXPERT_KEYS),
     "keys of a step": lambda: keys(
         {n: k for n, k in STEP_KEYS.items() if n not in JOB_KEYS or n in KINDS}
     ),

@@ -45,6 +45,7 @@ REAL_FILES = {
     "test_job_runs": "Slurm, kills",
     "test_jobs_faults": "Slurm, kills",
     "test_kills": "kills",
+    "test_values_kills": "kills",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
     "test_other_user_studio": "another user, the development server",

@@ -223,3 +223,17 @@ def test_a_limit_is_reached_and_raised(project):
     assert end(done)["status"] == "success", done
     assert bought(project) == ["tea"]
     assert (project / "models.txt").read_text().split() == ["human", "tool"]
+
+
+def test_a_plan_names_a_graph_beside_an_agent_of_its_own(project):
+    plan(project, "buyer")
+    own = (
+        "agents:\n  - {path: my_agents.GRAPH, name: buyer}\n  - {name: critic, instruction: No.}\n"
+    )
+    text = (project / "plan.yaml").read_text()
+    (project / "plan.yaml").write_text(text.replace("steps:", f"{own}steps:"))
+    run = ("run", "plan.yaml", "--yes", "--json")
+    ended = end(fractale(project, *run, "-a", "my_agents.GRAPH"))
+    assert ended["outputs"] == {"all": {"content": "Bought: tea"}}, ended
+    refused = fractale(project, *run)
+    assert "`my_agents.GRAPH` is not registered as a sub-agent" in " ".join(refused.stderr.split())

@@ -79,6 +79,28 @@ async def test_the_steps_own_error_stands_beside_the_reason(run_plan, tools):
     assert seen.outputs == {"n": 1}
 
 
+@pytest.mark.parametrize(
+    ("returns", "error"), [({}, "no review"), ({"message": "too late"}, "no review: too late")]
+)
+async def test_a_rule_that_decides_a_failure_is_not_quoted_beside_the_reason(
+    run_plan, returns, error
+):
+    server = FakeToolServer()
+
+    @server.tool
+    def review() -> dict:
+        return {"ok": False, **returns}
+
+    seen = await run_plan(
+        """
+        name: rule
+        steps: [{name: r, tool: review, rules: {failure: not ok}, reason: no review}]
+        """,
+        tools=server,
+    )
+    assert seen.result.error == error
+
+
 async def test_a_reason_is_not_used_where_the_event_leads_elsewhere(run_plan, tools):
     seen = await run_plan(
         """

@@ -11,7 +11,7 @@ from fractale import Dependencies, compile_plan
 from fractale.errors import InputError
 from fractale.plan.build import parse_plan
 from fractale.runs.fork import ForkChanges
-from fractale.testing import FakeToolServer
+from fractale.testing import FakeToolServer, Reply, ScriptedModel
 from replays import Stage
 
 THREAD: dict[str, Any] = {"configurable": {"thread_id": "t"}}
@@ -120,7 +120,7 @@ async def test_the_names_of_a_plan_are_no_evidence(run_plan):
     assert seen.result.notices == []
 
 
-async def test_a_step_that_fails_names_nothing(run_plan):
+async def test_a_step_that_fails_by_its_values_names_nothing(run_plan):
     seen = await run_plan(
         """
         name: checked
@@ -284,3 +284,34 @@ async def test_a_fork_cannot_change_a_value_that_was_not_set(tmp_path, settings,
     result = await stage.record(COLLECT)
     with stage.runs() as runs, pytest.raises(InputError, match="no step set it before"):
         await runs.fork(result.run, "keep#2", changes=ForkChanges(values={"shot": 1}))
+
+
+async def test_a_draft_names_values_of_its_own(run_plan, tools):
+    grow = "{{ values.seen | default([]) + [steps.shoot.outputs.value] }}"
+    draft: dict[str, Any] = {
+        "steps": [
+            {"name": "shoot", "tool": "measure", "inputs": {"n": "{{ attempts }}"}},
+            {
+                "name": "keep",
+                "set": {"seen": grow},
+                "rules": {"failure": ["values.seen | length < 2"]},
+                "transitions": {"failure": "shoot"},
+                "max_attempts": 3,
+            },
+            {"name": "end", "set": {"all": "{{ values.seen }}"}, "reason": "nothing was seen"},
+        ],
+        "outputs": {"all": "{{ values.all }}"},
+    }
+    seen = await run_plan(
+        """
+        name: drafted
+        steps:
+          - {name: mine, set: {seen: mine}}
+          - {name: plan, type: plan, instruction: Measure twice.}
+        outputs: {all: "{{ steps.plan.outputs.all }}", mine: "{{ values.seen }}"}
+        """,
+        tools=tools,
+        model=ScriptedModel(lambda _: Reply(data=draft)),
+        yes=True,
+    )
+    assert seen.outputs == {"all": [10, 20], "mine": "mine"}, seen.result

@@ -28,12 +28,19 @@ from fractale.toolbox import ToolResult
 
 
 async def run(
-    ctx: AgentContext, request: AgentRequest, more: Sequence[LoopTool] = ()
+    ctx: AgentContext,
+    request: AgentRequest,
+    more: Sequence[LoopTool] = (),
+    *,
+    name: str = "ask",
+    role: str = "",
 ) -> AgentAnswer:
     """Work until there is an answer, or until a rule of the step is true.
 
     Args:
         more: Further tools of the model.
+        name: The agent's name. It does not ask itself.
+        role: The role of an expert of the plan, for the model.
 
     Raises:
         NotDone: The model reports that the task was not done.
@@ -41,19 +48,26 @@ async def run(
         LimitReached: A limit of the run is used up.
     """
     messages = [*request.messages, *_asked(request)]
+    if role and not messages:
+        messages = [HumanMessage(NO_TASK)]
     tools = [server_tool(tool, ctx) for tool in await ctx.tools()]
-    tools += [*await extra_tools(ctx), *more]
+    tools += [*(each for each in await extra_tools(ctx) if not role or each.name != name), *more]
     if not tools:
-        return await _answer_at_once(ctx, messages, request.schema)
+        return await _answer_at_once(ctx, messages, request.schema, role)
     tools.append(not_done())
+    system = f"{role.strip()}\n\n{_system_prompt()}" if role else _system_prompt()
     conversation = await work(
-        messages, name="ask", ctx=ctx, tools=tools, system=_system_prompt(), config=request.config
+        messages, name=name, ctx=ctx, tools=tools, system=system, config=request.config
     )
     if ctx.decided(conversation):
         return AgentAnswer(outputs={}, messages=conversation)
     text, data = await _read(answer_of(conversation), conversation, ctx, request.schema)
     outputs = {"content": text} if data is None else data
     return AgentAnswer(outputs=outputs, text=text, messages=conversation)
+
+
+NO_TASK: Final = "Do what your role asks for."
+"""The task of an expert whose step gives it neither an instruction nor inputs."""
 
 
 async def _read(
@@ -98,19 +112,25 @@ async def _asked_once(
 
 
 async def _answer_at_once(
-    ctx: AgentContext, messages: Sequence[BaseMessage], schema: Mapping[str, Any] | None
+    ctx: AgentContext,
+    messages: Sequence[BaseMessage],
+    schema: Mapping[str, Any] | None,
+    role: str = "",
 ) -> AgentAnswer:
     """The answer of a model without tools. It may correct an answer that does not fit, once."""
     if schema is not None:
+        said = [*([SystemMessage(role.strip())] if role else []), *messages]
         try:
-            text, _ = await _asked_once(messages, ctx, schema)
+            text, _ = await _asked_once(said, ctx, schema)
         except ModelError as error:
             if not error.text:
                 raise
             text = error.text
-        text, data = await _read(text, [*messages, AIMessage(text)], ctx, schema)
+        text, data = await _read(text, [*said, AIMessage(text)], ctx, schema)
     else:
-        system = [] if ctx.is_small else [SystemMessage(IN_WORDS)]
+        words = [role.strip()] if role else []
+        words += [] if ctx.is_small else [IN_WORDS]
+        system = [SystemMessage("\n\n".join(words))] if words else []
         answer = await ctx.ask_model([*system, *messages])
         text, data = check_done(answer.text, messages), answer.data
     outputs = {"content": text} if data is None else data

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from fractale.agents.subagent import Subagent
+    from fractale.plan.model import Plan
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "ask": ("fractale.agents.ask", "ASK"),
@@ -47,7 +48,7 @@ class Listed:
     """A sub-agent in a list.
 
     Args:
-        source: ``fractale``, ``own``, or the name of its package.
+        source: ``fractale``, ``own``, ``plan``, or the name of its package.
     """
 
     name: str
@@ -67,6 +68,14 @@ class Catalog:
         self._own = {agent.name: agent for agent in own}
         self._by_path = {agent.path: agent for agent in own if agent.path}
         self._loaded: dict[str, Subagent] = {}
+
+    def with_experts(self, plan: Plan) -> Catalog:
+        """The catalog inside a plan: the agents that the plan writes itself come first."""
+        if not plan.experts:
+            return self
+        from fractale.agents.experts import expert_agent
+
+        return _InPlan(self, [expert_agent(expert) for expert in plan.experts])
 
     def find(self, name: str) -> Subagent | None:
         """The sub-agent of that name; None if the name is unknown.
@@ -128,6 +137,31 @@ class Catalog:
     @cached_property
     def _installed(self) -> Mapping[str, EntryPoint]:
         return {entry.name: entry for entry in installed()}
+
+
+class _InPlan(Catalog):
+    """The sub-agents inside a plan that writes some itself."""
+
+    def __init__(self, outer: Catalog, experts: Sequence[Subagent]) -> None:
+        super().__init__(experts)
+        self._outer = outer
+
+    def find(self, name: str) -> Subagent | None:
+        return self._own.get(name) or self._outer.find(name)
+
+    def is_own(self, name: str) -> bool:
+        return name in self._own or self._outer.is_own(name)
+
+    def names(self) -> list[str]:
+        return list(dict.fromkeys([*self._own, *self._outer.names()]))
+
+    def all(self) -> list[Subagent]:
+        others = [agent for agent in self._outer.all() if agent.name not in self._own]
+        return [*self._own.values(), *others]
+
+    def describe(self) -> list[Listed]:
+        others = [each for each in self._outer.describe() if each.name not in self._own]
+        return [*(Listed(a.name, a.description, "plan") for a in self._own.values()), *others]
 
 
 def installed() -> tuple[EntryPoint, ...]:

@@ -303,6 +303,7 @@ _FLOW: Final[Mapping[str, Any]] = {
         "description": "Event to a step's name, `success` or `failed`.",
         "properties": {"success": {"type": "string"}, "failure": {"type": "string"}},
     },
+    "reason": {"type": "string", "description": "The error, if a transition leads to `failed`."},
     "max_attempts": {"type": "integer", "minimum": 1},
     "retry": {"type": "object"},
     "until": {**_EXPRESSION, "description": "Call the tool again until this is true."},
@@ -322,6 +323,12 @@ _ASK: Final[Mapping[str, Any]] = {
     "form": {"type": "object", "description": "Of `ask`: JSON Schema of an object, flat."},
 }
 """Keys of a step that asks. Its default is for the plan's author to set."""
+
+
+_SET: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "description": "Name to template: later steps read the value as `values.NAME`.",
+}
 
 
 def draft_schema(catalog: DraftCatalog) -> dict[str, Any]:
@@ -365,6 +372,7 @@ def _whole_step(catalog: DraftCatalog) -> dict[str, Any]:
     if catalog.may_submit:
         kinds |= {"job": _job(), **_SCRIPT}
     kinds["wait"] = {"type": "string", "description": "How long to wait, such as `10m`."}
+    kinds["set"] = _SET
     instruction = {"type": "string", "description": "All that an agent or a prompt is to do."}
     given = {"inputs": {"type": "object"}, "instruction": instruction}
     properties = {"name": _NAME, **kinds, **given, **_FLOW, **_ASK}

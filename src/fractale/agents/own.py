@@ -75,7 +75,7 @@ def with_named(
         PlanError: The plan names sub-agents that are not registered. The error lists all of them.
     """
     found = [*registries, *([local_entries(agents)] if agents else [])]
-    refs = plan.agents if plan else ()
+    refs = plan.registered if plan else ()
     if not refs:
         return found
     known = {**_registered(), **{e.path: e for r in reversed(found) for e in reversed(r.entries)}}

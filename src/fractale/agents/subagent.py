@@ -233,6 +233,7 @@ class Subagent:
         run: Does the work. Expensive work belongs in nodes of LangGraph graphs that get
             `request.config`, so that a resume continues inside the agent.
         path: The dotted path by which the user named it; also a name for a plan's `agent:`.
+        model: Its model, `provider:name`; None: that of the step that asks it.
         is_graph: Whether it is a LangGraph graph with its own models and tools. A replay does not
             run it: it takes the recorded outcome.
     """
@@ -244,4 +245,5 @@ class Subagent:
     output_schema: Mapping[str, Any] | None = None
     tools: tuple[str, ...] | None = None
     path: str = ""
+    model: str | None = None
     is_graph: bool = False

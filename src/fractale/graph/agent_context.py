@@ -44,12 +44,14 @@ class StepAgentContext:
         agents_path: The agents between the step and this one, as ``optimize/result_parse``;
             empty for the step's own.
         extras: What it may do beside calling tools.
+        model: Its model; None: the step's.
     """
 
     attempt: Attempt
     context: RunContext
     agents_path: str = ""
     extras: frozenset[str] = frozenset(EXTRA_TOOLS)
+    model: str | None = None
 
     @property
     def path(self) -> str:
@@ -142,7 +144,7 @@ class StepAgentContext:
         within = self.context.within if agent.tools is None else (*self.context.within, agent.tools)
         below = self.context.deeper(within=within, drafted=self.context.drafted)
         path = f"{self.agents_path}/{agent.name}" if self.agents_path else agent.name
-        host = replace(self, context=below, agents_path=path)
+        host = replace(self, context=below, agents_path=path, model=agent.model or self.model)
         return with_evidence(await run_agent(agent, host, request))
 
     async def get_prompt(self, name: str, arguments: Mapping[str, Any]) -> list[PromptMessage]:
@@ -157,7 +159,11 @@ class StepAgentContext:
     @property
     def is_small(self) -> bool:
         """Whether the step's model is so small that it cannot call tools."""
-        return self.attempt.deps.models.spec(self.attempt.step.model).startswith("local:")
+        return self.attempt.deps.models.spec(self._model).startswith("local:")
+
+    @property
+    def _model(self) -> str | None:
+        return self.model or self.attempt.step.model
 
     async def resources(self) -> list[ResourceInfo]:
         """The resources of the run's servers."""
@@ -170,13 +176,14 @@ class StepAgentContext:
 
     def chat_model(self) -> BaseChatModel:
         """The step's model."""
-        return self.attempt.deps.models.get(self.attempt.step.model)
+        return self.attempt.deps.models.get(self._model)
 
     async def call_model(
         self, messages: Sequence[BaseMessage], tools: Sequence[BaseTool] = ()
     ) -> AIMessage:
         """Make one turn of an agent's model, counted and reported."""
-        return await model_call.turn(self.attempt, messages, tools, self.agents_path or None)
+        agent = self.agents_path or None
+        return await model_call.turn(self.attempt, messages, tools, agent, model=self.model)
 
     async def ask_model(
         self,
@@ -187,7 +194,9 @@ class StepAgentContext:
     ) -> Answer:
         """Ask the step's model one question."""
         agent = self.agents_path or None
-        return await model_call.ask(self.attempt, messages, schema, agent, correct=correct)
+        return await model_call.ask(
+            self.attempt, messages, schema, agent, correct=correct, model=self.model
+        )
 
     async def run_graph(
         self, graph: Any, given: Any, request: AgentRequest, *, name: str, context: Any = None

@@ -67,12 +67,11 @@ def compile_plan(
         of them; its context a `PlanContext`; its result a `PlanOutput`.
     """
     builder = PlanBuilder(plan, dependencies.outputs, setup)
-    graph = cast("Graph", builder)
-    end = END
+    graph, deps, end = cast("Graph", builder), dependencies.within(plan), END
     if plan.handlers:
-        end = add_handlers(graph, plan, dependencies, build_graph)
-        builder.handlers = handlers_graph(plan, dependencies, build_graph)
-    _fill(graph, plan, plan.steps, dependencies, start=plan.steps[0].name, end=end)
+        end = add_handlers(graph, plan, deps, build_graph)
+        builder.handlers = handlers_graph(plan, deps, build_graph)
+    _fill(graph, plan, plan.steps, deps, start=plan.steps[0].name, end=end)
     return builder
 
 
@@ -91,7 +90,8 @@ def build_graph(plan: Plan, dependencies: Dependencies, start: str | None = None
         A builder whose state is `PlanState` and whose context is `RunContext`. Start it with
         `fractale.graph.state.initial_state`.
     """
-    return _build_level(plan, plan.steps, dependencies, start=start or plan.steps[0].name)
+    deps = dependencies.within(plan)
+    return _build_level(plan, plan.steps, deps, start=start or plan.steps[0].name)
 
 
 def build_inner_graph(plan: Plan, dependencies: Dependencies, start: str | None = None) -> Graph:

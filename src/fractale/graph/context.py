@@ -34,7 +34,7 @@ from fractale.graph.state import ForkPoint, Spent
 from fractale.jobs.budget import LIMITS, Budget, Ledger, MemoryLedger
 from fractale.masking import Masker
 from fractale.models import Models, Usage
-from fractale.plan.model import Limits
+from fractale.plan.model import Limits, Plan
 from fractale.policy import NO_LABELS, Grant, Labels, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
 from fractale.store.journal import Journal, MaskedJournal, NoJournal
@@ -79,6 +79,10 @@ class Dependencies:
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
     patient: bool = True
     made: Path | None = None
+
+    def within(self, plan: Plan) -> Dependencies:
+        """The same for the graph of a plan, which may write agents of its own."""
+        return replace(self, agents=self.agents.with_experts(plan)) if plan.experts else self
 
     def inside(self, step: str) -> Dependencies:
         """The same for the graph inside a step."""

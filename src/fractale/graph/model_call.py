@@ -32,11 +32,13 @@ async def ask(
     agent: str | None = None,
     *,
     correct: bool = True,
+    model: str | None = None,
 ) -> Answer:
     """Ask the step's model once.
 
     Args:
         agent: The path of the sub-agent that asks, if it is not the step's own.
+        model: Instead of the step's model.
         correct: Whether the model may correct an answer that does not fit the schema, once.
 
     Raises:
@@ -52,7 +54,7 @@ async def ask(
             )
 
     digest = _digest(attempt, said, schema)
-    return await _by_first_model(attempt, one, AnswerCodec, agent, digest)
+    return await _by_first_model(attempt, one, AnswerCodec, agent, digest, model)
 
 
 async def turn(
@@ -60,6 +62,8 @@ async def turn(
     messages: Sequence[BaseMessage],
     tools: Sequence[BaseTool] = (),
     agent: str | None = None,
+    *,
+    model: str | None = None,
 ) -> AIMessage:
     """Make one turn of an agent's model; see `fractale.agents.subagent.AgentContext`."""
     said = [masked(attempt, message) for message in messages]
@@ -70,7 +74,7 @@ async def turn(
             return await attempt.deps.models.turn(said, model=name, tools=shown, on_text=on_text)
 
     digest = _digest(attempt, said, None, [tool.name for tool in tools])
-    return await _by_first_model(attempt, one, TurnCodec, agent, digest)
+    return await _by_first_model(attempt, one, TurnCodec, agent, digest, model)
 
 
 def masked(attempt: Attempt, message: M) -> M:
@@ -129,9 +133,10 @@ async def _by_first_model(
     codec: type[ModelCodec[T]],
     agent: str | None,
     digest: str,
+    model: str | None = None,
 ) -> T:
     """The answer of the step's model, or of the next one if that model is out of reach."""
-    names = attempt.deps.models.chain(attempt.step.model)
+    names = attempt.deps.models.chain(model or attempt.step.model)
     for name in names[:-1]:
         try:
             return await _call(attempt, one, name, codec, agent, digest)

@@ -34,6 +34,7 @@ from fractale.plan.expressions import holds, references, render
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,
+    FAILURE,
     SUCCESS,
     Expression,
     Plan,
@@ -298,8 +299,9 @@ class AsStep:
             record["inputs"] = outputs.put(dict(attempt.inputs))
         if "conversation" in record:
             record["conversation"] = outputs.put(record["conversation"])
-        if attempt.step.kind == "set" and decision.outcome == "failure":
-            attempt.named = PlanState()  # a step that failed names nothing
+        by_rule = decision.decided_by == "rule" and decision.event == FAILURE
+        if attempt.step.kind == "set" and decision.outcome == "failure" and not by_rule:
+            attempt.named = PlanState()  # the values are wrong; a rule only chooses the way
         update = self._left(attempt, result, decision, record, seconds)
         update["steps"] = {**attempt.records, **update.get("steps", {})}
         update["spent"] = spent
@@ -382,6 +384,10 @@ class AsStep:
         except CallError as error:
             attempt.warn("reason", f"the step's `reason` cannot be used: {error}")
             return own or record.get("reason") or "the plan ended in failed"
+        if record.get("decided_by") == "rule":  # the plan says in its own words what the rule means
+            prefixes = [f"rule `{rule.expression.source}`" for rule in attempt.step.rules]
+            rule = next((p for p in prefixes if own and own.startswith(p)), "")
+            own = (own or "").removeprefix(rule).removeprefix(": ")
         return self.context.mask(f"{reason}: {own}" if own and own not in reason else reason)
 
 

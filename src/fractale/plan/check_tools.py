@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, cast
 
-from fractale.errors import Problem
+from fractale.errors import Position, Problem
 from fractale.plan.expressions import Reference, references
 from fractale.plan.expressions.values import is_list, is_mapping
 from fractale.plan.inputs import TYPES
 from fractale.plan.kinds import EXTRA_TOOLS, GENERAL_AGENTS, INSTRUCTION_INPUTS
-from fractale.plan.model import Plan, Step
+from fractale.plan.model import Expert, Plan, Step
 from fractale.plan.scope import (
     TOP,
     Placed,
@@ -65,6 +65,7 @@ class _Offers:
     prompts: Mapping[str, Mapping[str, Any]]
     agents: Mapping[str, Mapping[str, Any]]
     drafted: bool = False
+    experts: frozenset[str] = frozenset()
 
     def called_by(self, step: Step) -> Mapping[str, Mapping[str, Any]]:
         """The names that a tool or agent step can use."""
@@ -84,6 +85,10 @@ class _Offers:
             return _words_of(step.output_schema) if self.drafted and not step.rules else None
         if not _calls_tool(step):
             return None
+        if step.kind == "agent" and step.target in self.experts:
+            own = self.agents[step.target]["output_schema"]
+            asked = _words_of(step.output_schema) if step.output_schema else own
+            return None if step.rules else asked
         return self.called_by(step).get(step.target or "", {}).get("output_schema")
 
 
@@ -120,6 +125,8 @@ def _check(
         around: Of a chain, the steps around it.
     """
     seen.add(id(plan))
+    yield from _check_experts(plan, offers, prefix)
+    offers = _with_experts(plan, offers)
     own = {placed.step.name: placed.step for placed in placed_steps(plan, prefix)}
     steps = {**(around or {}), **own}
     for placed in placed_steps(plan, prefix):
@@ -134,6 +141,33 @@ def _check(
             yield from _check(included, offers, f"{placed.path}.plan.", seen)
     for text in outputs_of_plan(plan, prefix):
         yield from _check_keys(text, steps, offers)
+
+
+def _with_experts(plan: Plan, offers: _Offers) -> _Offers:
+    """The offers inside a plan, with the agents that it writes itself."""
+    if not plan.experts:
+        return offers
+    own: dict[str, Mapping[str, Any]] = {
+        agent.name: {"output_schema": _words_of(agent.output_schema)} for agent in plan.experts
+    }
+    return replace(offers, agents={**offers.agents, **own}, experts=offers.experts | own.keys())
+
+
+def _check_experts(plan: Plan, offers: _Offers, prefix: str) -> Iterator[Problem]:
+    """An expert has a name of its own, and its tools exist."""
+    others = {**offers.tools, **{n: a for n, a in offers.agents.items() if n not in offers.experts}}
+    known = _with_experts(plan, offers)
+    for index, agent in enumerate(plan.agents):
+        if not isinstance(agent, Expert):
+            continue
+        path = f"{prefix}agents[{index}]"
+        if agent.name in others:
+            what = "sub-agent" if agent.name in offers.agents else "tool"
+            message = f"`{agent.name}` is the name of a {what}; choose another"
+            yield Problem(
+                "same-name", message, agent.where("name"), f"{path}.name", len(agent.name)
+            )
+        yield from _unknown_tools(agent.tools or (), agent.where, path, known)
 
 
 # Calls
@@ -178,8 +212,14 @@ def _unknown(placed: Placed, what: str, name: str, names: Collection[str]) -> Pr
 
 
 def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
+    yield from _unknown_tools(placed.step.tools or (), placed.step.where, placed.path, offers)
+
+
+def _unknown_tools(
+    tools: Collection[str], where: Callable[[str], Position], path: str, offers: _Offers
+) -> Iterator[Problem]:
     """The tools that a model may call must exist, and a pattern should match some tool."""
-    for index, name in enumerate(placed.step.tools or ()):
+    for index, name in enumerate(tools):
         if any(fnmatchcase(tool, name) for tool in offers.allowable):
             continue
         is_pattern = any(sign in name for sign in "*?[")
@@ -187,8 +227,8 @@ def _check_allowed(placed: Placed, offers: _Offers) -> Iterator[Problem]:
         yield Problem(
             "unknown-tool",
             what,
-            placed.step.where(f"tools[{index}]"),
-            f"{placed.path}.tools[{index}]",
+            where(f"tools[{index}]"),
+            f"{path}.tools[{index}]",
             len(name),
             suggestion=None if is_pattern else nearest(name, offers.allowable),
             severity="warning" if is_pattern else "error",

@@ -94,13 +94,15 @@ class _Writer:
         self.lines.append((fit(strong, self.width) + dim).rstrip())
 
     def head(self, plan: Plan) -> None:
-        """Add the name, the purpose, the inputs and the outputs."""
+        """Add the name, the purpose, the inputs, the plan's own agents and the outputs."""
         self.add(title_of(plan))
         for line in fold(escape(plan.description), self.width, 3):
             if line:
                 self.add("", line)
         inputs = ", ".join(_input(spec) for spec in plan.inputs.values())
-        for label, words in (("inputs", inputs), ("outputs", ", ".join(map(escape, plan.outputs)))):
+        agents = ", ".join(escape(agent.name) for agent in plan.experts)
+        outputs = ", ".join(map(escape, plan.outputs))
+        for label, words in (("inputs", inputs), ("agents", agents), ("outputs", outputs)):
             for i, line in enumerate(fold(words, self.width - 9, 4) if words else []):
                 self.add(pad(label if i == 0 else "", 9), line)
         self.add("")

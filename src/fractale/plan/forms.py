@@ -411,46 +411,6 @@ JSON_SCHEMA: Final = Form(_json_schema, {"type": "object"}, dict)
 # The resources of a plan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRef:
-    """A sub-agent that the plan registers by its dotted path."""
-
-    path: str
-    name: str | None = None
-    position: Position = field(default=NOWHERE, compare=False)
-
-
-def _agents(mapping: Fields, key: str) -> tuple[AgentRef, ...]:
-    found = (_agent(mapping.reader, node, path) for path, node in mapping.items(key))
-    return tuple(agent for agent in found if agent)
-
-
-def _agent(reader: Reader, node: Node, path: str) -> AgentRef | None:
-    if isinstance(node.value, str):
-        dotted = _dotted(reader, node, path)
-        return AgentRef(path=dotted, position=node.position) if dotted else None
-    noun = "an agent (a dotted path, or a mapping)"
-    mapping = reader.fields(node, path, ("path", "name"), noun, {})
-    if mapping is None:
-        return None
-    at = mapping.get("path")
-    if at is None:
-        reader.fail("missing-key", "an agent needs `path`: its dotted path", node, path)
-        return None
-    dotted = _dotted(reader, at, join(path, "path"))
-    name = mapping.name("name")
-    return AgentRef(path=dotted, name=name, position=node.position) if dotted else None
-
-
-def _dotted(reader: Reader, node: Node, path: str) -> str | None:
-    text = reader.text(node, path, "the path of an agent")
-    if text is None or re.fullmatch(DOTTED_PATTERN, text):
-        return text
-    message = f"an agent is named by its dotted path, such as `package.module.Agent`: {clip(text)}"
-    reader.fail("bad-value", message, node, path)
-    return None
-
-
 def _servers(mapping: Fields, key: str) -> tuple[str, ...]:
     node = mapping.value(key)
     listed = (
@@ -469,32 +429,6 @@ def _is_server(reader: Reader, node: Node, path: str) -> bool:
     reader.fail("server-by-name", message, node, path)
     return False
 
-
-def _agents_data(agents: tuple[AgentRef, ...]) -> list[Any]:
-    return [{"path": a.path, "name": a.name} if a.name else a.path for a in agents]
-
-
-AGENTS: Final = Form(
-    _agents,
-    {
-        "type": "array",
-        "items": {
-            "anyOf": [
-                matching(DOTTED_PATTERN),
-                {
-                    "type": "object",
-                    "properties": {
-                        "path": matching(DOTTED_PATTERN),
-                        "name": matching(CALLABLE_PATTERN),
-                    },
-                    "required": ["path"],
-                    "additionalProperties": False,
-                },
-            ]
-        },
-    },
-    _agents_data,
-)
 
 SERVERS: Final = Form(
     _servers,

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
 from fractale.errors import Position, Problem
+from fractale.plan.agents import AGENTS, AgentRef, Expert, PlanAgent
 from fractale.plan.ask import CHOICES, DEFAULT, FORM, AskChoice
 from fractale.plan.fields import Fields
 from fractale.plan.forms import (
-    AGENTS,
     AMOUNT,
     FILES,
     FLAG,
@@ -31,7 +31,6 @@ from fractale.plan.forms import (
     TITLE,
     TOOLS,
     VALUES,
-    AgentRef,
     Form,
     Key,
     choice,
@@ -73,6 +72,7 @@ __all__ = [
     "SUCCESS",
     "AgentRef",
     "Approve",
+    "Expert",
     "Expression",
     "ForEach",
     "InputSpec",
@@ -599,11 +599,12 @@ class Plan:
         ),
     ] = field(default_factory=dict[str, InputSpec])
     agents: Annotated[
-        tuple[AgentRef, ...],
+        tuple[PlanAgent, ...],
         Key(
             AGENTS,
             "Registered [sub-agents](#sub-agents) that the plan uses, by dotted path: "
-            "`pkg.module.Agent` or `{path, name}`.",
+            "`pkg.module.Agent` or `{path, name}`; and [agents of its own](#an-agent-in-the-plan): "
+            "`{name, instruction, …}`.",
         ),
     ] = ()
     servers: Annotated[
@@ -696,6 +697,16 @@ class Plan:
         if event == FAILURE:
             return END_FAILED
         return self.next_steps[step.name]
+
+    @property
+    def registered(self) -> tuple[AgentRef, ...]:
+        """The registered sub-agents that it names."""
+        return tuple(agent for agent in self.agents if isinstance(agent, AgentRef))
+
+    @cached_property
+    def experts(self) -> tuple[Expert, ...]:
+        """The agents that it writes itself."""
+        return tuple(agent for agent in self.agents if isinstance(agent, Expert))
 
     @cached_property
     def value_names(self) -> frozenset[str]:

@@ -22,12 +22,22 @@ def needs_model(step: Step) -> bool:
 def models_of(plan: Plan) -> list[str | None]:
     """The `model:` of every step that needs one, each once. None is the default model."""
     names: list[str | None] = []
+    experts = {expert.name: expert for expert in plan.experts}
     for step in plan.walk():
         own: list[str | None] = models_of(step.plan) if step.plan else []
-        if needs_model(step):
-            own = [step.model, *own]
+        expert = experts.get(step.target or "") if step.kind == "agent" else None
+        if needs_model(step) or expert is not None:
+            own = [step.model or (expert.model if expert else None), *own]
         names += [name for name in own if name not in names]
-    return names
+    # Models that choose among tools may ask any expert.
+    asked = [e.model for e in plan.experts if e.model and any(map(_asks_with_tools, plan.walk()))]
+    return [*names, *(name for name in dict.fromkeys(asked) if name not in names)]
+
+
+def experts_of(plan: Plan) -> frozenset[str]:
+    """The agents that the plan, and the plans inside it, write themselves."""
+    inner = (experts_of(step.plan) for step in plan.walk() if step.plan)
+    return frozenset(agent.name for agent in plan.experts).union(*inner)
 
 
 def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
@@ -39,7 +49,7 @@ def tools_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | None:
     Returns:
         Names and globs; None if the plan lets a model have all tools.
     """
-    steps = list(_steps(plan))
+    steps, agents = list(_steps(plan)), {*agents, *experts_of(plan)}
     if any(_asks_with_tools(s) and s.tools is None and not _is_of_server(s, agents) for s in steps):
         return None
     names = {name for step in steps for name in _named(step, agents)}
@@ -53,6 +63,7 @@ def named_tools(plan: Plan, agents: Collection[str] = ()) -> dict[str, list[Step
         agents: The sub-agents that no server has.
     """
     found: dict[str, list[Step]] = {}
+    agents = {*agents, *experts_of(plan)}
     own = {*EXTRA_TOOLS, *GENERAL_AGENTS, *agents}
     for step in _steps(plan):
         for name in _named(step, agents):
@@ -74,7 +85,7 @@ def prompts_of(plan: Plan, agents: Collection[str] = ()) -> frozenset[str] | Non
     Args:
         agents: The sub-agents that no server has.
     """
-    names: set[str] = set()
+    names, agents = set[str](), {*agents, *experts_of(plan)}
     for step in _steps(plan):
         if step.kind == "prompt" and step.target:
             names.add(step.target)
@@ -89,6 +100,7 @@ def shows_resources(plan: Plan, agents: Collection[str] = ()) -> bool:
     Args:
         agents: The sub-agents that no server has.
     """
+    agents = {*agents, *experts_of(plan)}
     return any(_may_use(step, READ_RESOURCE, agents) or step.is_drafted for step in _steps(plan))
 
 

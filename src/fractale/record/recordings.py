@@ -100,7 +100,7 @@ class Recording:
 
     def _planned(self) -> list[str]:
         try:
-            return [ref.path for ref in self.plan_then().agents]
+            return [ref.path for ref in self.plan_then().registered]
         except NotRecorded:
             return []
 

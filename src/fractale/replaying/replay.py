@@ -22,6 +22,7 @@ from fractale.masking import MASK, Masker
 from fractale.models import Models
 from fractale.plain import to_json
 from fractale.plan.model import Limits, Plan
+from fractale.plan.needs import experts_of
 from fractale.policy import Policy
 from fractale.questions import needs_no_answer
 from fractale.record.jobs import JOBS, RunJobs
@@ -167,7 +168,9 @@ class _Replay:
             then=_lenient(FileOutputs(record.outputs)),
             now=_lenient(outputs),
         )
-        agents = RecordedAgents(self.catalog, self.events, self._offered_names(), comparison)
+        agents = RecordedAgents(
+            self.catalog, self.events, {*self._offered_names(), *experts_of(self.plan)}, comparison
+        )
         # The machine that wrote a recording masked it with its own secrets.
         masker = Masker(() if self.recording.about else self._hidden())
         jobs = RecordedJobs(record.jobs, masker, outside=self.recording.own)

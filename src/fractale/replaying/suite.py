@@ -86,7 +86,8 @@ def _with_given(plan: Plan, given: Extensions) -> Plan:
     """The plan with those of its `agents` that the user gave; the others are not imported."""
     listed = {entry.path for registry in given.files for entry in registry.entries}
     known = listed | {*given.agents}
-    return replace(plan, agents=tuple(ref for ref in plan.agents if ref.path in known))
+    refs = tuple(ref for ref in plan.registered if ref.path in known)
+    return replace(plan, agents=(*refs, *plan.experts))
 
 
 def plan_today_of(recording: Recording) -> Plan:

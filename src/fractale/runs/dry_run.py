@@ -13,10 +13,11 @@ from typing import Any
 from fractale.errors import DependencyMissing, TemplateError
 from fractale.plan.ask import question_values
 from fractale.plan.expressions import references, render
+from fractale.plan.forms import part_data
 from fractale.plan.inputs import bind_inputs
 from fractale.plan.job import job_data
 from fractale.plan.model import Plan, Step, Value
-from fractale.plan.needs import needs_model
+from fractale.plan.needs import models_of, needs_model
 from fractale.runs.workspace import Extensions
 from fractale.settings import Settings, shown_url
 
@@ -55,13 +56,14 @@ def describe(
         for key, kind in kinds.items()
     }
     servers = plan.servers if plan.servers is not None else tuple(settings.servers)
-    models = sorted({s["model"] or settings.model_spec for s in steps if s["needs_model"]})
+    models = sorted({name or settings.model_spec for name in models_of(plan)})
     return {
         "plan": plan.name,
         "file": _real(plan.file),
         "included": sorted(set(_included(plan))),
         "inputs": dict(inputs or {}),
         "steps": steps,
+        "experts": list(_experts(plan)),
         **uses,
         "jobs": [s["name"] for s in steps if s["job"] and s["type"] != "script"],
         "scripts": [s["name"] for s in steps if s["type"] == "script"],
@@ -71,7 +73,7 @@ def describe(
         "confined": _confined(steps, settings, servers),
         "server_addresses": [_server(name, settings) for name in servers],
         "registries": extensions.paths,
-        "sub_agents": [*extensions.agents, *(ref.path for ref in plan.agents)],
+        "sub_agents": [*extensions.agents, *(ref.path for ref in plan.registered)],
         "imports": [*_imports(extensions, plan)],
         "limits": {k: getattr(plan.limits, k) for k in type(plan.limits).__slots__},
         "state_dir": str(settings.state_dir),
@@ -135,7 +137,7 @@ def _imports(extensions: Extensions, plan: Plan) -> Iterator[dict[str, str]]:
         for entry in registry.entries:
             yield {"path": entry.path, "named_by": registry.file}
     yield from ({"path": path, "named_by": "-a"} for path in extensions.agents)
-    for ref in plan.agents:
+    for ref in plan.registered:
         yield {"path": ref.path, "named_by": "the plan (only if it is a registered sub-agent)"}
 
 
@@ -149,8 +151,18 @@ def _steps(
             yield from _steps(step.plan, None, f"{prefix}{step.name}/")
 
 
+def _experts(plan: Plan, prefix: str = "") -> Iterator[dict[str, Any]]:
+    """The agents that the plan, and the plans inside it, write themselves."""
+    for expert in plan.experts:
+        yield {**part_data(expert), "name": prefix + expert.name}
+    for step in plan.walk():
+        if step.plan is not None:
+            yield from _experts(step.plan, f"{prefix}{step.name}/")
+
+
 def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
     job: dict[str, Any] | None = None
+    given: Mapping[str, Value] = step.value if step.kind == "set" else step.inputs
     if step.job is not None:
         known = {key: _known(value, inputs) for key, value in step.job.values().items()}
         job = {**job_data(step.job), **{k: v for k, v in known.items() if k != "time"}}
@@ -166,6 +178,7 @@ def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str
         "needs_model": needs_model(step),
         "may_call": None if step.tools is None else list(step.tools),
         "approve": step.approve,
+        **({"reason": _known(step.reason, inputs)} if step.reason else {}),
         "job": job,
     }
 

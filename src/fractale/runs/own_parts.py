@@ -15,6 +15,7 @@ from fractale.graph.bindings import Bindings, Bound
 from fractale.pins import LOCAL, pins_of
 from fractale.plan.kinds import GENERAL_AGENTS
 from fractale.plan.model import Plan, Step
+from fractale.plan.needs import experts_of
 from fractale.record.history import RunHistory
 from fractale.record.history_reader import read_history
 from fractale.record.snapshot import read_snapshot
@@ -49,7 +50,7 @@ async def check_own_parts(
         here = await _own_tools(toolbox, server)
         had = set[str]() if here is None else bindings.of_server(server) - here
         gone |= {Bound(server, name) for name in had}
-    known = {*agents, *filter(None, GENERAL_AGENTS)}
+    known = {*agents, *filter(None, GENERAL_AGENTS), *experts_of(plan)}
     drafts = any(step.is_drafted for step in plan.walk())
     if not gone and not drafts and not _unknown_agents(_whole(plan), known, bindings):
         return  # without reading the record

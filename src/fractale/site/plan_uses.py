@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from fractale.durations import parse_duration
 from fractale.plan.model import JobPlan, Plan, Step, Template
+from fractale.plan.needs import experts_of
 from fractale.schedulers.environment import launchers
 
 Values: TypeAlias = "Mapping[str, Any]"
@@ -206,15 +207,22 @@ def named_by(plan: Plan | None, inputs: Mapping[str, Any] | None = None) -> Name
     return found
 
 
-def _add(plan: Plan, prefix: str, found: NamedTargets) -> None:
+def _add(plan: Plan, prefix: str, found: NamedTargets, own: frozenset[str] = frozenset()) -> None:
+    """Add the names of a plan; `own` are agents that the plans around it write themselves."""
+    own = own | experts_of(plan)
+    for expert in plan.experts:
+        for target in expert.tools or ():
+            if target not in own:
+                found.names.setdefault(target, []).append(f"{prefix}{expert.name}")
     for step in plan.walk():
         name = f"{prefix}{step.name}"
         for target in _targets(step):
-            found.names.setdefault(target, []).append(name)
+            if target not in own:
+                found.names.setdefault(target, []).append(name)
         if step.kind in ("agent", "plan") and step.tools is None and step.plan is None:
             found.free.append(name)
         if step.plan is not None:
-            _add(step.plan, f"{name}/", found)
+            _add(step.plan, f"{name}/", found, own)
 
 
 def _targets(step: Step) -> list[str]:

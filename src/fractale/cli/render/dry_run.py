@@ -27,6 +27,10 @@ def text_lines(plan: Plan, found: Mapping[str, Any]) -> list[str]:
         found: The result of `fractale.runs.dry_run.describe`.
     """
     lines = [draw.text(plan).rstrip("\n"), ""]
+    for expert in found.get("experts", ()):
+        told = {key: value for key, value in expert.items() if key != "name"}
+        lines += [exact(f"{expert['name']}  an agent of this plan")]
+        lines += [*(f"    {line}" for line in arguments_lines(told)), ""]
     for step in found["steps"]:
         lines += _step_lines(step)
     lines += [
@@ -65,6 +69,8 @@ def _step_lines(step: Mapping[str, Any]) -> list[str]:
     given: dict[str, Any] = dict(step["inputs"])
     if step["instruction"]:
         given = {"instruction": step["instruction"], **given}
+    if step.get("reason"):
+        given = {**given, "reason": step["reason"]}
     kind, what, below = str(step["type"]), str(step["target"] or ""), list[str]()
     if (job := cast("dict[str, Any] | None", step["job"])) is not None:
         what = "runs on this machine"

@@ -103,7 +103,7 @@ async def ask_agent(
     await check_tools(attempt)
     scopes = [globs for globs in (attempt.step.tools, agent.tools) if globs is not None]
     context = replace(attempt.context, within=(*attempt.context.within, *scopes))
-    host = StepAgentContext(attempt, context)
+    host = StepAgentContext(attempt, context, model=attempt.step.model or agent.model)
     if extras is not None:
         host = replace(host, extras=extras)
     earlier = convert_to_messages(attempt.conversation) if attempt.conversation else []
