@@ -379,7 +379,7 @@ def test_they_are_drawn_below_the_plan(tmp_path):
 
 async def test_a_fork_cannot_begin_in_a_handler(settings, do):
     result = await fractale.arun(PLAN, tools=[do], settings=settings, keep=True)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="runs at the end of a plan; a fork cannot begin there"):
         await fractale.afork(result.run, "finally/clean", tools=[do], settings=settings)
     fork = await fractale.afork(result.run, "two", plan=PLAN, tools=[do], settings=settings)
     assert fork.status == "success"

@@ -8,8 +8,8 @@ Each handler is one node, with its steps as a graph inside. The nodes stand in t
   (`handlers_graph`). `fractale.runs` runs that graph at every end: a plan that stopped at a limit
   keeps its own checkpoint, and continues from there.
 
-Handlers do not change how the plan ended. A handler that gives up is reported as a warning, and the
-next handler still runs.
+Handlers do not change how the plan ended. If a handler cannot continue, it is reported as a
+warning, and the next handler still runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fractale.plan.model import HANDLERS, Plan
 ON_FAILURE: Final = HANDLERS[0]
 
 GAVE_UP: Final = "handler"
-"""The code of the warning that a handler gave up."""
+"""The code of the warning that a handler could not continue."""
 
 OF_END: Final = ("status", "error", "outputs", "goto")
 """The parts of a plan's state that its end has used."""

@@ -453,7 +453,7 @@ class RunDriver:
         return Command(goto=node_of(self._plan, target), update=update)
 
     def _end(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What is to be reported at an end of the graph."""
+        """The end of the graph, as it is to be reported."""
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(is_job(each) for each in waiting):
