@@ -107,6 +107,8 @@ class LabelFlow:
             return self._of_input(name) if name else self._of_inputs()
         if root == "previous":
             return self.previous
+        if root == "run" and name in (None, "failed"):  # any step may have said what failed
+            return self._of_all()
         return self.item if root == "item" else ()
 
     def _of_step(self, name: str) -> Labels:
