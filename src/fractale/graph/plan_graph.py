@@ -56,7 +56,7 @@ from fractale.graph.context import NO_ID, Meter, RunContext, with_limits
 from fractale.graph.continued import Left, cut_off_steps, leave, read_left
 from fractale.graph.handlers import GAVE_UP, state_at_end
 from fractale.graph.interrupts import read_resume
-from fractale.graph.state import Ended, PlanState
+from fractale.graph.state import PlanEnd, PlanState
 from fractale.graph.step import AttemptsExceeded
 from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
@@ -350,7 +350,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             known = (await self.aget_state(config)).values
         step = error.step if isinstance(error, AttemptsExceeded) else None
         words = run.mask(error.message)
-        ended = Ended(outcome="failed" if step else "limit", step=step, error=words)
+        ended = PlanEnd(outcome="failed" if step else "limit", step=step, error=words)
         own: dict[str, Any] = {k: v for k, v in conf.items() if k != CONFIG_KEY_CHECKPOINT_ID}
         graph = self.handlers
         if saver is not None and CONFIG_KEY_TASK_ID not in conf:

@@ -71,7 +71,7 @@ def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new}
 
 
-class Ended(TypedDict, total=False):
+class PlanEnd(TypedDict, total=False):
     """How a plan ended, for the steps of its handlers.
 
     Keys:
@@ -121,7 +121,7 @@ class PlanState(TypedDict, total=False):
     status: Literal["success", "failed", "limit"] | None
     error: str | None
     outputs: Any
-    ended: Ended
+    ended: PlanEnd
 
 
 class ItemState(TypedDict, total=False):
