@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 
 import fractale
 from fractale import Limits
-from fractale.errors import UsageError
+from fractale.agents.draft_catalog import DraftCatalog
+from fractale.errors import PlanError, UsageError
 from fractale.graph.call import LabelFlow
 from fractale.graph.state import Record
 from fractale.plan.build import load_plan, parse_plan
@@ -24,6 +25,7 @@ from fractale.plan.dump import dump_plan
 from fractale.policy import Source, to_data
 from fractale.record.plans import plan_hash
 from fractale.settings import Settings
+from fractale.toolbox import ToolInfo
 
 PLAN = """
 name: handled
@@ -401,6 +403,18 @@ def test_they_are_drawn_below_the_plan(tmp_path):
     assert "finally  at every end\n● clean" in drawn
     assert '["on_failure: after the plan failed"]' in mermaid(plan)
     assert list(drawn_handlers(plan)) == ["on_failure", "finally"]
+
+
+def test_a_draft_can_have_them_within_its_own_bounds():
+    takes = {"type": "object", "properties": {"what": {"type": "string"}}}
+    catalog = DraftCatalog(tools=[ToolInfo(name="do", server="local", input_schema=takes)])
+    assert {"on_failure", "finally"} <= catalog.schema()["properties"].keys()
+    steps = [{"name": "work", "tool": "do", "inputs": {"what": "work"}}]
+    clean: dict[str, Any] = {"name": "clean", "tool": "do", "inputs": {"what": "clean"}}
+    plan, _ = catalog.read("made", {"steps": steps, "finally": [clean]})
+    assert [step.name for step in plan.finally_] == ["clean"]
+    with pytest.raises(PlanError, match="approve: never"):
+        catalog.read("made", {"steps": steps, "finally": [{**clean, "approve": "never"}]})
 
 
 async def test_a_fork_cannot_begin_in_a_handler(settings, do):
