@@ -56,6 +56,9 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    failed or reached a limit could not render; only if there are any]
 =================  ==============================================================================
 
+``step_started`` and ``step_finished`` of a step at the end of a plan also have ``handler``, which
+is ``on_failure`` or ``finally``, as do its entries in ``steps`` and ``notices``.
+
 ``step`` is the step's path: ``outer/inner`` for a step inside an included or drafted plan or a
 parallel block. Events of calls that a sub-agent made for another have ``agent``, its path below
 the step's own. ``outcome`` is ``success``, ``failure`` or ``skipped``. ``event_name`` is the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,32 @@ def test_a_kill_in_a_handler_loses_nothing_and_repeats_nothing(
     last = _finish(start, tmp_path, CODES[end], limits)
     assert last["status"] == end
     assert sorted(_changes(tmp_path)) == sorted(CHANGES[end]), killed_before
+
+
+def test_a_signal_in_a_handler_stops_the_run_and_a_resume_finishes_the_rest(
+    tmp_path: Path, processes: Forking
+):
+    (tmp_path / "kill_tools.py").write_text(TOOLS)
+    (tmp_path / "tools.yaml").write_text("tools: [{path: kill_tools.change}]")
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    (tmp_path / "inner.yaml").write_text(INNER)
+    env = {n: v for n, v in os.environ.items() if not n.startswith(("FRACTALE_", "COV"))}
+    env |= {"HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    words = ("run", "plan.yaml", "-r", "tools.yaml", "--json")
+    process = processes.start([*words], cwd=tmp_path, env=env)
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "tool_started" and event["step"] == "finally/clean":
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert _changes(tmp_path)[-1] == "clean success"
+    process = processes.start(["resume", "-1", "--json"], cwd=tmp_path, env=env)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(out.splitlines()[-1])["status"] == "success"
+    assert sorted(_changes(tmp_path)) == sorted(CHANGES["success"])
 
 
 def _finish(start: Any, folder: Path, code: int, limits: list[str]) -> dict[str, Any]:

@@ -13,14 +13,19 @@ from typing_extensions import TypedDict
 
 import fractale
 from fractale import Limits
-from fractale.errors import UsageError
+from fractale.agents.draft_catalog import DraftCatalog
+from fractale.errors import PlanError, UsageError
+from fractale.graph.call import LabelFlow
+from fractale.graph.state import Record
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.check import check_plan, plan_problems
 from fractale.plan.diagram import drawn_handlers
 from fractale.plan.draw import mermaid, text
 from fractale.plan.dump import dump_plan
+from fractale.policy import Source, to_data
 from fractale.record.plans import plan_hash
 from fractale.settings import Settings
+from fractale.toolbox import ToolInfo
 
 PLAN = """
 name: handled
@@ -317,6 +322,29 @@ async def test_in_a_node_of_another_graph_they_run_once(do, calls):
     assert calls[2:] == ["tell two: ValueError: broken two", "clean failed", "more one"]
 
 
+@pytest.mark.parametrize("included", [False, True])
+async def test_they_run_at_the_end_of_a_plan_of_many_steps(settings, do, calls, outer, included):
+    more = "".join(f"  - {{name: s{i}, tool: do, inputs: {{what: s{i}}}}}\n" for i in range(40))
+    plan = PLAN.replace("  - {name: two", f"{more}  - {{name: two")
+    outer.with_name("inner.yaml").write_text(plan)
+    for bad in (False, True):
+        calls.clear()
+        graph = fractale.plan_graph(outer if included else plan, tools=[do])
+        await graph.ainvoke({"bad": bad})
+        ends = ["clean failed" if bad else "clean success", "more one"]
+        tells = ["tell two: ValueError: broken two"] if bad else []
+        assert calls[42 : 44 + len(tells)] == [*tells, *ends]
+
+
+def test_the_words_of_a_failure_have_the_labels_of_the_steps():
+    plan = parse_plan(PLAN)
+    source = Source(kind="tool", name="web", untrusted=True)
+    records = {"two": Record(sources=to_data([source]))}
+    flow = LabelFlow(records=records)
+    assert flow.of(plan.on_failure[0].inputs["what"]) == {source}
+    assert flow.of(plan.finally_[0].inputs["what"]) == set()
+
+
 # -- the language ----------------------------------------------------------------------------------
 
 
@@ -377,9 +405,21 @@ def test_they_are_drawn_below_the_plan(tmp_path):
     assert list(drawn_handlers(plan)) == ["on_failure", "finally"]
 
 
+def test_a_draft_can_have_them_within_its_own_bounds():
+    takes = {"type": "object", "properties": {"what": {"type": "string"}}}
+    catalog = DraftCatalog(tools=[ToolInfo(name="do", server="local", input_schema=takes)])
+    assert {"on_failure", "finally"} <= catalog.schema()["properties"].keys()
+    steps = [{"name": "work", "tool": "do", "inputs": {"what": "work"}}]
+    clean: dict[str, Any] = {"name": "clean", "tool": "do", "inputs": {"what": "clean"}}
+    plan, _ = catalog.read("made", {"steps": steps, "finally": [clean]})
+    assert [step.name for step in plan.finally_] == ["clean"]
+    with pytest.raises(PlanError, match="approve: never"):
+        catalog.read("made", {"steps": steps, "finally": [{**clean, "approve": "never"}]})
+
+
 async def test_a_fork_cannot_begin_in_a_handler(settings, do):
     result = await fractale.arun(PLAN, tools=[do], settings=settings, keep=True)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="runs at the end of a plan; a fork cannot begin there"):
         await fractale.afork(result.run, "finally/clean", tools=[do], settings=settings)
     fork = await fractale.afork(result.run, "two", plan=PLAN, tools=[do], settings=settings)
     assert fork.status == "success"

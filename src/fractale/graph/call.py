@@ -112,6 +112,8 @@ class LabelFlow:
             return self.previous
         if root == "values":
             return self._of_value(name) if name else self._of_values()
+        if root == "run" and name in (None, "failed"):  # any step may have said what failed
+            return self._of_all()
         return self.item if root == "item" else ()
 
     def _of_step(self, name: str) -> Labels:

@@ -155,8 +155,8 @@ class Meter:
     def for_handlers(self, steps: int) -> Meter:
         """The meter of a plan's handlers: the same limits, of which nothing is used yet.
 
-        What the handlers use counts for the run, too. There is no limit for their batch jobs. Each
-        of their steps may be entered once, however low the limit of steps is.
+        What the handlers use counts for the run, too. Their batch jobs are unlimited. Each of their
+        steps may be entered once, however low the limit of steps is.
 
         Args:
             steps: The number of their steps.

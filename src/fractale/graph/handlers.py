@@ -8,8 +8,8 @@ Each handler is one node, with its steps as a graph inside. The nodes stand in t
   (`handlers_graph`). `fractale.runs` runs that graph at every end: a plan that stopped at a limit
   keeps its own checkpoint, and continues from there.
 
-Handlers do not change how the plan ended. A handler that gives up is reported as a warning, and the
-next handler still runs.
+Handlers do not change how the plan ended. If a handler cannot continue, it is reported as a
+warning, and the next handler still runs.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fractale.errors import LimitReached
 from fractale.evidence import Notice
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import BuildGraph
-from fractale.graph.state import Ended, PlanState, Record, Spent
+from fractale.graph.state import PlanEnd, PlanState, Record, Spent
 from fractale.graph.step import AttemptsExceeded, Graph, NodeFunction, add_node, new_graph
 from fractale.plan.model import HANDLERS, Plan
 
 ON_FAILURE: Final = HANDLERS[0]
 
 GAVE_UP: Final = "handler"
-"""The code of the warning that a handler gave up."""
+"""The code of the warning that a handler could not continue."""
 
 OF_END: Final = ("status", "error", "outputs", "goto")
 """The parts of a plan's state that its end has used."""
@@ -78,7 +78,7 @@ def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) ->
         if name == ON_FAILURE and ended.get("outcome") != "failed":
             return PlanState()
         context, path = runtime.context or RunContext(), f"{state.get('prefix', '')}{name}"
-        given = _given({**state, "spent": Spent()}, cast("Ended", {**ended, "handler": name}))
+        given = _given({**state, "spent": Spent()}, cast("PlanEnd", {**ended, "handler": name}))
         given["prefix"] = f"{path}/"
         meter = context.meter.for_handlers(len(plan.steps))
         inside = replace(context, entry=None, meter=meter)
@@ -93,15 +93,15 @@ def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) ->
     return run
 
 
-def _ended(state: PlanState) -> Ended:
+def _ended(state: PlanState) -> PlanEnd:
     """How a plan ended whose state has its end."""
     error = state.get("error")
     if state.get("status") == "failed":
-        return Ended(outcome="failed", step=state.get("last"), error=error)
-    return Ended(outcome="success")
+        return PlanEnd(outcome="failed", step=state.get("last"), error=error)
+    return PlanEnd(outcome="success")
 
 
-def _given(state: Mapping[str, Any], ended: Ended) -> PlanState:
+def _given(state: Mapping[str, Any], ended: PlanEnd) -> PlanState:
     """The state of a plan as that in which its handlers start."""
     known = {key: value for key, value in state.items() if key in PlanState.__annotations__}
     return cast("PlanState", {**known, **dict.fromkeys(OF_END), "ended": ended})
@@ -119,7 +119,10 @@ def failures(plan: Plan, state: PlanState) -> tuple[Notice, ...]:
 
 
 def state_at_end(
-    plan: Plan, state: Mapping[str, Any], ended: Ended, earlier: Mapping[str, Record] | None = None
+    plan: Plan,
+    state: Mapping[str, Any],
+    ended: PlanEnd,
+    earlier: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
     """The state in which the handlers of a plan start. A thread may have that of an earlier end.
 

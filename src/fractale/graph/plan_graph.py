@@ -68,7 +68,7 @@ from fractale.graph.continued import (
 from fractale.graph.handlers import GAVE_UP, state_at_end
 from fractale.graph.interrupts import is_by_id, read_resume
 from fractale.graph.listener import OnEvent, caller_listener
-from fractale.graph.state import Ended, PlanState, latest_state
+from fractale.graph.state import PlanEnd, PlanState, latest_state
 from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.sync_saver import LoopSaver
 from fractale.graph.tracing import masked
@@ -396,7 +396,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             known = (await self.aget_state(config)).values
         step = error.step if isinstance(error, AttemptsExceeded) else None
         words = run.mask(error.message)
-        ended = Ended(outcome="failed" if step else "limit", step=step, error=words)
+        ended = PlanEnd(outcome="failed" if step else "limit", step=step, error=words)
         own: dict[str, Any] = {k: v for k, v in conf.items() if k != CONFIG_KEY_CHECKPOINT_ID}
         graph = self.handlers
         if saver is not None and CONFIG_KEY_TASK_ID not in conf:

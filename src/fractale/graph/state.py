@@ -89,7 +89,7 @@ def merge_items(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new}
 
 
-class Ended(TypedDict, total=False):
+class PlanEnd(TypedDict, total=False):
     """How a plan ended, for the steps of its handlers.
 
     Keys:
@@ -144,7 +144,7 @@ class PlanState(TypedDict, total=False):
     outputs: Any
     values: Annotated[dict[str, Any], merge_values]
     value_sources: Annotated[dict[str, Any], merge_values]
-    ended: Ended
+    ended: PlanEnd
 
 
 class ItemState(TypedDict, total=False):

@@ -27,7 +27,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.interrupts import asks
 from fractale.graph.outcome import CallResult, Decision, as_plain, decide, record_of
 from fractale.graph.resources import fill_inputs
-from fractale.graph.state import Ended, ItemState, PlanState, Record, Spent
+from fractale.graph.state import ItemState, PlanEnd, PlanState, Record, Spent
 from fractale.plain import as_text
 from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
@@ -270,7 +270,7 @@ class AsStep:
     @property
     def _handler(self) -> dict[str, str]:
         """For a step of a handler, the handler, as a field of its events."""
-        name = self.state.get("ended", Ended()).get("handler")
+        name = self.state.get("ended", PlanEnd()).get("handler")
         return {"handler": name} if name else {}
 
     def skipped(self, attempt: Attempt, decision: Decision) -> PlanState:

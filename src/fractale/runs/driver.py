@@ -26,7 +26,7 @@ from fractale.events import EventLog
 from fractale.graph.compile import build_graph, node_of
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.handlers import handlers_graph, state_at_end
-from fractale.graph.state import Ended, ForkPoint, PlanState, initial_state, latest_state
+from fractale.graph.state import ForkPoint, PlanEnd, PlanState, initial_state, latest_state
 from fractale.graph.step import AttemptsExceeded, outputs_of
 from fractale.graph.tracing import masked
 from fractale.jobs.budget import FileLedger, MemoryLedger
@@ -480,7 +480,7 @@ class RunDriver:
         return Command(goto=node_of(self._plan, target), update=update)
 
     def _end(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What is to be reported at an end of the graph."""
+        """The end of the graph, as it is to be reported."""
         if interrupts := values.get("__interrupt__"):
             waiting = [{**i.value, "id": i.id} for i in in_order(interrupts)]
             if self._options.control.drain_requested and all(
@@ -526,14 +526,14 @@ class RunDriver:
         given = state_at_end(self._plan, snapshot.values, ended, earlier)
         return await self._handle(handlers, given, end)
 
-    def _how(self, end: Mapping[str, Any], snapshot: Any) -> Ended:
+    def _how(self, end: Mapping[str, Any], snapshot: Any) -> PlanEnd:
         """How the plan ended, as its handlers see it."""
         step = end.get("gave_up") or snapshot.values.get("last")
         report = {name: value for name, value in end.items() if name != "outputs"}
         outcome = CANCELLED if end["status"] == "stopped" else end["status"]
-        ended = Ended(outcome=outcome, step=step, error=end.get("error"), report=report)
+        ended = PlanEnd(outcome=outcome, step=step, error=end.get("error"), report=report)
         at = str(snapshot.config["configurable"].get("checkpoint_id", ""))
-        return cast("Ended", {**self.context.mask(ended), "at": at})
+        return cast("PlanEnd", {**self.context.mask(ended), "at": at})
 
     async def _handle(
         self, handlers: _Handlers, given: Any, end: dict[str, Any], asked: Sequence[Any] = ()
@@ -610,7 +610,7 @@ class _Handlers:
         """Whether they ran at an earlier end."""
         return bool(self.snapshot.values.get("ended"))
 
-    def is_done(self, ended: Ended) -> bool:
+    def is_done(self, ended: PlanEnd) -> bool:
         """Whether they have finished at this very end."""
         known: Mapping[str, Any] = self.snapshot.values.get("ended") or {}
         same = all(known.get(key) == ended.get(key) for key in ("outcome", "at", "step"))

@@ -133,7 +133,7 @@ class RunReporter:
         }
 
     def warned(self, data: Mapping[str, Any]) -> None:
-        """Record that a handler of the plan gave up."""
+        """Record that a handler of the plan could not continue."""
         handler = self._handler_of(str(data.get("step") or ""))
         if handler and data.get("code") == GAVE_UP:
             self._handler_failed(data["step"], handler, data["message"])

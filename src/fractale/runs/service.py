@@ -225,6 +225,11 @@ class Runs:
         if not options.keep:
             raise UsageError("a fork must be recorded", hint="use `keep=True`")
         history = read_history(self._records.find(run_id))
+        if any(attempt.handler for attempt in history.of_step(at.partition("#")[0])):
+            raise UsageError(
+                f"`{at}` runs at the end of a plan; a fork cannot begin there",
+                hint=f"fork at a step of the plan: `fractale show {history.run}` lists them",
+            )
         plan = plan or plan_today(history.record, history.head)
         async with checkpoints(self._settings, options) as saver:
             origin = await find_origin(saver, history, at)
@@ -322,7 +327,7 @@ class Runs:
             secrets: The secret inputs.
 
         Returns:
-            How the run stands now; None if there was nothing to do.
+            The state of the run after them; None if there was nothing to do.
 
         Raises:
             PlanError: A tool that the plan names was not found.

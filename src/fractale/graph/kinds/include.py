@@ -14,7 +14,7 @@ from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.handlers import failures, handlers_graph, state_at_end
 from fractale.graph.kinds import BuildGraph, Compiler
 from fractale.graph.outcome import CallResult
-from fractale.graph.state import Ended, PlanState, Record, Spent, initial_state
+from fractale.graph.state import PlanEnd, PlanState, Record, Spent, initial_state
 from fractale.graph.step import AttemptsExceeded, StepNode
 from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Plan
@@ -139,7 +139,7 @@ async def _handle(
     except ValueError:  # no checkpointer
         left = {}
     step = error.step.removeprefix(state.get("prefix", ""))
-    ended = Ended(outcome="failed", step=step, error=context.mask(error.message))
+    ended = PlanEnd(outcome="failed", step=step, error=context.mask(error.message))
     given = state_at_end(plan, left or state, ended)
     after = cast("PlanState", await handlers.ainvoke(given, config, context=context))
     attempt.charge(after.get("spent", Spent()))
