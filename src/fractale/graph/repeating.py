@@ -161,7 +161,7 @@ class _Try:
         attempt.consents = Consents(state.get("consents", {}), _repeats(step))
         attempt.repetition = self._failed
         result = await self._result(began)
-        decision = await decide(attempt, result, judged=step.until is None)
+        decision = await decide(attempt, result, final=step.until is None)
         if step.until is not None and (decision.outcome, decision.event) == ("success", SUCCESS):
             result, holding = self._until(result)
             if holding is False:
@@ -170,7 +170,7 @@ class _Try:
                 if left > 0:
                     return self._again_in(min(step.every or POLL_SECONDS, left), began, at)
                 result = self._too_late(result)
-            if holding is not True or step.judge:
+            if holding is not True or decision.decided_by == "default":
                 decision = await decide(attempt, result)
         if self._fails_again(result, decision):
             at = await now(attempt)

@@ -13,7 +13,6 @@ from fractale.durations import format_duration
 from fractale.plan.escape import escape
 from fractale.plan.model import POLL_SECONDS, Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, ForEach
-from fractale.plan.scope import is_per_item
 from fractale.plan.values import Expression
 from fractale.text import count
 
@@ -108,6 +107,8 @@ def notes(step: Step) -> list[str]:
     if step.foreach:
         found.append(f"for each {_items(step.foreach)}{_at_once(step.foreach)}")
     if step.when:
+        from fractale.plan.scope import is_per_item  # imports Jinja, which most readers do not need
+
         which = "only items with" if is_per_item(step) else "only when"
         found.append(f"{which} {escape(step.when.source)}")
     if step.approve in ("ask", "always"):

@@ -178,7 +178,7 @@ def summarize_translations(
         scripts together.
     """
     lines = [_line(each["file"], result) for each, result in zip(scripts, results, strict=True)]
-    done = [result for result in results if "jobspec" in result]
+    done = [result for result in results if _is_done(result)]
     failed = len(results) - len(done)
     if len(scripts) > 1:
         lost = sum(1 for result in done if result.get("lost"))
@@ -193,6 +193,7 @@ def summarize_translations(
         key: [
             f"{each['file']}: {text}" if len(scripts) > 1 else text
             for each, result in zip(scripts, results, strict=True)
+            if _is_done(result)
             for text in result.get(key) or ()
         ]
         for key in ("lost", "notes")
@@ -210,8 +211,13 @@ def summarize_translations(
     }
 
 
+def _is_done(result: Mapping[str, Any]) -> bool:
+    """Whether a script was translated, validated and written. A failure may have some outputs."""
+    return "jobspec" in result and not result.get("error")
+
+
 def _line(file: str, result: Mapping[str, Any]) -> str:
-    if "jobspec" not in result:
+    if not _is_done(result):
         return f"{file}: failed: {str(result.get('error') or 'no reason given').splitlines()[0]}"
     lost, remains = len(result.get("lost") or ()), len(result.get("remains") or ())
     remarks = [f"{lost} lost"] * bool(lost) + [f"{remains} commands to change"] * bool(remains)
