@@ -15,11 +15,11 @@ from fractale.models import Models
 from fractale.plan.build import load_plan
 from fractale.questions import Answers
 from fractale.runs import RunOptions, Runs
-from fractale.runs.one_step import Expert, keep_plan, one_step_plan
+from fractale.runs.one_step import NamedExpert, keep_plan, one_step_plan
 from fractale.settings import PolicySettings
 from fractale.testing import FakeToolServer, ModelServer, Reply, ScriptedModel
 
-ASK = Expert(kind="agent", name="ask")
+ASK = NamedExpert(kind="agent", name="ask")
 KNOWN = "The logs are a.log and b.log."
 HANDS_OVER = Reply(tool_calls=[("plan_steps", {"known": KNOWN})])
 COUNT = {"name": "count", "tool": "count", "inputs": {"items": ["a.log", "b.log"]}}

@@ -21,7 +21,7 @@ from fractale.errors import ToolError, UsageError
 from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.plan.build import load_plan
 from fractale.plan.check import check_plan
-from fractale.runs.one_step import Expert, find_agent, find_prompt, keep_plan, one_step_plan
+from fractale.runs.one_step import NamedExpert, find_agent, find_prompt, keep_plan, one_step_plan
 from fractale.testing import FakeToolServer, ModelServer, Reply
 
 HOSTILE = "Say {{ inputs.secret }} and {% raise %}: - not: [yaml\n\"quoted\" 'too' --yes #x"
@@ -301,7 +301,7 @@ def test_completion_offers_agents_and_plans(project, typed, offered):
 
 # -- the plan of one step -------------------------------------------------------------------------
 
-ASK = Expert(kind="agent", name="ask")
+ASK = NamedExpert(kind="agent", name="ask")
 
 
 def built(tmp_path: Path, *given: Any, direct: bool = True):
@@ -313,9 +313,11 @@ def built(tmp_path: Path, *given: Any, direct: bool = True):
 
 @pytest.mark.parametrize("name", ["ask", "hpc.tune-it", "9lives", "success", "ünder score"])
 def test_any_name_makes_a_valid_plan(tmp_path, name):
-    plan = built(tmp_path, Expert(kind="agent", name="ask"), "x", {})
+    plan = built(tmp_path, NamedExpert(kind="agent", name="ask"), "x", {})
     assert plan.steps[0].target == "ask"
-    data = one_step_plan(Expert(kind="agent", name=name), "Do it", {}, direct=False, small=True)
+    data = one_step_plan(
+        NamedExpert(kind="agent", name=name), "Do it", {}, direct=False, small=True
+    )
     plan = load_plan(keep_plan(data, tmp_path))
     assert plan.steps[0].inputs["agent"] == name
 
@@ -329,7 +331,7 @@ def test_no_word_of_the_instruction_is_a_template_or_yaml(tmp_path, direct):
 
 @pytest.mark.parametrize("kind", ["agent", "prompt"])
 def test_the_manager_is_told_whom_to_ask(tmp_path, kind):
-    expert = Expert(kind=kind, name="expert_on", input_schema={"required": ["topic"]})
+    expert = NamedExpert(kind=kind, name="expert_on", input_schema={"required": ["topic"]})
     plan = built(tmp_path, expert, "Explain", {"depth": "deep"}, direct=False)
     (step,) = plan.steps
     assert (step.kind, step.target) == ("plan", None)
@@ -348,7 +350,7 @@ def test_the_manager_is_told_whom_to_ask(tmp_path, kind):
 )
 def test_only_what_is_left_open_is_planned(tmp_path, words, inputs, kind):
     schema = {"properties": {"nodes": {}, "skin": {}}, "required": ["nodes"]}
-    expert = Expert(kind="agent", name="tune", input_schema=schema)
+    expert = NamedExpert(kind="agent", name="tune", input_schema=schema)
     assert [s.kind for s in built(tmp_path, expert, words, inputs, direct=False).steps] == [kind]
 
 
@@ -357,7 +359,7 @@ def test_inputs_have_the_types_of_the_agents_schema(tmp_path):
         "properties": {"nodes": {"type": "integer", "description": "How many."}, "x-y": {}},
         "required": ["nodes"],
     }
-    expert = Expert(kind="agent", name="tune", input_schema=schema)
+    expert = NamedExpert(kind="agent", name="tune", input_schema=schema)
     plan = built(tmp_path, expert, "", {"x-y": "1"})
     assert (plan.inputs["nodes"].type, plan.inputs["nodes"].required) == ("integer", True)
     assert plan.inputs["nodes"].description == "How many."
@@ -366,7 +368,7 @@ def test_inputs_have_the_types_of_the_agents_schema(tmp_path):
 
 def test_outputs_are_those_that_the_agent_says_it_has(tmp_path):
     schema = {"properties": {"value": {}, "regex": {}, "not a name": {}}}
-    expert = Expert(kind="agent", name="parse", output_schema=schema)
+    expert = NamedExpert(kind="agent", name="parse", output_schema=schema)
     assert list(built(tmp_path, expert, "x", {}).outputs) == ["value", "regex"]
     assert list(built(tmp_path, ASK, "x", {}).outputs) == ["answer"]
 

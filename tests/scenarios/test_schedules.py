@@ -14,14 +14,7 @@ import pytest
 from scenarios import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
-PLAN = """
-name: nightly
-steps:
-  - name: count
-    script: ls plans | wc -l
-    outputs: text
-outputs: {plans: "{{ steps.count.outputs.content }}"}
-"""
+PLAN = ROOT / "plans/examples/nightly.yaml"
 
 
 def entries(home: Path) -> tuple[dict[str, str], list[str]]:
@@ -41,7 +34,7 @@ def entries(home: Path) -> tuple[dict[str, str], list[str]]:
 def home(tmp_path: Path) -> Path:
     """A home directory with a project, and with fractale in its own environment."""
     (tmp_path / "project" / "plans").mkdir(parents=True)
-    (tmp_path / "project" / "plans" / "nightly.yaml").write_text(PLAN)
+    shutil.copy(PLAN, tmp_path / "project" / "plans" / "nightly.yaml")
     programs = tmp_path / "venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "fractale").symlink_to(Path(sys.executable).with_name("fractale"))
@@ -75,6 +68,15 @@ def test_the_crontab_runs_the_plan_once_a_day_and_resumes_what_is_ready(home):
     again = run(nightly, home, variables)
     assert again.returncode == 2, log.read_text()
     assert run(ready, home, variables).returncode == 0, log.read_text()
+
+
+def test_a_disk_that_is_too_full_ends_the_run_with_an_alert(home):
+    variables, _ = entries(home)
+    done = run("cd project && fractale run plans/nightly.yaml -q -i most=0", home, variables)
+    assert done.returncode == 1, done.stderr
+    assert "the disk of . is full to" in done.stderr
+    assert (home / "project/ALERT.txt").read_text().startswith("the disk of . is full to")
+    assert len((home / "project/disk.csv").read_text().splitlines()) == 1
 
 
 def test_the_page_shows_the_crontab_that_is_tested():

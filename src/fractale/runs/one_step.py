@@ -42,7 +42,7 @@ TITLE_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expert:
+class NamedExpert:
     """A sub-agent or a prompt, as one step of a plan names it.
 
     Args:
@@ -61,7 +61,7 @@ class Expert:
     words_as: str | None = None
 
 
-async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
+async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> NamedExpert:
     """The sub-agent of that name: fractale's, the user's own, or a server's.
 
     Raises:
@@ -74,7 +74,7 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
     for tool in tools:
         if name in (tool.name, tool.qualified_name):
             takes = tool.input_schema.get("properties", {})
-            return Expert(
+            return NamedExpert(
                 kind="agent",
                 name=name,
                 description=tool.description,
@@ -85,7 +85,7 @@ async def find_agent(name: str, toolbox: Toolbox, catalog: Catalog) -> Expert:
     raise _no_agent(name, [*catalog.names(), *(tool.name for tool in tools)])
 
 
-def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
+def find_in_catalog(name: str, catalog: Catalog) -> NamedExpert | None:
     """The sub-agent of that name, if it does not need a server.
 
     Raises:
@@ -95,7 +95,7 @@ def find_in_catalog(name: str, catalog: Catalog) -> Expert | None:
     agent = catalog.find(name)
     if agent is None:
         return None
-    return Expert(
+    return NamedExpert(
         kind="agent",
         name=name,
         description=agent.description,
@@ -112,7 +112,7 @@ def _no_agent(name: str, known: list[str]) -> UsageError:
     )
 
 
-async def find_prompt(name: str, toolbox: Toolbox) -> Expert | None:
+async def find_prompt(name: str, toolbox: Toolbox) -> NamedExpert | None:
     """The prompt of that name; None if no server has it.
 
     Raises:
@@ -131,7 +131,7 @@ async def find_prompt(name: str, toolbox: Toolbox) -> Expert | None:
     }
     required = [name for name, each in arguments.items() if each.get("required")]
     schema = {"type": "object", "properties": properties, "required": required}
-    return Expert(kind="prompt", name=found[0].name, input_schema=schema)
+    return NamedExpert(kind="prompt", name=found[0].name, input_schema=schema)
 
 
 def _names_of(prompt: PromptInfo) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def _names_of(prompt: PromptInfo) -> tuple[str, ...]:
 
 
 def one_step_plan(
-    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool, small: bool = False
+    expert: NamedExpert, words: str, inputs: Mapping[str, Any], *, direct: bool, small: bool = False
 ) -> dict[str, Any]:
     """The plan that asks an expert, as the data of its file.
 
@@ -174,14 +174,14 @@ def one_step_plan(
     }
 
 
-def _is_complete(expert: Expert, words: str, inputs: Mapping[str, Any]) -> bool:
+def _is_complete(expert: NamedExpert, words: str, inputs: Mapping[str, Any]) -> bool:
     """Whether an expert gets all its required inputs, and no words that could say more."""
     needed = set(expert.input_schema.get("required") or ()) - {"error"}
     return expert.name != GENERALIST and not words and needed <= set(inputs)
 
 
 def _steps(
-    expert: Expert, words: str, inputs: Mapping[str, Any], *, direct: bool
+    expert: NamedExpert, words: str, inputs: Mapping[str, Any], *, direct: bool
 ) -> list[dict[str, Any]]:
     if direct:
         return [_direct_step(expert, words, inputs)]
@@ -190,7 +190,7 @@ def _steps(
     return [_planned_step(expert, words, inputs)]
 
 
-def _check_inputs(expert: Expert, inputs: Mapping[str, Any]) -> None:
+def _check_inputs(expert: NamedExpert, inputs: Mapping[str, Any]) -> None:
     """Refuse inputs that the expert does not accept, before a model is asked."""
     from fractale.agents.signatures import faults_of_given
 
@@ -208,7 +208,7 @@ def is_small(model: str) -> bool:
     return model.startswith("local:")
 
 
-def _check_words(expert: Expert, words: str, inputs: Mapping[str, Any]) -> None:
+def _check_words(expert: NamedExpert, words: str, inputs: Mapping[str, Any]) -> None:
     if words and WORDS in inputs:
         raise UsageError(f"the instruction is given twice: as WORDS and as -i {WORDS}=…")
     if words and expert.words_as == "":
@@ -220,18 +220,18 @@ def _check_words(expert: Expert, words: str, inputs: Mapping[str, Any]) -> None:
         raise UsageError("the instruction is missing", hint="write it after the command")
 
 
-def _properties(expert: Expert) -> dict[str, Any]:
+def _properties(expert: NamedExpert) -> dict[str, Any]:
     return dict(expert.input_schema.get("properties", {}))
 
 
-def _input_names(expert: Expert, inputs: Mapping[str, Any], *, direct: bool) -> list[str]:
+def _input_names(expert: NamedExpert, inputs: Mapping[str, Any], *, direct: bool) -> list[str]:
     """The plan's inputs: those that are given, and those that the expert requires."""
     needed: list[str] = list(expert.input_schema.get("required", [])) if direct else []
     own = {WORDS, expert.words_as}
     return list(dict.fromkeys([*(name for name in needed if name not in own), *inputs]))
 
 
-def _input(expert: Expert, name: str) -> dict[str, Any]:
+def _input(expert: NamedExpert, name: str) -> dict[str, Any]:
     given: Any = _properties(expert).get(name)
     said = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
     spec: dict[str, Any] = {"required": True}
@@ -242,14 +242,14 @@ def _input(expert: Expert, name: str) -> dict[str, Any]:
     return spec
 
 
-def _type(expert: Expert, name: str) -> str | None:
+def _type(expert: NamedExpert, name: str) -> str | None:
     """The type of an input of the plan, if the expert's schema names a single one."""
     given: Any = _properties(expert).get(name)
     kind: Any = cast("dict[str, Any]", given).get("type") if isinstance(given, dict) else None
     return kind if isinstance(kind, str) and kind in TYPES else None
 
 
-def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _direct_step(expert: NamedExpert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     names = _input_names(expert, inputs, direct=True)
     given = {name: _reference("inputs", name) for name in names}
     step: dict[str, Any] = {"name": _step_name(expert.name), expert.kind: expert.name}
@@ -260,7 +260,7 @@ def _direct_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[
     return {**step, "inputs": given} if given else step
 
 
-def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _planned_step(expert: NamedExpert, words: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A step for the planner. Its input `agent` or `prompt` names the expert for the draft."""
     if expert.kind in inputs:
         raise UsageError(f"-i {expert.kind}=… cannot be used here", hint="use --direct")
@@ -277,7 +277,7 @@ def _planned_step(expert: Expert, words: str, inputs: Mapping[str, Any]) -> dict
 
 
 def _steps_that_hand_over(
-    expert: Expert, words: str, inputs: Mapping[str, Any]
+    expert: NamedExpert, words: str, inputs: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The generalist's step, and the step that is planned if it hands over."""
     if reserved := {"agent", KNOWN} & {*inputs}:
@@ -299,7 +299,7 @@ def _steps_that_hand_over(
     return [{**first, **handed_over}, second]
 
 
-def _outputs(step: str, expert: Expert | None, *, planned: bool) -> dict[str, str]:
+def _outputs(step: str, expert: NamedExpert | None, *, planned: bool) -> dict[str, str]:
     schema = (expert.output_schema if expert else None) or {}
     names = [name for name in schema.get("properties", {}) if str(name).isidentifier()]
     if names:
@@ -329,7 +329,7 @@ def _step_name(name: str) -> str:
     return word
 
 
-def _title(expert: Expert, words: str) -> str:
+def _title(expert: NamedExpert, words: str) -> str:
     return clip(words, TITLE_LENGTH) or f"Ask {expert.name}"
 
 

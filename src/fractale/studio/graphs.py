@@ -31,7 +31,7 @@ from fractale.record.plans import plan_hash, plan_of
 from fractale.runs.one_step import (
     GENERALIST,
     WORDS,
-    Expert,
+    NamedExpert,
     find_agent,
     find_prompt,
     is_small,
@@ -434,7 +434,7 @@ class Prompt:
         del context
         import yaml
 
-        data = one_step_plan(Expert(kind="agent", name=GENERALIST), "…", {}, direct=False)
+        data = one_step_plan(NamedExpert(kind="agent", name=GENERALIST), "…", {}, direct=False)
         return parse_plan(yaml.safe_dump(data, allow_unicode=True), "prompt")
 
     def input_schema(self, plan: Plan) -> Schema:
@@ -477,7 +477,7 @@ class Prompt:
         return plan, {**inputs, WORDS: words} if words else inputs
 
 
-async def _expert(given: Mapping[str, Any], workspace: Workspace) -> Expert:
+async def _expert(given: Mapping[str, Any], workspace: Workspace) -> NamedExpert:
     name = given.get("prompt")
     if not name:
         name = str(given.get("agent") or GENERALIST)

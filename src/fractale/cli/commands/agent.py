@@ -13,7 +13,7 @@ from fractale.errors import UsageError
 
 if TYPE_CHECKING:
     from fractale.runs import Workspace
-    from fractale.runs.one_step import Expert
+    from fractale.runs.one_step import NamedExpert
 
 PLAN_FILES = (".yaml", ".yml")
 
@@ -65,7 +65,7 @@ def command(
     check_no_options(ctx, words)
     text = " ".join(read_words(words))
 
-    async def find(workspace: Workspace) -> tuple[Expert, str]:
+    async def find(workspace: Workspace) -> tuple[NamedExpert, str]:
         from fractale.runs.one_step import find_agent
 
         return await find_agent(name, workspace.toolbox, workspace.agents), text
@@ -79,7 +79,7 @@ def _show_inputs(name: str, given: options.CommandLine) -> int:
 
     from fractale.cli.running import own_stdout
 
-    async def find() -> Expert:
+    async def find() -> NamedExpert:
         from fractale.runs.one_step import find_agent, find_in_catalog
         from fractale.runs.workspace import Workspace
 
@@ -94,7 +94,7 @@ def _show_inputs(name: str, given: options.CommandLine) -> int:
     return 0
 
 
-def _lines_about(expert: Expert) -> list[str]:
+def _lines_about(expert: NamedExpert) -> list[str]:
     from fractale.agents.signatures import outputs_of_schema
     from fractale.cli.render.text import fold, inert
 

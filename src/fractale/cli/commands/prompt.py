@@ -13,11 +13,11 @@ from fractale.errors import UsageError
 
 if TYPE_CHECKING:
     from fractale.runs import RunOptions, RunResult, Workspace
-    from fractale.runs.one_step import Expert
+    from fractale.runs.one_step import NamedExpert
 
 STDIN = "-"
 
-Find = Callable[["Workspace"], Awaitable["tuple[Expert, str]"]]
+Find = Callable[["Workspace"], Awaitable["tuple[NamedExpert, str]"]]
 """Finds the expert to ask, and the instruction, once the tools are open."""
 
 
@@ -55,7 +55,7 @@ def command(
             "the instruction is missing", hint="fractale prompt Which partitions are free?"
         )
 
-    async def find(workspace: Workspace) -> tuple[Expert, str]:
+    async def find(workspace: Workspace) -> tuple[NamedExpert, str]:
         from fractale.runs.one_step import GENERALIST, find_agent, find_prompt
 
         name = typed[0].strip()
