@@ -167,7 +167,7 @@ class Scope:
         self._placed = {p.step.name: p for p in placed_steps(self.plan, self.prefix)}
         self._setters = {}
         for placed in self._placed.values():
-            for name in placed.step.value or () if placed.step.kind == "set" else ():
+            for name in placed.step.value_names:
                 self._setters.setdefault(name, []).append(placed)
         self._hidden = {
             inner.name: name
