@@ -62,6 +62,16 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def seconds_in(value: object) -> float | None:
+    """The seconds of a number, or of a text that `parse_duration` reads; None for other values."""
+    if isinstance(value, (int, float)):
+        return None if isinstance(value, bool) else float(value)
+    try:
+        return parse_duration(str(value))
+    except ValueError:
+        return None
+
+
 def _clock(word: str) -> float | None:
     """Seconds of hours, minutes and seconds with colons; None if the text has another form."""
     match = _CLOCK.fullmatch(word)

@@ -189,6 +189,13 @@ def test_dry_run_says_what_would_run_and_calls_nothing(project):
     assert found["tools"] == ["touch"]
 
 
+def test_a_dry_run_shows_the_values_that_a_set_step_names(project):
+    steps = "steps: [{name: s, set: {nodes: '{{ inputs.n }}', queue: debug}}]"
+    write(project, "p.yaml", f"name: p\ninputs: {{n: 2}}\n{steps}\n")
+    found = json.loads(run(project, "p.yaml", "--dry-run", "--json").stdout)
+    assert found["steps"][0]["inputs"] == {"nodes": 2, "queue": "debug"}
+
+
 def test_validate_reports_every_error_of_every_file(project):
     write(project, "a.yaml", "name: p\nsteps: [{name: s, tool: t, transitions: {success: x}}]\n")
     write(project, "b.yaml", "steps: [{name: s, tool: t, colour: red}]\n")

@@ -29,8 +29,8 @@ from fractale.graph.outcome import CallResult, Decision, as_plain, decide, recor
 from fractale.graph.resources import fill_inputs
 from fractale.graph.state import ItemState, PlanEnd, PlanState, Record, Spent
 from fractale.plain import as_text
-from fractale.plan.ask import question_values
 from fractale.plan.expressions import holds, references, render
+from fractale.plan.kinds import KINDS
 from fractale.plan.model import (
     END_FAILED,
     END_SUCCESS,
@@ -176,7 +176,7 @@ def bare_node(plan: Plan, step: Step, deps: Dependencies, members: frozenset[str
         deps=deps,
         members=members,
         needs=needs_of(step_values(step)),
-        templates=frozenset(n for n, value in inputs_of(step).items() if has_template(value)),
+        templates=frozenset(n for n, value in step.rendered.items() if has_template(value)),
         reads_resources=step.job is None and has_resource(dict(step.inputs)),
         leads_to=targets_of(plan, step) if step.name in plan.next_steps else {},
         entered_as=AsStep,
@@ -295,12 +295,12 @@ class AsStep:
         """The changes of the state."""
         outputs = attempt.deps.outputs
         record = _record(attempt, result, decision, attempt.attempts)
-        if attempt.inputs and attempt.step.kind != "set":  # its inputs are its outputs
+        if attempt.inputs and not attempt.step.value_names:  # those are its outputs
             record["inputs"] = outputs.put(dict(attempt.inputs))
         if "conversation" in record:
             record["conversation"] = outputs.put(record["conversation"])
         by_rule = decision.decided_by == "rule" and decision.event == FAILURE
-        if attempt.step.kind == "set" and decision.outcome == "failure" and not by_rule:
+        if attempt.step.value_names and decision.outcome == "failure" and not by_rule:
             attempt.named = PlanState()  # the values are wrong; a rule only chooses the way
         update = self._left(attempt, result, decision, record, seconds)
         update["steps"] = {**attempt.records, **update.get("steps", {})}
@@ -540,15 +540,6 @@ def _applies(attempt: Attempt) -> bool:
     return holds(when, attempt.scope, lambda name: attempt.warn_undefined("when", name))
 
 
-def inputs_of(step: Step) -> dict[str, Value]:
-    """The inputs of a step as the plan has them; of a job, a question or a set step, its values."""
-    if step.kind == "ask":
-        return question_values(step)
-    if step.job:
-        return step.job.values()
-    return dict(step.value if step.kind == "set" else step.inputs)
-
-
 def prepare(attempt: Attempt, templates: Collection[str]) -> None:
     """Render the step's inputs and instruction. A foreach renders them for each item.
 
@@ -563,7 +554,7 @@ def prepare(attempt: Attempt, templates: Collection[str]) -> None:
         return
     if step.job and step.job.array is not None and "index" not in attempt.scope:
         return  # as in a foreach: each element renders them
-    given: dict[str, Any] = inputs_of(step)
+    given: dict[str, Any] = dict(step.rendered)
     written = {name: value for name, value in given.items() if name in templates}
     attempt.inputs = {**given, **render(written, attempt.scope)} if written else given
     if isinstance(step.instruction, Template):
@@ -595,9 +586,7 @@ def _label(attempt: Attempt, given: Mapping[str, Value], templates: Collection[s
         seen.trust(attempt.step.description)
     for words in attempt.context.drafted_for:
         seen.trust(words)
-    if attempt.step.kind in ("agent", "prompt", "plan") and attempt.scope.get("previous", {}).get(
-        "error"
-    ):
+    if KINDS[attempt.step.kind].asks_model and attempt.scope.get("previous", {}).get("error"):
         seen.add(flow.previous)
 
 

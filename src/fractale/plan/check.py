@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from fractale.errors import PlanError, Problem
-from fractale.plan.ask import unknown_answers
 from fractale.plan.build import load_plan
 from fractale.plan.check_tools import check_against_tools
 from fractale.plan.expressions import references
 from fractale.plan.fields import MOST_PROBLEMS
 from fractale.plan.flow import Flow
 from fractale.plan.inputs import convert
-from fractale.plan.kinds import INSTRUCTION_INPUTS
+from fractale.plan.kinds import INSTRUCTION_INPUTS, KINDS
 from fractale.plan.model import Limits, Plan, Step
 from fractale.plan.scope import Around, Scope, placed_steps
 from fractale.plan.values import Template, Value, has_template, is_resource
@@ -104,8 +103,7 @@ def _check(
     for placed in placed_steps(plan, prefix):
         for name, value in placed.step.inputs.items():
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
-        if placed.step.kind == "ask":
-            yield from unknown_answers(placed.step, placed.path)
+        yield from KINDS[placed.step.kind].problems(placed.step, placed.path)
         yield from _files(placed.step, placed.path, plan)
         if placed.step.chain is not None:
             inside = Around(scope, placed)

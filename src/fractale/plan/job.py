@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, cast, get_args
 
-from fractale.durations import format_duration, parse_duration
+from fractale.durations import format_duration, seconds_in
 from fractale.plan.fields import Fields, join
 from fractale.plan.forms import (
     FLAG,
@@ -640,10 +640,5 @@ def job_data(job: JobPlan) -> dict[str, Any]:
 
 def seconds_of(value: object) -> float | None:
     """Seconds of a job's time limit from a template; None if the value is not a duration."""
-    if isinstance(value, bool):
-        return None
-    try:
-        seconds = float(value) if isinstance(value, (int, float)) else parse_duration(str(value))
-    except ValueError:
-        return None
-    return seconds if seconds > 0 else None
+    seconds = seconds_in(value)
+    return seconds if seconds is not None and seconds > 0 else None

@@ -5,7 +5,7 @@ A kind defines:
 - the key that names it, and the meaning of that key,
 - the common keys that it lacks,
 - the tools and agents that it may call,
-- the known names of its outputs,
+- the values that it renders, the values that it names, and the known names of its outputs,
 - its drawing.
 
 To add a kind, write a class here, add it to `KINDS`, and write how it runs in
@@ -18,8 +18,14 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fractale.durations import format_duration
-from fractale.errors import PlanError
-from fractale.plan.ask import ASK_OUTPUTS, QUESTION, field_names, question_values
+from fractale.errors import PlanError, Problem
+from fractale.plan.ask import (
+    ASK_OUTPUTS,
+    QUESTION,
+    field_names,
+    question_values,
+    unknown_answers,
+)
 from fractale.plan.escape import escape
 from fractale.plan.fields import join
 from fractale.plan.forms import CALLABLE_PATTERN, NAME, NAMED_VALUES, Form, Key, ref
@@ -71,6 +77,11 @@ HANDED_OVER: Final = "handed_over_to_planner"
 SUMMARY_LIMIT: Final = 60
 """Characters of one part of a step's summary."""
 
+_OF_A_CALL: Final = frozenset(
+    {"instruction", "inputs", "allow_tools", "retry", "approve", "judge", "model"}
+)
+"""Common keys without a meaning in a step that makes no call of its own."""
+
 _CALLABLE: Final = {"type": "string", "pattern": f"^{CALLABLE_PATTERN}$"}
 
 
@@ -95,6 +106,9 @@ class StepKind:
 
     overrules_agent: ClassVar[bool] = False
     """Whether the key overrides `type: agent`, which was the default type of 0.1.0."""
+
+    asks_user: ClassVar[bool] = False
+    """Whether the user's answer decides how the step ends."""
 
     asks_model: ClassVar[bool] = False
     """Whether a model works in the step, so that an error of an earlier step can help it."""
@@ -139,13 +153,24 @@ class StepKind:
         value = getattr(step, self.field)
         return {self.name: self.key.form.dump(value)} if value is not None else {"type": self.name}
 
-    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
-        """The values in the kind's key that may contain templates, with their paths in the step."""
+    def inputs(self, step: Step) -> Mapping[str, Value]:
+        """The values that the step renders before its call, by name, as the plan has them."""
+        return step.inputs
+
+    def templates(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        """The values of the kind's own keys that may contain templates, with their paths."""
         if self.field == "value" and step.value is not None:
             yield self.name, step.value
-        if step.job is not None:
-            for name, value in step.job.values().items():
-                yield f"{step.job.prefix}{name}", value
+
+    def value_names(self, step: Step) -> Collection[str]:
+        """The names that the step gives to values."""
+        del step
+        return ()
+
+    def problems(self, step: Step, path: str) -> Iterator[Problem]:
+        """Warnings about what the kind's own keys mean together with the step's rules."""
+        del step, path
+        yield from ()
 
     def rule_names(self, step: Step) -> Collection[str] | None:
         """The outputs that a rule can read; None if only the run shows them."""
@@ -155,7 +180,7 @@ class StepKind:
     def inherits_instruction(self, target: str | None) -> bool:
         """Whether an input can contain the step's instruction, as in 0.1.0."""
         del target
-        return True
+        return False
 
     def needs_model(self, step: Step) -> bool:
         """Whether the step can't run without a model."""
@@ -180,10 +205,6 @@ class _Tool(StepKind):
     overrules_agent = True
     is_square = True
 
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False  # its inputs are exactly the tool's arguments
-
 
 class _Prompt(StepKind):
     name = "prompt"
@@ -193,6 +214,10 @@ class _Prompt(StepKind):
     chooses_tools = True
     in_brackets = ("(", ")")
     keeps_sources = True
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return True
 
     def needs_model(self, step: Step) -> bool:
         del step
@@ -209,6 +234,10 @@ class _Agent(StepKind):
     chooses_tools = True
     in_brackets = ("(", ")")
     keeps_sources = True
+
+    def inherits_instruction(self, target: str | None) -> bool:
+        del target
+        return True
 
     def needs_model(self, step: Step) -> bool:
         return step.target in (*GENERAL_AGENTS, *MODEL_AGENTS)
@@ -287,16 +316,32 @@ def _keep_problems(fields: Fields, node: Node, error: PlanError) -> None:
             fields.reader.keep(problem)
 
 
-class _Job(StepKind):
+class _Program(StepKind):
+    """A program that is started once, and that outlives fractale."""
+
+    field = "job"
+    in_brackets = ("[/", "/]")
+
+    def inputs(self, step: Step) -> Mapping[str, Value]:
+        return step.job.values() if step.job else step.inputs
+
+    def templates(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        if step.job is not None:
+            for name, value in step.job.values().items():
+                yield f"{step.job.prefix}{name}", value
+
+    def summary(self, step: Step) -> str:
+        return _job_summary(step.job) if step.job else ""
+
+
+class _Job(_Program):
     name = "job"
     key = Key(
         Form(None, {"anyOf": [ref("job"), {"type": "null"}]}),
         "A [batch job](#batch-jobs) to submit and to wait for.",
     )
-    field = "job"
     lacks = frozenset({"instruction", "inputs", "allow_tools"})
     reason = "has no meaning in a job step; put templates into `script`, `command` and `env`"
-    in_brackets = ("[/", "/]")
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         del steps, inside
@@ -312,10 +357,6 @@ class _Job(StepKind):
     def data(self, step: Step) -> dict[str, Any]:
         return {"job": job_data(step.job)} if step.job else {"type": self.name}
 
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
-
     def rule_names(self, step: Step) -> Collection[str] | None:
         if step.job is None or step.job.answer is not None:
             return None  # only the JSON shows them
@@ -325,9 +366,6 @@ class _Job(StepKind):
         if step.job is None or step.job.array is not None:
             return None  # the outputs of an array are a list
         return self.rule_names(step)
-
-    def summary(self, step: Step) -> str:
-        return _job_summary(step.job) if step.job else ""
 
 
 def _job_summary(job: JobPlan) -> str:
@@ -374,19 +412,7 @@ class _Parallel(StepKind):
         required=": a list of steps",
     )
     field = "steps"
-    lacks = frozenset(
-        {
-            "instruction",
-            "inputs",
-            "allow_tools",
-            "foreach",
-            "max_parallel",
-            "retry",
-            "approve",
-            "judge",
-            "model",
-        }
-    )
+    lacks = _OF_A_CALL | {"foreach", "max_parallel"}
     reason = "belongs to the steps inside the block"
     is_square = True
     keeps_sources = True
@@ -410,10 +436,6 @@ class _Parallel(StepKind):
         del step
         return {}  # the key `parallel` has its place after those of the whole block
 
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
-
     def output_names(self, step: Step) -> Collection[str] | None:
         return [inner.name for inner in step.steps]
 
@@ -430,16 +452,9 @@ class _Wait(StepKind):
         required=": how long",
     )
     field = "value"
-    lacks = frozenset(
-        {"instruction", "inputs", "allow_tools", "retry", "timeout", "approve", "judge", "model"}
-        | {"output_schema"}
-    )
+    lacks = _OF_A_CALL | {"timeout", "output_schema"}
     reason = "has no meaning in a wait step: it only lets time pass"
     in_brackets = ("([", "])")
-
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
 
     def output_names(self, step: Step) -> Collection[str] | None:
         del step
@@ -455,33 +470,24 @@ class _Ask(StepKind):
         required=": the question",
     )
     field = "value"
-    lacks = frozenset(
-        {
-            "instruction",
-            "inputs",
-            "allow_tools",
-            "retry",
-            "timeout",
-            "approve",
-            "output_schema",
-            "judge",
-            "model",
-        }
-    )
+    lacks = _OF_A_CALL | {"timeout", "output_schema"}
     reason = "has no meaning in an ask step, which only waits for an answer"
+    asks_user = True
     in_brackets = ("{{", "}}")
 
     def rule_names(self, step: Step) -> Collection[str] | None:
         return self.output_names(step)
 
-    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+    def inputs(self, step: Step) -> Mapping[str, Value]:
+        return question_values(step)
+
+    def problems(self, step: Step, path: str) -> Iterator[Problem]:
+        return unknown_answers(step, path)
+
+    def templates(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
         yield from question_values(step).items()
         if isinstance(step.choices, Expression):
             yield "choices", step.choices
-
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
 
     def output_names(self, step: Step) -> Collection[str] | None:
         return [*ASK_OUTPUTS, *(field_names(step.form) if step.form else ())]
@@ -498,36 +504,25 @@ class _Set(StepKind):
         required=": names with their values",
     )
     field = "value"
-    lacks = frozenset(
-        {
-            "instruction",
-            "inputs",
-            "allow_tools",
-            "foreach",
-            "max_parallel",
-            "retry",
-            "timeout",
-            "approve",
-            "judge",
-            "model",
-        }
-    )
+    lacks = _OF_A_CALL | {"foreach", "max_parallel", "timeout"}
     reason = "has no meaning in a set step, which only gives names to values"
     is_square = True
 
-    def texts(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
-        for name, value in step.value.items() if step.value else ():
+    def inputs(self, step: Step) -> Mapping[str, Value]:
+        return step.value or {}
+
+    def templates(self, step: Step) -> Iterator[tuple[str, Value | Expression]]:
+        for name, value in self.inputs(step).items():
             yield f"set.{name}", value
 
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
+    def value_names(self, step: Step) -> Collection[str]:
+        return list(self.inputs(step))
 
     def output_names(self, step: Step) -> Collection[str] | None:
-        return list(step.value or ())
+        return self.value_names(step)
 
     def summary(self, step: Step) -> str:
-        return escape(", ".join(step.value or ()), SUMMARY_LIMIT)
+        return escape(", ".join(self.value_names(step)), SUMMARY_LIMIT)
 
 
 class _Steps(StepKind):
@@ -540,19 +535,7 @@ class _Steps(StepKind):
         required=": a list of steps",
     )
     field = "chain"
-    lacks = frozenset(
-        {
-            "instruction",
-            "inputs",
-            "tools",
-            "allow_tools",
-            "retry",
-            "timeout",
-            "approve",
-            "judge",
-            "model",
-        }
-    )
+    lacks = _OF_A_CALL | {"tools", "timeout"}
     reason = "belongs to the steps inside the chain"
     in_brackets = ("[[", "]]")
 
@@ -564,16 +547,12 @@ class _Steps(StepKind):
         del step
         return {}  # as of a parallel block
 
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
-
     def summary(self, step: Step) -> str:
         del step
         return "one after the other"
 
 
-class _Script(StepKind):
+class _Script(_Program):
     """A short program on this machine: a local job that does not wait in the queue."""
 
     name = "script"
@@ -585,10 +564,8 @@ class _Script(StepKind):
         kinds=("job", "script"),
     )
     also_named_by = ("command",)
-    field = "job"
     lacks = frozenset({"instruction", "inputs", "allow_tools", "model"})
     reason = "has no meaning in a script step; give it values by `stdin`, `env` and templates"
-    in_brackets = ("[/", "/]")
 
     def read(self, fields: Fields, steps: StepReader, *, inside: bool) -> dict[str, Any]:
         del steps, inside
@@ -597,19 +574,12 @@ class _Script(StepKind):
     def data(self, step: Step) -> dict[str, Any]:
         return script_data(step.job) if step.job else {"type": self.name}
 
-    def inherits_instruction(self, target: str | None) -> bool:
-        del target
-        return False
-
     def output_names(self, step: Step) -> Collection[str] | None:
         answer = step.job.answer if step.job else None
         return ["content", *SCRIPT_OUTPUTS] if answer and answer.form == "text" else None
 
     def rule_names(self, step: Step) -> Collection[str] | None:
         return self.output_names(step)
-
-    def summary(self, step: Step) -> str:
-        return _job_summary(step.job) if step.job else ""
 
 
 KINDS: Final[Mapping[str, StepKind]] = {

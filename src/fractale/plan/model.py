@@ -8,7 +8,7 @@ The model does not depend on an engine. `fractale.plan.build` makes it from a fi
 drawings and the engine read it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
@@ -163,7 +163,7 @@ class Retry:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One node of the plan's graph.
 
@@ -436,6 +436,19 @@ class Step:
         """The plan inside the step: the one that it includes, or its chain."""
         return self.chain if self.plan is None else self.plan
 
+    @cached_property
+    def rendered(self) -> Mapping[str, Value]:
+        """The values that are rendered before its call, by name, as the plan has them.
+
+        Most kinds have `inputs`. A job, a question and a set step have values of their own.
+        """
+        return KINDS[self.kind].inputs(self)
+
+    @cached_property
+    def value_names(self) -> Collection[str]:
+        """The names that it gives to values."""
+        return KINDS[self.kind].value_names(self)
+
     def walk(self) -> "Iterator[Step]":
         """The step, with those of its block or chain (not of an included plan), in file order."""
         yield self
@@ -454,7 +467,7 @@ class Step:
         for key, files in (("creates", self.creates), ("needs", self.needs)):
             for number, value in enumerate(files):
                 yield f"{key}[{number}]", value
-        yield from KINDS[self.kind].texts(self)
+        yield from KINDS[self.kind].templates(self)
         if not isinstance(self.judge, bool):
             yield "judge", self.judge
 
@@ -711,7 +724,7 @@ class Plan:
     @cached_property
     def value_names(self) -> frozenset[str]:
         """The names that its `set` steps give to values."""
-        return frozenset(name for step in self.walk() if step.kind == "set" for name in step.value)
+        return frozenset(name for step in self.walk() for name in step.value_names)
 
     @cached_property
     def next_steps(self) -> Mapping[str, str]:

@@ -167,7 +167,7 @@ class Scope:
         self._placed = {p.step.name: p for p in placed_steps(self.plan, self.prefix)}
         self._setters = {}
         for placed in self._placed.values():
-            for name in placed.step.value or () if placed.step.kind == "set" else ():
+            for name in placed.step.value_names:
                 self._setters.setdefault(name, []).append(placed)
         self._hidden = {
             inner.name: name
@@ -176,13 +176,13 @@ class Scope:
         }
 
     @property
-    def named(self) -> Collection[str]:
+    def value_names(self) -> Collection[str]:
         """The names that visible `set` steps set."""
-        return {*self._setters, *(self.around.scope.named if self.around else ())}
+        return {*self._setters, *(self.around.scope.value_names if self.around else ())}
 
     @property
     def _top(self) -> tuple[str, ...]:
-        return (*TOP, NAMED) if self.named else TOP
+        return (*TOP, NAMED) if self.value_names else TOP
 
     @property
     def inputs(self) -> Mapping[str, InputSpec]:
@@ -249,7 +249,7 @@ class Scope:
             return self._step_problem(reference, text)
         if top == "inputs" and len(reference.path) > 1:
             return self._input_problem(reference, text)
-        if top == NAMED and len(reference.path) > 1 and (self.named or text.place != "rule"):
+        if top == NAMED and len(reference.path) > 1 and (self.value_names or text.place != "rule"):
             return self._value_problem(reference, text)
         if top == "previous" and (problem := self._previous_problem(reference, text)):
             return problem
@@ -312,7 +312,7 @@ class Scope:
     def _meant(self, name: str) -> str | None:
         if name in self.inputs:
             return f"inputs.{name}"
-        if name in self.named:
+        if name in self.value_names:
             return f"{NAMED}.{name}"
         return f"steps.{name}.outputs" if name in self.steps else None
 
@@ -333,7 +333,7 @@ class Scope:
     def _secret_problem(self, reference: Reference, text: Text) -> Problem | None:
         if not self.inputs[str(reference.path[1])].secret:
             return None
-        if text.within and text.within.step.kind == "set" and text.place == "template":
+        if text.within and text.within.step.value_names and text.place == "template":
             message = (
                 f"`{reference.path[1]}` is secret, and a named value is kept as `***`; write "
                 f"`inputs.{reference.path[1]}` where the secret is needed"
@@ -351,7 +351,7 @@ class Scope:
     def _value_problem(self, reference: Reference, text: Text) -> Problem | None:
         """The problem that no step can have set a value by then."""
         name, here = str(reference.path[1]), text.within
-        if self.around and name in self.around.scope.named:
+        if self.around and name in self.around.scope.value_names:
             outside = replace(text, within=self.around.placed)
             found = self.around.scope._value_problem(reference, outside)
             if found is None or name not in self._setters:
@@ -359,7 +359,7 @@ class Scope:
         setters = self._setters.get(name)
         if setters is None:
             message = "no `set` step of the plan sets it"
-            return _undefined(reference, text, 1, message, self.named)
+            return _undefined(reference, text, 1, message, self.value_names)
         if here is None or reference.optional:
             return None
         if text.place in ("rule", "reason") and any(placed.step is here.step for placed in setters):

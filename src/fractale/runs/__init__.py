@@ -5,10 +5,11 @@ To follow a run, read the modules in this order:
 1. `workspace`: `Workspace.open` opens the tools and agents that runs need.
 2. `service`: `Runs` starts, resumes or forks a run. A run is a LangGraph thread with the run's id.
 3. `preflight` finds errors before anything runs.
-4. `driver`: a `RunDriver` compiles the plan. It invokes the graph until the graph ends, waits, or
-   reaches a limit.
-5. `answering` answers the questions of the run.
-6. `reporter`: a `RunReporter` receives every event and makes the `RunResult` (`result`).
+4. `driver`: a `RunDriver` compiles the plan and runs the graph until it ends, waits, or reaches a
+   limit. At an end it runs the plan's `handlers`.
+5. `rounds` invokes the graph, and again with the answers to its questions.
+6. `answering` answers the questions of the run.
+7. `reporter`: a `RunReporter` receives every event and makes the `RunResult` (`result`).
 
 The other modules:
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fractale.errors import DependencyMissing, TemplateError
-from fractale.plan.ask import question_values
 from fractale.plan.expressions import references, render
 from fractale.plan.forms import part_data
 from fractale.plan.inputs import bind_inputs
@@ -162,11 +161,10 @@ def _experts(plan: Plan, prefix: str = "") -> Iterator[dict[str, Any]]:
 
 def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
     job: dict[str, Any] | None = None
-    given: Mapping[str, Value] = step.value if step.kind == "set" else step.inputs
     if step.job is not None:
         known = {key: _known(value, inputs) for key, value in step.job.values().items()}
         job = {**job_data(step.job), **{k: v for k, v in known.items() if k != "time"}}
-    given = question_values(step) if step.kind == "ask" else step.inputs
+    given = step.inputs if step.job is not None else step.rendered
     return {
         "name": prefix + step.name,
         "type": step.kind,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from fractale.audit import AuditLog
 from fractale.errors import StoreError
@@ -34,6 +34,9 @@ FOR_ALL = ("steps", "time", "tokens", "cost", "node_hours", "core_hours", "gpu_h
 """The limits of the whole run."""
 FOR_STEPS = ("attempts", "depth")
 """The limits on the attempts of a step, and on the nesting of plans."""
+
+End: TypeAlias = dict[str, Any]
+"""How one process's work on a run ends: the keywords of `RunReporter.ended`."""
 
 
 class RunReporter:

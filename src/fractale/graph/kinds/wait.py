@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fractale import questions
 from fractale.clock import between
-from fractale.durations import MOST_SECONDS, in_words, parse_duration
+from fractale.durations import MOST_SECONDS, in_words, seconds_in
 from fractale.errors import TemplateError
 from fractale.graph.call import Attempt
 from fractale.graph.kinds import Compiler
@@ -45,19 +45,10 @@ def _seconds(attempt: Attempt) -> float:
         TemplateError: The value of a template is not a duration.
     """
     value: Any = render(attempt.step.value, attempt.scope)
-    seconds = _number(value)
+    seconds = seconds_in(value)
     if seconds is None or not 0 <= seconds < MOST_SECONDS:
         raise TemplateError(
             f"`wait` must be a duration such as `10m`, and is `{clip(str(value))}`",
             position=attempt.step.where("wait"),
         )
     return seconds
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, (int, float)):
-        return None if isinstance(value, bool) else float(value)
-    try:
-        return parse_duration(str(value))
-    except ValueError:
-        return None
