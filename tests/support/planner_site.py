@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from fractale.testing import FakeToolServer
@@ -87,12 +88,13 @@ class Site:
 
     Attributes:
         broken: Whether the benchmark fails.
+        state: Of every service.
         seconds: How long a measurement takes, by its number of nodes.
     """
 
     def __init__(self) -> None:
         self.broken = False
-        self.asked = 0
+        self.state: Literal["ready", "failed"] = "ready"
         self.seconds = {1: 80.0, 2: 42.0, 4: 24.0, 8: 20.0}
 
     def queues(self) -> Queues:
@@ -126,13 +128,11 @@ class Site:
 
     def service_start(self, name: str) -> Service:
         """Start a service. It takes some minutes until it is ready."""
-        self.asked = 0
         return {"id": f"{name}-1", "url": "http://localhost:9000"}
 
     def service_state(self, id: str) -> ServiceState:  # noqa: A002 - a tool's argument
         """The state of a service."""
-        self.asked += 1
-        return {"state": "ready" if self.asked > 1 else "starting"}
+        return {"state": self.state}
 
     def service_stop(self, id: str) -> ServiceState:  # noqa: A002 - a tool's argument
         """Stop a service."""
@@ -157,12 +157,24 @@ class Site:
         return {"deleted": 3}
 
     def served(self) -> FakeToolServer:
-        """The tools."""
+        """The tools, described with their outputs as a registry describes them."""
         tools = FakeToolServer("site")
         for read in (self.queues, self.list_samples, self.service_state):
-            tools.tool(read_only=True)(read)
+            _serve(tools, read, read_only=True)
         for change in (self.submit, self.align, self.sort_bam, self.gather, self.service_start,
                        self.service_stop, self.benchmark, self.measure, self.notify,
                        self.clean_scratch):  # fmt: skip
-            tools.tool(change)
+            _serve(tools, change, read_only=False)
         return tools
+
+
+def _serve(tools: FakeToolServer, function: Any, *, read_only: bool) -> None:
+    tools.tool(function)
+    gives = function.__annotations__["return"]
+    tools.describe(
+        function.__name__,
+        description=function.__doc__ or "",
+        input_schema=TypeAdapter(function).json_schema(),
+        output_schema=None if gives == dict[str, Any] else TypeAdapter(gives).json_schema(),
+        annotations={"readOnlyHint": read_only},
+    )
