@@ -1,7 +1,7 @@
 """Fractale's own words in requests to models, as against those of the plan, its inputs and tools.
 
-A later version may word its prompts otherwise. A replay can tell such a change from another
-request, because the journal has a hash of the rest of each request.
+A later version may word its prompts otherwise. The journal has a hash of the rest of each
+request, so that a replay can distinguish such a change from another request.
 """
 
 from __future__ import annotations
