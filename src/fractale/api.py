@@ -60,7 +60,12 @@ def load(plan: PlanSource) -> Plan:
 
 
 def _is_yaml(text: str) -> bool:
-    return "\n" in text or (_YAML.match(text) is not None and not Path(text).exists())
+    if "\n" in text or _YAML.match(text) is None:
+        return "\n" in text
+    try:
+        return not Path(text).exists()
+    except OSError:  # it is too long for the name of a file
+        return True
 
 
 def _load(plan: PlanSource | None) -> Plan | None:

@@ -233,3 +233,8 @@ async def test_a_node_names_what_it_cannot_use(base, keywords, message):
     with pytest.raises(FractaleError) as caught:
         await called("as_node", {**base("as_node"), **keywords})
     assert message in str(caught.value)
+
+
+def test_a_plan_in_one_long_line_is_no_path():
+    step = '{"name": "a", "set": {"text": "%s"}}' % ("x" * 300)
+    assert fractale.validate(f'{{"name": "p", "steps": [{step}]}}') == []

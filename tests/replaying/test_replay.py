@@ -673,6 +673,42 @@ async def test_what_a_model_is_asked_counts(stage):
     assert fewer.divergence.what == "arguments"
 
 
+def drafting(request: ModelRequest) -> Reply:
+    if "Write the steps." not in json.dumps(request.body):
+        return Reply(text="nothing to find out")
+    return Reply(data={"steps": [{"name": "do", "tool": "look", "inputs": {"at": "there"}}]})
+
+
+def requests_otherwise(stage: Stage, **other: str | None) -> None:
+    """Make the record say other hashes of what the model was asked; None: leave them out."""
+    path, lines = stage.last.path / "journal.jsonl", []
+    for line in map(json.loads, path.read_text().splitlines()):
+        line.pop("sum", None)
+        changed = {**line, **other} if line.get("kind") == "model" else line
+        lines.append({key: each for key, each in changed.items() if each is not None})
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+@pytest.mark.parametrize("recorded", ["with the rest of the request", "by an earlier version"])
+async def test_prompts_of_fractale_that_changed_since_are_counted(stage, recorded):
+    stage.script = drafting
+    await stage.record(DRAFTED, yes=True)
+    assert (await stage.equal()).reworded == 0
+    older = {"given": None} if recorded == "by an earlier version" else {}
+    requests_otherwise(stage, digest="of other prompts", **older)
+    assert (await stage.equal()).reworded == 2
+
+
+async def test_another_request_diverges_whatever_fractales_prompts_are(stage):
+    stage.script = drafting
+    await stage.record(DRAFTED, yes=True)
+    requests_otherwise(stage, digest="of other prompts")
+    found = (await stage.replay(DRAFTED.replace("Look at it.", "Look at all."))).divergence
+    assert (found.what, found.step) == ("arguments", "made")
+    fewer = await stage.replay(DRAFTED.replace("[look, change]", "[look]"))
+    assert fewer.divergence.what == "arguments"
+
+
 async def test_what_does_not_change_the_run_is_no_divergence(stage):
     await stage.record(CHAIN)
     today = CHAIN.replace("name: chain", "name: renamed\ndescription: Other words.").replace(

@@ -130,7 +130,8 @@ def test_a_run_that_failed_is_forked_with_another_input(old):
 
 
 def test_a_run_is_replayed(old):
-    old.call("replay", "done1")
+    said = old.call("replay", "done1")
+    assert "fractale's own prompts changed since: 1 request differs" in said
     assert old.calls() == []
 
 

@@ -292,11 +292,18 @@ _FLOW: Final[Mapping[str, Any]] = {
         "description": "What an agent may call. Left out: all tools, but none of the sub-agents.",
     },
     "when": _EXPRESSION,
-    "foreach": {"anyOf": [_EXPRESSION, {"type": "array"}]},
+    "foreach": {
+        "anyOf": [
+            _EXPRESSION,
+            {"type": "array"},
+            {"type": "object", "properties": {"zip": {"type": "object"}}, "required": ["zip"]},
+        ]
+    },
     "max_parallel": {"type": "integer", "minimum": 1},
     # Sent to models, so recorded runs are compared with it.
     "keep_going": {"type": "boolean", "description": "Go on if items or steps inside fail."},
     "parallel": _STEPS,
+    "steps": {**_STEPS, "description": "A chain: steps in their order, as one step."},
     "rules": {"type": "object", "properties": {"success": _TEXTS, "failure": _TEXTS}},
     "transitions": {
         "type": "object",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, message_to_dict, messages_from_dict
 
+from fractale.agents.own_words import given_of
 from fractale.errors import CallError, ModelError, ModelUnavailable, without_positions
 from fractale.graph.call import Attempt, Codec, once
 from fractale.graph.errors_as_data import Elicited, Paused
@@ -53,8 +54,8 @@ async def ask(
                 said, model=name, schema=schema, correct=correct, on_text=on_text
             )
 
-    digest = _digest(attempt, said, schema)
-    return await _by_first_model(attempt, one, AnswerCodec, agent, digest, model)
+    digests = _digests(attempt, said, schema)
+    return await _by_first_model(attempt, one, AnswerCodec, agent, digests, model)
 
 
 async def turn(
@@ -73,8 +74,8 @@ async def turn(
         with attempt.text_of_model() as on_text:
             return await attempt.deps.models.turn(said, model=name, tools=shown, on_text=on_text)
 
-    digest = _digest(attempt, said, None, [tool.name for tool in tools])
-    return await _by_first_model(attempt, one, TurnCodec, agent, digest, model)
+    digests = _digests(attempt, said, None, [tool.name for tool in tools])
+    return await _by_first_model(attempt, one, TurnCodec, agent, digests, model)
 
 
 def masked(attempt: Attempt, message: M) -> M:
@@ -101,21 +102,30 @@ def _masked_tool(attempt: Attempt, tool: BaseTool) -> BaseTool:
     return tool.model_copy(update=changes) if changes else tool
 
 
-def _digest(
+def _digests(
     attempt: Attempt,
     messages: Sequence[BaseMessage],
     schema: Mapping[str, Any] | None,
     tools: Sequence[str] = (),
-) -> str:
-    """A hash of a request to a model, without random ids and without positions of errors."""
+) -> tuple[str, str]:
+    """Hashes of a request to a model: of all of it, and without fractale's own words.
+
+    They have no random ids and no positions of errors. The second is empty if there are no such
+    words.
+    """
     if not messages:
-        return ""
+        return "", ""
     asked = {
         "messages": [_said(message) for message in messages],
         "schema": None if schema is None else dict(schema),
         "tools": list(tools),
     }
-    text = encode(attempt.context.mask(asked)).decode(errors="replace")
+    given = given_of(asked)
+    return _hash(attempt, asked), "" if given is None else _hash(attempt, given)
+
+
+def _hash(attempt: Attempt, request: Mapping[str, Any]) -> str:
+    text = encode(attempt.context.mask(dict(request))).decode(errors="replace")
     return digest_of(without_positions(text))
 
 
@@ -132,17 +142,17 @@ async def _by_first_model(
     one: Callable[[str | None], Awaitable[T]],
     codec: type[ModelCodec[T]],
     agent: str | None,
-    digest: str,
+    digests: tuple[str, str],
     model: str | None = None,
 ) -> T:
     """The answer of the step's model, or of the next one if that model is out of reach."""
     names = attempt.deps.models.chain(model or attempt.step.model)
     for name in names[:-1]:
         try:
-            return await _call(attempt, one, name, codec, agent, digest)
+            return await _call(attempt, one, name, codec, agent, digests)
         except ModelUnavailable as error:
             attempt.warn("fallback", f"trying the next model: {error}")
-    return await _call(attempt, one, names[-1], codec, agent, digest)
+    return await _call(attempt, one, names[-1], codec, agent, digests)
 
 
 async def _call(
@@ -151,10 +161,10 @@ async def _call(
     name: str | None,
     codec: type[ModelCodec[T]],
     agent: str | None,
-    digest: str,
+    digests: tuple[str, str],
 ) -> T:
     site, spec = attempt.journal.next_site(agent), attempt.deps.models.spec(name)
-    call = Call(kind="model", name=spec, digest=digest)
+    call = Call(kind="model", name=spec, digest=digests[0], given=digests[1])
     async with attempt.context.meter.model_call():
         return await once(attempt, site, call, lambda: one(name), codec(attempt, name, spec))
 

@@ -72,7 +72,8 @@ class RecordedJournal:
         key = str(data["key"])
         known = self.calls.get(key)
         if "kind" in data:
-            call = Call(**{name: data[name] for name in ("kind", "name", "digest", "safe")})
+            words = {name: data[name] for name in ("kind", "name", "digest", "safe")}
+            call = Call(**words, given=data.get("given") or "")
             self.calls[key] = JournalCall(
                 call, data["step"], data["attempt"], data.get("agent") or ""
             )
@@ -125,6 +126,10 @@ class ReplayJournal(Journal):
     Args:
         comparison: Maps calls of the replay to calls of the record.
         has_log: Whether the log of a job still exists: then it is read again, as today's plan says.
+
+    Attributes:
+        reworded: The requests in which only fractale's own prompts differ from the record, as far
+            as the record shows: earlier versions recorded only one hash of a request.
     """
 
     def __init__(
@@ -140,6 +145,7 @@ class ReplayJournal(Journal):
         # Calls without events, such as those of prompts, are found by their order in an attempt.
         self._queues: dict[tuple[Any, ...], deque[str]] = {}
         self._keys: dict[str, str] = {}
+        self.reworded: set[str] = set()
         with_events = comparison.call_keys
         for key, each in journal.calls.items():
             if key not in with_events:
@@ -194,6 +200,9 @@ class ReplayJournal(Journal):
     def _check_given(self, site: CallSite, call: Call, was: Call) -> None:
         """Compare the arguments of a model or a prompt; those of tools are in events, too."""
         if call.kind == "tool" or not was.digest or was.digest == call.digest or self._rules.loose:
+            return
+        if call.given and was.given in ("", call.given):
+            self.reworded.add(site.key)
             return
         message = f"prompt `{call.name}` has other arguments"
         if call.kind == "model":

@@ -83,6 +83,8 @@ class Replayed:
         divergence: The first difference, if there is one.
         ends: Where the record of an interrupted run ends; empty if the record is complete.
         missing: Sub-agents whose code is not there; their answers are as recorded.
+        reworded: How many requests to models differ only because fractale's own prompts did not
+            stay the same. Their answers are as recorded.
     """
 
     run: str
@@ -93,6 +95,7 @@ class Replayed:
     divergence: Divergence | None = None
     ends: str = ""
     missing: tuple[str, ...] = ()
+    reworded: int = 0
 
     @property
     def equal(self) -> bool:
@@ -178,7 +181,8 @@ class _Replay:
         if not live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
         session = self._session(comparison, deps)
-        session.context.journal = ReplayJournal(journal, comparison, jobs.has_log)
+        replayed = ReplayJournal(journal, comparison, jobs.has_log)
+        session.context.journal = replayed
         try:
             await session.drive(self.recording.head.get("inputs") or {})
         except (Diverged, RecordEnds) as end:
@@ -194,6 +198,7 @@ class _Replay:
             divergence=comparison.divergence,
             ends=comparison.cut,
             missing=agents.missing,
+            reworded=len(replayed.reworded),
         )
 
     def _offered_names(self) -> set[str]:

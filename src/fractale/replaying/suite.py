@@ -179,6 +179,7 @@ async def check_recording(
             notes += more
             replayed = await replay(recording, settings, plan=plan, agents=catalog)
             notes += left_out if replayed.missing or not replayed.equal else []
+            notes += reworded_note(replayed)
             return CheckedRecording(name=name, replayed=replayed, notes=notes)
     except FractaleError as error:
         return CheckedRecording(name=name, error=error, notes=[*notes, *left_out])
@@ -226,8 +227,19 @@ def replayed_data(replayed: Replayed) -> dict[str, Any]:
         "status": replayed.status,
         "record_ends": replayed.ends or None,
         "missing_agents": list(replayed.missing),
+        "reworded": replayed.reworded,
     }
     return data | {"divergence": asdict(replayed.divergence) if replayed.divergence else None}
+
+
+def reworded_note(replayed: Replayed) -> list[str]:
+    """A note that fractale's own prompts are not those of the recorded run."""
+    if not replayed.reworded:
+        return []
+    differ = (
+        "1 request differs" if replayed.reworded == 1 else f"{replayed.reworded} requests differ"
+    )
+    return [f"fractale's own prompts changed since: {differ}"]
 
 
 def error_data(error: FractaleError) -> dict[str, Any]:

@@ -66,12 +66,15 @@ class Call:
         name: The tool, the model or the prompt.
         digest: A hash of its arguments.
         safe: Whether a second call does no harm. Then its intent need not survive a power cut.
+        given: Of a request to a model: a hash without fractale's own prompts and schemas; empty if
+            it has none of them.
     """
 
     kind: Kind
     name: str
     digest: str
     safe: bool = False
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,8 @@ class FileJournal(Journal):
             "digest": call.digest,
             "safe": call.safe,
         }
+        if call.given:
+            line["given"] = call.given
         self._write(line, sync=not call.safe)
 
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:

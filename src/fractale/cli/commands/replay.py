@@ -64,7 +64,7 @@ def command(
     from fractale.cli.running import own_stdout
     from fractale.errors import PlanError, UsageError
     from fractale.record.recordings import open_recording, recording_path
-    from fractale.replaying.suite import left_out_note, replayed_data
+    from fractale.replaying.suite import left_out_note, replayed_data, reworded_note
 
     if plan_file and today:
         raise UsageError("--plan and --today exclude each other", hint="give one of them")
@@ -80,6 +80,7 @@ def command(
             click.echo("\n".join(f"note: {note}" for note in left_out), err=True)
             raise
     notes += left_out if replayed.missing or not replayed.equal else []
+    notes += reworded_note(replayed)
     if given.as_json:
         data = {**replayed_data(replayed), "notes": notes}
         click.echo(to_json(data, default=str))
