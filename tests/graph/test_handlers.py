@@ -430,3 +430,49 @@ def test_an_included_plan_that_has_some_is_read(outer):
     plan = load_plan(outer)
     assert check_plan(plan) == []
     assert list(plan.handlers) == ["finally"]
+
+
+# -- named values ----------------------------------------------------------------------------------
+
+NAMED = """
+name: named
+inputs: {bad: false}
+steps:
+  - {name: first, set: {done: [first]}}
+  - {name: two, tool: do, inputs: {what: two, fail: "{{ inputs.bad }}"}}
+  - {name: second, set: {done: "{{ values.done + ['second'] }}"}}
+outputs: {done: "{{ values.done }}"}
+on_failure:
+  - {name: mark, set: {done: "{{ values.done + ['mark'] }}", why: "{{ run.failed.step }}"}}
+finally:
+  - {name: clean, tool: do, inputs: {what: "{{ values.done }} {{ values.why | default('-') }}"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen", "outputs"),
+    [
+        (False, '["first","second"] -', ["first", "second"]),
+        (True, '["first","mark"] two', ["first"]),
+    ],
+)
+async def test_they_see_and_set_named_values(settings, do, calls, bad, seen, outputs):
+    result = await fractale.arun(NAMED, {"bad": bad}, settings=settings, tools=[do])
+    assert (calls, result.outputs) == (["two", seen], {"done": outputs})
+    calls.clear()
+    after = await fractale.plan_graph(NAMED, settings=settings, tools=[do]).ainvoke({"bad": bad})
+    assert (calls, after["outputs"]) == (["two", seen], {"done": outputs})
+
+
+LATE_VALUES = [
+    ('outputs: {done: "{{ values.done', 'outputs: {done: "{{ values.why', "is set in `on_failure`"),
+    ("{what: two,", '{what: "{{ values.why }}",', "cannot have been set when"),
+    ("{{ values.done + ['mark'] }}", "{{ values.why }}", "cannot have been set when"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), LATE_VALUES)
+def test_values_that_a_later_handler_sets_are_told(old, new, message):
+    assert check_plan(parse_plan(NAMED)) == []
+    (problem,) = check_plan(parse_plan(NAMED.replace(old, new, 1)))
+    assert message in str(problem)
