@@ -297,6 +297,29 @@ async def test_in_an_application_a_limit_leaves_the_thread_as_it_is(do, calls):
     assert calls[3:] == ["two", "clean success", "more one"]
 
 
+@pytest.mark.parametrize("asks", [False, True])
+async def test_in_an_application_a_limit_streams_them(do, calls, asks):
+    plan = PLAN.replace("name: clean,", "name: clean, approve: always,") if asks else PLAN
+    graph = fractale.plan_graph(plan, tools=[do], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    limit: Any = {"limits": {"steps": 1}}
+    events: list[Any] = []
+    nodes: list[str] = []
+    async for mode, chunk in graph.astream(
+        {}, config, context=limit, stream_mode=["custom", "updates"]
+    ):
+        nodes += chunk if mode == "updates" else ()
+        events += [(chunk["event"], chunk.get("step"))] if mode == "custom" else ()
+    assert ("step_started", "finally/clean") in events
+    assert (("step_finished", "finally/more") in events) is not asks
+    ends = [] if asks else ["finally"]
+    assert nodes == ["one", "on_failure", *ends, "__end__"]
+    result = await graph.ainvoke(None, config, context=limit)
+    assert (result["status"], result.get("__interrupt__")) == ("limit", None)
+    last = [each async for each in graph.astream(None, config, context=limit)][-1]
+    assert last["__end__"]["status"] == "limit"
+
+
 async def test_in_an_application_their_questions_are_interrupts(do, calls):
     plan = PLAN.replace("name: clean,", "name: clean, approve: always,")
     graph = fractale.plan_graph(plan, tools=[do], checkpointer=InMemorySaver())
@@ -430,6 +453,23 @@ def test_an_included_plan_that_has_some_is_read(outer):
     plan = load_plan(outer)
     assert check_plan(plan) == []
     assert list(plan.handlers) == ["finally"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_step_that_asks_is_entered_once(settings, do, keep):
+    heard: list[tuple[str, Any]] = []
+
+    def hear(event: fractale.Event) -> None:
+        if "step" in event.data:
+            heard.append((event.kind, event.data["step"]))
+
+    plan = PLAN.replace("{name: clean,", "{name: clean, approve: always,")
+    answers = {"finally/clean": "yes"}
+    result = await fractale.arun(
+        plan, settings=settings, tools=[do], answers=answers, keep=keep, on_event=hear
+    )
+    assert result.status == "success"
+    assert heard.count(("step_started", "finally/clean")) == 1
 
 
 # -- named values ----------------------------------------------------------------------------------

@@ -166,6 +166,7 @@ class Meter:
             limits = replace(limits, steps=max(limits.steps, steps))
         meter = Meter(replace(limits, **dict.fromkeys(LIMITS)))
         meter.jobs = self.jobs.unlimited()
+        meter.entered = self.entered
         meter._outer = self
         return meter
 
