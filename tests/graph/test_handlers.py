@@ -316,6 +316,7 @@ async def test_in_an_application_a_limit_streams_them(do, calls, asks):
     assert nodes == ["one", "on_failure", *ends, "__end__"]
     result = await graph.ainvoke(None, config, context=limit)
     assert (result["status"], result.get("__interrupt__")) == ("limit", None)
+    assert "steps, and its limit is 1" in result["error"]  # those of the handlers count
     last = [each async for each in graph.astream(None, config, context=limit)][-1]
     assert last["__end__"]["status"] == "limit"
 
