@@ -317,6 +317,9 @@ async def test_in_an_application_a_limit_streams_them(do, calls, asks):
     result = await graph.ainvoke(None, config, context=limit)
     assert (result["status"], result.get("__interrupt__")) == ("limit", None)
     assert "steps, and its limit is 1" in result["error"]  # those of the handlers count
+    options: Any = {"stream_mode": ["custom", "updates"], "version": "v2"}
+    async for each in graph.astream(None, config, context=limit, **options):
+        assert each["ns"] == ()
     last = [each async for each in graph.astream(None, config, context=limit)][-1]
     assert last["__end__"]["status"] == "limit"
 

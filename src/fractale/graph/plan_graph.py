@@ -970,8 +970,8 @@ class _Form:
         return self._subgraphs or ns == self.ns or mode == "custom"
 
     def chunk(self, mode: str, data: Any, ns: tuple[str, ...] | None = None) -> Any:
-        """A chunk of the run; ns: of its own graph, if None."""
-        ns = self.ns if ns is None else ns
+        """A chunk of the run; ns: of its own graph, if None. It is shown only with subgraphs."""
+        ns = ns if ns is not None and self._subgraphs else self.ns
         if self._version == "v2":
             known = {"interrupts": ()} if mode == "values" else {}
             return {"type": mode, "ns": ns, "data": data, **known}
