@@ -192,6 +192,7 @@ async def afork(
     plan: PlanSource | None = None,
     inputs: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Mapping[str, Any]] | None = None,
+    values: Mapping[str, Any] | None = None,
     new_id: str | None = None,
     **keywords: Unpack[RunKeywords],
 ) -> RunResult:
@@ -205,6 +206,7 @@ async def afork(
         plan: Replaces that run's plan; None: its present file.
         inputs: The inputs that differ from that run's.
         outputs: Step → key → value, for outputs that differ from that run's.
+        values: Named values that differ from that run's. A step of that run has set each.
         new_id: The id of the new run; None: a new one.
         keywords: See `fractale.RunKeywords`.
 
@@ -216,7 +218,7 @@ async def afork(
         FractaleError: As `arun`.
     """
     call = _call("afork", keywords)
-    return await call.fork(run_id, at, _load(plan), inputs, outputs, new_id=new_id)
+    return await call.fork(run_id, at, _load(plan), inputs, outputs, values, new_id=new_id)
 
 
 async def areplay(run_id: str | Path, **keywords: Unpack[ReplayKeywords]) -> Replayed:
@@ -398,12 +400,13 @@ def fork(
     plan: PlanSource | None = None,
     inputs: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Mapping[str, Any]] | None = None,
+    values: Mapping[str, Any] | None = None,
     new_id: str | None = None,
     **keywords: Unpack[RunKeywords],
 ) -> RunResult:
     """Start a new run from a step of another, and wait for its end: see `afork`."""
     call = _call("fork", keywords, waits=True)
-    begin = partial(call.fork, run_id, at, _load(plan), inputs, outputs, new_id=new_id)
+    begin = partial(call.fork, run_id, at, _load(plan), inputs, outputs, values, new_id=new_id)
     return _wait("fork", begin)
 
 

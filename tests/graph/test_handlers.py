@@ -297,6 +297,33 @@ async def test_in_an_application_a_limit_leaves_the_thread_as_it_is(do, calls):
     assert calls[3:] == ["two", "clean success", "more one"]
 
 
+@pytest.mark.parametrize("asks", [False, True])
+async def test_in_an_application_a_limit_streams_them(do, calls, asks):
+    plan = PLAN.replace("name: clean,", "name: clean, approve: always,") if asks else PLAN
+    graph = fractale.plan_graph(plan, tools=[do], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    limit: Any = {"limits": {"steps": 1}}
+    events: list[Any] = []
+    nodes: list[str] = []
+    async for mode, chunk in graph.astream(
+        {}, config, context=limit, stream_mode=["custom", "updates"]
+    ):
+        nodes += chunk if mode == "updates" else ()
+        events += [(chunk["event"], chunk.get("step"))] if mode == "custom" else ()
+    assert ("step_started", "finally/clean") in events
+    assert (("step_finished", "finally/more") in events) is not asks
+    ends = [] if asks else ["finally"]
+    assert nodes == ["one", "on_failure", *ends, "__end__"]
+    result = await graph.ainvoke(None, config, context=limit)
+    assert (result["status"], result.get("__interrupt__")) == ("limit", None)
+    assert "steps, and its limit is 1" in result["error"]  # those of the handlers count
+    options: Any = {"stream_mode": ["custom", "updates"], "version": "v2"}
+    async for each in graph.astream(None, config, context=limit, **options):
+        assert each["ns"] == ()
+    last = [each async for each in graph.astream(None, config, context=limit)][-1]
+    assert last["__end__"]["status"] == "limit"
+
+
 async def test_in_an_application_their_questions_are_interrupts(do, calls):
     plan = PLAN.replace("name: clean,", "name: clean, approve: always,")
     graph = fractale.plan_graph(plan, tools=[do], checkpointer=InMemorySaver())
@@ -430,3 +457,66 @@ def test_an_included_plan_that_has_some_is_read(outer):
     plan = load_plan(outer)
     assert check_plan(plan) == []
     assert list(plan.handlers) == ["finally"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_step_that_asks_is_entered_once(settings, do, keep):
+    heard: list[tuple[str, Any]] = []
+
+    def hear(event: fractale.Event) -> None:
+        if "step" in event.data:
+            heard.append((event.kind, event.data["step"]))
+
+    plan = PLAN.replace("{name: clean,", "{name: clean, approve: always,")
+    answers = {"finally/clean": "yes"}
+    result = await fractale.arun(
+        plan, settings=settings, tools=[do], answers=answers, keep=keep, on_event=hear
+    )
+    assert result.status == "success"
+    assert heard.count(("step_started", "finally/clean")) == 1
+
+
+# -- named values ----------------------------------------------------------------------------------
+
+NAMED = """
+name: named
+inputs: {bad: false}
+steps:
+  - {name: first, set: {done: [first]}}
+  - {name: two, tool: do, inputs: {what: two, fail: "{{ inputs.bad }}"}}
+  - {name: second, set: {done: "{{ values.done + ['second'] }}"}}
+outputs: {done: "{{ values.done }}"}
+on_failure:
+  - {name: mark, set: {done: "{{ values.done + ['mark'] }}", why: "{{ run.failed.step }}"}}
+finally:
+  - {name: clean, tool: do, inputs: {what: "{{ values.done }} {{ values.why | default('-') }}"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen", "outputs"),
+    [
+        (False, '["first","second"] -', ["first", "second"]),
+        (True, '["first","mark"] two', ["first"]),
+    ],
+)
+async def test_they_see_and_set_named_values(settings, do, calls, bad, seen, outputs):
+    result = await fractale.arun(NAMED, {"bad": bad}, settings=settings, tools=[do])
+    assert (calls, result.outputs) == (["two", seen], {"done": outputs})
+    calls.clear()
+    after = await fractale.plan_graph(NAMED, settings=settings, tools=[do]).ainvoke({"bad": bad})
+    assert (calls, after["outputs"]) == (["two", seen], {"done": outputs})
+
+
+LATE_VALUES = [
+    ('outputs: {done: "{{ values.done', 'outputs: {done: "{{ values.why', "is set in `on_failure`"),
+    ("{what: two,", '{what: "{{ values.why }}",', "cannot have been set when"),
+    ("{{ values.done + ['mark'] }}", "{{ values.why }}", "cannot have been set when"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), LATE_VALUES)
+def test_values_that_a_later_handler_sets_are_told(old, new, message):
+    assert check_plan(parse_plan(NAMED)) == []
+    (problem,) = check_plan(parse_plan(NAMED.replace(old, new, 1)))
+    assert message in str(problem)

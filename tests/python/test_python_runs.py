@@ -163,6 +163,25 @@ async def test_secrets_are_given_again(settings):
 # -- forks, replays, lists, cancelling -----------------------------------------------------------
 
 
+NAMED = """
+name: named
+steps:
+  - {name: keep, set: {n: 2}}
+  - {name: make, tool: make, inputs: {n: "{{ values.n }}"}}
+outputs: {n: "{{ values.n }}"}
+"""
+
+
+async def test_a_fork_takes_named_values(project):
+    first = await fractale.arun(NAMED, keep=True, **project)
+    fork = await fractale.afork(first.run, "make", values={"n": 5}, **project)
+    assert (first.outputs, fork.outputs) == ({"n": 2}, {"n": 5})
+    with pytest.raises(InputError, match="no step set it"):
+        await fractale.afork(first.run, "make", values={"nn": 5}, **project)
+    with pytest.raises(UsageError, match="`values` cannot be"):
+        await fractale.afork(first.run, "make", values=["n"], **project)  # pyright: ignore
+
+
 async def test_a_recorded_run_is_forked_and_replayed(project):
     first = await fractale.arun(ASKS, {"n": 2}, keep=True, yes=True, **project)
     fork = await fractale.afork(

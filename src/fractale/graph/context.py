@@ -166,6 +166,7 @@ class Meter:
             limits = replace(limits, steps=max(limits.steps, steps))
         meter = Meter(replace(limits, **dict.fromkeys(LIMITS)))
         meter.jobs = self.jobs.unlimited()
+        meter.entered = self.entered
         meter._outer = self
         return meter
 
@@ -209,7 +210,8 @@ class Meter:
         used = self.total.get("steps", 0)
         if limit is not None and used >= limit:
             steps = "1 step" if used == 1 else f"{used} steps"
-            raise LimitReached("steps", f"the run has entered {steps}, its limit", hint=RAISE)
+            end = "its limit" if used == limit else f"and its limit is {limit}"
+            raise LimitReached("steps", f"the run has entered {steps}, {end}", hint=RAISE)
         self.total["steps"] = used + 1
         self.entered[path] = task
         if self._outer:

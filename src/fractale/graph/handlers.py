@@ -27,7 +27,7 @@ from fractale.errors import LimitReached
 from fractale.evidence import Notice
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import BuildGraph
-from fractale.graph.state import PlanEnd, PlanState, Record, Spent
+from fractale.graph.state import PlanEnd, PlanState, Record, Spent, values_in
 from fractale.graph.step import AttemptsExceeded, Graph, NodeFunction, add_node, new_graph
 from fractale.plan.model import HANDLERS, Plan
 
@@ -68,7 +68,7 @@ def add_handlers(builder: Graph, plan: Plan, deps: Dependencies, build_graph: Bu
 
 def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) -> NodeFunction:
     """The node of a handler. ``on_failure`` does nothing unless the plan failed."""
-    graph = build_graph(plan, deps, None).compile()
+    graph = build_graph(plan, deps, None).compile(name=name)
     own = {step.name for step in plan.walk()}
 
     async def run(
@@ -88,7 +88,8 @@ def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) ->
             context.emit("warning", step=path, code=GAVE_UP, message=error.message)
             return PlanState()
         records = {n: r for n, r in after.get("steps", {}).items() if n in own}
-        return PlanState(steps=records, spent=after.get("spent", Spent()))
+        own_state = PlanState(steps=records, spent=after.get("spent", Spent()))
+        return cast("PlanState", {**own_state, **values_in(after)})
 
     return run
 

@@ -336,26 +336,39 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                 **options,
             )
             try:
-                async with aclosing(chunks) as stream:
+                async with aclosing(_noted(chunks, turn, form)) as stream:
                     async for chunk in stream:
-                        if turn is None:
-                            yield form.seen(chunk)
-                            continue
-                        shown = form.seen(chunk)
-                        turn.shown(is_paused=form.is_paused)
-                        yield shown
-                        turn.goes_on()
+                        yield chunk
             except (AttemptsExceeded, LimitReached) as error:
-                status = "limit" if isinstance(error, LimitReached) else "failed"
-                outputs = await self._outputs_so_far(call, saver, entered)
-                if self.handlers is not None:
-                    await self._handle(entered, call, saver, error, durability, form.values)
-                for chunk in form.ended(status, error.message, outputs):
-                    yield chunk
+                end = self._end(entered, call, saver, error, durability, form)
+                async with aclosing(_noted(end, turn, form)) as stream:
+                    async for chunk in stream:
+                        yield chunk
             finally:
                 if saver is not None and (not form.at_end or self.handlers is not None):
                     run, notes, journal = entered.context, entered.notes, entered.journal
                     await asyncio.shield(leave(saver, call, run, notes, journal))
+
+    async def _end(
+        self,
+        entered: _Entered,
+        config: RunnableConfig,
+        saver: BaseCheckpointSaver[Any] | None,
+        error: AttemptsExceeded | LimitReached,
+        durability: Any,
+        form: _Form,
+    ) -> AsyncGenerator[Any]:
+        """The chunks of a run that an error ended: of its handlers, and of its end."""
+        status = "limit" if isinstance(error, LimitReached) else "failed"
+        outputs = await self._outputs_so_far(config, saver, entered)
+        if self.handlers is not None:
+            chunks = self._handle(entered, config, saver, error, durability, form)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        form.is_over = True
+        for chunk in form.ended(status, error.message, outputs):
+            yield chunk
 
     async def _outputs_so_far(
         self,
@@ -380,8 +393,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         saver: BaseCheckpointSaver[Any] | None,
         error: AttemptsExceeded | LimitReached,
         durability: Any,
-        known: Mapping[str, Any],
-    ) -> None:
+        form: _Form,
+    ) -> AsyncGenerator[Any]:
         """Run the plan's handlers after an error ended its graph, whose step stays due.
 
         They have a thread of their own, or in another graph a namespace, since the thread of the
@@ -389,11 +402,13 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         ends them with a warning.
 
         Args:
-            known: The latest values of the run, which count if no saver keeps its state.
+            form: Of the run. Its latest values count if no saver keeps the state.
+
+        Yields:
+            Their chunks, unless another graph has them already.
         """
         conf, run = config.get(CONF, {}), entered.context
-        if saver is not None:
-            known = (await self.aget_state(config)).values
+        known = form.values if saver is None else (await self.aget_state(config)).values
         step = error.step if isinstance(error, AttemptsExceeded) else None
         words = run.mask(error.message)
         ended = PlanEnd(outcome="failed" if step else "limit", step=step, error=words)
@@ -405,9 +420,17 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         options = {} if durability is None else {"durability": durability}
         at = {**config, CONF: own, "recursion_limit": NO_RECURSION_LIMIT}
         given = state_at_end(self.plan, known or entered.given or {}, ended)
+        modes = list(dict.fromkeys(["updates", *form.modes]))
+        asked_of: list[Any] = []
         with masked(cast("RunnableConfig", at), run.masker) as shown:
-            after = await graph.ainvoke(given, shown, context=run, **options)
-        for asked in after.get(INTERRUPT) or ():
+            async for ns, mode, data in graph.astream(
+                given, shown, context=run, stream_mode=modes, subgraphs=True, **options
+            ):
+                if mode == "updates" and INTERRUPT in data:
+                    asked_of += data[INTERRUPT] if ns == form.ns else ()
+                elif CONFIG_KEY_TASK_ID not in conf and form.wants(ns, mode):
+                    yield form.chunk(mode, data, ns)
+        for asked in asked_of:
             step = str(asked.value.get("step") or "")
             words = "its question cannot be asked when a limit has ended the plan"
             run.emit("warning", step=step, code=GAVE_UP, message=words)
@@ -890,7 +913,7 @@ class _Form:
     ) -> None:
         conf = config.get(CONF, {})
         place = str(conf.get(CONFIG_KEY_CHECKPOINT_NS) or "") if CONFIG_KEY_TASK_ID in conf else ""
-        self._ns = tuple(place.split(NS_SEP)) if place else ()
+        self.ns = tuple(place.split(NS_SEP)) if place else ()
         self._is_list = isinstance(mode, list)
         self.modes: Sequence[str] = [mode] if isinstance(mode, str) else list(mode)
         self._keys: Sequence[str] = [keys] if isinstance(keys, str) else list(keys or channels)
@@ -898,18 +921,19 @@ class _Form:
         self._version = version
         self.values: dict[str, Any] = {}
         self.is_paused = False
+        self.is_over = False
 
     def seen(self, chunk: Any) -> Any:
         """Remember the latest values of the run. They have every key of the result.
 
         A run that `fractale.arun` began has a key only once a step has set it.
         """
-        if "values" not in self.modes and "updates" not in self.modes:
+        if self.is_over or ("values" not in self.modes and "updates" not in self.modes):
             return chunk
         ns, mode, data = self._parts(chunk)
-        if ns == self._ns and isinstance(data, dict):
+        if ns == self.ns and isinstance(data, dict):
             self.is_paused = self.is_paused or INTERRUPT in data
-        if mode == "values" and ns == self._ns and isinstance(data, dict):
+        if mode == "values" and ns == self.ns and isinstance(data, dict):
             self.values = values = cast("dict[str, Any]", data)
             for key in PlanOutput.__annotations__:
                 if key in self._keys:
@@ -925,27 +949,35 @@ class _Form:
         if self._version == "v2":
             return chunk["ns"], chunk["type"], chunk["data"]
         if self._is_list:
-            return chunk if self._subgraphs else (self._ns, *chunk)
-        ns, data = chunk if self._subgraphs else (self._ns, chunk)
+            return chunk if self._subgraphs else (self.ns, *chunk)
+        ns, data = chunk if self._subgraphs else (self.ns, chunk)
         return ns, self.modes[0], data
 
     def ended(self, status: str, error: str, outputs: Any) -> Iterator[Any]:
         """The chunks at the end of a run whose graph did not reach an end itself."""
         update = {"status": status, "outputs": outputs, "error": error}
         if "updates" in self.modes:
-            yield self._chunk("updates", {END: update})
+            yield self.chunk("updates", {END: update})
         if "values" in self.modes:
             shown = {key: value for key, value in update.items() if key in self._keys}
             known = {k: v for k, v in self.values.items() if k != INTERRUPT}
-            yield self._chunk("values", {**known, **shown})
+            yield self.chunk("values", {**known, **shown})
 
-    def _chunk(self, mode: str, data: Any) -> Any:
+    def wants(self, ns: tuple[str, ...], mode: str) -> bool:
+        """Whether a chunk of the handlers is one of the run's, which end with its values."""
+        if mode == "values" or mode not in self.modes:
+            return False
+        return self._subgraphs or ns == self.ns or mode == "custom"
+
+    def chunk(self, mode: str, data: Any, ns: tuple[str, ...] | None = None) -> Any:
+        """A chunk of the run; ns: of its own graph, if None. It is shown only with subgraphs."""
+        ns = ns if ns is not None and self._subgraphs else self.ns
         if self._version == "v2":
             known = {"interrupts": ()} if mode == "values" else {}
-            return {"type": mode, "ns": self._ns, "data": data, **known}
+            return {"type": mode, "ns": ns, "data": data, **known}
         if self._is_list:
-            return (self._ns, mode, data) if self._subgraphs else (mode, data)
-        return (self._ns, data) if self._subgraphs else data
+            return (ns, mode, data) if self._subgraphs else (mode, data)
+        return (ns, data) if self._subgraphs else data
 
 
 def _turn(
@@ -960,6 +992,20 @@ def _turn(
     for name in ("conn", "storage"):  # LangGraph may use a copy of the saver, with the same one
         home = getattr(home, name, home)
     return turn_of(home, thread)
+
+
+async def _noted(
+    chunks: AsyncGenerator[Any], turn: Turn | None, form: _Form
+) -> AsyncGenerator[Any]:
+    """A run's chunks, which the form sees. The turn knows when the caller has one."""
+    async with aclosing(chunks) as stream:
+        async for chunk in stream:
+            shown = form.seen(chunk)
+            if turn is not None:
+                turn.shown(is_paused=form.is_paused)
+            yield shown
+            if turn is not None:
+                turn.goes_on()
 
 
 def _check_no_loop() -> None:

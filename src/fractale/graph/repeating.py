@@ -130,7 +130,7 @@ def _graph(leaf: StepNode) -> Any:
     builder.add_node(TRY, once_more, input_schema=Tries, retry_policy=policy)
     builder.add_edge(START, TRY)
     builder.add_conditional_edges(TRY, _next, [TRY, END])
-    return builder.compile()
+    return builder.compile(name=leaf.step.name)
 
 
 def _next(state: Tries) -> str:

@@ -360,19 +360,32 @@ class Scope:
         if setters is None:
             message = "no `set` step of the plan sets it"
             return _undefined(reference, text, 1, message, self.value_names)
-        if here is None or reference.optional:
+        if here is None:
+            late = {placed.handler for placed in setters}
+            if "" in late or reference.optional:
+                return None
+            message = f"`{name}` is set in `{min(late, key=HANDLERS.index)}`, which runs after this"
+            return _at(reference, text, 1, "not-yet-set", message)
+        if reference.optional:
             return None
         if text.place in ("rule", "reason") and any(placed.step is here.step for placed in setters):
             return None  # a rule of the step that sets it sees the new value
-        owners = dict.fromkeys(placed.owner.name for placed in setters)
-        known = all(self.flow.can_run(owner) for owner in (*owners, here.owner.name))
-        if not known or any(self.flow.can_come_first(o, here.owner.name) for o in owners):
+        if any(self._can_be_set(placed, here) for placed in setters):
             return None
         message = (
             f"`{name}` cannot have been set when the run first enters `{here.step.name}`; set it "
             "before, or write `| default(…)`"
         )
         return _at(reference, text, 1, "not-yet-set", message)
+
+    def _can_be_set(self, setter: Placed, here: Placed) -> bool:
+        """Whether a `set` step can have run when the run first enters another step."""
+        order = ("", *HANDLERS)
+        if setter.handler != here.handler:
+            return order.index(setter.handler) < order.index(here.handler)
+        flow = self.handlers[here.handler] if here.handler else self.flow
+        owners = (setter.owner.name, here.owner.name)
+        return not all(map(flow.can_run, owners)) or flow.can_come_first(*owners)
 
     def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[1])

@@ -184,17 +184,18 @@ class Invocation:
         plan: Plan | None,
         inputs: Mapping[str, Any] | None,
         outputs: Mapping[str, Mapping[str, Any]] | None,
+        values: Mapping[str, Any] | None,
         *,
         new_id: str | None,
     ) -> RunResult:
         """See `fractale.api.afork`."""
         check_values({"run_id": run_id, "at": at}, "run_id", "at")
-        check_values({"inputs": inputs, "outputs": outputs, "new_id": new_id})
+        check_values({"inputs": inputs, "outputs": outputs, "values": values, "new_id": new_id})
         record, head = find_own(run_id, self._settings)
         now = plan or plan_today(record, head)
         settings, extensions = as_started(self._settings, head, self._given)
         options = self._options(now, keep=True, run_id=new_id)
-        changes = ForkChanges(inputs=inputs or {}, outputs=outputs or {})
+        changes = ForkChanges(inputs=inputs or {}, outputs=outputs or {}, values=values or {})
         secrets = secrets_for(now, self._keywords, settings)
 
         async def begin(workspace: Workspace) -> RunResult:

@@ -168,6 +168,7 @@ _FORMS: Final[Mapping[str, _Form]] = {
     "replies": _TABLE,
     "answers": _TABLE,
     "secrets": _TABLE,
+    "values": _TABLE,
     "metadata": _TABLE,
     "outputs": _Form(_table_of(_is(Mapping)), "give a mapping: step → output → value"),
     "keep": _FLAG,
