@@ -96,6 +96,15 @@ async def test_a_service_is_waited_for(run):
     assert [name for name, _ in calls] == ["service_start", "service_state", "benchmark"]
 
 
+@pytest.mark.parametrize("task", ["service", "cleanup"])
+async def test_a_service_that_never_gets_ready_is_a_failure(run, site, task):
+    site.state = "failed"
+    seen, calls = await run(task)
+    assert seen.status == "failed"
+    assert "no rule for `success` is true: `state == 'ready'`" in seen.result.error
+    assert "benchmark" not in dict(calls)
+
+
 @pytest.mark.parametrize("broken", [False, True])
 async def test_a_service_is_stopped_whatever_happens(run, site, broken):
     site.broken = broken

@@ -83,6 +83,21 @@ async def test_the_first_rule_that_holds_in_file_order_decides(run_plan):
     assert await outcome_of(run_plan, {"x": 1}, rules) == ("failure", "rule")
 
 
+@pytest.mark.parametrize("rules", ["{success: state == 'ready'}", "{again: x == 1, success: y}"])
+async def test_a_success_that_the_rules_describe_must_come(run_plan, rules):
+    text = f"""
+        name: p
+        steps:
+          - {{name: a, tool: look, rules: {rules}, transitions: {{again: a}}}}
+    """
+    tools = FakeToolServer()
+    tools.tool(lambda: {"state": "broken", "x": 2, "y": False}, name="look")
+    seen = await run_plan(text, tools=tools)
+    (step,) = seen.of("step_finished")
+    assert (step["outcome"], step["decided_by"]) == ("failure", "rule")
+    assert "no rule for `success` is true" in step["reason"]
+
+
 async def test_outputs_that_break_their_schema_are_a_failure(run_plan):
     schema = "    output_schema: {type: object, required: [y]}"
     assert await outcome_of(run_plan, {"x": 1}, schema) == ("failure", "schema")
