@@ -91,7 +91,7 @@ class Decision:
 async def decide(attempt: Attempt, result: CallResult, *, final: bool = True) -> Decision:
     """The outcome of an attempt: by a rule, the call's own evidence, a judge, or by default.
 
-    A step with rules for `success`, none of which is true, is no success by default.
+    A step has failed if it has rules for `success` and none of them is true.
 
     Args:
         final: Whether the attempt is over. If it is not, such as between two calls of an `until`,
