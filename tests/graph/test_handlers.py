@@ -156,6 +156,18 @@ async def test_transitions_of_a_handler_end_that_handler(settings, do, calls):
     assert calls == ["one", "two", "clean success"]
 
 
+async def test_the_reason_of_a_handler_is_a_warning(settings, do, calls):
+    plan = PLAN.replace(
+        'clean {{ run.outcome }}"}}',
+        "clean\"}, rules: {left: did == 'clean'}, transitions: {left: failed}, "
+        'reason: "files are left after {{ run.outcome }}"}',
+    )
+    result = await fractale.arun(plan, tools=[do], settings=settings)
+    assert (result.status, calls[2:]) == ("success", ["clean"])
+    (notice,) = result.notices
+    assert (notice["step"], notice["message"]) == ("finally/clean", "files are left after success")
+
+
 async def test_questions_of_handlers_are_answered_like_others(settings, do, calls):
     known: dict[str, Any] = {"tools": [do], "settings": settings}
     plan = PLAN.replace("name: clean,", "name: clean, approve: always,")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 
 import pytest
 
+from fractale import aresume
 from fractale.settings import load_settings
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
@@ -126,3 +128,52 @@ async def test_what_an_agent_with_tools_is_told_is_not_in_its_checkpoints(run_pl
     kept = b"".join(p.read_bytes() for p in settings.state_dir.rglob("*") if p.is_file())
     assert b"canary" not in kept
     assert not any("canary" in str(message) for asked in model.requests for message in asked)
+
+
+SECRET = "the-secret-input-5521"
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [
+        ('- {name: a, wait: "{{ inputs.key }}"}', "`wait` must be a duration such as `10m`"),
+        (
+            '- {name: a, ask: "Use {{ inputs.key }}?", default: "{{ inputs.key }}", '
+            "default_after: 0.2s}\n- {name: b, wait: 0.1s}",
+            "the default `***` was taken",
+        ),
+    ],
+)
+async def test_a_time_does_not_keep_a_secret(run_plan, tmp_path, steps, shown):
+    settings = replace(load_settings({"HOME": str(tmp_path)}, tmp_path), state_dir=tmp_path / "s")
+    plan = f"name: times\ninputs: {{key: {{secret: true}}}}\nsteps:\n{steps}\n"
+    options = {"secrets": {"key": SECRET}, "settings": settings, "keep": True}
+    seen = await run_plan(plan, **options)
+    if seen.result.status == "waiting":
+        await asyncio.sleep(0.3)
+        result = await aresume(seen.result.run, secrets={"key": SECRET}, settings=settings)
+    else:
+        result = seen.result
+    assert shown in repr(result)
+    assert SECRET not in repr(result)
+    assert SECRET.encode() not in b"".join(p.read_bytes() for p in files_in(tmp_path / "s"))
+
+
+async def test_an_answer_that_quotes_a_secret_is_not_kept(run_plan, tmp_path):
+    settings = replace(load_settings({"HOME": str(tmp_path)}, tmp_path), state_dir=tmp_path / "s")
+    seen = await run_plan(
+        """
+        name: quoted
+        inputs: {key: {secret: true}}
+        steps:
+          - {name: a, ask: "Stop?", choices: ["no", {stop: "Why?"}]}
+          - {name: b, set: {why: "{{ steps.a.outputs.text }}"}}
+        outputs: {why: "{{ values.why }}"}
+        """,
+        secrets={"key": SECRET},
+        settings=settings,
+        answers={"a": {"answer": "stop", "text": f"{SECRET} is old"}},
+        keep=True,
+    )
+    assert seen.result.outputs == {"why": "*** is old"}
+    assert SECRET.encode() not in b"".join(p.read_bytes() for p in files_in(tmp_path / "s"))

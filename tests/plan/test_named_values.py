@@ -70,6 +70,22 @@ def test_a_name_that_no_step_sets():
             "- name: both\n  parallel:\n    - {name: l, set: {n: 1}}\n    - {name: r, set: {n: 2}}",
             "set-twice",
         ),
+        # Steps at the end see the values of the plan, and those of the list before.
+        (
+            "- {name: a, set: {n: 1}}\non_failure:\n- {name: b, set: {m: 1}}\nfinally:\n"
+            '- {name: c, set: {o: "{{ values.n + values.m }}"}}\n'
+            '- {name: d, set: {p: "{{ values.o }}"}}',
+            "",
+        ),
+        (
+            "- {name: a, set: {n: 1}}\nfinally:\n"
+            '- {name: c, set: {o: "{{ values.p }}"}}\n- {name: d, set: {p: 1}}',
+            "not-yet-set",
+        ),
+        (
+            '- {name: a, set: {n: "{{ values.m }}"}}\nfinally:\n- {name: b, set: {m: 1}}',
+            "not-yet-set",
+        ),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_set_by_then(text, code):

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fractale.plan.inputs import is_input_spec
+from fractale.plan.kinds import KINDS
 
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -22,6 +23,7 @@ tricky = st.sampled_from(
         "#!/bin/sh\n  x \n\ny\n",
     ]
 )
+plain_texts = words.filter(lambda text: "{{" not in text)
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,11}", fullmatch=True).filter(
     lambda name: name not in ("success", "failed", "failure")
 )
@@ -81,7 +83,9 @@ resources = keys(
         st.from_regex("[a-z]{1,3}", fullmatch=True).filter(lambda name: name != "log"),
         figures,
         max_size=3,
-    ),
+    )
+    | st.sampled_from(["json", {"file": "out.json"}]),
+    stdin=values,
 )
 job_commands = st.one_of(
     st.lists(scalars, min_size=1, max_size=4),
@@ -113,26 +117,32 @@ flow = keys(
     output_schema=st.sampled_from(
         [{}, {"type": "object"}, {"properties": {"x": {"type": "string", "pattern": "^a"}}}]
     ),
+    reason=words | templates,
 )
 calls = keys(
     inputs=st.dictionaries(
         texts | tricky | st.sampled_from(["goal", "prompt"]), values, max_size=3
     ),
     retry=keys(
+        on=st.sampled_from(["transport", "failure"]),
         attempts=counts,
         delay=durations | st.just(0),
         backoff=st.floats(1, 10),
         max_delay=durations,
     ),
     approve=st.sampled_from(["never", "ask", "always"]),
-    judge=st.booleans(),
+    judge=st.booleans() | words | templates,
     model=st.sampled_from(["openai:gpt-4.1", "local:a/b.gguf"]),
     instruction=texts | tricky,
 )
 sweeps = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
-        {"foreach": axes | st.dictionaries(names, axes, min_size=1, max_size=3)},
+        {
+            "foreach": axes
+            | st.dictionaries(names.filter(lambda n: n != "zip"), axes, min_size=1, max_size=3)
+            | st.fixed_dictionaries({"zip": st.dictionaries(names, axes, min_size=1, max_size=3)})
+        },
         optional={"max_parallel": counts, "keep_going": st.booleans()},
     ),
 )
@@ -140,6 +150,26 @@ tools = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"allow_tools": st.booleans()}),
     st.fixed_dictionaries({"tools": callables | st.lists(callables, max_size=3)}),
+)
+words_of_choice = st.from_regex("[a-z]{1,6}", fullmatch=True)
+choices = st.lists(words_of_choice, min_size=1, max_size=3, unique=True).flatmap(
+    lambda found: st.tuples(
+        *(st.just(word) | st.builds(lambda asked, w=word: {w: asked}, words) for word in found)
+    ).map(list)
+)
+forms = st.sampled_from(
+    [
+        {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+        {"type": "object", "properties": {"x": {"type": "string", "enum": ["a", "b"]}}},
+    ]
+)
+named = st.from_regex("[a-z_]{1,5}", fullmatch=True)
+sets = st.dictionaries(named, values, min_size=1, max_size=3)
+waits = durations | st.just("{{ inputs.n }}")
+files = words | templates | st.lists(words | templates, min_size=1, max_size=3)
+made = st.one_of(st.just({}), st.fixed_dictionaries({"creates": files}, optional={"needs": files}))
+polled = st.fixed_dictionaries(
+    {"until": expressions, "timeout": durations}, optional={"every": durations}
 )
 whats = {
     "tool": st.fixed_dictionaries({"tool": callables}),
@@ -161,18 +191,73 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def scripts(draw: st.DrawFn) -> dict[str, Any]:
+    """Keys of a step that runs a program on this machine."""
+    said = draw(
+        st.fixed_dictionaries({"script": words}) | st.fixed_dictionaries({"command": job_commands})
+    )
+    env = st.dictionaries(st.from_regex("[A-Z_]{1,5}", fullmatch=True), scalars, max_size=3)
+    more = keys(
+        stdin=values, env=env, outputs=st.sampled_from(["json", "text"]), folder=words | templates
+    )
+    return {**said, **draw(more)}
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> dict[str, Any]:
+    """Keys of a step that asks the user."""
+    asked = {"ask": draw(words)}
+    way = draw(st.sampled_from(["text", "choices", "expression", "form"]))
+    if way == "choices":
+        asked["choices"] = draw(choices)
+    elif way == "expression":
+        asked["choices"] = "inputs.n"
+    elif way == "form":
+        asked["form"] = draw(forms)
+    if way in ("text", "expression"):
+        asked |= draw(keys(default=templates))
+        if "default" in asked:
+            asked |= draw(keys(default_after=durations))
+    return asked
+
+
+@st.composite
 def single_steps(draw: st.DrawFn, name: str) -> dict[str, Any]:
-    kind = draw(st.sampled_from(sorted([*whats, "job"])))
-    if kind == "job":
-        step = {"name": name, **draw(jobs()), **draw(flow), **draw(sweeps)}
-        more = draw(calls)
+    kind = draw(st.sampled_from(sorted([*whats, "job", "script", "ask", "set", "wait"])))
+    step: dict[str, Any] = {"name": name, **draw(flow), **draw(sweeps)}
+    if kind in ("ask", "set", "wait"):
+        said = {
+            "ask": questions(),
+            "set": st.fixed_dictionaries({"set": sets}),
+            "wait": st.fixed_dictionaries({"wait": waits}),
+        }
+        return _fitting({**step, **draw(said[kind])}, kind)
+    more = draw(calls)
+    if kind in ("job", "script"):
+        step |= draw(jobs() if kind == "job" else scripts()) | draw(made)
         return step | {key: more[key] for key in ("retry", "approve", "judge") if key in more}
-    step = {"name": name, **draw(whats[kind]), **draw(flow), **draw(calls), **draw(sweeps)}
-    if kind != "tool":
+    step |= draw(whats[kind]) | more
+    if kind == "plan":
+        step.get("retry", {}).pop("on", None)
+    if kind == "tool":
+        step |= draw(made) | draw(polled | st.just({}))
+    else:
         step |= draw(tools)
     if kind in ("prompt", "agent"):
         step |= draw(keys(persist=st.booleans()))
     return step
+
+
+def _fitting(step: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A step without the keys that its kind does not have."""
+    lacks = KINDS[kind].lacks | ({"keep_going"} if "foreach" in KINDS[kind].lacks else set())
+    return {key: value for key, value in step.items() if key not in lacks}
+
+
+@st.composite
+def chains(draw: st.DrawFn, name: str, inner: list[str]) -> dict[str, Any]:
+    steps = [draw(single_steps(name)) for name in inner]
+    return _fitting({"name": name, "steps": steps, **draw(flow), **draw(sweeps)}, "steps")
 
 
 @st.composite
@@ -197,6 +282,15 @@ def described_inputs(draw: st.DrawFn) -> dict[str, Any]:
     return spec
 
 
+own_agents = st.fixed_dictionaries(
+    {"name": names, "instruction": plain_texts},
+    optional={
+        "description": texts,
+        "model": st.just("openai:gpt-4.1"),
+        "tools": st.lists(callables, max_size=3),
+        "output_schema": st.just({"type": "object"}),
+    },
+)
 plain_inputs = plain_values.filter(lambda value: not is_input_spec(value))
 heads = keys(
     version=st.just(1),
@@ -208,6 +302,19 @@ heads = keys(
     ),
     agents=st.lists(
         dotted | st.fixed_dictionaries({"path": dotted}, optional={"name": callables}), max_size=2
+    )
+    | own_agents.map(lambda found: [found]),
+    defaults=st.fixed_dictionaries(
+        {},
+        optional={
+            "tool": keys(timeout=durations, approve=st.sampled_from(["never", "ask", "always"])),
+            "script": keys(
+                timeout=durations,
+                env=st.dictionaries(st.from_regex("[A-Z_]{1,5}", fullmatch=True), scalars),
+            ),
+            "agent": keys(model=st.just("openai:gpt-4.1"), judge=st.booleans()),
+            "job": keys(queue=callables, time=durations, nodes=counts),
+        },
     ),
     servers=st.lists(names, max_size=2) | names,
     limits=keys(
@@ -225,17 +332,21 @@ heads = keys(
 @st.composite
 def plan_data(draw: st.DrawFn) -> dict[str, Any]:
     """The data of a plan that is right in structure."""
-    unique = draw(st.lists(names, min_size=1, max_size=5, unique=True))
+    unique = draw(st.lists(names, min_size=1, max_size=6, unique=True))
+    ends: dict[str, Any] = {}
+    for key in ("on_failure", "finally"):
+        if len(unique) > 1 and draw(st.integers(0, 3)) == 0:
+            ends[key] = [draw(single_steps(unique.pop()))]
     steps: list[dict[str, Any]] = []
     while unique:
         name, *unique = unique
         inside = draw(st.integers(0, min(2, len(unique))))
         if inside and draw(st.booleans()):
-            steps.append(draw(blocks(name, unique[:inside])))
+            steps.append(draw(draw(st.sampled_from([blocks, chains]))(name, unique[:inside])))
             unique = unique[inside:]
         else:
             steps.append(draw(single_steps(name)))
-    return {"name": draw(words), **draw(heads), "steps": steps}
+    return {"name": draw(words), **draw(heads), "steps": steps, **ends}
 
 
 def yaml_text(data: Any) -> str:

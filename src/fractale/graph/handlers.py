@@ -34,7 +34,7 @@ from fractale.plan.model import HANDLERS, Plan
 ON_FAILURE: Final = HANDLERS[0]
 
 GAVE_UP: Final = "handler"
-"""The code of the warning that a handler could not continue."""
+"""The code of the warning that a handler could not continue, or ended as failed with a reason."""
 
 OF_END: Final = ("status", "error", "outputs", "goto")
 """The parts of a plan's state that its end has used."""
@@ -70,6 +70,7 @@ def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) ->
     """The node of a handler. ``on_failure`` does nothing unless the plan failed."""
     graph = build_graph(plan, deps, None).compile(name=name)
     own = {step.name for step in plan.walk()}
+    reasoned = {step.name for step in plan.steps if step.reason is not None}
 
     async def run(
         state: PlanState, runtime: Runtime[RunContext], config: RunnableConfig
@@ -87,6 +88,9 @@ def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) ->
         except (AttemptsExceeded, LimitReached) as error:
             context.emit("warning", step=path, code=GAVE_UP, message=error.message)
             return PlanState()
+        last, said = after.get("last") or "", after.get("error")
+        if after.get("status") == "failed" and said and last in reasoned:
+            context.emit("warning", step=f"{path}/{last}", code=GAVE_UP, message=said)
         records = {n: r for n, r in after.get("steps", {}).items() if n in own}
         own_state = PlanState(steps=records, spent=after.get("spent", Spent()))
         return cast("PlanState", {**own_state, **values_in(after)})

@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 
 from fractale import questions
 from fractale.clock import elapsed, moment
+from fractale.errors import CallError
 from fractale.graph.call import Attempt, once
 from fractale.graph.interrupts import suspend
 from fractale.graph.kinds.tool import QuietCodec
@@ -67,7 +68,14 @@ def timed_graph(name: str, work: Work) -> Any:
     """
 
     async def do(state: Timed, runtime: Runtime[TimedRun]) -> Timed:
-        return Timed(result=await work(runtime.context.attempt, state.get("began", {})))
+        attempt = runtime.context.attempt
+        try:
+            return Timed(result=await work(attempt, state.get("began", {})))
+        except CallError as error:
+            # LangGraph stores the error of a node as it is.
+            error.message, error.hint = attempt.context.mask([error.message, error.hint])
+            error.args = (error.message,)
+            raise
 
     builder: Any = StateGraph(Timed)
     builder.add_node(BEGIN, _begin, input_schema=Timed)

@@ -678,8 +678,12 @@ class Plan:
 
     def walk(self) -> Iterator[Step]:
         """Every step of the file, with those of blocks, chains and handlers, in file order."""
-        for step in (*self.steps, *self.on_failure, *self.finally_):
-            yield from step.walk()
+        return iter(self._all_steps)
+
+    @cached_property
+    def _all_steps(self) -> tuple[Step, ...]:
+        own = (*self.steps, *self.on_failure, *self.finally_)
+        return tuple(step for each in own for step in each.walk())
 
     @cached_property
     def handlers(self) -> "Mapping[str, Plan]":

@@ -31,6 +31,8 @@ ITEM: Final = ("item", "index")
 NAMED: Final = "values"
 """What `set` steps named. Only a plan with such a step has it: elsewhere, a rule may mean an
 output of this name."""
+_ORDER: Final = ("", *HANDLERS)
+"""The steps of the plan run before those of `on_failure`, and these before those of `finally`."""
 _DEFAULT: Final = "write `| default('')`"
 ATTEMPTS: Final = "attempts"
 """The number of the step's attempt, from 1, in its templates as in its rules."""
@@ -370,7 +372,7 @@ class Scope:
             return None
         if text.place in ("rule", "reason") and any(placed.step is here.step for placed in setters):
             return None  # a rule of the step that sets it sees the new value
-        if any(self._can_be_set(placed, here) for placed in setters):
+        if any(self._can_set_before(placed, here) for placed in setters):
             return None
         message = (
             f"`{name}` cannot have been set when the run first enters `{here.step.name}`; set it "
@@ -378,14 +380,14 @@ class Scope:
         )
         return _at(reference, text, 1, "not-yet-set", message)
 
-    def _can_be_set(self, setter: Placed, here: Placed) -> bool:
+    def _can_set_before(self, setter: Placed, here: Placed) -> bool:
         """Whether a `set` step can have run when the run first enters another step."""
-        order = ("", *HANDLERS)
         if setter.handler != here.handler:
-            return order.index(setter.handler) < order.index(here.handler)
+            return _ORDER.index(setter.handler) < _ORDER.index(here.handler)
         flow = self.handlers[here.handler] if here.handler else self.flow
-        owners = (setter.owner.name, here.owner.name)
-        return not all(map(flow.can_run, owners)) or flow.can_come_first(*owners)
+        first, then = setter.owner.name, here.owner.name
+        known = flow.can_run(first) and flow.can_run(then)
+        return not known or flow.can_come_first(first, then)
 
     def _step_problem(self, reference: Reference, text: Text) -> Problem | None:
         name = str(reference.path[1])
@@ -424,10 +426,7 @@ class Scope:
         name = placed.step.name
         if text.place == "reason" and here and placed.owner is here.owner:
             return None
-        order = ("", *HANDLERS)
-        if placed.handler and order.index(placed.handler) > order.index(
-            here.handler if here else ""
-        ):
+        if _ORDER.index(placed.handler) > _ORDER.index(here.handler if here else ""):
             message = f"`{name}` is in `{placed.handler}`, which runs after this"
             return _at(reference, text, 1, "not-yet-run", message)
         if here is None or placed.handler != here.handler:

@@ -73,11 +73,12 @@ class Answering:
         self.asking = False
         return Command(resume=replies) if replies else None
 
-    @staticmethod
-    def _reply(question: Mapping[str, Any], answer: Any) -> Any:
+    def _reply(self, question: Mapping[str, Any], answer: Any) -> Any:
         """An answer in the form that the node expects which asked the question."""
         if question.get("kind") == "interrupt":  # a node of the agent's own graph
             return answer
+        if question.get("kind") == "question":  # LangGraph stores it as it is
+            answer = self.context.mask(answer)
         # A secret is only in `_elicited`. The server asks again, and gets it from there.
         return reply(question, without_secrets(question, answer))
 

@@ -65,8 +65,8 @@ async def _ask_in_time(attempt: Attempt, began: Mapping[str, Any]) -> dict[str, 
         if not (attempt.deps.patient and questions.is_due(question, attempt.context.clock)):
             raise
     asked = attempt.context.mask(question)
-    attempt.emit("answered", question=asked, answer=question["default"], by="default_after")
-    return {"answer": question["default"], "late": True}
+    attempt.emit("answered", question=asked, answer=asked["default"], by="default_after")
+    return {"answer": asked["default"], "late": True}  # the checkpoint stores it
 
 
 def _result_of(attempt: Attempt, answer: Any) -> CallResult:
