@@ -53,7 +53,8 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    waiting [questions, jobs and times: those have the kind ``job`` or ``timer``],
                    output_files {name: path of a file with that output}, notices [{step, kind,
                    message}: of each step's latest attempt], left_out [outputs that a run that
-                   failed or reached a limit could not render; only if there are any]
+                   failed or reached a limit could not render; only if there are any],
+                   finally_due (true if `fractale cancel` would run the `finally` steps)
 =================  ==============================================================================
 
 ``step_started`` and ``step_finished`` of a step at the end of a plan also have ``handler``, which
