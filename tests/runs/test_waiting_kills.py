@@ -235,7 +235,8 @@ def test_a_detached_poll_is_continued_by_ready_until_its_answer_is_there(place):
     here = place(POLL, LOOK)
     code, _, err = here.end(here.run("--detach"))
     assert code == 4
-    assert "calls `look` again in 1.0 s (call 2), until " in err
+    assert "calls `look` again in 1.0 s (call 2), at " in err
+    assert "; at most until " in err
 
     def ended() -> bool:
         here.call("resume", "--ready")
