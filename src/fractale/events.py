@@ -37,7 +37,8 @@ job_state          step, job (the scheduler's id), scheduler, state (pending, ru
                    element of an array, also jobs {state: how many of the jobs are in it}, and
                    index (in the array, if it is part of one)
 timer              step, reason (as text), until (in ISO 8601), due {began {wall, boot, boot_id},
-                   seconds, until (Unix time)}: the step waits until then
+                   seconds, until (Unix time), last (for a call that is made again: when it is
+                   made for the last time, or null)}: the step waits until then
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
                    failed, message}: shown even on success], outputs (short form),
@@ -53,7 +54,8 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    waiting [questions, jobs and times: those have the kind ``job`` or ``timer``],
                    output_files {name: path of a file with that output}, notices [{step, kind,
                    message}: of each step's latest attempt], left_out [outputs that a run that
-                   failed or reached a limit could not render; only if there are any]
+                   failed or reached a limit could not render; only if there are any],
+                   finally_due (true if `fractale cancel` would run the `finally` steps)
 =================  ==============================================================================
 
 ``step_started`` and ``step_finished`` of a step at the end of a plan also have ``handler``, which

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -398,6 +399,24 @@ class TestLive:
         assert "40 %  pulling layers" in frames[2]
         assert "waits for you" in frames[3]
         display.close()
+
+    def test_calls_that_are_made_again_have_one_line_a_minute(self, monkeypatch):
+        monkeypatch.setenv("TZ", "UTC")
+        time.tzset()
+        view, do = RunView(), Script()
+        view.take(do.begin(STEPS))
+        view.take(do.enter("validate"))
+        lines: list[str] = []
+        for call in range(2, 43):
+            due = {"until": do.time + 3, "last": 1120.0}
+            reason = f"calls `t` again in 3.0 s (call {call})"
+            event = do("timer", after=3, step="validate", reason=reason, due=due)
+            lines += map(plain, view.take(event))
+        assert [line.partition("(")[2] for line in lines] == [
+            "call 2), at 1970-01-01 00:16:43; at most until 00:18:40",
+            "call 22), at 1970-01-01 00:17:43; at most until 00:18:40",
+            "call 42), at 1970-01-01 00:18:43",
+        ]
 
     def test_a_thousand_visits_take_no_more_memory_than_ten(self):
         view, do = RunView(), Script()

@@ -156,6 +156,18 @@ def test_cancelling_a_run_stops_it_and_a_resume_submits_its_job_again(place):
     assert "speed   7" in said
 
 
+def test_what_a_cancel_prints_is_in_the_order_in_which_it_happens(place):
+    here = place(LONG + "finally: [{name: clean, set: {done: true}}]\n")
+    assert here.call("run", "plan.yaml", "--detach")[0] == 4
+    code, out, _ = here.call("cancel", here.run, "--yes")
+    assert code == 0
+    first, second, third, last = out.splitlines()
+    assert "melt  local job q1 was cancelled" in first
+    assert second.startswith(f"cancelled 1 job of run {here.run}")
+    assert third == "  finally/clean  success"
+    assert last.startswith("next ")
+
+
 def test_a_run_that_was_left_is_cancelled_and_only_its_own_jobs_are(place):
     here = place(LONG)
     assert here.call("run", "plan.yaml", "--detach", "--run-id", "mine")[0] == 4

@@ -9,7 +9,9 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from fractale import Dependencies, compile_plan
+from fractale.cli.render.summary import summary
 from fractale.plan.build import load_plan, parse_plan
+from fractale.runs.result import finished_data
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
 from replays import Stage
 
@@ -57,6 +59,46 @@ def tools() -> FakeToolServer:
 @pytest.fixture
 def stage(tmp_path, settings, tools) -> Stage:
     return Stage(tmp_path, settings, tools)
+
+
+# The verdict
+
+
+async def test_a_success_after_failed_tries_has_a_warning(run_plan, tools):
+    result = await run_plan(PLAN, tools=tools)
+    assert result.status == "success", result.result.error
+    notice = {"step": "flaky", "kind": "warning", "message": "2 tries failed before"}
+    assert result.result.notices == [notice]
+    head, *rows = summary(finished_data(result.result), color=False).splitlines()
+    assert head.startswith("success · with warnings · ")
+    assert "  warning  flaky: 2 tries failed before" in rows
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("tool: fails_twice", "failure 2 (after 2 tries)"),
+        ("tool: code", "(after 2 tries)"),
+        ("tool: state, rules: {failure: calls < 9}", "rule `calls < 9` (after 2 tries)"),
+        (
+            'script: "#!/bin/sh\\necho gone >&2; exit 3"',
+            " (after 2 tries); stderr: gone",
+        ),
+    ],
+)
+async def test_the_error_after_the_last_try_says_how_many_there_were(run_plan, tools, step, error):
+    retry = "retry: {attempts: 2, delay: 0, on: failure}"
+    result = await run_plan(f"name: p\nsteps: [{{name: s, {step}, {retry}}}]", tools=tools)
+    assert result.status == "failed"
+    assert error in result.result.error
+    assert result.result.error.count("after 2 tries") == 1
+    assert "after 2 tries" in summary(finished_data(result.result), color=False)
+
+
+async def test_one_try_is_not_counted(run_plan, tools):
+    retry = "retry: {attempts: 1, delay: 0, on: failure}"
+    result = await run_plan(f"name: p\nsteps: [{{name: s, tool: code, {retry}}}]", tools=tools)
+    assert "tries" not in result.result.error
 
 
 # In an application

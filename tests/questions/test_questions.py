@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from hypothesis import given
@@ -609,6 +610,15 @@ class TestTheCommandThatAnswers:
             '\'submit={"nodes": "NODES", "queue": "debug", "exclusive": "EXCLUSIVE"}\''
         ]
 
+    def test_a_choice_with_a_text_shows_where_the_text_goes(self, tmp_path):
+        shell = [shlex.split(line)[-1] for line in self.commands(tmp_path, WORDS)]
+        assert self.commands(tmp_path, GATE) == [
+            "fractale resume k7f3 --answer gate=publish",
+            "fractale resume k7f3 --answer 'gate={answer: revise, text: TEXT}'",
+        ]
+        read = [read_answer(WORDS, each.removeprefix("gate=")) for each in shell]
+        assert read == [{"answer": word, "text": "TEXT"} for word in WORDS["choices"]]
+
     def test_two_questions_of_one_step_are_answered_by_their_ids(self, tmp_path):
         two = [{**FREE, "id": "1" * 32}, {**FREE, "id": "2" * 32}]
         assert self.commands(tmp_path, *two) == [
@@ -623,6 +633,8 @@ class TestTheCommandThatAnswers:
 GATE = question(
     "gate", "Publish?", ["publish", "revise"], free=False, follow_up={"revise": "What?"}
 )
+ODD = ["it's, so: {more}", "no", "3", '"so"', "# x"]
+WORDS = question("gate", "?", ODD, free=False, follow_up=dict.fromkeys(ODD, "What?"))
 SIZE = question("size", "How big?", form=FORM, default={"nodes": 2})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -234,7 +235,8 @@ def test_a_detached_poll_is_continued_by_ready_until_its_answer_is_there(place):
     here = place(POLL, LOOK)
     code, _, err = here.end(here.run("--detach"))
     assert code == 4
-    assert "calls `look` again in 1.0 s (call 2), until " in err
+    assert "calls `look` again in 1.0 s (call 2), at " in err
+    assert "; at most until " in err
 
     def ended() -> bool:
         here.call("resume", "--ready")
@@ -283,3 +285,31 @@ def test_a_cancelled_wait_is_left_alone_and_can_be_resumed(place):
     assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]
     assert here.resume()[0] == 0
     assert here.calls == ["first", "last"]
+
+
+def test_a_waiting_run_that_is_cancelled_does_not_name_ready(place):
+    here = place(WAIT)
+    process = here.run()
+    here.until(lambda: here.of("timer", "pause"), "the wait")
+    assert here.call("cancel", "-1", "--yes")[0] == 0
+    code, _, err = here.end(process)
+    assert code == 75
+    assert "stopped on request (fractale cancel)" in err
+    assert "--ready" not in err
+    stops = [each for each in here.events if each["event"] == "run_finished"]
+    assert [each["next"] for each in stops] == [[f"fractale resume {stops[0]['run']}"]] * 2
+
+
+def test_after_ctrl_c_cancel_is_named_for_a_plan_with_finally(place):
+    here = place(WAIT + "finally: [{name: clean, tool: note, inputs: {what: clean}}]\n")
+    process = here.run()
+    here.until(lambda: here.of("timer", "pause"), "the wait")
+    process.send_signal(signal.SIGINT)
+    _, _, err = here.end(process)
+    run = here.events[-1]["run"]
+    assert f"fractale cancel {run}    runs its `finally` steps\n" in err
+    assert here.events[-1]["finally_due"]
+    assert f"fractale cancel {run}" in here.events[-1]["next"]
+    assert here.call("cancel", "-1", "--yes")[0] == 0
+    assert here.calls == ["first", "clean"]
+    assert here.events[-1]["next"] == [f"fractale resume {run}"]

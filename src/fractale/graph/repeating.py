@@ -11,6 +11,7 @@ be suspended. The attempt stays the same, so `max_attempts` does not count its t
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, cast
@@ -24,6 +25,7 @@ from fractale import questions
 from fractale.clock import between, elapsed
 from fractale.durations import in_words
 from fractale.errors import CallError, PolicyError, TemplateError
+from fractale.evidence import Notice
 from fractale.graph.call import Attempt, Consents
 from fractale.graph.outcome import (
     CallResult,
@@ -60,6 +62,9 @@ MOST_TRIES: Final = 1_000_000_000
 """LangGraph's own limit of rounds. The step has its own: `timeout` and `attempts`."""
 
 MOST_DOUBLINGS: Final = 30
+LOG: Final = re.compile("; (last line|stderr): ")
+"""The end of an error that is the log of a job or a script."""
+
 MOST_SHOWN: Final = 300
 """The most characters of the last answer that an error shows."""
 
@@ -71,7 +76,8 @@ class Tries(TypedDict, total=False):
         began: The moment of the first try (`fractale.clock`).
         calls: The number of tries so far.
         failed: How many of them failed.
-        due: When the next try is made (`fractale.questions.due`).
+        due: When the next try is made (`fractale.questions.due`). Its `last` is when the last one
+            is made, in Unix time; None if that is not known.
         reason: Why the step waits until then, as text.
         consents: Call → the arguments with which the user agreed to it.
         usage: Of the models, in all tries.
@@ -179,7 +185,7 @@ class _Try:
             attempt.warn("retry", f"{words}: {result.error or result.fault or decision.reason}")
             return self._retried_in(seconds, began, at)
         at = await now(attempt)
-        end = self._end(result, decision, between(began, at))
+        end = self._end(*self._with_tries(result, decision), between(began, at))
         return self._so_far(began) | Tries(end=end)
 
     async def _result(self, began: dict[str, Any]) -> CallResult:
@@ -246,15 +252,35 @@ class _Try:
     def _again_in(self, seconds: float, began: dict[str, Any], at: dict[str, Any]) -> Tries:
         words = f"calls `{self._attempt.step.target}` again in {in_words(seconds)}"
         reason = f"{words} (call {self._calls + 1})"
-        due = questions.due(at, seconds)
+        step = self._attempt.step
+        last = None if step.timeout is None else round(began["wall"] + step.timeout, 3)
+        due = {**questions.due(at, seconds), "last": last}
         return self._so_far(began) | Tries(due=due, reason=reason)
 
     def _retried_in(self, seconds: float, began: dict[str, Any], at: dict[str, Any]) -> Tries:
         retry = self._attempt.step.retry
         assert retry is not None  # noqa: S101 - the caller looked
         reason = f"tries again in {in_words(seconds)} (try {self._failed + 2} of {retry.attempts})"
-        known = Tries(due=questions.due(at, seconds), reason=reason, failed=self._failed + 1)
-        return self._so_far(began) | known
+        due = {**questions.due(at, seconds), "last": None}
+        return self._so_far(began) | Tries(due=due, reason=reason, failed=self._failed + 1)
+
+    def _with_tries(self, result: CallResult, decision: Decision) -> tuple[CallResult, Decision]:
+        """The last result, which says how many tries there were, if an earlier one failed."""
+        if not self._failed:
+            return result, decision
+        if decision.outcome != "failure":
+            words = f"{'1 try' if self._failed == 1 else f'{self._failed} tries'} failed before"
+            notice = Notice(kind="warning", message=words)
+            return replace(result, notices=(*result.notices, notice)), decision
+        tries, texts = f" (after {self._failed + 1} tries)", [result.error, result.fault]
+        known = next(filter(None, texts), "")
+        if decision.reason and (not known or known.endswith(decision.reason)):
+            decision = replace(decision, reason=_before_log(decision.reason, tries))
+        if result.error:
+            result = replace(result, error=_before_log(result.error, tries))
+        elif result.fault:
+            result = replace(result, fault=_before_log(result.fault, tries))
+        return result, decision
 
     def _so_far(self, began: dict[str, Any]) -> Tries:
         attempt, known = self._attempt, Usage(**self._state.get("usage", {}))
@@ -281,6 +307,13 @@ class _Try:
             "conversation": None if result.conversation is None else put(result.conversation),
             "seconds": round(max(seconds, result.seconds), 3),
         }
+
+
+def _before_log(error: str, words: str) -> str:
+    """An error with words at its end, before the last lines of a log."""
+    found = LOG.search(error)
+    end = found.start() if found else len(error)
+    return f"{error[:end]}{words}{error[end:]}"
 
 
 def _result_of(end: dict[str, Any], attempt: Attempt) -> CallResult:

@@ -25,6 +25,8 @@ LABEL_LIMIT = 60
 
 HANDLER_TITLES = {"on_failure": "after the plan failed", "finally": "at every end"}
 """When the steps of a handler run."""
+HANDLER_END = "end"
+"""The end of a handler, which is not the plan's success."""
 
 
 @dataclass(frozen=True, slots=True)

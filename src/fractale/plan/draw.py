@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from fractale.plan.diagram import (
+    HANDLER_END,
     HANDLER_TITLES,
     UNDRAWN,
     Arrow,
@@ -122,7 +123,7 @@ class _Writer:
         for name, handler in drawn_handlers(plan).items():
             self.add(prefix.rstrip())
             self.add(f"{prefix}{name}  ", HANDLER_TITLES[name])
-            self.steps(handler, prefix, "end")
+            self.steps(handler, prefix, HANDLER_END)
 
     def _step(
         self, step: Step, going: list[Arrow], prefix: str, mark: str, rail: str, names: int
@@ -206,8 +207,8 @@ class _Flowchart:
         self._groups: set[str] = set()
         self._count = 0
 
-    def plan(self, plan: Plan, indent: str) -> None:
-        """The steps of a plan, its start and its ends."""
+    def plan(self, plan: Plan, indent: str, end: str = END_SUCCESS) -> None:
+        """The steps of a plan, its start and its ends. `end` is the text of its success."""
         ids = {step.name: self._id() for step in plan.steps}
         start = self._id()
         self.lines.append(f'{indent}{start}(["start"])')
@@ -215,21 +216,22 @@ class _Flowchart:
             self._node(step, ids[step.name], indent)
         self.lines.append(f"{indent}{start} --> {ids[plan.steps[0].name]}")
         for step in plan.steps:
-            self._leaving(plan, step, ids, indent)
+            self._leaving(plan, step, ids, indent, end)
         for name, handler in drawn_handlers(plan).items():
             group = self._id()
             title = label(f"{name}: {HANDLER_TITLES[name]}")
             self.lines.append(f"{indent}subgraph {group}[{title}]")
-            self.plan(handler, indent + "    ")
+            self.plan(handler, indent + "    ", HANDLER_END)
             self.lines.append(f"{indent}end")
 
-    def _leaving(self, plan: Plan, step: Step, ids: dict[str, str], indent: str) -> None:
+    def _leaving(self, plan: Plan, step: Step, ids: dict[str, str], indent: str, end: str) -> None:
         going = arrows(plan, step)
         for target in dict.fromkeys(arrow.target for arrow in going):
             together = [arrow for arrow in going if arrow.target == target]
             if target not in ids:
                 ids[target] = self._id()
-                self.lines.append(f"{indent}{_end(ids[target], target)}")
+                words = end if target == END_SUCCESS else target
+                self.lines.append(f"{indent}{_end(ids[target], words)}")
             named = len(going) > 1 or together[0].event != "success"
             self._edge(ids[step.name], ids[target], together, indent, named=named)
 
@@ -271,6 +273,6 @@ def _step_label(step: Step) -> str:
 
 
 def _end(name: str, target: str) -> str:
-    if target in (END_SUCCESS, END_FAILED):
+    if target in (END_SUCCESS, END_FAILED, HANDLER_END):
         return f'{name}(["{target}"])'
     return f"{name}[{label(f'{target}: no such step')}]"

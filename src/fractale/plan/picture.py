@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape as xml_escape
 
 from fractale.errors import DependencyMissing
 from fractale.plan.diagram import (
+    HANDLER_END,
     HANDLER_TITLES,
     UNDRAWN,
     Arrow,
@@ -144,7 +145,7 @@ def missing(package: str) -> DependencyMissing:
     return DependencyMissing(f"drawing a picture needs {package}", hint=INSTALL)
 
 
-def _draw_plan(plan: Plan) -> Drawing:
+def _draw_plan(plan: Plan, end: str = END_SUCCESS) -> Drawing:
     boxes = {"start": Box("start", ["start"], "end")}
     for step in plan.steps:
         boxes[f"step {step.name}"] = _box(step)
@@ -152,13 +153,13 @@ def _draw_plan(plan: Plan) -> Drawing:
     for arrow in (a for leaving in going.values() for a in leaving):
         key = _key(plan, arrow)
         if key not in boxes:
-            boxes[key] = _end(arrow)
+            boxes[key] = _end(arrow, end)
     ways = [EdgePath("start", f"step {plan.steps[0].name}", "")]
     for source, leaving in going.items():
         ways += _ways(plan, source, leaving)
     drawing = _lay_out(list(boxes.values()), ways)
     for name, handler in drawn_handlers(plan).items():
-        inside = _draw_plan(handler)
+        inside = _draw_plan(handler, HANDLER_END)
         box = Box(name, [name, HANDLER_TITLES[name]], "agent", inside)
         top = drawing.height + BELOW
         drawing.elements += _draw_box(box, 0.0, top)
@@ -206,9 +207,10 @@ def _box(step: Step) -> Box:
     return Box(step.name, [rows[0], *(fit(r, LINE_LIMIT) for r in rows[1:])], step.kind, inside)
 
 
-def _end(arrow: Arrow) -> Box:
-    known = arrow.target in STATE_COLORS
-    words = arrow.target if known else f"{escape(arrow.target)}: no such step"
+def _end(arrow: Arrow, end: str) -> Box:
+    """The box of an end. `end` is the text of the plan's success."""
+    known = {END_SUCCESS: end, END_FAILED: END_FAILED}
+    words = known.get(arrow.target) or f"{escape(arrow.target)}: no such step"
     return Box(f"end {arrow.target}", [words], "end")
 
 

@@ -42,9 +42,10 @@ A run can also wait for two kinds of mappings that are not questions, since they
 - ``timer``: a time. Its fields are reason (as text), until (in ISO 8601) and `due`.
 
 A timer has the field ``due``: ``{began, seconds, until}``, the moment from which the time is
-counted, how long it takes, and its end in Unix time. A question that need not wait for its answer
-longer has ``due``, too. Once the time has come, ``fractale resume --ready`` resumes the run, and
-the step that asked runs again.
+counted, how long it takes, and its end in Unix time. If a call is made again then, `due` also has
+``last``: the Unix time at which it is made for the last time, or null. A question that need not
+wait for its answer longer has ``due``, too. Once the time has come, ``fractale resume --ready``
+resumes the run, and the step that asked runs again.
 
 Each mapping also has `step`, the path of the step that asks, and `id` once it waits. `kinds` has
 one class per kind, which makes such questions and reads the answers to them. `forms` reads the

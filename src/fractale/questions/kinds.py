@@ -176,8 +176,8 @@ class Question(Kind):
         default = question["default"]
         if form := question.get("form"):
             return [_example_of(form, default or {})]
-        if question.get("follow_up") is not None:
-            return list(choices)
+        if (follow_up := question.get("follow_up")) is not None:
+            return [_example_with_text(word) if word in follow_up else word for word in choices]
         if choices:
             return [labels(question)[choices.index(default) if default in choices else 0]]
         return [default or "TEXT"]
@@ -210,6 +210,16 @@ def _with_text(question: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
             hint=f"answer with: {expected(question)}",
         )
     return {"answer": chosen, "text": text}
+
+
+def _example_with_text(word: str) -> str:
+    """The answer to show for a choice that has a text."""
+    answer = "{answer: %s, text: TEXT}"
+    try:
+        is_plain = mapping_of(answer % word) == {"answer": word, "text": "TEXT"}
+    except AnswerError:
+        is_plain = False
+    return answer % (word if is_plain else to_json(word))
 
 
 def _filled(question: Mapping[str, Any], form: Mapping[str, Any], raw: Any) -> Any:

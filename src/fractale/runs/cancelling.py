@@ -24,7 +24,7 @@ from fractale.jobs.status import JobStatus
 from fractale.private import write_private
 from fractale.record.jobs import RunJob, RunJobs, as_submitted, is_of_step, jobs_of, no_job
 from fractale.record.plans import plan_of
-from fractale.runs.result import BY_CANCEL, RunResult, resume_command
+from fractale.runs.result import BY_CANCEL, CANCEL_REQUEST, RunResult, resume_command
 from fractale.schedulers.folder import WITHDRAWN
 from fractale.schedulers.job import JobHandle
 from fractale.store.locks import RunLock, holder_of
@@ -391,4 +391,4 @@ async def stop_requests(record: RunRecord, stop: Callable[[str], None]) -> Async
 async def _watch(path: Path, stop: Callable[[str], None]) -> None:
     while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
         await asyncio.sleep(LOOK_SECONDS)
-    stop("fractale cancel")
+    stop(CANCEL_REQUEST)

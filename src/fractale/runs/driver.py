@@ -147,6 +147,7 @@ class RunDriver:
             # A task that ended before its checkpoint was written is among the tasks, but not in
             # `next`.
             if not snapshot.tasks:
+                self._check_replies(())
                 end = self._end(snapshot.values)
                 if handlers and not handlers.is_done(plan_end(end, snapshot, self.context)):
                     self._started(resumed=True)

@@ -22,7 +22,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
 from fractale.record.jobs import JobHistory
 from fractale.runs.options import RunOptions
-from fractale.runs.result import RunResult, finished_data
+from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data
 from fractale.store.run_record import RunRecord
 
 LONG_TEXT_LINES = 10
@@ -242,7 +242,10 @@ class RunReporter:
             output_files=self._keep_long_texts(outputs or {}),
             left_out=left_out,
         )
-        self.context.emit("run_finished", **finished_data(result))
+        by_cancel = self._options.control.drain_reason == CANCEL_REQUEST
+        has_finally = "finally" in self._handlers
+        data = finished_data(result, by_cancel=by_cancel, has_finally=has_finally)
+        self.context.emit("run_finished", **data)
         return result
 
     def _failed_jobs(self, step: str) -> dict[str, Any]:

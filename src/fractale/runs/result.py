@@ -28,6 +28,9 @@ EXIT_CODES: Mapping[Status, int] = {
 BY_CANCEL = "cancelled by `fractale cancel`"
 """The error of a run that was cancelled, and whose plan's `finally` steps have run."""
 
+CANCEL_REQUEST = "fractale cancel"
+"""Why the process of a run stops that `fractale cancel` stops."""
+
 MOST_ANSWERS = 5
 """The most questions that a command answers one by one."""
 
@@ -76,8 +79,17 @@ class RunResult:
         return self.status == "success"
 
 
-def finished_data(result: RunResult) -> dict[str, Any]:
-    """The fields of the event `run_finished`."""
+def finished_data(
+    result: RunResult, *, by_cancel: bool = False, has_finally: bool = False
+) -> dict[str, Any]:
+    """The fields of the event `run_finished`.
+
+    Args:
+        by_cancel: Whether `fractale cancel` stops the run.
+        has_finally: Whether the plan has `finally` steps.
+    """
+    by_cancel = by_cancel or result.error == BY_CANCEL
+    due = has_finally and not by_cancel and result.status in ("stopped", "waiting")
     return {
         "status": result.status,
         "steps": result.steps,
@@ -91,12 +103,21 @@ def finished_data(result: RunResult) -> dict[str, Any]:
         "output_files": result.output_files,
         "notices": result.notices,
         **({"left_out": result.left_out} if result.left_out else {}),
-        "next": next_commands(result),
+        "next": next_commands(result, by_cancel=by_cancel, finally_due=due),
+        **({"finally_due": True} if due else {}),
     }
 
 
-def next_commands(result: RunResult) -> list[str]:
-    """The commands to type next."""
+def next_commands(
+    result: RunResult, *, by_cancel: bool = False, finally_due: bool = False
+) -> list[str]:
+    """The commands to type next.
+
+    Args:
+        by_cancel: Whether `fractale cancel` stops the run. `fractale resume --ready` then leaves it
+            alone, also if it waits for a time.
+        finally_due: Whether `fractale cancel` would run the plan's `finally` steps.
+    """
     if result.record is None:
         return []
     resume = resume_command(result.run)
@@ -108,8 +129,12 @@ def next_commands(result: RunResult) -> list[str]:
             step = asked[0]["step"]
             return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
         return [f"{resume} {_answer_options(asked)}"]
-    if result.waiting and result.status in ("waiting", "stopped"):
-        cancel = [f"fractale cancel {result.run}"] if _jobs_go_on(result) else []
+    stopped = result.status == "stopped"
+    if stopped and by_cancel:
+        return [resume]
+    ends = _jobs_go_on(result) or (stopped and finally_due)
+    cancel = [f"{CANCEL_REQUEST} {result.run}"] if ends else []
+    if result.waiting and (stopped or result.status == "waiting"):
         later = _epilogues(result.run, result.record, result.waiting)
         return [resume, "fractale resume --ready", *cancel, *later]
     if result.status == "limit":
@@ -117,7 +142,7 @@ def next_commands(result: RunResult) -> list[str]:
     if result.status == "failed" and result.decided:
         again = fork_command(result.run, _place(result.decided))
         return [*_looks(result.run, result.decided), again]
-    return [resume] if result.status == "stopped" else []
+    return [resume, *cancel] if stopped else []
 
 
 def resume_command(run: str) -> str:

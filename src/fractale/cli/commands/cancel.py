@@ -160,13 +160,15 @@ class _Cancel:
     async def _end(self, canceller: Canceller, going: Sequence[JobSeen]) -> int:
         ended, stopped = await canceller.end(going, step=self._step, yes=self._yes)
         failed = [each for each in ended if each.trouble]
+        if not self._as_json:
+            self._print(ended, failed, stopped=stopped)
         result, trouble = None, ""
         if self._step is None:
             result, trouble = await self._finally()
         if self._as_json:
             self._print_json(ended, stopped=stopped and self._step is None, result=result)
         else:
-            self._print(ended, failed, stopped=stopped)
+            self._print_next(any_jobs=bool(ended))
         if trouble:
             click.echo(f"warning  {trouble}", err=True)
         return 1 if failed or trouble else 0
@@ -194,9 +196,6 @@ class _Cancel:
         click.echo(to_json(data))
 
     def _print(self, ended: Sequence[JobSeen], failed: Sequence[JobSeen], *, stopped: bool) -> None:
-        from fractale.runs.result import resume_command
-        from fractale.store.locks import holder_of
-
         run, gone = self._record.run_id, [each for each in ended if not each.trouble]
         _print_jobs(ended)
         if not stopped:
@@ -205,8 +204,14 @@ class _Cancel:
         if ending := [each for each in gone if each.status and not each.status.over]:
             done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
+
+    def _print_next(self, *, any_jobs: bool) -> None:
+        from fractale.runs.result import resume_command
+        from fractale.store.locks import holder_of
+
+        run = self._record.run_id
         if self._step is None:
-            again = "submits the cancelled jobs again" if ended else "continues the run"
+            again = "submits the cancelled jobs again" if any_jobs else "continues the run"
             click.echo(f"next    {resume_command(run)}    {again}")
         elif holder_of(self._record):
             click.echo(f"the run continues by its plan; next    fractale show {run}")

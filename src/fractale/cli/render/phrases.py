@@ -71,9 +71,26 @@ def jobs_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
 
 
 def timer_text(timer: Mapping[str, Any]) -> str:
-    """A time that a step waits for: ``waits 10 min 00 s, until 2026-11-23 14:02:00``."""
-    until, reason = table(timer, "due").get("until"), inert(str(timer.get("reason") or ""), 300)
-    return f"{reason}, until {exactly(until)}" if until else reason
+    """A time that a step waits for: ``waits 10 min 00 s, until 2026-11-23 14:02:00``.
+
+    For a call that is made again, also when it is made for the last time.
+    """
+    due, reason = table(timer, "due"), inert(str(timer.get("reason") or ""), 300)
+    if not (until := due.get("until")):
+        return reason
+    if not is_repeated(timer):
+        return f"{reason}, until {exactly(until)}"
+    last = due["last"]
+    if last is None or last <= until:
+        return f"{reason}, at {exactly(until)}"
+    (day, _), (last_day, last_time) = exactly(until).split(" "), exactly(last).split(" ")
+    ends = last_time if last_day == day else f"{last_day} {last_time}"
+    return f"{reason}, at {exactly(until)}; at most until {ends}"
+
+
+def is_repeated(timer: Mapping[str, Any]) -> bool:
+    """Whether a step waits to make a call again."""
+    return "last" in table(timer, "due")
 
 
 def waits_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:

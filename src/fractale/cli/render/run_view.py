@@ -7,6 +7,7 @@ steps in progress.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from fractale.cli.render.phrases import (
     answer_text,
     call_text,
     evidence,
+    is_repeated,
     job_text,
     leads_to,
     ordinal,
@@ -56,6 +58,8 @@ MOST_NAMED = 16
 """The most jobs of a step with one line each; more jobs are counted."""
 COUNT_SECONDS = 5.0
 """The least time between two lines that count a step's jobs."""
+REPEAT_SECONDS = 60.0
+"""The least time between two lines that a step makes its call again."""
 SAID = 600
 """The last characters of a model's text that are kept while the model writes."""
 
@@ -69,6 +73,7 @@ class Running:
         items_done: How many items have ended, also in failure.
         items: Path of an item in progress → whether its job is still in a queue.
         elements: Of a job array: state → number of elements.
+        repeats_shown: Path → when a line was printed that a call is made again.
     """
 
     path: str
@@ -90,6 +95,7 @@ class Running:
     counted: float = 0.0
     elements: dict[str, int] = field(default_factory=dict[str, int])
     jobs_shown: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    repeats_shown: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def progress(self) -> str:
@@ -355,14 +361,19 @@ class RunView:
         return [self._call_line(running, fit(named, 200))]
 
     def _timer(self, event: Event) -> list[Line]:
-        """A line for a time that the step waits for."""
+        """A line for a time that the step waits for; at most one a minute for repeated calls."""
         running = self._of(event)
         if running is None:
             return []
-        words, name = timer_text(event.data), inert(running.named(str(event.data["step"])), 60)
+        path, words = str(event.data["step"]), timer_text(event.data)
+        name = inert(running.named(path), 60)
         running.activity = f"{name}: {words}" if name else words
         if not self._show_calls or (name and (running.total or 0) > MOST_NAMED):
             return []
+        if is_repeated(event.data):
+            if event.time < running.repeats_shown.get(path, -math.inf) + REPEAT_SECONDS:
+                return []
+            running.repeats_shown[path] = event.time
         return [self._call_line(running, fit(running.activity, 200))]
 
     def _counts(self, running: Running, now: float) -> list[Line]:

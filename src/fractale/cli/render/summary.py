@@ -318,8 +318,15 @@ def _closing_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     if record := data.get("record"):
         rows.append(("record", [inert(shorten_path(str(record)))]))
     if commands := data.get("next"):
-        rows.append(("next", [inert(str(command)) for command in commands]))
+        rows.append(("next", [_next(str(each), data) for each in commands]))
     return rows
+
+
+def _next(command: str, data: Mapping[str, Any]) -> str:
+    """A command to type next; for `fractale cancel`, with what else it does."""
+    if not (data.get("finally_due") and command.startswith("fractale cancel ")):
+        return inert(command)
+    return f"{inert(command)}    runs its `finally` steps"
 
 
 def usage_text(usage: Mapping[str, Any]) -> str:
