@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -806,3 +807,24 @@ def test_lines_are_broken_in_their_column_where_the_terminal_is_narrower():
     ).replace("│", "")
     assert found[0][0] == ("failed", "bad")
     assert narrowed(lines, None) == lines
+
+
+@pytest.mark.parametrize("width", [50, 80, 99])
+def test_long_texts_of_the_summary_are_broken_once(width):
+    room, words = min(width - 11, 84), " ".join(["eleven cells"] * 14)
+    data: dict[str, Any] = {
+        "status": "success",
+        "outputs": {"why": words, "list": [words]},
+        "notices": [{"step": "s", "kind": "warning", "message": words}],
+        "hint": words,
+        "waiting": [{**question("gate", words), "id": "1"}],
+    }
+    lines = summary(data, color=False, width=width).splitlines()
+    for label in ("why", "list", "warning", "to do", "gate"):
+        begin = next(i for i, line in enumerate(lines) if line.startswith(f"  {label} "))
+        block = [lines[begin]]
+        block += itertools.takewhile(lambda line: line.startswith(" " * 11), lines[begin + 1 :])
+        texts = [line[11:] for line in block if "answer with" not in line]
+        assert all(cells(line) <= width for line in block)
+        assert all(len(text) > room - len("eleven ") for text in texts[:-1]), texts
+        assert " ".join(texts).removeprefix("s: ") == words

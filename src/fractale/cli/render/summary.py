@@ -42,6 +42,10 @@ from fractale.questions.forms import properties_of
 from fractale.questions.kinds import expected, form_of
 
 WIDTH = 100
+ROOM = WIDTH - 16
+"""The columns of a text beside its label, where the terminal has as many or its width is unknown.
+"""
+LEAST_ROOM = 20
 BLOCK_LINES = 10
 LIST_LINES = 24
 """The most lines of a list of texts, such as the rows of a table, which users read as a whole."""
@@ -69,7 +73,7 @@ def summary(run_finished_data: Mapping[str, Any], *, color: bool, width: int | N
         color: Whether to mark the outcome by an ANSI color.
         width: The terminal's columns; None without a terminal.
     """
-    lines = narrowed([_head(run_finished_data), *_rows(run_finished_data)], width)
+    lines = narrowed([_head(run_finished_data), *_rows(run_finished_data, width)], width)
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
 
 
@@ -186,34 +190,55 @@ def _why_not_ended(data: Mapping[str, Any]) -> str:
     return inert(str(data.get("error") or ""), 300)
 
 
-def _rows(data: Mapping[str, Any]) -> list[Line]:
-    """Lines with labels, the labels in one column."""
-    outputs = table(data, "outputs")
-    rows: list[tuple[str, list[str]]] = []
-    if data.get("status") == "failed":
-        rows += _failure_rows(data)
-    hidden = data.get("status") != "success"
-    rows += _notice_rows([n for n in entries(data, "notices") if n.get("handler") or not hidden])
-    rows += _waiting_rows(entries(data, "waiting"))
-    files = table(data, "output_files")
-    for name, value in outputs.items():
-        most = ANSWER_LINES if name == ANSWER else 0
-        rows.append((inert(str(name), 40), value_text(value, files.get(name), most)))
-    if left_out := data.get("left_out"):
-        names = ", ".join(f"`{inert(str(name), 40)}`" for name in left_out)
-        rows.append(("no output", fold(names, WIDTH - 16, 4)))
-    rows += _closing_rows(data)
-    width = max([cells(label) for label, _ in rows] + [0])
+def _rows(data: Mapping[str, Any], width: int | None) -> list[Line]:
+    """Lines with labels, the labels in one column.
+
+    Args:
+        width: The terminal's columns. Texts are broken there, and not also before.
+    """
+    rows = _labelled(data, ROOM)
+    most = max([cells(label) for label, _ in rows] + [0])
+    if width is not None and (room := max(width - most - 4, LEAST_ROOM)) < ROOM:
+        rows = _labelled(data, room)
     lines: list[Line] = []
     for label, texts in rows:
         for i, text in enumerate(texts):
-            lines.append(row(f"  {pad(label if i == 0 else '', width)}  {text}"))
+            lines.append(row(f"  {pad(label if i == 0 else '', most)}  {text}"))
     return lines
 
 
-def _waiting_rows(waiting: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def _labelled(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]:
+    """Labels and the lines beside them, which have at most `room` columns as far as possible."""
+    outputs = table(data, "outputs")
+    rows: list[tuple[str, list[str]]] = []
+    if data.get("status") == "failed":
+        rows += _failure_rows(data, room)
+    hidden = data.get("status") != "success"
+    notices = [n for n in entries(data, "notices") if n.get("handler") or not hidden]
+    rows += _notice_rows(notices, room)
+    rows += _waiting_rows(entries(data, "waiting"), room)
+    files = table(data, "output_files")
+    for name, value in outputs.items():
+        most = ANSWER_LINES if name == ANSWER else 0
+        rows.append((inert(str(name), 40), value_text(value, files.get(name), most, room)))
+    if left_out := data.get("left_out"):
+        names = ", ".join(f"`{inert(str(name), 40)}`" for name in left_out)
+        rows.append(("no output", _folded(names, room, 4)))
+    return rows + _closing_rows(data, room)
+
+
+def _folded(text: str, room: int, most: int | None = None) -> list[str]:
+    """A text broken into lines of `room` columns.
+
+    Args:
+        most: The most lines of `ROOM` columns. Shorter lines may be more.
+    """
+    return fold(text, room, None if most is None else math.ceil(most * ROOM / room))
+
+
+def _waiting_rows(waiting: list[dict[str, Any]], room: int) -> list[tuple[str, list[str]]]:
     listed = [
-        (str(one.get("step") or "?"), question_text(one))
+        (str(one.get("step") or "?"), question_text(one, room))
         for one in waiting
         if not needs_no_answer(one)
     ]
@@ -251,7 +276,7 @@ def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
     return [f"{count(len(jobs), 'job')}: {', '.join(counts)}", *(f"  {line}" for line in first)]
 
 
-def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _failure_rows(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]:
     decided = table(data, "decided")
     by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
     error = inert(_last_error(data), 600)
@@ -264,12 +289,12 @@ def _failure_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     elif len(jobs) == 1:
         error = _without_last_line(error)
     if error and (decided.get("gave_up") or _step_failed(data)):
-        rows.append(("last error", fold(error, WIDTH - 16, 6)))
+        rows.append(("last error", _folded(error, room, 6)))
     if by and _step_failed(data) and not (by == "rule" and reason == error):
         same = not reason or reason in error
         shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
         words = reason if by == "rule" else by if same else shown
-        rows.append(("decided by", fold(words, WIDTH - 16, 4)))
+        rows.append(("decided by", _folded(words, room, 4)))
     return rows + [_log_row(job, named=len(jobs) > 1) for job in jobs if job.get("log")]
 
 
@@ -285,7 +310,7 @@ def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
     return "log", [step + inert(shorten_path(str(job["log"]))), *(f"  {line}" for line in lines)]
 
 
-def _notice_rows(notices: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def _notice_rows(notices: list[dict[str, Any]], room: int) -> list[tuple[str, list[str]]]:
     """The losses and warnings of the steps, and failures inside of steps that kept running."""
     rows: list[tuple[str, list[str]]] = []
     for kind in ("failed", "lost", "warning"):
@@ -294,7 +319,7 @@ def _notice_rows(notices: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
             for n in notices
             if n.get("kind") == kind
         ]
-        lines = [line for text in texts[:MOST_NOTICES] for line in fold(text, WIDTH - 16, 3)]
+        lines = [line for text in texts[:MOST_NOTICES] for line in _folded(text, room, 3)]
         more = len(texts) - MOST_NOTICES
         lines += [f"… {more} more"] if more > 0 else []
         rows += [(kind, lines)] if lines else []
@@ -309,10 +334,10 @@ def _last_error(data: Mapping[str, Any]) -> str:
     return str(errors[-1]) if errors else str(data.get("error") or "")
 
 
-def _closing_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _closing_rows(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, list[str]]] = []
     if hint := data.get("hint"):
-        rows.append(("to do", fold(inert(str(hint), 600), WIDTH - 16, 6)))
+        rows.append(("to do", _folded(inert(str(hint), 600), room, 6)))
     if used := usage_text(data.get("usage") or {}):
         rows.append(("used", [used]))
     if record := data.get("record"):
@@ -355,51 +380,53 @@ LEAST_HOURS = 0.0005
 """The least node-hours or GPU-hours that are shown; ``--json`` also has smaller values."""
 
 
-def value_text(value: Any, path: str | None = None, most: int = 0) -> list[str]:
+def value_text(value: Any, path: str | None = None, most: int = 0, room: int = ROOM) -> list[str]:
     """An output: a short one in full, a long text as its size and file.
 
     Args:
         path: A file with the value.
         most: The most lines of a long text to show before its size and file.
+        room: The columns of a line.
     """
     if isinstance(value, list) and value:
         items = cast("list[Any]", value)
         if all(isinstance(item, str) for item in items):
             rows = [row for item in items for row in inert(item, lines=True).split("\n")]
-            return _block([line for row in rows for line in _kept(row)], LIST_LINES)
+            return _block([line for row in rows for line in _kept(row, room)], LIST_LINES, room)
     if not isinstance(value, str):
         value = as_json(value)
     lines = inert(value.strip("\n"), 20_000, lines=True).split("\n")
-    if len(lines) == 1 and cells(lines[0]) <= 4 * (WIDTH - 16):
-        return fold(lines[0], WIDTH - 16)
+    if len(lines) == 1 and cells(lines[0]) <= 4 * ROOM:
+        return fold(lines[0], room)
     if most:
-        lines = [part for line in lines for part in _kept(line)]
+        lines = [part for line in lines for part in _kept(line, room)]
     if path and len(lines) > most:
         size = count(value.strip("\n").count("\n") + 1, "line")
         return [*lines[:most], f"{'… ' if most else ''}{size}, {inert(shorten_path(path))}"]
-    return _block(lines, max(most, BLOCK_LINES))
+    return _block(lines, max(most, BLOCK_LINES), room)
 
 
-def _kept(line: str) -> list[str]:
+def _kept(line: str, room: int) -> list[str]:
     """The line unchanged, as for the row of a table; folded if it is too long."""
-    return [line.rstrip()] if cells(line) <= WIDTH - 16 else fold(line, WIDTH - 16)
+    return [line.rstrip()] if cells(line) <= room else fold(line, room)
 
 
-def _block(lines: list[str], most: int = BLOCK_LINES) -> list[str]:
+def _block(lines: list[str], most: int, room: int) -> list[str]:
     if len(lines) == 1:
-        return fold(lines[0], WIDTH - 16, most)
+        return _folded(lines[0], room, most)
     more = len(lines) - most
     return [*lines[:most], *([f"… {count(more, 'more line')}"] if more > 0 else [])]
 
 
-def question_text(question: Mapping[str, Any]) -> list[str]:
+def question_text(question: Mapping[str, Any], room: int = ROOM) -> list[str]:
     """A question with its valid answers; for a job or a time that a run waits for, its state."""
     kind = str(question.get("kind") or "")
     if is_job(question):
         return job_text(question)
     if is_timer(question):
         return [timer_text(question)]
-    return [*_ASKED[kind](question), f"answer with: {expected(question)}"]
+    asked = _SAID[kind](question, room) if kind in _SAID else _ASKED[kind](question)
+    return [*asked, f"answer with: {expected(question)}"]
 
 
 def _approval_text(question: Mapping[str, Any]) -> list[str]:
@@ -408,12 +435,12 @@ def _approval_text(question: Mapping[str, Any]) -> list[str]:
     return [f"wants to call {exact(tool_of(question))}{why}", *_indented(arguments)]
 
 
-def _question_text(question: Mapping[str, Any]) -> list[str]:
+def _question_text(question: Mapping[str, Any], room: int) -> list[str]:
     below = [*choices_lines(question), *default_line(question)]
     if form := form_of(question):
         below += [line for name in properties_of(form) for line in field_lines(name, form)]
     below += due_line(question)
-    return [*_said(question["text"]), *(f" {line}" for line in below)]
+    return [*_said(question["text"], room), *(f" {line}" for line in below)]
 
 
 def _review_text(question: Mapping[str, Any]) -> list[str]:
@@ -421,11 +448,11 @@ def _review_text(question: Mapping[str, Any]) -> list[str]:
     return [f"has drafted a plan (draft {question['round']})", *_indented(plan)]
 
 
-def _elicitation_text(question: Mapping[str, Any]) -> list[str]:
+def _elicitation_text(question: Mapping[str, Any], room: int) -> list[str]:
     schema = table(question, "schema")
     fields = [line for name in properties_of(schema) for line in field_lines(name, schema)]
     server = inert(str(question["server"]), 80)
-    return [f"the server {server} asks:", *_said(question["message"]), *_indented(fields)]
+    return [f"the server {server} asks:", *_said(question["message"], room), *_indented(fields)]
 
 
 def _in_doubt_text(question: Mapping[str, Any]) -> list[str]:
@@ -442,25 +469,25 @@ def _tool_changed_text(question: Mapping[str, Any]) -> list[str]:
     return [f"{changed_words(question)} since you approved it:", *_indented(lines)]
 
 
-def _job_unknown_text(question: Mapping[str, Any]) -> list[str]:
+def _job_unknown_text(question: Mapping[str, Any], room: int) -> list[str]:
     job = inert(str(question["job"]), 40)
     named = f"its job {job}" if job else "its job, which may not have been submitted,"
-    rows = [f"the outcome of {named} is unknown:", *_said(question["reason"])]
+    rows = [f"the outcome of {named} is unknown:", *_said(question["reason"], room)]
     directory = str(question.get("folder") or "")
     return [*rows, *([f"  see {inert(shorten_path(directory))}"] if directory else [])]
 
 
-def _failure_text(question: Mapping[str, Any]) -> list[str]:
-    return ["failed:", *_said(question.get("error") or "")]
+def _failure_text(question: Mapping[str, Any], room: int) -> list[str]:
+    return ["failed:", *_said(question.get("error") or "", room)]
 
 
 def _interrupt_text(question: Mapping[str, Any]) -> list[str]:
     return [f"{asker(question)} asks:", *_indented(asked_lines(question))]
 
 
-def _said(text: Any) -> list[str]:
+def _said(text: Any, room: int) -> list[str]:
     rows = inert(str(text).strip(), lines=True).split("\n")
-    return [words for line in rows for words in fold(line, WIDTH - 16)]
+    return [words for line in rows for words in fold(line, room)]
 
 
 def _indented(lines: list[str]) -> list[str]:
@@ -468,13 +495,16 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 _ASKED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
-    "question": _question_text,
     "approval": _approval_text,
     "review": _review_text,
-    "elicitation": _elicitation_text,
     "in_doubt": _in_doubt_text,
     "tool_changed": _tool_changed_text,
-    "job_unknown": _job_unknown_text,
-    "failure": _failure_text,
     "interrupt": _interrupt_text,
 }
+_SAID: dict[str, Callable[[Mapping[str, Any], int], list[str]]] = {
+    "question": _question_text,
+    "elicitation": _elicitation_text,
+    "job_unknown": _job_unknown_text,
+    "failure": _failure_text,
+}
+"""The kinds with a text of their own, which is broken to fit."""
