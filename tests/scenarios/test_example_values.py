@@ -24,7 +24,7 @@ async def test_it_ends_when_the_times_agree_or_says_that_they_do_not(
     run_plan, monkeypatch, tmp_path, tolerance, status
 ):
     monkeypatch.chdir(tmp_path)
-    given = {"command": ["true"], "last": 2, "rounds": 3, "tolerance": tolerance}
+    given = {"command": ["sleep", "0.02"], "last": 2, "rounds": 3, "tolerance": tolerance}
     seen = await run_plan(PLAN, given, yes=True, keep=True)
     assert seen.status == status, seen.result
     times = seen.outputs["times"]
