@@ -147,6 +147,127 @@ async def test_a_success_without_its_files_is_a_failure(run_plan):
     assert (await run_plan(text)).decided("a") == "creates"
 
 
+@pytest.mark.parametrize("made", ["", "touch x.txt; "])
+async def test_an_event_of_a_rule_does_not_replace_the_files(run_plan, made):
+    step = f"name: a\nscript: '{made}echo ran >> ran; cat ran'\ncreates: x.txt"
+    text = one(f"{step}\nrules: {{good: \"'ran' in content\"}}\ntransitions: {{good: success}}")
+    seen = await run_plan(text)
+    if made:
+        assert (seen.status, seen.decided("a")) == ("success", "rule")
+        assert (await run_plan(text)).decided("a") == "rule"  # a skipped step has no such event
+        assert ran() == 2
+    else:
+        assert (seen.status, seen.decided("a")) == ("failed", "creates")
+        assert "did not create `x.txt`" in seen.result.error
+
+
+TRIED = """
+name: a
+script: |
+  echo ran >> ran
+  test $(wc -l < ran) -lt 2 || touch x.txt
+retry: {attempts: 3, delay: 0.1, on: failure}
+creates: x.txt
+"""
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+async def test_an_attempt_without_its_files_is_made_again(run_plan, foreach):
+    text = one(TRIED.strip())
+    if foreach:
+        text = one(TRIED.strip().replace("x.txt", '"{{ item }}.txt"') + "\nforeach: [x]")
+    seen = await run_plan(text)
+    assert seen.status == "success", seen.result.error
+    assert ran() == 2
+    (warning,) = [w["message"] for w in seen.of("warning") if w["code"] == "retry"]
+    assert "the step ended well, but did not create `x.txt`" in warning
+    assert (await run_plan(text)).status == "success"
+    assert ran() == 2  # up to date
+
+
+async def test_the_last_try_without_its_files_is_the_failure(run_plan):
+    seen = await run_plan(one(TRIED.strip().replace("-lt 2", "-lt 9")))
+    assert (seen.status, seen.decided("a"), ran()) == ("failed", "creates", 3)
+    assert seen.result.error.endswith("did not create `x.txt` (after 3 tries)")
+
+
+async def test_the_last_call_of_an_until_must_have_made_the_files(run_plan):
+    server = FakeToolServer()
+
+    @server.tool
+    def look() -> dict[str, int]:
+        """Count the calls."""
+        return {"calls": len(server.calls)}
+
+    step = "name: a\ntool: look\nuntil: calls > 1\nevery: 0.1\ntimeout: 30\ncreates: x.txt"
+    for rules in ("", "\nrules: {success: calls > 0}"):
+        seen = await run_plan(one(step + rules), tools=server)
+        assert (seen.status, seen.decided("a")) == ("failed", "creates"), seen.result.error
+
+
+@pytest.mark.parametrize("change", ["cut", "touched", "directory"])
+async def test_a_file_that_was_changed_since_is_made_again(run_plan, change):
+    """As a file that another run writes at this moment, or that a user edited."""
+    text = one("name: a\nscript: 'mkdir -p d; echo made > d/x; echo ran >> ran'\ncreates: [d, d/x]")
+    await run_plan(text)
+    if change == "cut":
+        Path("d/x").write_text("ma")
+    if change == "touched":
+        os.utime("d/x", (1, 1))
+    if change == "directory":  # a later step put another file there
+        Path("d/y").write_text("")
+    seen = await run_plan(text)
+    assert seen.status == "success"
+    assert ran() == (1 if change == "directory" else 2)
+    assert Path("d/x").read_text() == "made\n"
+
+
+@pytest.mark.parametrize("key", ["creates", "needs"])
+async def test_a_secret_in_a_path_is_refused_and_stored_nowhere(run_plan, settings, key):
+    Path("sesame-7781.txt").write_text("")
+    given = {"creates": "x.txt", "needs": "in.txt", key: '"{{ inputs.token }}.txt"'}
+    step = f"name: a\nscript: echo ran >> ran; touch x.txt\ncreates: {given['creates']}"
+    text = one(f"{step}\nneeds: {given['needs']}") + (
+        "\ninputs: {token: {type: string, secret: true, required: true}}\n"
+    )
+    seen = await run_plan(text, secrets={"token": "sesame-7781"})
+    assert (seen.status, ran()) == ("failed", 0)
+    assert f"a file of `{key}` has a secret in its path" in seen.result.error
+    stored = b"".join(f.read_bytes() for f in settings.state_dir.rglob("*") if f.is_file())
+    assert b"sesame-7781" not in stored
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("creates", "n" * 300), ("needs", "n" * 300), ("needs", ".")]
+)
+async def test_a_file_that_cannot_be_read_fails_the_step(run_plan, key, name):
+    given = {"creates": "x.txt", "needs": "in.txt", key: name}
+    step = "name: a\nscript: echo ran >> ran; touch x.txt"
+    text = one(f"{step}\ncreates: {given['creates']}\nneeds: {given['needs']}")
+    seen = await run_plan(text)
+    assert (seen.status, seen.decided("a"), ran()) == ("failed", "error", 0)
+    line = 5 if key == "creates" else 6
+    assert re.search(rf":{line}:\d+  a file of `{key}` cannot be read: `", seen.result.error)
+    assert len(seen.result.error) < 400
+
+
+async def test_a_file_that_cannot_be_read_after_a_success_is_a_failure(run_plan):
+    """The link leads to a name that is too long."""
+    seen = await run_plan(one(f"name: a\nscript: ln -s {'n' * 300} x\ncreates: x/y"))
+    assert (seen.status, seen.decided("a")) == ("failed", "creates")
+    assert "ended well, but a file of `creates` cannot be read: `" in seen.result.error
+
+
+async def test_items_left_out_are_told_beside_those_that_are_up_to_date(run_plan):
+    text = one(
+        "name: a\nforeach: [x, y, z]\nwhen: item != 'y'\n"
+        "script: touch {{ item }}.txt\ncreates: '{{ item }}.txt'"
+    )
+    await run_plan(text)
+    (finished,) = (await run_plan(text)).of("step_finished")
+    assert finished["reason"] == "1 of 3 items left out by `when`; 2 of 2 items are up to date"
+
+
 async def test_a_file_that_a_step_needs_must_exist(run_plan):
     Path("in.txt").unlink()
     seen = await run_plan(COUNT)

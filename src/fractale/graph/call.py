@@ -62,6 +62,8 @@ from fractale.store.outputs import MaskedOutputs
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    from fractale.graph.made import Files
+
 T = TypeVar("T")
 
 
@@ -290,6 +292,7 @@ class Attempt:
         consents: Call → the user's consent to it, given in this attempt. `fractale.graph.repeating`
             keeps it for the repetitions of the attempt. None: the attempt is not repeated.
         repetition: How often the attempt has failed and was made again.
+        files: The files that the step creates and needs, if it names any.
     """
 
     step: Step
@@ -317,6 +320,7 @@ class Attempt:
     named: PlanState = field(default_factory=PlanState)
     consents: Consents | None = None
     repetition: int = 0
+    files: Files | None = None
     journal: CallJournal = field(init=False)
 
     def __post_init__(self) -> None:

@@ -178,6 +178,8 @@ class _Try:
                 result = self._too_late(result)
             if holding is not True or decision.decided_by == "default":
                 decision = await decide(attempt, result)
+        if attempt.files is not None:
+            decision = await attempt.files.created(decision)
         if self._fails_again(result, decision):
             at = await now(attempt)
             seconds = self._delay()

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
@@ -45,9 +45,6 @@ from fractale.plan.model import (
 from fractale.plan.values import has_resource, has_template
 from fractale.policy import Labels, may_repeat, to_data
 from fractale.store.outputs import OutputStore
-
-if TYPE_CHECKING:
-    from fractale.graph.made import Files
 
 Graph: TypeAlias = StateGraph[PlanState, RunContext, PlanState, PlanState]
 NodeFunction: TypeAlias = Callable[
@@ -159,8 +156,8 @@ class StepNode:
                 raise
         # 5. Evidence: decides the outcome.
         decision = await decide(attempt, result)
-        if before.files is not None:
-            decision = await before.files.created(decision)
+        if attempt.files is not None and result.matched is None:  # else each try has looked
+            decision = await attempt.files.created(decision)
         attempt.finish()
         # 6. Record: the checkpoint stores it, masked.
         spent = _spent_by(attempt, context.meter.seconds - running)
@@ -500,12 +497,10 @@ class _Before:
     Args:
         skip: The decision to skip it.
         failed: Its result, if it fails without a call.
-        files: The files that it creates and needs, if it names any.
     """
 
     skip: Decision | None = None
     failed: CallResult | None = None
-    files: "Files | None" = None
 
 
 async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:
@@ -517,12 +512,12 @@ async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:
         from fractale.graph.made import files_of  # few steps have such files
 
         prepare(attempt, templates)
-        files = await files_of(attempt)
+        attempt.files = await files_of(attempt)
     except CallError as error:
         return _Before(failed=CallResult(error=str(error), code=error.code))
-    if files.up_to_date is not None:
+    if attempt.files.up_to_date is not None:
         attempt.finish()
-    return _Before(skip=files.up_to_date, files=files)
+    return _Before(skip=attempt.files.up_to_date)
 
 
 _NOTHING_BEFORE = _Before()

@@ -187,7 +187,9 @@ def _gather(node: StepNode, results: list[dict[str, Any]], success: Decision) ->
         )
     known = sum(result["decided_by"] == "up_to_date" for result in results)
     if known and not own:
-        decision = replace(decision, reason=f"{known} of {len(results)} items are up to date")
+        words = f"{known} of {len(results)} items are up to date"
+        left_out = f"{decision.reason}; " if decision.reason else ""
+        decision = replace(decision, reason=f"{left_out}{words}")
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
         Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
