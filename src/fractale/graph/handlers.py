@@ -112,6 +112,11 @@ def _given(state: Mapping[str, Any], ended: PlanEnd) -> PlanState:
     return cast("PlanState", {**known, **dict.fromkeys(OF_END), "ended": ended})
 
 
+def is_same_end(ended: PlanEnd, other: PlanEnd) -> bool:
+    """Whether two ends of a run are the same one: at one checkpoint, with one outcome."""
+    return all(ended.get(key) == other.get(key) for key in ("outcome", "at", "step"))
+
+
 def failures(plan: Plan, state: PlanState) -> tuple[Notice, ...]:
     """Notices of the steps of a plan's handlers that failed, which do not change the outcome."""
     records = state.get("steps", {})

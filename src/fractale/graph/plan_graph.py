@@ -65,7 +65,7 @@ from fractale.graph.continued import (
     read_left,
     write_of,
 )
-from fractale.graph.handlers import GAVE_UP, state_at_end
+from fractale.graph.handlers import GAVE_UP, is_same_end, state_at_end
 from fractale.graph.interrupts import is_by_id, read_resume
 from fractale.graph.listener import OnEvent, caller_listener
 from fractale.graph.state import PlanEnd, PlanState, latest_state
@@ -205,6 +205,12 @@ class _Entered:
     notes: MemoryNotes
     journal: MemoryJournal
 
+    def work(self) -> tuple[dict[str, Any], frozenset[str]]:
+        """The usage of the run and the calls of its step: not the same after any more work."""
+        total = self.context.meter.total
+        usage = {name: used for name, used in total.items() if name != "seconds"}
+        return usage, frozenset(self.journal.values())
+
 
 class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
     """The compiled graph of a plan.
@@ -324,6 +330,7 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
             self.setup.begin() as fields,
         ):
             entered = await self._enter(input, call, context, saver, form, fields, listener, turn)
+            before = entered.work()
             given = {**(config or {}), "callbacks": call.get("callbacks")}
             chunks = self._stream_masked(
                 entered,
@@ -340,7 +347,8 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
                     async for chunk in stream:
                         yield chunk
             except (AttemptsExceeded, LimitReached) as error:
-                end = self._end(entered, call, saver, error, durability, form)
+                is_idle = entered.work() == before
+                end = self._end(entered, call, saver, error, durability, form, is_idle=is_idle)
                 async with aclosing(_noted(end, turn, form)) as stream:
                     async for chunk in stream:
                         yield chunk
@@ -357,12 +365,14 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         error: AttemptsExceeded | LimitReached,
         durability: Any,
         form: _Form,
+        *,
+        is_idle: bool,
     ) -> AsyncGenerator[Any]:
         """The chunks of a run that an error ended: of its handlers, and of its end."""
         status = "limit" if isinstance(error, LimitReached) else "failed"
         outputs = await self._outputs_so_far(config, saver, entered)
         if self.handlers is not None:
-            chunks = self._handle(entered, config, saver, error, durability, form)
+            chunks = self._handle(entered, config, saver, error, durability, form, is_idle=is_idle)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
@@ -394,32 +404,45 @@ class PlanGraph(CompiledStateGraph[PlanState, Any, Any, PlanOutput]):
         error: AttemptsExceeded | LimitReached,
         durability: Any,
         form: _Form,
+        *,
+        is_idle: bool,
     ) -> AsyncGenerator[Any]:
         """Run the plan's handlers after an error ended its graph, whose step stays due.
 
         They have a thread of their own, or in another graph a namespace, since the thread of the
-        plan continues from its checkpoint. No question can be asked there: a step that asks one
-        ends them with a warning.
+        plan continues from its checkpoint. If the plan did nothing since an earlier call reached
+        this end, only the handlers that it left unfinished are finished. No question can be asked
+        there: a step that asks one ends them with a warning.
 
         Args:
             form: Of the run. Its latest values count if no saver keeps the state.
+            is_idle: Whether this call of the graph has done nothing before the end.
 
         Yields:
             Their chunks, unless another graph has them already.
         """
         conf, run = config.get(CONF, {}), entered.context
-        known = form.values if saver is None else (await self.aget_state(config)).values
         step = error.step if isinstance(error, AttemptsExceeded) else None
         words = run.mask(error.message)
         ended = PlanEnd(outcome="failed" if step else "limit", step=step, error=words)
         own: dict[str, Any] = {k: v for k, v in conf.items() if k != CONFIG_KEY_CHECKPOINT_ID}
-        graph = self.handlers
+        known: Any = form.values
+        if saver is not None:
+            state = await self.aget_state({**config, CONF: own})
+            known = state.values
+            ended["at"] = str(state.config.get(CONF, {}).get(CONFIG_KEY_CHECKPOINT_ID, ""))
+        graph, begins = self.handlers, True
         if saver is not None and CONFIG_KEY_TASK_ID not in conf:
             own[CONFIG_KEY_THREAD_ID] = f"{conf[CONFIG_KEY_THREAD_ID]}{HANDLERS_THREAD}"
             graph = graph.copy({"checkpointer": saver})
+            earlier = await graph.aget_state({CONF: own})
+            same = is_same_end(earlier.values.get("ended") or PlanEnd(), ended)
+            begins = not (is_idle and same)
+            if not (begins or earlier.tasks):
+                return
         options = {} if durability is None else {"durability": durability}
         at = {**config, CONF: own, "recursion_limit": NO_RECURSION_LIMIT}
-        given = state_at_end(self.plan, known or entered.given or {}, ended)
+        given = state_at_end(self.plan, known or entered.given or {}, ended) if begins else None
         modes = list(dict.fromkeys(["updates", *form.modes]))
         asked_of: list[Any] = []
         with masked(cast("RunnableConfig", at), run.masker) as shown:

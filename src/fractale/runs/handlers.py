@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from fractale.graph.compile import build_graph
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.handlers import handlers_graph, state_at_end
+from fractale.graph.handlers import handlers_graph, is_same_end, state_at_end
 from fractale.graph.state import PlanEnd
 from fractale.plan.model import Plan
 from fractale.runs.reporter import End
@@ -56,8 +56,7 @@ class Handlers:
 
     def is_done(self, ended: PlanEnd) -> bool:
         """Whether they have finished at this very end."""
-        known: Mapping[str, Any] = self.snapshot.values.get("ended") or {}
-        same = all(known.get(key) == ended.get(key) for key in ("outcome", "at", "step"))
+        same = is_same_end(self.snapshot.values.get("ended") or PlanEnd(), ended)
         return self.have_run and not self.is_unfinished and same
 
     async def begin(self, rounds: Rounds, plan_state: Mapping[str, Any], ended: PlanEnd) -> Any:
