@@ -26,6 +26,7 @@ from fractale.plan.picture import STATE_COLORS
 from fractale.policy import Source, to_data
 from fractale.record.plans import plan_hash
 from fractale.settings import Settings
+from fractale.testing import Reply, ScriptedModel
 from fractale.toolbox import ToolInfo
 
 PLAN = """
@@ -283,6 +284,72 @@ async def test_a_question_of_an_included_handler_repeats_nothing(settings, do, c
     assert result.status == "success"
     assert calls[:4] == ["one", "two", "asked in/finally/clean", "clean success"]
     assert len(calls) == 7
+
+
+JOBS = """
+finally:
+  - name: job
+    foreach: [1, 2, 3]
+    max_parallel: 1
+    job: {scheduler: local, command: [echo, "{{ item }}"], time: 1m}
+"""
+
+
+def jobs_of(result: Any) -> list[dict[str, Any]]:
+    return [step for step in result.steps if step["name"].startswith("in/finally/job[")]
+
+
+async def test_those_of_an_included_plan_keep_within_the_limits_of_the_run(
+    settings, do, calls, outer
+):
+    outer.write_text(OUTER.replace("inputs:", "limits: {jobs: 1}\ninputs:", 1))
+    inner = PLAN[: PLAN.index("finally:")]
+    outer.with_name("inner.yaml").write_text(inner + JOBS)
+    known: dict[str, Any] = {"tools": [do], "settings": settings}
+    result = await fractale.arun(outer, keep=True, **known)
+    assert (result.status, result.usage["jobs"]) == ("limit", 1), result.error
+    assert calls == ["one", "two", "last limit"]
+    result = await fractale.aresume(result.run, limits=Limits(jobs=3), **known)
+    assert (result.status, result.usage["jobs"]) == ("success", 3), result.error
+    assert calls[3:] == ["after", "last success"]
+
+
+async def test_those_of_an_included_plan_count_for_the_limit_of_steps(settings, do, calls, outer):
+    outer.write_text(OUTER.replace("inputs:", "limits: {steps: 4}\ninputs:", 1))
+    result = await fractale.arun(outer, tools=[do], settings=settings)
+    assert result.status == "limit"
+    assert calls == ["one", "two", "clean success", "last limit"]
+
+
+async def test_those_of_a_draft_keep_within_the_limits_of_the_run(run_plan):
+    job = {"scheduler": "local", "command": ["echo"], "time": "1m"}
+    draft = {
+        "steps": [{"name": "a", "wait": "10ms"}],
+        "finally": [{"name": f"j{number}", "job": job} for number in range(3)],
+    }
+    plan = "name: p\nlimits: {jobs: 1}\nsteps: [{name: made, type: plan, instruction: Do it}]\n"
+    model, jobs = (
+        ScriptedModel([Reply(data=draft)]),
+        Path(__file__).parents[2] / "registries/jobs.yaml",
+    )
+    model = ScriptedModel(
+        lambda asked: Reply(data=draft) if "Write the steps." in str(asked) else "nothing"
+    )
+    seen = await run_plan(plan, model=model, registries=[str(jobs)], yes=True)
+    assert (seen.status, seen.result.usage["jobs"]) == ("limit", 1), seen.result.error
+
+
+async def test_a_missing_program_is_a_warning_of_the_handler(settings, do, calls):
+    job = "job: {scheduler: pbs, script: 'true', time: 1m}"
+    plan = PLAN.replace("on_failure:", f"on_failure: [{{name: job, {job}}}]\nunused:")
+    plan = plan[: plan.index("unused:")] + plan[plan.index("finally:") :]
+    plan += f"  - {{name: job2, {job}}}\n"
+    for bad, status in ((False, "success"), (True, "failed")):
+        calls.clear()
+        result = await fractale.arun(plan, {"bad": bad}, tools=[do], settings=settings)
+        assert result.status == status
+        assert calls[-1] == "more one"
+        assert "finally" in [notice["step"] for notice in result.notices], result.notices
 
 
 # -- LangGraph applications ------------------------------------------------------------------------

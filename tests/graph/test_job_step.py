@@ -397,6 +397,17 @@ async def test_submitted_again_it_is_another_job(run_plan, settings):
     assert len({event["handle"]["key"] for event in seen.of("job_state")}) == 2
 
 
+RETRY = "{attempts: 3, delay: 10ms, on: failure}"
+
+
+async def test_a_job_that_a_person_counts_as_failed_is_not_tried_again(run_plan, settings):
+    step = local(f"echo >> starts; {VANISH}", retry=RETRY)
+    seen = await run_plan(plan(step), answers={"a": "failure"})
+    assert seen.status == "failed"
+    assert "as a person said" in seen.result.error
+    assert Path("starts").read_text() == "\n"
+
+
 # Policy and secrets
 
 
@@ -642,6 +653,38 @@ async def test_retry_is_for_a_scheduler_that_does_not_answer(settings, tmp_path)
     graph = faulty_graph(plan(local("true")), tmp_path / "jobs", [SchedulerUnavailable("busy")])
     after = await invoke(graph, initial_state({}))
     assert (after["status"], after["error"]) == ("failed", "busy")
+
+
+@pytest.mark.parametrize("array", [False, True])
+async def test_a_job_that_may_have_been_submitted_is_not_submitted_twice(settings, tmp_path, array):
+    keys = {"array": "1-2"} if array else {}
+    step = local("echo >> starts", retry=RETRY, **keys)
+    busy = [SchedulerUnavailable("busy"), SchedulerUnavailable("busy")]
+    graph = faulty_graph(plan(step), tmp_path / "jobs", busy, late=True)
+    after = await invoke(graph, initial_state({}))
+    assert after["status"] == "success", after["error"]
+    assert Path("starts").read_text() == ("\n\n" if array else "\n"), "found again by its key"
+
+
+@pytest.mark.parametrize("array", [False, True])
+async def test_a_job_that_cannot_be_waited_for_is_not_submitted_again(settings, tmp_path, array):
+    def jobs(name: str | None) -> Jobs:
+        return Lost(tmp_path / "jobs", {"PATH": os.environ["PATH"]}, name)
+
+    deps = Dependencies(toolbox=FakeToolServer(), jobs=jobs)
+    step = local("sleep 1", retry=RETRY, **({"array": "1-2"} if array else {}))
+    graph = compile_plan(parse_plan(plan(step)), deps).compile(checkpointer=InMemorySaver())
+    after = await invoke(graph, initial_state({}))
+    assert after["status"] == "failed"
+    assert "its directory cannot be read" in after["error"]
+    assert len(list((tmp_path / "jobs").glob("fr*"))) == 1
+
+
+class Lost(Jobs):
+    """Jobs that can be submitted, and are then out of sight."""
+
+    async def wait(self, *words: Any, **names: Any) -> Any:
+        raise JobError("its directory cannot be read")
 
 
 async def test_a_job_that_the_scheduler_refuses_fails_the_step(settings, tmp_path):

@@ -10,7 +10,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from fractale import Dependencies, compile_plan
 from fractale.cli.render.summary import summary
+from fractale.models import Models
 from fractale.plan.build import load_plan, parse_plan
+from fractale.policy import Policy
+from fractale.questions import Answers
+from fractale.runs import RunOptions, Runs
 from fractale.runs.result import finished_data
 from fractale.testing import FakeToolServer, Reply, ScriptedModel
 from replays import Stage
@@ -99,6 +103,57 @@ async def test_one_try_is_not_counted(run_plan, tools):
     retry = "retry: {attempts: 1, delay: 0, on: failure}"
     result = await run_plan(f"name: p\nsteps: [{{name: s, tool: code, {retry}}}]", tools=tools)
     assert "tries" not in result.result.error
+
+
+class Hanging(FakeToolServer):
+    """A server with a tool whose first call never ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = asyncio.Event()
+        self.count = 0
+        self.tool(self.launch)
+
+    async def launch(self) -> dict[str, Any]:
+        """Launch it."""
+        self.count += 1
+        if self.count == 1:
+            self.called.set()
+            await asyncio.Event().wait()
+        raise ValueError("launched once more")
+
+
+async def in_doubt(settings, text: str, answer: str, model: Any = None) -> tuple[Any, Hanging]:
+    """A run that is cancelled in a call and resumed with an answer about the call."""
+    tools, known = Hanging(), {"policy": Policy(yes=True), "models": model}
+    begun = asyncio.create_task(
+        Runs(settings, tools, **known).start(parse_plan(text), {}, RunOptions(run_id="r1"))
+    )
+    await tools.called.wait()
+    begun.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await begun
+    waiting = await Runs(settings, tools, **known).resume("r1", RunOptions())
+    assert [each["kind"] for each in waiting.waiting] == ["in_doubt"]
+    replies = RunOptions(replies=Answers({"s": answer}))
+    return await Runs(settings, tools, **known).resume("r1", replies), tools
+
+
+@pytest.mark.parametrize(("answer", "count"), [("failed", 1), ("again", 3)])
+async def test_a_call_that_a_person_counts_as_failed_is_not_tried_again(settings, answer, count):
+    retry = "retry: {attempts: 2, delay: 0, on: failure}"
+    text = f"name: p\nsteps: [{{name: s, tool: launch, {retry}}}]"
+    result, tools = await in_doubt(settings, text, answer)
+    assert (result.status, tools.count) == ("failed", count)
+
+
+async def test_an_agents_call_that_a_person_counts_as_failed_ends_the_tries(settings):
+    retry = "retry: {attempts: 2, delay: 0, on: failure}"
+    rule = "rules: {failure: \"'broke' in content\"}"
+    text = f"name: p\nsteps: [{{name: s, type: agent, instruction: Go, {retry}, {rule}}}]"
+    model = ScriptedModel([Reply(tool_calls=[("launch", {})]), "It broke"] * 2)
+    result, tools = await in_doubt(settings, text, "failed", Models(settings, given=model))
+    assert (result.status, tools.count) == ("failed", 1), result.error
 
 
 # In an application

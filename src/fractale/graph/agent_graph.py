@@ -581,6 +581,7 @@ class GraphCalls(BaseCallbackHandler):
             outputs = to_json(cast("Mapping[str, Any]", answer)["outputs"])
             raise _refused(f"{MADE_BEFORE}{outputs}")
         if answer != "again":
+            attempt.end_tries()
             words = f"the run was killed during the call of `{tool.own_name}`: it counts as failed"
             raise _refused(words)
 

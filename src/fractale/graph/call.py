@@ -368,6 +368,25 @@ class Attempt:
             self.context.notes.drop(asked_in(self.journal.task))
         if self._outlives_process:
             self.context.notes.drop(self._note)
+        if self.tries_ended:
+            self.context.notes.drop(self._ended)
+
+    def end_tries(self) -> None:
+        """Let this try be the last, also in another process of the run.
+
+        A person decided how it ended, or its work may still run.
+        """
+        if self.consents is not None:
+            self.context.notes.put(self._ended, True)
+
+    @property
+    def tries_ended(self) -> bool:
+        """Whether the attempt must not be made again, even if it failed."""
+        return self.consents is not None and bool(self.context.notes.get(self._ended))
+
+    @property
+    def _ended(self) -> str:
+        return f"tries ended {self.path} {self.attempts}"
 
     @property
     def entry(self) -> ForkPoint | None:

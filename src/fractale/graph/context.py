@@ -153,10 +153,11 @@ class Meter:
         self._outer: Meter | None = None
 
     def for_handlers(self, steps: int) -> Meter:
-        """The meter of a plan's handlers: the same limits, of which nothing is used yet.
+        """The meter of the handlers of the run's own plan: its limits, with nothing used yet.
 
         What the handlers use counts for the run, too. Their batch jobs are unlimited. Each of their
-        steps may be entered once, however low the limit of steps is.
+        steps may be entered once, however low the limit of steps is. The handlers of a plan inside
+        another one have no meter of their own.
 
         Args:
             steps: The number of their steps.

@@ -9,7 +9,8 @@ Each handler is one node, with its steps as a graph inside. The nodes stand in t
   keeps its own checkpoint, and continues from there.
 
 Handlers do not change how the plan ended. If a handler cannot continue, it is reported as a
-warning, and the next handler still runs.
+warning, and the next handler still runs. The handlers of a plan inside another one are bound by the
+limits of the run as its other steps are: at a limit the run stops, and can be resumed there.
 """
 
 from __future__ import annotations
@@ -23,18 +24,29 @@ from langgraph._internal._constants import OVERWRITE
 from langgraph.graph import END, START
 from langgraph.runtime import Runtime
 
-from fractale.errors import LimitReached
+from fractale.errors import (
+    AnswerError,
+    FractaleError,
+    LimitReached,
+    ListenerError,
+    NotRecorded,
+    Stopped,
+    StoreError,
+)
 from fractale.evidence import Notice
 from fractale.graph.context import Dependencies, RunContext
 from fractale.graph.kinds import BuildGraph
 from fractale.graph.state import PlanEnd, PlanState, Record, Spent, values_in
-from fractale.graph.step import AttemptsExceeded, Graph, NodeFunction, add_node, new_graph
+from fractale.graph.step import Graph, NodeFunction, add_node, new_graph
 from fractale.plan.model import HANDLERS, Plan
 
 ON_FAILURE: Final = HANDLERS[0]
 
 GAVE_UP: Final = "handler"
 """The code of the warning that a handler could not continue, or ended as failed with a reason."""
+
+OF_RUN: Final = (AnswerError, ListenerError, NotRecorded, Stopped, StoreError)
+"""Errors that end the process of a run, and are not of a handler. The run can be resumed."""
 
 OF_END: Final = ("status", "error", "outputs", "goto")
 """The parts of a plan's state that its end has used."""
@@ -81,11 +93,17 @@ def _node(name: str, plan: Plan, deps: Dependencies, build_graph: BuildGraph) ->
         context, path = runtime.context or RunContext(), f"{state.get('prefix', '')}{name}"
         given = _given({**state, "spent": Spent()}, cast("PlanEnd", {**ended, "handler": name}))
         given["prefix"] = f"{path}/"
-        meter = context.meter.for_handlers(len(plan.steps))
+        is_top, meter = not state.get("prefix"), context.meter
+        if is_top:
+            meter = meter.for_handlers(len(plan.steps))
         inside = replace(context, entry=None, meter=meter)
         try:
             after = cast("PlanState", await graph.ainvoke(given, config, context=inside))
-        except (AttemptsExceeded, LimitReached) as error:
+        except OF_RUN:
+            raise
+        except FractaleError as error:
+            if isinstance(error, LimitReached) and not is_top:
+                raise
             context.emit("warning", step=path, code=GAVE_UP, message=error.message)
             return PlanState()
         last, said = after.get("last") or "", after.get("error")

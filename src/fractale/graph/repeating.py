@@ -6,7 +6,8 @@ be suspended. The attempt stays the same, so `max_attempts` does not count its t
 
 - `until`: the call of a tool is made again until the expression is true. A failed call fails the
   step. So does the last call, made when `timeout` is over, if the expression is still not true.
-- `retry` with `on: failure`: an attempt that failed is made again. A refused call is not.
+- `retry` with `on: failure`: an attempt that failed is made again. A refused call is not, nor what
+  a person has decided, nor a job that may still run (`Attempt.end_tries`).
 """
 
 from __future__ import annotations
@@ -243,7 +244,8 @@ class _Try:
         if retry is None or retry.on != "failure" or self._failed + 1 >= retry.attempts:
             return False
         failed = (decision.outcome, decision.event) == ("failure", FAILURE)
-        return failed and result.code not in (*FINAL, NOT_YET)
+        is_final = result.code in (*FINAL, NOT_YET) or self._attempt.tries_ended
+        return failed and not is_final
 
     def _delay(self) -> float:
         retry = self._attempt.step.retry

@@ -31,6 +31,7 @@ from fractale import questions
 from fractale.clock import elapsed, moment
 from fractale.durations import format_duration
 from fractale.errors import (
+    CallError,
     DependencyMissing,
     FractaleError,
     JobError,
@@ -47,10 +48,12 @@ from fractale.graph.kinds.job_answer import LOGS, OUTPUT, answer_of
 from fractale.graph.kinds.job_array import (
     ITEM,
     SUBMIT,
+    ArrayElement,
     add_elements,
     alone,
     array_of_step,
     element_of,
+    is_open,
     run_array,
     scheduler_of,
     send_elements,
@@ -187,6 +190,8 @@ async def run_job(attempt: Attempt) -> CallResult:
         "JobWork",
         await attempt.inside.ainvoke(JobWork(), attempt.config, context=JobRun(attempt)),
     )
+    if is_open(after.get("status", {}).get("state")):
+        attempt.end_tries()
     end = after.get("end", {})
     store = attempt.deps.outputs
     outputs, by = store.get(end["outputs"]), end["decided_by"]
@@ -263,7 +268,7 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
     spec, scheduler = spec_of(attempt, agreed)
     first = number == 1 and not attempt.repetition
     element = element_of(attempt, agreed, wanted) if first else None
-    key = element.key if element else _key(attempt, number)
+    key = _key_of_try(attempt, number, element)
     size = Size.of(spec, scheduler or name)
     counts = element is None and not run.is_script
     if counts:
@@ -290,8 +295,7 @@ async def _submit(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         kept = attempt.context.mask(status)
         return JobWork(handle={}, number=number, verdict="", status=kept, reserved=reserved)
     except FractaleError as error:
-        if counts and not isinstance(error, SchedulerUnavailable):  # the job was refused
-            await budget.release(key)
+        await _not_submitted(attempt, error, key, element, counts=counts)
         raise
     handle, since = JobHandle.from_dict(result.structured), float(result.structured["since"])
     began = dict(result.structured.get("began") or {"wall": since})
@@ -328,6 +332,39 @@ def _key(attempt: Attempt, number: int) -> str:
     return f"{attempt.context.run_id}-{words}-{digest}"
 
 
+async def _not_submitted(
+    attempt: Attempt, error: FractaleError, key: str, element: ArrayElement | None, *, counts: bool
+) -> None:
+    """Release a job that was refused, or let the next try find it if it may have been submitted.
+
+    Args:
+        key: Of the job.
+        counts: Whether the job has a reservation of its own.
+    """
+    if not isinstance(error, SchedulerUnavailable):
+        if counts:
+            await attempt.context.meter.jobs.release(key)
+    elif element is not None:
+        attempt.end_tries()
+    elif attempt.consents is not None:
+        known = {"key": key, "repetition": attempt.repetition}
+        attempt.context.notes.put(_unsure(attempt), known)
+
+
+def _key_of_try(attempt: Attempt, number: int, element: ArrayElement | None) -> str:
+    """The job's key. It is that of the try before if that one may have submitted the job."""
+    if element is not None:
+        return element.key
+    known = attempt.context.notes.get(_unsure(attempt)) if attempt.repetition else None
+    if number == 1 and known and known["repetition"] == attempt.repetition - 1:
+        return str(known["key"])
+    return _key(attempt, number)
+
+
+def _unsure(attempt: Attempt) -> str:
+    return f"submitting {attempt.path} {attempt.attempts}"
+
+
 # -- wait ----------------------------------------------------------------------------------------
 
 
@@ -350,7 +387,11 @@ async def _wait(state: JobWork, runtime: Runtime[JobRun]) -> JobWork:
         data = {**status.as_dict(), "late": late, "again": again}
         return ToolResult(text=status.reason, structured=data)
 
-    result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
+    try:
+        result = await once(attempt, attempt.journal.next_site(), call, make, QuietCodec(attempt))
+    except CallError:  # the job keeps running
+        attempt.end_tries()
+        raise
     status = cast("dict[str, Any]", result.structured)
     if status["state"] == "unknown":  # the user decides, while other jobs continue
         attempt.context.meter.jobs.unwatch(_reserved_key(state))

@@ -72,6 +72,11 @@ Slurm's ``MaxArraySize`` is 1001, LSF's ``MAX_JOB_ARRAY_SIZE`` is 1000.
 """
 
 
+def is_open(state: object) -> bool:
+    """Whether a job in this state is not known to be over."""
+    return state in ("pending", "running", "unknown")
+
+
 class Tally:
     """Counts the jobs of a foreach, or of an array, by state.
 
@@ -95,6 +100,11 @@ class Tally:
         self._counts[state] += 1
         return in_order(self._counts)
 
+    @property
+    def has_open(self) -> bool:
+        """Whether the last known state of a job is not an end."""
+        return any(map(is_open, self._states.values()))
+
 
 @dataclass(slots=True)
 class ArrayJob:
@@ -112,6 +122,11 @@ class ArrayJob:
     _handle: JobHandle | None = None
     _fault: FractaleError | None = None
     _tries: int = 0
+
+    @property
+    def may_run(self) -> bool:
+        """Whether it is not known that nothing was submitted."""
+        return self._handle is None and isinstance(self._fault, SchedulerUnavailable)
 
     async def submitted(self, jobs: Jobs, tries: int) -> JobHandle:
         """Submit the array once.
@@ -430,15 +445,18 @@ async def run_array(leaf: StepNode, attempt: Attempt, array: Array) -> CallResul
         whole = replace(array, most=most) if len(chunk) == len(indices) else None
         own = {index: index for index in chunk}
         elements |= groups.array(own, whole or Array.of(chunk, most))
+    tally = Tally(len(indices), is_array=True)
     context = replace(
         attempt.context,
         item_scope=attempt.scope,
         item_flow=attempt.flow,
         item_path=attempt.path,
         arrays=elements,
-        tally=Tally(len(indices), is_array=True),
+        tally=tally,
     )
     after = await attempt.inside.ainvoke({"items": rest}, attempt.config, context=context)
+    if tally.has_open or any(each.array.may_run for each in elements.values()):
+        attempt.end_tries()
     attempt.charge(after.get("spent", {}))
     results = {**kept, **after["results"]}
     found = [results[str(index)] for index in indices]

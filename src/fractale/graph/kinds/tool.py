@@ -559,6 +559,7 @@ class ToolCodec(Codec[ToolResult]):
         if isinstance(answer, Mapping):
             outputs = cast("Mapping[str, Any]", answer)["outputs"]
             return ToolResult(text=to_json(outputs), structured=outputs)
+        attempt.end_tries()
         raise ToolError(f"the run was killed during the call of `{tool.name}`: it counts as failed")
 
     def failed(self, error: CallError) -> CallError:
