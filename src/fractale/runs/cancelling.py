@@ -31,6 +31,7 @@ from fractale.store.locks import RunLock, holder_of
 from fractale.store.run_record import RunRecord
 
 if TYPE_CHECKING:
+    from fractale.plan.model import Plan
     from fractale.settings import Settings
 
 LOOK_SECONDS: Final = 1.0
@@ -38,6 +39,8 @@ LOOK_SECONDS: Final = 1.0
 
 LEFT: Final = ("waiting", "stopped")
 """Statuses of a run whose jobs keep running without it."""
+
+EVENTS_OF_STEPS: Final = ("step_started", "step_finished", "waiting", "timer", "job_state")
 
 JOBS_CANCELLED: Final = "its jobs were cancelled by `fractale cancel`"
 
@@ -169,11 +172,29 @@ def can_be_cancelled(record: RunRecord) -> bool:
 def may_end(record: RunRecord) -> bool:
     """Whether the plan's `finally` steps are due if the run is cancelled now.
 
-    They are if the run has not ended, and did something since it was last cancelled.
+    They are if the run has not ended, and did something since it was last cancelled. So are the
+    rest of the handlers that a run is in.
     """
     plan = plan_of(record, record.read_head())
-    if plan is None or "finally" not in plan.handlers:
+    if plan is None or not _is_open(record):
         return False
+    return "finally" in plan.handlers or is_in_handlers(record, plan)
+
+
+def is_in_handlers(record: RunRecord, plan: Plan | None) -> bool:
+    """Whether the plan of a run has ended, and its handlers have begun and not been reported.
+
+    Args:
+        plan: The plan of the run; None if it cannot be read.
+    """
+    if plan is None or not plan.handlers or not _is_open(record):
+        return False
+    last = next(record.events_from_end(EVENTS_OF_STEPS), None) or {}
+    return str(last.get("step")).partition("/")[0] in plan.handlers
+
+
+def _is_open(record: RunRecord) -> bool:
+    """Whether a run has not ended, and its plan's `finally` did not run at a cancel since then."""
     last = next(record.events_from_end(("run_started", "run_finished")), None) or {}
     if last.get("event") == "run_finished" and last.get("status") not in LEFT:
         return False
@@ -185,6 +206,8 @@ async def run_finally(
 ) -> tuple[RunResult | None, str]:
     """Run the `finally` steps of the plan of a cancelled run, unless the run has a process.
 
+    If the plan had ended and the run was in its handlers, they are finished.
+
     Returns:
         The result of the run after them; None if they did not run. Then why, if they were due.
     """
@@ -194,11 +217,12 @@ async def run_finally(
 
     head = record.read_head()
     plan = plan_of(record, head)
-    if plan is None or "finally" not in plan.handlers:
+    if plan is None or not ("finally" in plan.handlers or is_in_handlers(record, plan)):
         return None, ""
+    left_out = f"its `{[*plan.handlers][-1]}` steps did not run"
     again = f"then run `fractale cancel {record.run_id}` again"
     if holder_of(record) is not None:
-        return None, f"its `finally` steps did not run: the run has not stopped yet; {again}"
+        return None, f"{left_out}: the run has not stopped yet; {again}"
     options = RunOptions(listeners=listeners)
     try:
         settings, extensions = as_started(settings, head)
@@ -207,7 +231,7 @@ async def run_finally(
             runs = workspace.runs
             return await runs.end_cancelled(record.run_id, plan, options, secrets=secrets), ""
     except FractaleError as error:
-        return None, f"its `finally` steps did not run: {error}; repair that, {again}"
+        return None, f"{left_out}: {error}; repair that, {again}"
 
 
 class Canceller:
@@ -331,6 +355,7 @@ def record_stopped(record: RunRecord, *, with_jobs: bool = True) -> None:
     """Record that a run does not wait for jobs or times any more, since it was cancelled.
 
     It changes nothing if the run ended, or if the run has a process, which records its own end.
+    Neither does it if the plan ended and the run is in its handlers: it keeps that end.
 
     Args:
         with_jobs: Whether jobs were cancelled with it.
@@ -345,6 +370,8 @@ def record_stopped(record: RunRecord, *, with_jobs: bool = True) -> None:
             history = read_history(record)
             history.alive = False  # this process has the lock
             if history.processes and history.processes[-1].status not in (None, *LEFT):
+                return
+            if is_in_handlers(record, plan_of(record, history.head)):
                 return
             data: dict[str, Any] = {
                 "steps": [],

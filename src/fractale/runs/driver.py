@@ -149,7 +149,9 @@ class RunDriver:
             if not snapshot.tasks:
                 self._check_replies(())
                 end = self._end(snapshot.values)
-                if handlers and not handlers.is_done(plan_end(end, snapshot, self.context)):
+                if handlers and not handlers.is_done(
+                    plan_end(self._plan, end, snapshot, self.context)
+                ):
                     self._started(resumed=True)
                     return await self._reported(self._with_handlers(steps, end))
                 return self._reporter.ended(**end)
@@ -310,7 +312,9 @@ class RunDriver:
         self._reporter.started(resumed=resumed, parent=self.parent, notices=self.notices)
 
     async def end_cancelled(self) -> RunResult | None:
-        """Run the handlers of a run that was cancelled.
+        """Run the handlers of a run that was cancelled, or finish those of its end.
+
+        A run whose plan had ended keeps that end.
 
         Returns:
             None if there is nothing to do: the plan has no `finally`, the run has ended, or it did
@@ -319,22 +323,31 @@ class RunDriver:
         async with AsyncExitStack() as stack:
             steps = await self._open(stack)
             snapshot = await steps.snapshot()
+            self._remember_all(snapshot)
+            handlers = await self._open_handlers(steps)
+            if handlers.is_unfinished or (handlers.have_run and self._is_unreported):
+                end = await self._end_of(handlers, steps, snapshot)
+                self._restarted()
+                if not handlers.is_unfinished:
+                    return self._reporter.ended(**end)
+                work = handlers.finish(self._rounds, self.context)
+                return await self._reported(self._after_handlers(end, work))
             if not snapshot.tasks or "finally" not in self._plan.handlers:
                 return None
-            self._remember_all(snapshot)
-            end: End = {"status": "stopped", "error": BY_CANCEL}
-            ended = plan_end(end, snapshot, self.context)
+            end = {"status": "stopped", "error": BY_CANCEL}
+            ended = plan_end(self._plan, end, snapshot, self.context)
             # A run without a process may have continued since, at the same checkpoint.
             ended["at"] = f"{ended.get('at')} {self._progress}"
-            handlers = await self._open_handlers(steps)
             if handlers.is_done(ended):
                 return None
-            self._reporter.started(resumed=True, parent=self.parent, notices=self.notices)
-            if handlers.is_unfinished:
-                work = handlers.resume(self._rounds)
-            else:
-                work = handlers.begin(self._rounds, snapshot.values, ended)
+            self._restarted()
+            work = handlers.begin(self._rounds, snapshot.values, ended)
+            work = handlers.without_answers(work, self._rounds, self.context)
             return await self._reported(self._after_handlers(end, work))
+
+    def _restarted(self) -> None:
+        """Report that `fractale cancel` works on the run."""
+        self._reporter.started(resumed=True, parent=self.parent, notices=self.notices)
 
     # -- to an end --------------------------------------------------------------------------------
 
@@ -440,8 +453,9 @@ class RunDriver:
         """Run the plan's handlers if it has just ended. Returns what is to be reported."""
         if not self._plan.handlers or end["status"] not in ENDS:
             return end
-        handlers, snapshot = await self._open_handlers(steps), await steps.snapshot()
-        ended = plan_end(end, snapshot, self.context)
+        handlers = await self._open_handlers(steps)
+        snapshot = await steps.snapshot(subgraphs=True)
+        ended = plan_end(self._plan, end, snapshot, self.context)
         if end["status"] == "failed" and handlers.is_done(ended):
             return end  # nothing has happened since, as in a resume of a step without attempts
         work = handlers.begin(self._rounds, snapshot.values, ended)
@@ -453,16 +467,21 @@ class RunDriver:
         Args:
             steps, snapshot: The plan's own steps, and their state.
         """
-        end = handlers.report
-        if snapshot.values.get("status"):
-            end["outputs"] = self._store.get(snapshot.values.get("outputs") or {})
-        else:
-            end["outputs"] = await self._outputs_so_far(steps)
+        end = await self._end_of(handlers, steps, snapshot)
         self._check_replies(handlers.asked)
         self._started(resumed=True)
         if not handlers.is_unfinished:
             return self._reporter.ended(**end)
         return await self._reported(self._after_handlers(end, handlers.resume(self._rounds)))
+
+    async def _end_of(self, handlers: Handlers, steps: Thread, snapshot: Any) -> End:
+        """The end at which an earlier process ran the handlers, with the plan's outputs."""
+        end = handlers.report
+        if snapshot.values.get("status"):
+            outputs = self._store.get(snapshot.values.get("outputs") or {})
+        else:
+            outputs = await self._outputs_so_far(steps)
+        return {**end, "outputs": outputs}
 
     async def _after_handlers(self, end: End, work: Awaitable[Mapping[str, Any]]) -> End:
         """The end of the plan, which its handlers do not change, or what they wait for."""

@@ -7,15 +7,19 @@ resume another one. The thread has the handlers of the latest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from langgraph.types import StateSnapshot
+
 from fractale.graph.compile import build_graph
 from fractale.graph.context import Dependencies, RunContext
-from fractale.graph.handlers import handlers_graph, is_same_end, state_at_end
+from fractale.graph.handlers import GAVE_UP, handlers_graph, is_same_end, state_at_end
 from fractale.graph.state import PlanEnd
 from fractale.plan.model import Plan
+from fractale.questions import is_due, needs_no_answer
+from fractale.runs.answering import in_order
 from fractale.runs.reporter import End
 from fractale.runs.rounds import Rounds, Thread
 from fractale.store.run_record import HANDLERS_THREAD
@@ -73,6 +77,41 @@ class Handlers:
         """Finish those that an earlier process began. Returns their graph's values."""
         return await rounds.run(self.thread, None, self.asked)
 
+    async def finish(self, rounds: Rounds, context: RunContext) -> Any:
+        """Finish those that an earlier process began, for a run that is cancelled.
+
+        What they wait for already ends its list. Returns their graph's values.
+        """
+        if any(not is_due(each.value, context.clock) for each in self.asked):
+            return await self._end_list(self.asked, rounds, context)
+        return await self.without_answers(self.resume(rounds), rounds, context)
+
+    async def without_answers(
+        self, work: Awaitable[Mapping[str, Any]], rounds: Rounds, context: RunContext
+    ) -> Any:
+        """The values after some work. A question in it ends its list, and the next one runs."""
+        values = await work
+        if asked := values.get("__interrupt__"):
+            return await self._end_list(asked, rounds, context)
+        return values
+
+    async def _end_list(self, asked: Sequence[Any], rounds: Rounds, context: RunContext) -> Any:
+        """End the list whose steps wait for something, with a warning, and run the next one."""
+        snapshot = await self.thread.snapshot(subgraphs=True)
+        (task,) = snapshot.tasks
+        for each in in_order(asked):
+            what = "it waited" if needs_no_answer(each.value) else "its question had no answer"
+            words = f"{what} when the run was cancelled; the rest of `{task.name}` did not run"
+            step = str(each.value.get("step") or task.name)
+            context.emit("warning", step=step, code=GAVE_UP, message=words)
+        known: dict[str, Any] = task.state.values.get("steps", {}) if task.state else {}
+        graph, config = self.thread.graph, self.thread.config
+        await graph.aupdate_state(config, {"steps": known}, as_node=task.name)
+        after = await self.thread.snapshot()
+        if not after.next:
+            return after.values
+        return await self.without_answers(rounds.run(self.thread, None), rounds, context)
+
 
 async def open_handlers(
     plan: Plan, dependencies: Dependencies, of_plan: Thread, run_id: str
@@ -92,17 +131,30 @@ async def open_handlers(
     return Handlers(plan, thread, await thread.snapshot())
 
 
-def plan_end(end: End, snapshot: Any, context: RunContext) -> PlanEnd:
+def plan_end(plan: Plan, end: End, snapshot: Any, context: RunContext) -> PlanEnd:
     """How the plan ended, as its handlers see it.
 
     Args:
-        snapshot: The latest state of the plan's own steps.
+        snapshot: The latest state of the plan's own steps, with those of the graphs inside.
     """
+    broken = _broken(plan, snapshot) if end["status"] == "failed" else None
     ended = PlanEnd(
         outcome=CANCELLED if end["status"] == "stopped" else end["status"],
-        step=end.get("gave_up") or snapshot.values.get("last"),
+        step=end.get("gave_up") or broken or snapshot.values.get("last"),
         error=end.get("error"),
         report={name: value for name, value in end.items() if name != "outputs"},
     )
     at = str(snapshot.config["configurable"].get("checkpoint_id", ""))
     return cast("PlanEnd", {**context.mask(ended), "at": at})
+
+
+def _broken(plan: Plan, snapshot: Any) -> str | None:
+    """The step of the plan whose error ended its graph; None if the graph came to an end."""
+    for task in snapshot.tasks:
+        if task.error is None:
+            continue
+        if any(step.name == task.name for step in plan.steps):
+            return str(task.name)
+        if isinstance(task.state, StateSnapshot):  # of a segment
+            return _broken(plan, task.state)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,33 +283,41 @@ class Runs:
         record = self._records.find(run_id)
         head = record.read_head()
         plan = plan or unchanged_plan(record, head)
-        await self._check_tools(record, head, plan)
-        bindings = self._bindings_of(record, head, plan)
-        names = self._agents.names()
-        await check_own_parts(record, head, plan, bindings, self._toolbox, names)
-        driver = self._continued(record, head, plan, options, secrets, bindings)
-        if notice := version_notice(head):
-            driver.notices.append(("versions", notice))
-        if point := read_point(record):
-            driver.fork(point, head["parent"])
+        driver = await self._continued(record, head, plan, plan, options, secrets)
         return await driver.resume(head["inputs"])
 
-    def _continued(
+    async def _continued(
         self,
         record: RunRecord,
         head: Mapping[str, Any],
         plan: Plan,
+        left: Plan,
         options: RunOptions,
         secrets: Mapping[str, str] | None,
-        bindings: Bindings,
     ) -> RunDriver:
-        """The driver of a run that began earlier."""
+        """The driver of a run that began earlier.
+
+        Args:
+            left: The part of the plan that may still run.
+
+        Raises:
+            UsageError: A tool that this part needs has changed, or one, or a sub-agent, of the
+                user's program is missing.
+        """
+        await self._check_tools(record, head, left)
+        bindings = self._bindings_of(record, head, plan)
+        names = self._agents.names()
+        await check_own_parts(record, head, left, bindings, self._toolbox, names)
         dependencies = self._dependencies(FileOutputs(record.outputs), record)
         driver = RunDriver(
             self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
         driver.context.start_dir = Path(head.get("folder") or Path.cwd())
         driver.context.bindings = bindings
+        if notice := version_notice(head):
+            driver.notices.append(("versions", notice))
+        if point := read_point(record):
+            driver.fork(point, head["parent"])
         return driver
 
     async def end_cancelled(
@@ -321,6 +330,8 @@ class Runs:
     ) -> RunResult | None:
         """Run the plan's `finally` for a run that was cancelled and has no process.
 
+        If an earlier process began the handlers of the plan's end, the rest of them runs.
+
         Args:
             run_id: The run's id.
             plan: The plan that the run was started with.
@@ -330,13 +341,13 @@ class Runs:
             The state of the run after them; None if there was nothing to do.
 
         Raises:
-            PlanError: A tool that the plan names was not found.
+            UsageError: A tool that its handlers need has changed, or one, or a sub-agent, of the
+                user's program is missing.
         """
         record = self._records.find(run_id)
         head = record.read_head()
-        bindings = self._bindings_of(record, head, plan)
-        options = options or RunOptions()
-        driver = self._continued(record, head, plan, options, secrets, bindings)
+        handlers, options = replace(plan, steps=()), options or RunOptions()
+        driver = await self._continued(record, head, plan, handlers, options, secrets)
         return await driver.end_cancelled()
 
     async def resume_unrecorded(

@@ -45,7 +45,8 @@ def command(run_id: str, step: str | None, *, yes: bool, as_json: bool) -> int:
     the run continues by its plan: a step fails if its job was cancelled.
 
     Without STEP the `finally` steps of the plan run after that, once, even if the run had no job
-    and no process.
+    and no process. A question in them is not asked, and ends them. If the plan had ended and its
+    `on_failure` or `finally` steps wait, they end there, and the run keeps the end of the plan.
 
     Exit codes: 0 all jobs were cancelled, or none was in progress; 1 a job could not be cancelled,
     the `finally` steps did not run, or you answered no; 2 wrong use.
@@ -104,7 +105,7 @@ class _Cancel:
             await self._end(canceller, going)
 
     def _is_due(self) -> bool:
-        """Whether the plan's `finally` steps run if the run is cancelled now."""
+        """Whether steps at the plan's end run if the run is cancelled now."""
         from fractale.runs.cancelling import may_end
 
         return may_end(self._record)
@@ -145,7 +146,7 @@ class _Cancel:
                 f"the run is in progress ({holder}); it would stop and could be resumed", err=True
             )
         if self._step is None and self._is_due():
-            click.echo("the steps of the plan's `finally` would run", err=True)
+            click.echo("the steps at the end of the plan would run", err=True)
         stop = f"stop run {run}" if holder else f"cancel run {run}"
         what = f"cancel {_jobs(len(going))}" if going else stop
         click.echo(f"{what}? [y/N] ", nl=False, err=True)
@@ -168,7 +169,7 @@ class _Cancel:
         if self._as_json:
             self._print_json(ended, stopped=stopped and self._step is None, result=result)
         else:
-            self._print_next(any_jobs=bool(ended))
+            self._print_next(result, any_jobs=bool(ended))
         if trouble:
             click.echo(f"warning  {trouble}", err=True)
         return 1 if failed or trouble else 0
@@ -176,10 +177,13 @@ class _Cancel:
     async def _finally(self) -> tuple[RunResult | None, str]:
         """Run the plan's `finally` steps, and print each."""
         from fractale.cli.render.text import inert
+        from fractale.graph.handlers import GAVE_UP
         from fractale.runs.cancelling import run_finally
 
         def listen(event: Event) -> None:
             data = event.data
+            if event.kind == "warning" and data.get("code") == GAVE_UP and not self._as_json:
+                click.echo(f"  {inert(data['step'], 60)}  {inert(data['message'], 300)}")
             if event.kind == "step_finished" and not self._as_json:
                 why = f": {data['error']}" if data.get("error") else ""
                 click.echo(f"  {inert(data['step'], 60)}  {data['outcome']}{inert(why, 300)}")
@@ -205,12 +209,14 @@ class _Cancel:
             done += f"; {_jobs(len(ending))} still ending"
         click.echo(f"{done}; {_jobs(len(failed))} could not be cancelled" if failed else done)
 
-    def _print_next(self, *, any_jobs: bool) -> None:
+    def _print_next(self, result: RunResult | None, *, any_jobs: bool) -> None:
         from fractale.runs.result import resume_command
         from fractale.store.locks import holder_of
 
         run = self._record.run_id
-        if self._step is None:
+        if result is not None and result.status in ("success", "failed"):
+            click.echo(f"run {run} had ended before: {result.status}; next    fractale show {run}")
+        elif self._step is None:
             again = "submits the cancelled jobs again" if any_jobs else "continues the run"
             click.echo(f"next    {resume_command(run)}    {again}")
         elif holder_of(self._record):
