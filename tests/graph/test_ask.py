@@ -330,6 +330,69 @@ async def test_the_words_of_a_person_carry_no_labels_of_the_question(run_plan):
     assert not records["pick"].get("sources")
 
 
+FREE = "ask: Where?, default: ' {{ steps.page.outputs.page }} '"
+PICK = (
+    "ask: Where?, choices: [drop, {go: Where to?}], "
+    "default: {answer: GO, text: '{{ steps.page.outputs.page }}'}"
+)
+FILL = (
+    "ask: Where?, form: {type: object, required: [to], properties: {to: {type: string}, "
+    "also: {type: array, items: {type: string}}, n: {type: integer, default: 1}}}, "
+    "default: {to: '{{ steps.page.outputs.page }}', also: ['{{ steps.page.outputs.page }}', me]}"
+)
+WHOLE = (
+    "ask: Where?, form: {type: object, properties: {to: {type: string}}}, "
+    "default: \"{{ {'to': steps.page.outputs.page} }}\""
+)
+PAGE = "eve@evil.example"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "kept"),
+    [
+        (FREE, "", True),
+        (FREE, PAGE, True),
+        (FREE, "ada@lab.example", False),
+        (PICK, "", True),
+        (PICK, {"answer": "go", "text": PAGE}, True),
+        (PICK, {"answer": "go", "text": "ada@lab.example"}, False),
+        (PICK, "go", False),
+        (FILL, "", True),
+        (FILL, {"to": PAGE, "n": 2}, True),
+        (FILL, {"to": "ada@lab.example", "also": ["you", PAGE]}, True),
+        (FILL, {"to": "ada@lab.example", "also": ["me "]}, True),
+        (FILL, {"to": "ada@lab.example"}, False),
+        (FILL, {"to": "ada@lab.example", "also": ["you"], "n": 1}, False),
+        (WHOLE, "", True),
+        (WHOLE, {"to": "ada@lab.example"}, False),
+    ],
+)
+async def test_what_is_left_of_a_default_keeps_its_sources(run_plan, asked, answer, kept):
+    """A person who confirms what a page wrote has not written it."""
+    server = FakeToolServer()
+
+    @server.tool(read_only=True, annotations={"openWorldHint": True})
+    def get_page() -> dict:
+        return {"page": PAGE}
+
+    @server.tool
+    def send(to: str) -> dict:
+        return {"sent": to}
+
+    plan = f"""
+    name: p
+    steps:
+      - {{name: page, tool: get_page}}
+      - {{name: gate, {asked}}}
+      - {{name: send, tool: send, inputs: {{to: "{{{{ steps.gate.outputs | tojson }}}}"}}}}
+    """
+    seen = await run_plan(plan, tools=server, person=Person(answer))
+    assert seen.status == ("waiting" if kept else "success"), seen.result.error
+    assert [each["origins"][0]["from"] for each in seen.result.waiting] == [
+        ["fake.get_page"]
+    ] * kept
+
+
 async def test_secrets_in_a_question_are_masked(run_plan):
     plan = """
     name: p
@@ -339,6 +402,22 @@ async def test_secrets_in_a_question_are_masked(run_plan):
     person = Person("yes")
     seen = await run_plan(plan, secrets={"key": "s3cr3t-value"}, person=person)
     assert person.asked[0]["text"] == "Use ***?"
+    assert "s3cr3t-value" not in str(seen.events)
+
+
+async def test_a_default_with_a_secret_fails_the_step(run_plan, tmp_path):
+    """Where validate cannot see it: the included plan does not know that its input is secret."""
+    (tmp_path / "inner.yaml").write_text(
+        "name: inner\ninputs: {word: {}}\n"
+        "steps: [{name: gate, ask: Which?, default: '{{ inputs.word }}'}]\n"
+    )
+    (tmp_path / "p.yaml").write_text(
+        "name: p\ninputs: {key: {secret: true}}\n"
+        "steps: [{name: outer, plan: inner.yaml, inputs: {word: '{{ inputs.key }}'}}]\n"
+    )
+    seen = await run_plan(tmp_path / "p.yaml", secrets={"key": "s3cr3t-value"}, yes=True)
+    assert seen.status == "failed"
+    assert "the default has a secret in it" in str(seen.result.error)
     assert "s3cr3t-value" not in str(seen.events)
 
 

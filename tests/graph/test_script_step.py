@@ -186,6 +186,13 @@ async def test_an_answer_that_must_be_json_and_is_not_fails(run_plan):
     assert "stdout is empty, and must be JSON" in seen.result.error
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 2000])
+async def test_a_number_that_json_cannot_hold_is_not_json(run_plan, number):
+    seen = await run_plan(plan(shell(f"echo '[{{\"a\": {number}}}]'", outputs="json")))
+    assert (seen.status, seen.decided("a")) == ("failed", "schema")
+    assert "stdout is not JSON: " in seen.result.error
+
+
 async def test_json_in_the_answer_is_evidence_as_that_of_a_tool(run_plan):
     seen = await run_plan(plan(shell('echo \'{"error": "no atoms"}\'')))
     assert (seen.status, seen.decided("a")) == ("failed", "exit_code")
@@ -330,6 +337,16 @@ async def test_a_job_reads_its_stdin_and_answers_with_the_last_json_of_its_log(r
     assert finished["notices"][0]["message"] == (
         "the job's own outputs hide these keys of its JSON: `state`"
     )
+
+
+async def test_the_last_json_of_a_log_has_only_numbers_of_json(run_plan):
+    """An earlier one is not taken instead."""
+    script = "echo '{\"loss\": 2}'; echo '{\"loss\": NaN}'"
+    seen = await run_plan(
+        plan(f"name: a\njob: {{scheduler: local, script: {json.dumps(script)}, outputs: json}}")
+    )
+    assert (seen.status, seen.decided("a")) == ("failed", "schema")
+    assert "the last object or array of its log is not JSON: " in seen.result.error
 
 
 async def test_a_job_answers_with_a_file(run_plan):

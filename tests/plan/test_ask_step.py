@@ -171,6 +171,41 @@ def test_every_fault_has_its_place(step, code, place, words):
     assert words in problem[2]
 
 
+@pytest.mark.parametrize(
+    ("form", "places"),
+    [
+        ("properties: {a: {type: string}}, required: [{}]", ["form.required", "form.required[0]"]),
+        ("properties: {a: {type: string}}, required: 3", ["form.required"]),
+        ("properties: {a: 3}", ["form.properties.a", "form.properties.a"]),
+        (
+            "properties: {a: {type: string, minLength: x, default: y}}",
+            ["form.properties.a.minLength"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("default", ["", "\ndefault: {a: b}"])
+def test_a_form_that_is_no_json_schema_has_its_place(form, places, default):
+    step = f"- name: a\n  ask: Q\n  form: {{type: object, {form}}}" + default.replace("\n", "\n  ")
+    seen = found(step)
+    assert [place.split()[1] for _, place, _ in seen] == [f"steps[0].{each}" for each in places]
+    assert {code for code, _, _ in seen} <= {"bad-schema", "bad-form"}
+
+
+def test_a_secret_is_no_default():
+    text = (
+        "name: p\ninputs: {key: {secret: true}}\nsteps:\n"
+        "  - {name: a, ask: 'With {{ inputs.key }}?', default: 'not {{ inputs.key }}'}\n"
+        "  - {name: b, ask: Q, form: {type: object, properties: {k: {type: string}}},\n"
+        "     default: {k: '{{ inputs.key }}'}}\n"
+    )
+    problems = check_plan(parse_plan(text))
+    assert [(p.code, p.path) for p in problems] == [
+        ("secret-in-default", "steps[0].default"),
+        ("secret-in-default", "steps[1].default"),
+    ]
+    assert "write `inputs.key` where the secret is needed" in problems[0].message
+
+
 def test_the_outputs_of_a_question_are_known():
     problem = only(
         """

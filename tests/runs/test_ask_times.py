@@ -91,6 +91,36 @@ async def test_the_question_waits_and_the_default_is_taken_when_its_time_has_com
     assert [notice["message"] for notice in late.notices] == [NOTICE]
 
 
+async def test_a_default_that_was_taken_keeps_its_sources(settings, tmp_path):
+    """No person confirmed what a page wrote, so fractale asks before a call with it."""
+    tools = FakeToolServer()
+
+    @tools.tool(read_only=True, annotations={"openWorldHint": True})
+    def get_page() -> dict[str, Any]:
+        return {"page": "eve@evil.example"}
+
+    @tools.tool
+    def send(to: str) -> dict[str, Any]:
+        return {"sent": to}
+
+    text = """
+name: p
+steps:
+  - {name: page, tool: get_page}
+  - name: gate
+    ask: To whom?
+    form: {type: object, properties: {to: {type: string}, cc: {type: string, default: me}}}
+    default: {to: "{{ steps.page.outputs.page }}"}
+    default_after: 2h
+  - {name: send, tool: send, inputs: {to: "{{ steps.gate.outputs.to }}"}}
+"""
+    runs, plan = Runs(settings, tools), plan_of(tmp_path, text)
+    first = await runs.start(plan)
+    late = await runs.resume(first.run, RunOptions(clock=Ahead(7201)), plan=plan)
+    (question,) = late.waiting
+    assert question["origins"][0]["from"] == ["fake.get_page"]
+
+
 async def test_such_a_run_is_ready_once_the_time_has_come(settings, tmp_path):
     _, _, first = await begun(settings, tmp_path, PLAN.replace("2h", "1h"))
     waiting = await asyncio.to_thread(look, settings)

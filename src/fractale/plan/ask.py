@@ -26,6 +26,7 @@ from fractale.text import listing, nearest
 if TYPE_CHECKING:
     from fractale.plan.model import Step
     from fractale.plan.node import Node
+    from fractale.schemas import Misfit
 
 ASK_OUTPUTS: Final = ("answer", "text")
 """The outputs of every ask step. A form's fields are outputs, too."""
@@ -146,9 +147,9 @@ def _form(fields: Fields, key: str) -> dict[str, Any] | None:
             fields.reader.fail("bad-form", problem, inner.keys[name], f"{path}.properties.{name}")
         elif problem := _default_problem(name, field):
             fields.reader.fail("bad-default", problem, at, f"{path}.properties.{name}.default")
-    names: Any = schema.get("required", [])
-    for name in cast("list[Any]", names):
-        if name not in properties:
+    names: Any = schema.get("required")
+    for name in cast("list[Any]", names) if isinstance(names, list) else ():
+        if not isinstance(name, str) or name not in properties:
             message = f"`required` names `{clip(str(name))}`, which is not in `properties`"
             near = (str(name), list(cast("dict[str, Any]", properties)))
             at = cast("dict[str, Node]", node)["required"]
@@ -193,10 +194,18 @@ def _is_choice(schema: Mapping[str, Any]) -> bool:
 def _default_problem(name: str, field: Mapping[str, Any]) -> str | None:
     if "default" not in field:
         return None
-    from fractale.schemas import misfits  # the import of jsonschema takes long
-
-    faults = misfits(field, field["default"], trusted=True)
+    faults = _misfits(field, field["default"])
     return f"the default of `{clip(name)}` does not fit: {faults[0].message}" if faults else None
+
+
+def _misfits(schema: Mapping[str, Any], value: Any) -> list[Misfit]:
+    """Where a value does not fit; nowhere if the schema has a problem itself."""
+    from fractale.schemas import UnusableSchema, misfits  # the import of jsonschema takes long
+
+    try:
+        return misfits(schema, value, trusted=True)
+    except UnusableSchema:
+        return []
 
 
 def field_names(form: Mapping[str, Any]) -> list[str]:
@@ -252,14 +261,16 @@ def _wrong_default(
 
 
 def _unfit(form: Mapping[str, Any], default: Value) -> Iterator[str]:
-    from fractale.schemas import misfits  # the import of jsonschema takes long
-
-    properties: dict[str, Any] = form["properties"]
-    prefilled = {name: field["default"] for name, field in properties.items() if "default" in field}
+    fields: list[tuple[str, Any]] = list(form["properties"].items())
+    prefilled: dict[str, Any] = {
+        name: field["default"]
+        for name, field in fields
+        if isinstance(field, dict) and "default" in field
+    }
     if not isinstance(default, dict):
         yield "the default of a form is a mapping of its fields"
         return
-    for fault in misfits(form, {**prefilled, **default}, trusted=True)[:1]:
+    for fault in _misfits(form, {**prefilled, **default})[:1]:
         yield f"the default does not fit the form: {fault}"
 
 

@@ -341,6 +341,12 @@ class Scope:
                 f"`inputs.{reference.path[1]}` where the secret is needed"
             )
             return _at(reference, text, 1, "secret-in-value", message)
+        if text.within and text.within.step.kind == "ask" and text.key == "default":
+            message = (
+                f"`{reference.path[1]}` is secret, and an answer is kept as `***`; write "
+                f"`inputs.{reference.path[1]}` where the secret is needed"
+            )
+            return _at(reference, text, 1, "secret-in-default", message)
         if not _is_of_job(text):
             return None
         kind = text.within.step.kind if text.within else "job"

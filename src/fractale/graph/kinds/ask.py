@@ -35,14 +35,15 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
 
 
 async def _perform(attempt: Attempt) -> CallResult:
-    return _result_of(attempt, ask(attempt, _question(attempt)))
+    question = _question(attempt)
+    return _result_of(attempt, question, ask(attempt, question))
 
 
 async def _perform_timed(attempt: Attempt) -> CallResult:
     from fractale.graph.timers import run_timed
 
     known = await run_timed(attempt)
-    result = _result_of(attempt, known["answer"])
+    result = _result_of(attempt, _question(attempt), known["answer"])
     if not known["late"]:
         return result
     shown = brief(attempt.context.mask(known["answer"]))
@@ -69,8 +70,8 @@ async def _ask_in_time(attempt: Attempt, began: Mapping[str, Any]) -> dict[str, 
     return {"answer": asked["default"], "late": True}  # the checkpoint stores it
 
 
-def _result_of(attempt: Attempt, answer: Any) -> CallResult:
-    _label(attempt, answer)
+def _result_of(attempt: Attempt, question: Mapping[str, Any], answer: Any) -> CallResult:
+    _label(attempt, question, answer)
     return CallResult(outputs=_outputs_of(answer, is_form=attempt.step.form is not None))
 
 
@@ -137,8 +138,14 @@ def _checked_default(attempt: Attempt, question: Mapping[str, Any], default: Any
     """The default in the form of an answer.
 
     Raises:
-        TemplateError: It does not answer the question.
+        TemplateError: It does not answer the question, or has a secret in it.
     """
+    if attempt.context.mask(default) != default:
+        raise TemplateError(
+            "the default has a secret in it, and an answer is kept as `***`",
+            hint="write `inputs.NAME` where the secret is needed",
+            position=attempt.step.where("default"),
+        )
     try:
         return questions.read_answer({**question, "default": None}, default)
     except AnswerError as error:
@@ -149,17 +156,41 @@ def _checked_default(attempt: Attempt, question: Mapping[str, Any], default: Any
         ) from error
 
 
-def _label(attempt: Attempt, answer: Any) -> None:
-    """The user gave the answer, so its only sources are those of choices that a run found.
+def _label(attempt: Attempt, question: Mapping[str, Any], answer: Any) -> None:
+    """Record the sources of the answer: those of choices that a run found, and of the default.
 
-    The question may quote anything; its words are not in the answer.
+    Only the fields of the default count that the answer has, too: the user gave the others. The
+    question may quote anything; its words are not in the answer.
     """
     attempt.seen.sources.clear()
     attempt.seen.add(attempt.flow.base)
     if isinstance(attempt.step.choices, Expression):
         attempt.seen.add(attempt.flow.of(attempt.step.choices))
-    if attempt.step.default is not None and answer == attempt.inputs.get("default"):
-        attempt.seen.add(attempt.flow.of(attempt.step.default))
+    written, given = attempt.step.default, _fields_of(answer)
+    if written is None:
+        return
+    for name, value in _fields_of(question["default"]).items():
+        if name in given and _is_kept(given[name], value):
+            # One template may give several fields. A default of the form itself has no sources.
+            source = written.get(name) if isinstance(written, dict) else written
+            attempt.seen.add(attempt.flow.of(source))
+
+
+def _fields_of(answer: Any) -> Mapping[str, Any]:
+    return cast("dict[str, Any]", answer) if isinstance(answer, dict) else {"answer": answer}
+
+
+def _is_kept(given: Any, default: Any) -> bool:
+    """Whether a field has its default, or a list one of the default's items.
+
+    Space around a text does not count: a person who edits a form may lose it.
+    """
+    if isinstance(given, list) and isinstance(default, list):
+        items, defaults = cast("list[Any]", given), cast("list[Any]", default)
+        return any(_is_kept(each, item) for each in items for item in defaults)
+    if isinstance(given, str) and isinstance(default, str):
+        return given.strip() == default.strip()
+    return given == default
 
 
 def _outputs_of(answer: Any, *, is_form: bool) -> dict[str, Any]:

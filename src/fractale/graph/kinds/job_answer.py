@@ -11,6 +11,7 @@ from fractale.evidence import as_mapping
 from fractale.graph.call import Attempt
 from fractale.jobs.log_metrics import LogParts
 from fractale.models.json_text import whole_json
+from fractale.plain import plain
 from fractale.schedulers.job import JobHandle
 from fractale.schedulers.wrapper import STDOUT
 
@@ -102,16 +103,27 @@ def _parsed(text: str, name: str) -> Any:
     if not text.strip():
         raise ValueError(f"{name} is empty, and must be JSON")
     try:
-        return json.loads(text)
+        return _finite(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}") from error
+
+
+def _finite(value: Any) -> Any:
+    """The value, all of whose numbers JSON can write.
+
+    Raises:
+        ValueError: One is NaN, infinite, or too long.
+    """
+    if plain(value) is not value:
+        raise ValueError("it has a number that is not finite (NaN or infinite)")
+    return value
 
 
 def last_json(text: str) -> Any:
     """The last JSON object or array in a text that begins and ends with whole lines.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or it has a number that is not finite.
     """
     decoder, found, position = json.JSONDecoder(), list[Any](), 0
     while position < len(text):
@@ -130,4 +142,7 @@ def last_json(text: str) -> Any:
         position = line_end + 1
     if not found:
         raise ValueError("its log has no JSON object or array that begins a line")
-    return found[0]
+    try:
+        return _finite(found[0])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the last object or array of its log is not JSON: {error}") from error
