@@ -220,6 +220,15 @@ def test_findings_reach_a_generalist_in_a_chain():
     assert step["steps"][0]["inputs"] == {"known": "{{ inputs.known }}"}
 
 
+@pytest.mark.parametrize("block", ["steps", "on_failure", "finally"])
+def test_findings_reach_a_generalist_in_a_handler(block):
+    asks = {"name": "a", "agent": "ask", "instruction": "go"}
+    draft = {"steps": [{"name": "s", "tool": "look"}], block: [asks]}
+    (step,) = hand_on(draft)[block]
+    assert step["inputs"] == {"known": "{{ inputs.known }}"}
+    assert draft[block] == [asks]
+
+
 async def test_0_1_0s_prompt_among_the_inputs_is_the_instruction(run_plan, tools):
     model = drafts({"steps": [{"name": "a", "tool": "look", "inputs": {}}]})
     plan = "name: p\nsteps: [{name: m, type: plan, inputs: {prompt: Look at home}}]\n"

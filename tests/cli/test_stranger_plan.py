@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,59 @@ def test_a_dry_run_shows_everything_in_full(project):
     assert data["sent_to"] == [
         {"model": "openai:gpt-5", "address": "http://user:***@proxy.example/v1?key=***"}
     ]
+
+
+DECIDED = """\
+name: decided
+inputs: {out: results}
+servers: []
+steps:
+  - name: make
+    script: "echo 1 > {{ inputs.out }}/a"
+    creates: ["{{ inputs.out }}/a"]
+    needs: "in-{{ run.id }}.txt"
+    judge: "Is WORDS in {{ inputs.out }} good?"
+  - name: poll
+    tool: look
+    inputs: {key: k, approve: always}
+    until: "state == 'WORDS'"
+    timeout: 1h
+    retry: {attempts: 4, on: failure}
+  - {name: sure, ask: "Sure?", choices: [go, stop], default: go, default_after: 90m}
+on_failure: [{name: tell, tool: send, approve: never}]
+finally: [{name: wipe, tool: wipe, inputs: {path: "/home"}, approve: always}]
+""".replace("WORDS", LONG)
+
+
+def test_a_dry_run_shows_in_full_what_decides_about_a_step(project):
+    (project / "theirs" / "decided.yaml").write_text(DECIDED)
+    env = {"FRACTALE_TRUST_PROJECT": "1", "HOME": str(project)}
+    work, words = project / "work", ("run", "../theirs/decided.yaml", "--dry-run")
+    done = fractale(work, *words, env=env)
+    assert done.returncode == 0, done.stderr
+    shown = [re.sub(" +", " ", line).strip() for line in done.stdout.splitlines()]
+    for line in (
+        'creates ["results/a"]',
+        'needs ["in-{{ run.id }}.txt"]',
+        f'judge "Is {LONG} in results good?"',
+        f"until \"state == '{LONG}'\"",
+        'inputs.approve "always"',  # an argument with the name of a key
+        'default_after "1h30m"',
+    ):
+        assert line in shown, line
+    assert any('"on": "failure"' in line for line in shown)
+    handlers = shown[shown.index("tell tool send") :]
+    assert handlers[1] == 'approve "never"'
+    assert handlers[handlers.index("wipe tool wipe") + 2] == 'approve "always"'
+    data = json.loads(fractale(work, *words, "--json", env=env).stdout)
+    steps = {step["name"]: step for step in data["steps"]}
+    assert steps["make"]["creates"] == ["results/a"]
+    assert steps["make"]["needs"] == ["in-{{ run.id }}.txt"]
+    assert steps["make"]["judge"].endswith("in results good?")
+    assert steps["poll"]["until"] == f"state == '{LONG}'"
+    assert (steps["poll"]["timeout"], steps["poll"]["retry"]["on"]) == ("1h", "failure")
+    assert steps["sure"]["default_after"] == "1h30m"
+    assert (steps["tell"]["approve"], steps["wipe"]["approve"]) == ("never", "always")
 
 
 def test_a_dry_run_names_what_registries_import(project):

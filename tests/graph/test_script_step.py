@@ -400,7 +400,8 @@ async def test_each_job_of_an_array_reads_its_own_stdin(run_plan, top):
 
 
 def test_a_draft_may_have_a_script_where_it_may_submit_jobs():
-    step = {"name": "a", "script": "echo 1", "stdin": {"x": [1]}, "env": {"A": "b"}}
+    given = {"stdin": {"x": [1]}, "env": {"A": "b"}}
+    step = {"name": "a", "script": "echo 1", "timeout": "10m", **given}
     with pytest.raises(PlanError, match="only where it has the tool for it"):
         DraftCatalog().read("d", {"steps": [step]})
     assert "script" not in DraftCatalog().schema()["$defs"]["step"]["properties"]
@@ -411,6 +412,14 @@ def test_a_draft_may_have_a_script_where_it_may_submit_jobs():
     for widened in ({"confine": False}, {"confine": True, "network": True}):
         with pytest.raises(PlanError, match="its jobs are confined"):
             catalog.read("d", {"steps": [{**step, **widened}]})
+    untimed = {name: value for name, value in step.items() if name != "timeout"}
+    for slow in (untimed, {**step, "timeout": "10m1s"}, {"name": "c", "steps": [untimed]}):
+        for block in ({"steps": [slow]}, {"steps": [step | {"name": "b"}], "finally": [slow]}):
+            with pytest.raises(
+                PlanError, match="at most 10m; for longer work, write a `job`"
+            ) as at:
+                catalog.read("d", block)
+            assert [problem.code for problem in at.value.problems] == ["draft-script"]
     job = {"name": "a", "job": {"command": ["x"], "outputs": {"file": "/etc/secret.json"}}}
     with pytest.raises(PlanError, match="can't name a file of outputs"):
         catalog.read("d", {"steps": [job]})

@@ -210,6 +210,30 @@ def test_the_limit_of_depth_counts_chains():
     assert found.startswith("too-deep-plan : plans nest deeper here")
 
 
+@pytest.mark.parametrize("handler", ["on_failure", "finally"])
+def test_the_limit_of_depth_counts_the_chains_of_handlers(handler):
+    text = f"""\
+        name: p
+        limits: {{depth: 1}}
+        steps: [{{name: s, tool: t}}]
+        {handler}:
+          - {{name: a, steps: [{{name: b, steps: [{{name: c, tool: t}}]}}]}}
+        """
+    (found,) = errors_of(text)
+    assert found.startswith("too-deep-plan : plans nest deeper here")
+    assert errors_of(text.replace("depth: 1", "depth: 2")) == []
+
+
+def test_the_limit_of_depth_counts_the_handlers_of_an_included_plan(tmp_path):
+    (tmp_path / "inner.yaml").write_text(
+        "name: i\nsteps: [{name: s, tool: t}]\nfinally: [{name: a, steps: [{name: b, tool: t}]}]\n"
+    )
+    outer = tmp_path / "outer.yaml"
+    outer.write_text("name: o\nlimits: {depth: 1}\nsteps: [{name: i, plan: inner.yaml}]\n")
+    with pytest.raises(PlanError, match="plans nest deeper here"):
+        load_plan(outer)
+
+
 def test_tools_are_checked_inside():
     plan = plan_of(SAMPLES)
     known = {"input_schema": None, "output_schema": None}

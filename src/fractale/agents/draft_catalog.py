@@ -16,13 +16,14 @@ from typing import Any, Final, cast
 
 from fractale.agents.signatures import faults_of_given, prompt_signature, resolved, signature
 from fractale.agents.subagent import Subagent
+from fractale.durations import format_duration
 from fractale.errors import PlanError, Problem
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.dump import dump_data
 from fractale.plan.job import JOB_KEYS, JOB_OUTPUTS, WIDENING
 from fractale.plan.kinds import GENERAL_AGENTS, KNOWN
-from fractale.plan.model import Plan, Step
+from fractale.plan.model import HANDLERS, Plan, Step
 from fractale.plan.values import has_template
 from fractale.text import clip
 from fractale.toolbox import PromptInfo, ResourceInfo, ToolInfo
@@ -31,7 +32,10 @@ Schema = Mapping[str, Any]
 
 MAX_STEPS = 50
 
-KEYS = ("description", "steps", "outputs", "limits", "on_failure", "finally")
+SCRIPT_SECONDS: Final = 600.0
+"""The longest `timeout` of a drafted script, which no limit on jobs counts."""
+
+KEYS = ("description", "steps", "outputs", "limits", *HANDLERS)
 """Top-level keys of a draft. Its name and its inputs are those of the step that it is for."""
 
 NOT_AS_INPUT: Final = ("instruction", "error")
@@ -185,6 +189,13 @@ class DraftCatalog:
             does = "submit a job" if step.kind == "job" else "run a script"
             message = f"`{step.name}`: a draft can {does} only where it has the tool for it"
             yield Problem("draft-job", message, step.position)
+        if step.kind == "script" and (not step.timeout or step.timeout > SCRIPT_SECONDS):
+            most = format_duration(SCRIPT_SECONDS)
+            message = (
+                f"`{step.name}`: a drafted script needs a `timeout` of at most {most}; "
+                "for longer work, write a `job`"
+            )
+            yield Problem("draft-script", message, step.where("timeout"))
         if (job := step.job) and (job.confine is False or job.network or job.writable):
             keys = "`confine: false`, `network` or `writable`"
             message = f"`{step.name}`: a draft can't say {keys}: its jobs are confined"
@@ -227,10 +238,8 @@ def hand_on(draft: Mapping[str, Any]) -> dict[str, Any]:
 
     Steps that read the findings already do not change. The user sees the change in the review.
     """
-    steps: Any = draft.get("steps")
-    if not isinstance(steps, list):
-        return dict(draft)
-    return {**draft, "steps": [_handed_on(step) for step in steps]}  # pyright: ignore[reportUnknownVariableType] - a model's words
+    blocks = {key: draft[key] for key in ("steps", *HANDLERS) if isinstance(draft.get(key), list)}
+    return {**draft, **{key: list(map(_handed_on, steps)) for key, steps in blocks.items()}}
 
 
 def _handed_on(step: Any) -> Any:
@@ -396,7 +405,8 @@ _SCRIPT: Final[Mapping[str, Any]] = {
     "script": {
         "type": "string",
         "description": "A short program on this machine, with its `#!` line. Its outputs are the "
-        "JSON that it prints, or `content`. Values go in by `stdin` and `env`.",
+        "JSON that it prints, or `content`. Values go in by `stdin` and `env`. It needs a "
+        "`timeout` of at most 10m.",
     },
     "stdin": {"description": "Of a script: text, or data that it reads as JSON."},
     "env": {"type": "object", "description": "Of a script: its variables."},

@@ -352,8 +352,8 @@ def _check_nesting(reader: Reader, plan: Plan) -> None:
 
 
 def _nested(plan: Plan) -> Iterator[Step]:
-    """The steps of a plan and its blocks that have a plan or a chain inside."""
-    for step in plan.steps:
+    """The steps of a plan, its handlers and its blocks that have a plan or a chain inside."""
+    for step in (*plan.steps, *plan.on_failure, *plan.finally_):
         yield from (each for each in (step, *step.steps) if each.inner)
 
 

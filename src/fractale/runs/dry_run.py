@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fractale.errors import DependencyMissing, TemplateError
 from fractale.plan.expressions import references, render
@@ -19,6 +19,12 @@ from fractale.plan.model import Plan, Step, Value
 from fractale.plan.needs import models_of, needs_model
 from fractale.runs.workspace import Extensions
 from fractale.settings import Settings, shown_url
+
+STEP_KEYS: Final = (
+    *("approve", "judge", "creates", "needs", "default_after"),
+    *("until", "every", "timeout", "retry"),
+)
+"""Keys of a step, beside its call, that decide what it does and how often."""
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -176,9 +182,18 @@ def _step(step: Step, prefix: str, inputs: Mapping[str, Any] | None) -> dict[str
         "needs_model": needs_model(step),
         "may_call": None if step.tools is None else list(step.tools),
         "approve": step.approve,
+        **_keys(step, inputs),
         **({"reason": _known(step.reason, inputs)} if step.reason else {}),
         "job": job,
     }
+
+
+def _keys(step: Step, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Those of `STEP_KEYS` that the step has, as a file has them."""
+    written = part_data(step)
+    filled = {"creates": list(step.creates), "needs": list(step.needs), "judge": step.judge}
+    written |= {key: _known(value, inputs) for key, value in filled.items() if key in written}
+    return {key: written[key] for key in STEP_KEYS if key in written}
 
 
 def _known(value: Value, inputs: Mapping[str, Any] | None) -> Any:

@@ -14,6 +14,7 @@ from fractale.cli.render.questions import arguments_lines, exact
 from fractale.plain import to_json
 from fractale.plan import draw
 from fractale.plan.model import Plan
+from fractale.runs.dry_run import STEP_KEYS
 
 MOST_BLANKS = 40
 """The most blanks in a row, and the most empty lines. More are counted instead of shown, since
@@ -80,6 +81,9 @@ def _step_lines(step: Mapping[str, Any]) -> list[str]:
         below = list(_program_lines(job))
         rest = ("outputs", "scheduler", "command", "script")
         given = {k: v for k, v in job.items() if k not in rest and v is not None}
+    elif kind != "set":
+        given = {f"inputs.{k}" if k in STEP_KEYS else k: v for k, v in given.items()}
+    given |= {key: step[key] for key in STEP_KEYS if step.get(key)}
     if not given and not below:
         return []
     head = f"{step['name']}  {kind}  {what}".rstrip()
