@@ -274,6 +274,10 @@ def test_a_run_that_is_killed_at_random_counts_each_job_once(place, seed):
     chance = random.Random(seed)
     here = place(sweep("node_hours: 3.2, jobs: 6", parallel=3))
     process = here.start("run", "plan.yaml")
+    until = time.monotonic() + PATIENCE
+    while not list(here.folder.glob(".fractale/runs/*/events.jsonl")):
+        assert time.monotonic() < until, "the run did not begin"
+        time.sleep(0.05)
     for _ in range(chance.randrange(1, 5)):
         time.sleep(chance.uniform(0.2, 1.2))
         process.kill()
