@@ -147,7 +147,6 @@ class RunDriver:
             # A task that ended before its checkpoint was written is among the tasks, but not in
             # `next`.
             if not snapshot.tasks:
-                self._check_replies(())
                 end = self._end(snapshot.values)
                 if handlers and not handlers.is_done(
                     plan_end(self._plan, end, snapshot, self.context)

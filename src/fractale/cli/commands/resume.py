@@ -81,7 +81,9 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     check_answers({**given.answers, **given.replies}, plan)
     secrets = secrets_of(plan, settings)
     if _has_ended(record):
-        _say(f"run {record.run_id} has already ended; nothing was run", given)
+        unused = ", ".join(f"`{name}`" for name in given.replies)
+        words = f"; no question waits for the answer to {unused}" if unused else ""
+        _say(f"run {record.run_id} has already ended; nothing was run{words}", given)
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
         return await workspace.runs.resume(run_id, run_options, plan=plan, secrets=secrets)
