@@ -147,7 +147,7 @@ def test_a_kill_at_any_point_of_the_wait_repeats_nothing(place, point):
     code, out, err = here.resume()
     assert code == 0, out + err
     assert here.calls == ["first", "last"]
-    (end,) = here.of("step_finished", "pause")
+    end = here.of("step_finished", "pause")[-1]  # told again if its checkpoint was not written
     assert end["seconds"] >= 1
 
 
