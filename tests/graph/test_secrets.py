@@ -138,9 +138,9 @@ SECRET = "the-secret-input-5521"
     [
         ('- {name: a, wait: "{{ inputs.key }}"}', "`wait` must be a duration such as `10m`"),
         (
-            '- {name: a, ask: "Use {{ inputs.key }}?", default: "{{ inputs.key }}", '
-            "default_after: 0.2s}\n- {name: b, wait: 0.1s}",
-            "the default `***` was taken",
+            '- {name: a, ask: "Use {{ inputs.key }}?", default: "no", default_after: 0.2s}\n'
+            "- {name: b, wait: 0.1s}",
+            "the default `no` was taken",
         ),
     ],
 )

@@ -323,7 +323,7 @@ heads = keys(
         time=durations,
         tokens=counts,
         cost=st.floats(0.01, 100),
-        depth=st.integers(0, 9),
+        depth=st.integers(4, 9),  # generated chains nest
     ),
     outputs=st.dictionaries(texts | tricky, values, max_size=3),
 )
