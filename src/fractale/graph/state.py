@@ -28,7 +28,6 @@ DecidedBy = Literal[
     "judge",
     "default",
     "when",
-    "attempts",
     "creates",
     "up_to_date",
 ]
