@@ -399,7 +399,8 @@ def test_a_plan_in_an_own_graph_gets_secrets_and_its_state_is_edited(server):
     assert {"cells": 4} in values
     wrong = {"secrets": {"token": 5}}
     failed = server.run(server.thread(), "held", {"cells": 4}, context=wrong)
-    assert failed["__error__"]["message"] == "the secret input `token` must be text"
+    message = failed["__error__"]["message"]
+    assert message == "the secret input `token` must be text, and is of the type int"
 
 
 def test_runs_are_joined_listed_cancelled_and_threads_found_and_copied(server):

@@ -96,6 +96,11 @@ what_runs = st.one_of(
     st.fixed_dictionaries({"command": job_commands}),
 )
 axes = expressions | st.lists(plain_values, min_size=1, max_size=3)
+zipped = st.integers(1, 3).flatmap(  # lists that are written out have the same length
+    lambda n: st.dictionaries(
+        names, expressions | st.lists(plain_values, min_size=n, max_size=n), min_size=1, max_size=3
+    )
+)
 
 
 def one_of_failed(mapping: dict[str, Any]) -> bool:
@@ -141,7 +146,7 @@ sweeps = st.one_of(
         {
             "foreach": axes
             | st.dictionaries(names.filter(lambda n: n != "zip"), axes, min_size=1, max_size=3)
-            | st.fixed_dictionaries({"zip": st.dictionaries(names, axes, min_size=1, max_size=3)})
+            | st.fixed_dictionaries({"zip": zipped})
         },
         optional={"max_parallel": counts, "keep_going": st.booleans()},
     ),
