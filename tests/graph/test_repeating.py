@@ -9,11 +9,11 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from fractale import Dependencies, compile_plan
-from fractale.cli.render.summary import summary
 from fractale.models import Models
 from fractale.plan.build import load_plan, parse_plan
 from fractale.policy import Policy
 from fractale.questions import Answers
+from fractale.render.summary import summary
 from fractale.runs import RunOptions, Runs
 from fractale.runs.result import finished_data
 from fractale.testing import FakeToolServer, Reply, ScriptedModel

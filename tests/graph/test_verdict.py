@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fractale.cli.render.summary import summary
 from fractale.errors import PolicyError, ToolError
+from fractale.render.summary import summary
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 from fractale.toolbox import ServerStatus, ToolResult

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fractale.cli.options import read_answers, read_answers_file
-from fractale.cli.render.questions import field_lines
 from fractale.errors import AnswerError
 from fractale.plan.build import parse_plan
 from fractale.plan.dump import dump_data
@@ -27,6 +26,7 @@ from fractale.questions import (
     review,
 )
 from fractale.questions.kinds import example, expected, labels
+from fractale.render.questions import field_lines
 from fractale.runs.preflight import check_answers
 from fractale.runs.result import RunResult, next_commands
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import forked
 import stand_ins
-from fractale.cli.render.site import site_lines
-from fractale.cli.render.text import plain
 from fractale.jobs import Queue
+from fractale.render.site import site_lines
+from fractale.render.text import plain
 from fractale.schedulers.lsf.site import columns
 from fractale.schedulers.pbs.jobs import Pbs
 from fractale.schedulers.slurm.jobs import Slurm

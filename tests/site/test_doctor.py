@@ -19,13 +19,13 @@ import pytest
 import forked
 import stand_ins
 from fractale.agents.catalog import BUILT_IN
-from fractale.cli.render.site import report_lines
-from fractale.cli.render.text import plain
 from fractale.errors import SettingsError
 from fractale.findings import Finding
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import JobPlan, Template
 from fractale.registry import load_registry
+from fractale.render.site import report_lines
+from fractale.render.text import plain
 from fractale.settings import Settings, load_settings
 from fractale.site.checks.runs import room
 from fractale.site.checks.site import check_queue, scheduler_check

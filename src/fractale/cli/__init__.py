@@ -269,7 +269,7 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        from fractale.cli.render.problems import show_error
+        from fractale.render.problems import show_error
 
         gone = isinstance(error, FileNotFoundError) and _working_directory() is None
         return show_error(_directory_removed() if gone else error)

@@ -90,7 +90,7 @@ def ask_about_project(settings: Settings, *, check_state: bool = True) -> Settin
     Raises:
         UntrustedProject: The process has no terminal to ask on.
     """
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     assert settings.project is not None and settings.project.config is not None  # noqa: S101, PT018 - something waits
     file, environment = settings.project.config, settings.environment
@@ -169,7 +169,7 @@ def ask_about_plan(
 
 
 def _word_about(plan: Plan, directory: Path) -> str:
-    from fractale.cli.render.questions import exact
+    from fractale.render.questions import exact
 
     termios.tcflush(sys.stdin, termios.TCIFLUSH)  # earlier input cannot be an answer to this
     return _answer(
@@ -243,7 +243,7 @@ def _is_mine(file: Path) -> bool:
 
 def _description(plan: Plan, settings: Settings) -> str:
     """The plan's effects as text, without inputs, to show later what has changed."""
-    from fractale.cli.render.dry_run import text_lines
+    from fractale.render.dry_run import text_lines
     from fractale.runs.dry_run import describe
 
     return "\n".join(text_lines(plan, describe(plan, None, settings)))
@@ -252,7 +252,7 @@ def _description(plan: Plan, settings: Settings) -> str:
 def _shown_plan(
     plan: Plan, settings: Settings, inputs: Mapping[str, Any], extensions: Extensions
 ) -> list[str]:
-    from fractale.cli.render.dry_run import text_lines
+    from fractale.render.dry_run import text_lines
     from fractale.runs.dry_run import describe, shown_inputs
 
     found = describe(plan, shown_inputs(plan, inputs), settings, extensions)
@@ -268,7 +268,7 @@ def ask_about_run(record: RunRecord, head: Mapping[str, Any], settings: Settings
     Raises:
         SettingsError: The user neither started the run nor agrees.
     """
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     environment = settings.environment
     if own_runs.is_own(head, environment):
@@ -346,7 +346,7 @@ def agree_to_config(file: Path, settings: Settings) -> list[str]:
 
 
 def _shown_config(file: Path) -> list[str]:
-    from fractale.cli.render.questions import exact
+    from fractale.render.questions import exact
     from fractale.studio.launch import read_config
 
     config = read_config(file)

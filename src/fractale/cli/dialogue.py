@@ -8,9 +8,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fractale.cli.render import questions as shown
-from fractale.cli.render.phrases import as_json
-from fractale.cli.render.text import Line, row, table, wants_color, writable
 from fractale.cli.terminal import EndOfInput, TerminalInput
 from fractale.errors import AnswerError
 from fractale.events import Event
@@ -25,6 +22,9 @@ from fractale.questions.forms import (
 )
 from fractale.questions.kinds import expected, form_of, labels
 from fractale.questions.parsing import data_of
+from fractale.render import questions as shown
+from fractale.render.phrases import as_json
+from fractale.render.text import Line, row, table, wants_color, writable
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"

@@ -346,7 +346,7 @@ def read_answers_file(file: Path | None) -> dict[str, Any]:
 
 def warn_of_server(server: str, level: str, message: str) -> None:
     """Print a server's warnings and reports of waiting; its other log messages are left out."""
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     if level in ("warning", "error", "critical", "alert", "emergency"):
         click.echo(f"! {inert(server)}: {inert(message, 1000)}", err=True)
@@ -424,7 +424,7 @@ def settings_of(*, acts: bool = False, check_state: bool = True) -> Settings:
 
 def _warn_of_project(settings: Settings, ctx: click.Context | None, *, acts: bool) -> None:
     """Print, once, which settings of the project are ignored or still wait for trust."""
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     notes = [*(settings.project.passed_over if settings.project else ())]
     if settings.waiting and not acts and not settings.declined:

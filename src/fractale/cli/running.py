@@ -70,8 +70,8 @@ async def _run(
     stdout: IO[str],
     ending: Ending,
 ) -> int:
-    from fractale.cli.render.display import open_display
     from fractale.questions import Answers
+    from fractale.render.display import open_display
     from fractale.runs import RunOptions, Workspace
 
     ending.attach()

@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from fractale.cli.render.text import Line, narrowed, paint, screen_width, wants_color, writable
+from fractale.render.text import Line, narrowed, paint, screen_width, wants_color, writable
 
 T = TypeVar("T")
 

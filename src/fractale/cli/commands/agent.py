@@ -96,7 +96,7 @@ def _show_inputs(name: str, given: options.CommandLine) -> int:
 
 def _lines_about(expert: NamedExpert) -> list[str]:
     from fractale.agents.signatures import outputs_of_schema
-    from fractale.cli.render.text import fold, inert
+    from fractale.render.text import fold, inert
 
     gives = outputs_of_schema(expert.output_schema) if expert.output_schema else "content: string"
     words = "" if expert.words_as == "" else " [WORDS]"
@@ -114,7 +114,7 @@ def _lines_about(expert: NamedExpert) -> list[str]:
 
 def _input_lines(schema: Mapping[str, Any]) -> list[str]:
     from fractale.agents.signatures import type_in_words
-    from fractale.cli.render.text import fold, inert
+    from fractale.render.text import fold, inert
 
     required, lines = list[str](schema.get("required") or ()), list[str]()
     properties: dict[str, Any] = schema.get("properties") or {}

@@ -176,8 +176,8 @@ class _Cancel:
 
     async def _finally(self) -> tuple[RunResult | None, str]:
         """Run the plan's `finally` steps, and print each."""
-        from fractale.cli.render.text import inert
         from fractale.graph.handlers import GAVE_UP
+        from fractale.render.text import inert
         from fractale.runs.cancelling import run_finally
 
         def listen(event: Event) -> None:
@@ -226,13 +226,13 @@ class _Cancel:
 
 
 def _jobs(number: int) -> str:
-    from fractale.cli.render.text import count
+    from fractale.render.text import count
 
     return count(number, "job")
 
 
 def _print_jobs(seen: Sequence[JobSeen], *, err: bool = False) -> None:
-    from fractale.cli.render.text import narrowed, plain, row, screen_width
+    from fractale.render.text import narrowed, plain, row, screen_width
 
     width = screen_width(sys.stderr if err else sys.stdout)
     for line in narrowed([row(each) for each in _lines(seen)], width):
@@ -241,7 +241,7 @@ def _print_jobs(seen: Sequence[JobSeen], *, err: bool = False) -> None:
 
 def _lines(seen: Sequence[JobSeen]) -> list[str]:
     """A line for each job: its step, its id in the scheduler, and its state."""
-    from fractale.cli.render.text import cells, inert, pad
+    from fractale.render.text import cells, inert, pad
 
     rows: list[tuple[str, str]] = []
     for each in seen:

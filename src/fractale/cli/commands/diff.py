@@ -32,8 +32,8 @@ def command(first: str, second: str, *, full: bool, as_json: bool) -> int:
         click.echo(to_json(diff_data(found), default=str))
     else:
         from fractale.cli.commands.show import print_lines
-        from fractale.cli.render.diff import diff_lines
-        from fractale.cli.render.text import shows_unicode
+        from fractale.render.diff import diff_lines
+        from fractale.render.text import shows_unicode
 
         print_lines(diff_lines(found, full=full, unicode=shows_unicode(sys.stdout.encoding)))
     return 0

@@ -48,8 +48,8 @@ def command(section: str | None, *, refresh: bool, timeout: float, as_json: bool
                 found["sections"] = {section: found["sections"].get(section, [])}
             click.echo(to_json(found), file=stdout)
             return
-        from fractale.cli.render.site import columns_of, site_lines
-        from fractale.cli.render.text import paint, wants_color, writable
+        from fractale.render.site import columns_of, site_lines
+        from fractale.render.text import paint, wants_color, writable
 
         color, width = wants_color(stdout), columns_of(stdout)
         lines = [paint(line, color=color) for line in site_lines(site, section, width)]

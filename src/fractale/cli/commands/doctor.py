@@ -85,8 +85,8 @@ def command(
         if given.as_json:
             click.echo(to_json(report.as_dict()), file=stdout)
         else:
-            from fractale.cli.render.site import columns_of, report_lines
-            from fractale.cli.render.text import paint, wants_color, writable
+            from fractale.render.site import columns_of, report_lines
+            from fractale.render.text import paint, wants_color, writable
 
             color, width = wants_color(stdout), columns_of(stdout)
             lines = [paint(line, color=color) for line in report_lines(report, width)]

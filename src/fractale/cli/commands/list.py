@@ -172,7 +172,7 @@ def _line(section: str, row: dict[str, Any]) -> str:
 
 def _columns(*cells: tuple[str, int]) -> str:
     """Cells side by side, each with its least width; control characters in them are escaped."""
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     return " ".join(inert(str(text), 200).ljust(width) for text, width in cells).rstrip()
 
@@ -217,7 +217,7 @@ def _verdict(tool: ToolInfo, chooser: Chooser, policy: Policy) -> dict[str, str]
 
 def _verdicts_text(rows: Sequence[dict[str, Any]]) -> str:
     """A line per tool, and below it each rule of the settings that names it."""
-    from fractale.cli.render.text import cells, inert, pad
+    from fractale.render.text import cells, inert, pad
 
     if not rows:
         return "no tools"
@@ -235,7 +235,7 @@ def _verdicts_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _rule(rule: dict[str, Any]) -> str:
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     given = [f"{name} is {glob}" for name, glob in rule["arguments"].items()]
     where = f" where {', '.join(given)}" if given else ""
@@ -314,7 +314,7 @@ async def _meant(toolbox: Toolbox, names: Sequence[str]) -> list[ToolInfo]:
 
 def _changes_text(rows: Sequence[dict[str, Any]]) -> str:
     """Each changed tool with its diff."""
-    from fractale.cli.render.questions import exact
+    from fractale.render.questions import exact
 
     if not rows:
         return "no tool changed since it was pinned"

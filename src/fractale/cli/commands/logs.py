@@ -232,7 +232,7 @@ def _log_of(job: RunJob) -> Path:
 
 
 def _say(job: RunJob, native_id: str, words: str) -> None:
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     words = words.partition("; last line: ")[0]
     click.echo(f"· {inert(job.step)}: job {inert(native_id)} {inert(words, 400)}", err=True)
@@ -262,7 +262,7 @@ class _Shown:
         Args:
             last: Whether the log is complete.
         """
-        from fractale.cli.render.text import inert, writable
+        from fractale.render.text import inert, writable
 
         while data := self._read():
             end = len(data) if last or len(data) == PIECE else _lines_end(data)

@@ -128,7 +128,7 @@ def _print(report: PruneReport) -> None:
 
 
 def _print_runs(runs: Sequence[Pruned]) -> None:
-    from fractale.cli.render.text import inert, when
+    from fractale.render.text import inert, when
 
     for run in runs[:SHOWN]:
         columns = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))

@@ -60,10 +60,10 @@ def command(
     fractale replay recordings/translate.zip
     """
     from fractale.cli.commands.show import print_lines
-    from fractale.cli.render.replay import replayed_lines
     from fractale.cli.running import own_stdout
     from fractale.errors import PlanError, UsageError
     from fractale.record.recordings import open_recording, recording_path
+    from fractale.render.replay import replayed_lines
     from fractale.replaying.suite import left_out_note, replayed_data, reworded_note
 
     if plan_file and today:

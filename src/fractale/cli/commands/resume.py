@@ -115,7 +115,7 @@ def resume_ready(given: options.CommandLine, settings: Settings) -> int:
 def _nothing_ready(found: Looked) -> str:
     if not found.waiting and not found.timed:
         return "no run is waiting for a job or a time"
-    from fractale.cli.render.text import count, exactly
+    from fractale.render.text import count, exactly
 
     parts: list[str] = []
     if found.waiting:
@@ -129,7 +129,7 @@ def _nothing_ready(found: Looked) -> str:
 
 
 def _resume_one(given: options.CommandLine, settings: Settings, ready: ReadyRun) -> int:
-    from fractale.cli.render.problems import show_error
+    from fractale.render.problems import show_error
 
     _say(f"{ready.run}: {ready.why}", given)
     try:

@@ -69,10 +69,10 @@ def show_effects(given: options.CommandLine, settings: Settings, plan: Plan) -> 
         InputError: The inputs are invalid.
     """
     from fractale.cli.commands.validate import offered_problems
-    from fractale.cli.render.dry_run import text_lines
     from fractale.plain import to_json
     from fractale.plan.check import check_plan, in_order
     from fractale.plan.inputs import read_secrets
+    from fractale.render.dry_run import text_lines
     from fractale.runs.dry_run import describe, shown_inputs
 
     problems = check_plan(plan)

@@ -14,7 +14,7 @@ from fractale.cli import options
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.cli.render.text import Line
+    from fractale.render.text import Line
     from fractale.store.index import RunRow
 
 STATUSES = ("running", "success", "failed", "waiting", "limit", "stopped")
@@ -124,7 +124,7 @@ def _since(text: str | None) -> float | None:
 
 
 def _print(rows: Sequence[RunRow], *, more: bool) -> None:
-    from fractale.cli.render.text import paint, wants_color, writable
+    from fractale.render.text import paint, wants_color, writable
 
     color = wants_color(sys.stdout)
     for line in _lines(rows):
@@ -148,8 +148,8 @@ def _lines(rows: Sequence[RunRow]) -> list[Line]:
 
     Number columns without a value in any run are left out.
     """
-    from fractale.cli.render.summary import STATES
-    from fractale.cli.render.text import cells, pad
+    from fractale.render.summary import STATES
+    from fractale.render.text import cells, pad
 
     if not rows:
         return []
@@ -172,8 +172,8 @@ def _lines(rows: Sequence[RunRow]) -> list[Line]:
 
 def _cells(row: RunRow) -> tuple[str, ...]:
     """The cells of a run, in the order of `HEADINGS`."""
-    from fractale.cli.render.summary import LEAST_HOURS, STATES
-    from fractale.cli.render.text import clock, fit, inert, when
+    from fractale.render.summary import LEAST_HOURS, STATES
+    from fractale.render.text import clock, fit, inert, when
 
     def time_of(seconds: float) -> str:
         return clock(seconds) if seconds else ""
@@ -195,7 +195,7 @@ def _cells(row: RunRow) -> tuple[str, ...]:
 
 def _about(row: RunRow) -> str:
     """The step where a run failed, what it waits for, and the run that it was forked from."""
-    from fractale.cli.render.text import inert
+    from fractale.render.text import inert
 
     parts = [
         f"failed at {inert(row.failed_at, 60)}" if row.failed_at else "",

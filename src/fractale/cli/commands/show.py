@@ -13,8 +13,8 @@ from fractale.cli.commands.resume import complete_runs
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.cli.render.text import Line
     from fractale.record.history import RecordedAttempt, RunHistory
+    from fractale.render.text import Line
 
 
 def complete_steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -63,8 +63,8 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     if step is None or attempts is None:
         _print_run(history)
     else:
-        from fractale.cli.render.step import WIDTH, step_lines
-        from fractale.cli.render.text import screen_width
+        from fractale.render.step import WIDTH, step_lines
+        from fractale.render.text import screen_width
 
         width = screen_width(sys.stdout)
         shape: dict[str, Any] = {"width": width or WIDTH, "wrap": bool(width) or not full}
@@ -73,9 +73,9 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
 
 
 def _print_run(history: RunHistory) -> None:
-    from fractale.cli.render.summary import summary
-    from fractale.cli.render.text import row, screen_width, shows_unicode, wants_color, writable
-    from fractale.cli.render.timeline import run_lines, standing_lines
+    from fractale.render.summary import summary
+    from fractale.render.text import row, screen_width, shows_unicode, wants_color, writable
+    from fractale.render.timeline import run_lines, standing_lines
 
     stdout = sys.stdout
     unicode, width = shows_unicode(stdout.encoding), screen_width(stdout)
@@ -127,7 +127,7 @@ def _data(
 
 def print_lines(lines: Sequence[Line]) -> None:
     """Print lines on stdout, in its encoding, and in color if it is a terminal."""
-    from fractale.cli.render.text import narrowed, paint, screen_width, wants_color, writable
+    from fractale.render.text import narrowed, paint, screen_width, wants_color, writable
 
     lines = narrowed(lines, screen_width(sys.stdout))
     color, encoding = wants_color(sys.stdout), sys.stdout.encoding

@@ -54,7 +54,7 @@ def command(directory: Path, *, given: options.CommandLine) -> int:
         click.echo(to_json(data, default=str))
     else:
         from fractale.cli.commands.show import print_lines
-        from fractale.cli.render.replay import summary_line
+        from fractale.render.replay import summary_line
 
         print_lines([summary_line(verdicts)])
     return 0 if set(verdicts) == {"equal"} else 1
@@ -65,8 +65,8 @@ async def _check(
 ) -> list[CheckedRecording]:
     """Replay all recordings; with a `width` for the names, print each result at once."""
     from fractale.cli.commands.show import print_lines
-    from fractale.cli.render.replay import checked_lines
     from fractale.cli.running import own_stdout
+    from fractale.render.replay import checked_lines
     from fractale.replaying.suite import check_recordings
 
     found: list[CheckedRecording] = []

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from fractale.audit import FILE, AuditLog
-from fractale.cli.render.text import inert
 from fractale.errors import UsageError
 from fractale.plain import to_json
 from fractale.private import fault_of
+from fractale.render.text import inert
 from fractale.settings import (
     Project,
     SettingsFile,

@@ -27,7 +27,7 @@ def command(plans: tuple[str, ...], *, online: bool, given: options.CommandLine)
     With -r or -a, also check tools, prompts, agents and their arguments, without a connection. With
     --online, also check them against the servers of the settings.
     """
-    from fractale.cli.render.problems import print_problems
+    from fractale.render.problems import print_problems
 
     problems: list[Problem] = []
     for path in plans:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from fractale.cli.render.text import (
+from fractale.findings import Finding, State
+from fractale.render.text import (
     ELLIPSIS,
     Line,
     Mark,
@@ -20,7 +21,6 @@ from fractale.cli.render.text import (
     row,
     seconds,
 )
-from fractale.findings import Finding, State
 from fractale.site.model import MARKS, Check, Site, Verdict
 from fractale.site.probes.folders import size
 

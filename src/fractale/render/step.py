@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from fractale.cli.render.phrases import as_json, ordinal, target_of
-from fractale.cli.render.questions import exact
-from fractale.cli.render.run_view import MARKS
-from fractale.cli.render.summary import question_text
-from fractale.cli.render.text import (
+from fractale.events import SHORT_TEXT
+from fractale.render.phrases import as_json, ordinal, target_of
+from fractale.render.questions import exact
+from fractale.render.run_view import MARKS
+from fractale.render.summary import question_text
+from fractale.render.text import (
     Line,
     Mark,
     cells,
@@ -25,7 +26,6 @@ from fractale.cli.render.text import (
     seconds,
     table_lines,
 )
-from fractale.events import SHORT_TEXT
 
 if TYPE_CHECKING:
     from fractale.record.history import (

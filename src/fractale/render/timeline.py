@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.phrases import (
+from fractale.render.phrases import (
     answer_text,
     as_json,
     call_text,
@@ -15,9 +15,9 @@ from fractale.cli.render.phrases import (
     ordinal,
     target_of,
 )
-from fractale.cli.render.run_view import MARKS
-from fractale.cli.render.summary import usage_text
-from fractale.cli.render.text import (
+from fractale.render.run_view import MARKS
+from fractale.render.summary import usage_text
+from fractale.render.text import (
     Line,
     Mark,
     cells,

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fractale.cli.render.phrases import (
+from fractale.events import Event
+from fractale.plan.paths import around
+from fractale.render.phrases import (
     answer_text,
     call_text,
     evidence,
@@ -24,7 +26,7 @@ from fractale.cli.render.phrases import (
     target_of,
     timer_text,
 )
-from fractale.cli.render.text import (
+from fractale.render.text import (
     Line,
     Mark,
     cells,
@@ -39,8 +41,6 @@ from fractale.cli.render.text import (
     table,
     table_lines,
 )
-from fractale.events import Event
-from fractale.plan.paths import around
 
 MARKS: dict[str, tuple[str, str, Mark]] = {
     "success": ("✓", "ok", "good"),

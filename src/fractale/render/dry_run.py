@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from fractale.cli.render.questions import arguments_lines, exact
 from fractale.plain import to_json
 from fractale.plan import draw
 from fractale.plan.model import Plan
+from fractale.render.questions import arguments_lines, exact
 from fractale.runs.dry_run import STEP_KEYS
 
 MOST_BLANKS = 40

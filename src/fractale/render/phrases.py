@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fractale.cli.render.text import count, entries, exactly, fit, inert, table
 from fractale.plain import to_json
 from fractale.questions import is_job
+from fractale.render.text import count, entries, exactly, fit, inert, table
 
 
 def evidence(data: Mapping[str, Any]) -> str:

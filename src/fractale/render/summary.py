@@ -6,8 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from fractale.cli.render.phrases import as_json, job_text, timer_text, waits_in_words
-from fractale.cli.render.questions import (
+from fractale.plan.paths import without_indexes
+from fractale.questions import is_job, is_timer, needs_no_answer, tool_of
+from fractale.questions.forms import properties_of
+from fractale.questions.kinds import expected, form_of
+from fractale.render.phrases import as_json, job_text, timer_text, waits_in_words
+from fractale.render.questions import (
     arguments_lines,
     asked_lines,
     asker,
@@ -19,7 +23,7 @@ from fractale.cli.render.questions import (
     exact,
     field_lines,
 )
-from fractale.cli.render.text import (
+from fractale.render.text import (
     Line,
     Mark,
     cells,
@@ -36,10 +40,6 @@ from fractale.cli.render.text import (
     shorten_path,
     table,
 )
-from fractale.plan.paths import without_indexes
-from fractale.questions import is_job, is_timer, needs_no_answer, tool_of
-from fractale.questions.forms import properties_of
-from fractale.questions.kinds import expected, form_of
 
 WIDTH = 100
 ROOM = WIDTH - 16

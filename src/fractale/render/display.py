@@ -11,10 +11,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
-from fractale.cli.render.run_view import RunView
-from fractale.cli.render.summary import summary
-from fractale.cli.render.text import Line, plain, screen_width, shows_unicode, wants_color, writable
 from fractale.events import Event, Listener
+from fractale.render.run_view import RunView
+from fractale.render.summary import summary
+from fractale.render.text import Line, plain, screen_width, shows_unicode, wants_color, writable
 
 __all__ = [
     "Display",
@@ -157,7 +157,7 @@ def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bo
     console = _console(stderr) if stderr.isatty() else None
     if console is None:
         return PlainDisplay(stderr)
-    from fractale.cli.render.live import LiveDisplay
+    from fractale.render.live import LiveDisplay
 
     return LiveDisplay(console)
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.run_view import Running, RunView
-from fractale.cli.render.summary import summary
-from fractale.cli.render.text import (
+from fractale.events import Event, Listener
+from fractale.render.run_view import Running, RunView
+from fractale.render.summary import summary
+from fractale.render.text import (
     Line,
     cells,
     clock,
@@ -25,7 +26,6 @@ from fractale.cli.render.text import (
     shows_unicode,
     writable,
 )
-from fractale.events import Event, Listener
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.phrases import as_json, ordinal
-from fractale.cli.render.questions import exact
-from fractale.cli.render.summary import STATES, usage_text
-from fractale.cli.render.text import Line, Mark, cells, count, fit, inert, pad, row, seconds
+from fractale.render.phrases import as_json, ordinal
+from fractale.render.questions import exact
+from fractale.render.summary import STATES, usage_text
+from fractale.render.text import Line, Mark, cells, count, fit, inert, pad, row, seconds
 
 if TYPE_CHECKING:
     from fractale.pins import ToolChange
@@ -125,7 +125,7 @@ def _figures(a: RecordedAttempt, b: RecordedAttempt) -> str:
 
 
 def _decisions(a: RecordedAttempt, b: RecordedAttempt) -> Iterator[Line]:
-    from fractale.cli.render.step import decided_by
+    from fractale.render.step import decided_by
 
     if (a.outcome, a.event, a.next, a.decided_by) == (b.outcome, b.event, b.next, b.decided_by):
         return

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fractale.cli.render.phrases import as_json
-from fractale.cli.render.text import Line, Mark, cells, count, inert, pad, row
+from fractale.render.phrases import as_json
+from fractale.render.text import Line, Mark, cells, count, inert, pad, row
 
 if TYPE_CHECKING:
     from fractale.record.diff import ValueChange

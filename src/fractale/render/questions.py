@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fractale.cli.render.phrases import as_json
-from fractale.cli.render.text import Line, cells, exactly, fold, inert, pad, row, table
 from fractale.plan.escape import JOINERS
 from fractale.questions import calls_in, tool_of
 from fractale.questions.forms import (
@@ -19,6 +17,8 @@ from fractale.questions.forms import (
     required_of,
 )
 from fractale.questions.kinds import default_word, is_breakpoint, labels
+from fractale.render.phrases import as_json
+from fractale.render.text import Line, cells, exactly, fold, inert, pad, row, table
 
 WIDTH = 96
 NAME_MOST = 24
@@ -262,8 +262,8 @@ def _call_lines(call: Mapping[str, Any]) -> list[str]:
 
 def log_lines(log: Path) -> list[Line]:
     """The path of a job's log, and its last lines."""
-    from fractale.cli.render.text import shorten_path
     from fractale.jobs.logs import LONGEST_TAIL, read_tail
+    from fractale.render.text import shorten_path
 
     try:
         text = read_tail(log, LOG_LINES, LONGEST_TAIL).text

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fractale.cli.render.text import (
+from fractale.errors import FractaleError, PlanError, Position, Problem
+from fractale.render.text import (
     ELLIPSIS,
     Line,
     Mark,
@@ -21,7 +22,6 @@ from fractale.cli.render.text import (
     wants_color,
     writable,
 )
-from fractale.errors import FractaleError, PlanError, Position, Problem
 
 Sources = Callable[[str], list[str] | None]
 """A function from the file name in a position to the file's lines; None if it has no lines."""

@@ -1,1 +1,0 @@
-"""The text that users see: events, records, questions and errors."""

@@ -1,0 +1,1 @@
+"""A run as a page: one HTML file, or the body of a page of `fractale.web`."""

@@ -1,0 +1,1 @@
+"""The runs of a state directory in a terminal, as they go: ``fractale top``."""
