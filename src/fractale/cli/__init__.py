@@ -28,6 +28,10 @@ GROUPS = {
             "fractale.cli.commands.resume",
             "Resume a run that stopped, waits, or reached a limit.",
         ),
+        "watch": (
+            "fractale.cli.commands.watch",
+            "Show a run while another process works on it.",
+        ),
         "cancel": (
             "fractale.cli.commands.cancel",
             "Cancel the batch jobs of a run, and stop the run.",
