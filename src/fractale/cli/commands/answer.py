@@ -157,7 +157,7 @@ def _listed(record: RunRecord, asked: list[OpenQuestion]) -> list[str]:
     import shlex
     import sys
 
-    from fractale.questions.kinds import example
+    from fractale.questions.kinds import examples
     from fractale.render.summary import question_text
     from fractale.render.text import count, inert, narrowed, plain, row, screen_width
     from fractale.runs.actions import short_name
@@ -179,7 +179,7 @@ def _listed(record: RunRecord, asked: list[OpenQuestion]) -> list[str]:
     open_here = [each for each in asked if not each.problem]
     lines.append("")
     for number, each in enumerate(open_here):
-        pair = shlex.quote(f"{short_name(each, asked)}={example(each.question)}")
+        pair = shlex.quote(f"{short_name(each, asked)}={examples(each.question)[0]}")
         lines.append(f"{'next' if not number else '':8}fractale answer {run} {pair}")
     width = screen_width(sys.stdout)
     return [plain(line) for line in narrowed([row(words) for words in lines], width)]
