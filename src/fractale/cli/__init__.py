@@ -28,6 +28,9 @@ GROUPS = {
             "fractale.cli.commands.resume",
             "Resume a run that stopped, waits, or reached a limit.",
         ),
+        "answer": (
+            "fractale.cli.commands.answer",
+            "Answer the open questions of a run, from another terminal.",
         "watch": (
             "fractale.cli.commands.watch",
             "Show a run while another process works on it.",
