@@ -31,6 +31,7 @@ GROUPS = {
         "answer": (
             "fractale.cli.commands.answer",
             "Answer the open questions of a run, from another terminal.",
+        ),
         "watch": (
             "fractale.cli.commands.watch",
             "Show a run while another process works on it.",
