@@ -21,6 +21,7 @@ from fractale.render.text import (
     clock,
     count,
     fit,
+    fold,
     inert,
     plain,
     row,
@@ -181,19 +182,23 @@ class LiveDisplay:
         """A step in progress: its line, and its activity."""
         columns = self._view.columns(running.path, running.kind, running.target, running.attempt)
         state = "waits for you" if running.waits else clock(self._now() - running.started)
-        if running.progress:
-            state = f"{running.progress}   {state}"
         tokens = f"   {count(running.tokens, 'token')}" if running.tokens else ""
+        words = f"{columns}  {state:>9}{tokens}"
+        if running.progress:
+            longer = f"{columns}  {f'{running.progress}   {state}':>9}{tokens}"
+            words = longer if cells(longer) + 3 <= width else words  # the counts have it, too
         indent = " " * 5
-        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}{tokens}", "")]
-        below = [running.counts, running.activity, running.writing]
+        lines: list[Line] = [[self._view.mark("running"), (words, "")]]
+        counts = fold(running.counts, width - 6) if running.counts else []
+        lines += [row(f"{indent}{each}", "dim") for each in counts]
+        below = [running.activity, running.writing]
         if not running.said.characters:
-            below.insert(1, running.description)
-        lines = [row(fit(f"{indent}{words}", width), "dim") for words in below if words]
+            below.insert(0, running.description)
+        lines += [row(fit(f"{indent}{each}", width), "dim") for each in below if each]
         if not running.writing:
             said = _last_lines(running.said.end, width - 6)
             lines += [row(f"{indent}{words}", "dim") for words in said]
-        return [head, *lines]
+        return lines
 
     def _pending(self, room: int) -> list[Line]:
         steps = self._view.pending

@@ -391,7 +391,8 @@ class RunView:
         path = str(data["step"])
         name = inert(running.named(path), 60)
         named = f"{name}: {words}" if name else words
-        running.activity = f"{named} \u00b7 {line}" if line else named
+        if not data.get("over") or not name:
+            running.activity = f"{named} \u00b7 {line}" if line else named
         if not name:
             running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
