@@ -191,6 +191,7 @@ class _Watching:
         """Report the waits that are over, once each. No scheduler is asked."""
         from fractale.clock import SystemClock
         from fractale.questions import is_due, is_job
+        from fractale.render.text import inert
         from fractale.runs.result import resume_command
         from fractale.schedulers.folder import JobFolder
         from fractale.schedulers.job import JobHandle
@@ -208,7 +209,8 @@ class _Watching:
                 words = f"the wait of `{step}` is over"
             if words:
                 self._reported.add(step)
-                self._display.say(f"{words}; next: {resume_command(self._record.run_id)}")
+                again = resume_command(self._record.run_id)
+                self._display.say(inert(f"{words}; next: {again}"))
 
     def _killed(self) -> int:
         """Print the verdict on a run whose process is gone without an end."""
