@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,8 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
     settings = options.settings_of()
     record = _begun(RunRecords(settings.state_dir), run_id)
     output = sys.stdout
+    if output.isatty():
+        signal.signal(signal.SIGTERM, _exit)  # the terminal is left as it was
     with open_display(output, output, as_json=as_json, quiet=quiet, elsewhere=True) as display:
         watching = _Watching(record, display, as_json=as_json)
         try:
@@ -62,6 +65,10 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
             display.close()
             watching.leave()
             return 130
+
+
+def _exit(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _begun(records: RunRecords, run_id: str) -> RunRecord:
