@@ -211,7 +211,8 @@ class _Watching:
             return
         self._look_due = now + LOOK_PAUSE
         waiting: list[dict[str, Any]] = self._follower.history.result.get("waiting") or []
-        words = next(filter(None, map(_over, waiting[:MOST_LOOKED_AT])), "")
+        over = (text for each in waiting[:MOST_LOOKED_AT] if (text := _over(each)))
+        words = next(over, "")
         if words:
             self._look_due = math.inf
             again = resume_command(self._record.run_id)
