@@ -103,6 +103,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "runs prune": (("runs", "prune", "--keep", "1000", "--dry-run"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
+    "answer": (("answer", "asked"), 0),
     "cancel": (("cancel", "first"), 0),
     "diff": (("diff", "first", "second"), 0),
     "export": (("export", "first", "--graph", "mermaid"), 0),
@@ -135,6 +136,7 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 HAS_JSON = {
     *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
     *(
+        "answer",
         "cancel",
         "runs prune",
         "show",

@@ -65,6 +65,7 @@ class Answering:
         self._of_changed: dict[str, Any] = {}
         self._answered = Counter[str]()
         self._open: dict[str, Asked] = {}
+        self._used: set[str] = set()
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -198,6 +199,7 @@ class Answering:
         )
         if self._mailbox and (mail or by == "person"):
             self._mailbox.remove(key)  # the event has it now
+            self._used.add(key)
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
@@ -288,7 +290,7 @@ class Answering:
         """Report the answers of other processes to questions that the run will not ask again."""
         if self._mailbox is None or status not in LAST_ENDS:
             return
-        for mail in self._mailbox.drop_all():
+        for mail in self._mailbox.drop_all(self._used):
             words = f"the answer {mail.who} was not used: its question is not asked any more"
             self.context.emit("warning", step=mail.step, code="answer", message=words)
 
