@@ -21,6 +21,7 @@ from typing import Any
 import forked
 from fractale.events import Event, EventLog
 from fractale.private import write_private
+from fractale.schedulers.folder import name_of
 from fractale.store.outputs import FileOutputs
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.testing import ModelServer
@@ -504,8 +505,6 @@ def hostile_run(state_dir: Path, run_id: str = "hostile", long_line: int = LONG_
     record = RunRecords(state_dir).new(run_id)
     outputs = FileOutputs(record.outputs)
     long = "A" * (long_line // 2) + HOSTILE[0] + "B" * (long_line // 2)
-    for number in range(len(HOSTILE)):
-        (record.path / "jobs" / f"job-{number}").mkdir(parents=True)
     head, entries = _hostile_head(outputs, long), _HostileEvents(outputs, long)
     record.write_head(head)
     write_private(record.plan, f"name: {json.dumps(HOSTILE[0])}\n# {HOSTILE[1]}\nsteps: []\n")
@@ -515,8 +514,10 @@ def hostile_run(state_dir: Path, run_id: str = "hostile", long_line: int = LONG_
     log.close()
     record.keep_draft("outer", f"# {ATTACKS.replace(NUL, '')}\nsteps: []\n")
     record.write_output("result", f"{ATTACKS}\n{long}")
-    job = record.jobs / "job-0"
-    (job / "log").write_text(f"{ATTACKS}\n{long}\n{ATTACKS}\n", encoding="utf-8", errors="replace")
+    for number in range(3):
+        (folder := record.jobs / name_of(f"job-{number}")).mkdir(parents=True)
+        text = f"{ATTACKS}\n{long if number == 0 else ''}\n{ATTACKS}\n"
+        (folder / "log").write_text(text, encoding="utf-8", errors="replace")
     return record
 
 
@@ -574,13 +575,13 @@ class _HostileEvents:
             },
         )
         for text in HOSTILE:
-            yield from self._step(text)
+            yield from self._step(text, f"job-{HOSTILE.index(text)}")
         yield from self._items()
         yield "warning", {"step": "", "code": self.bad, "message": ATTACKS}
         yield "log", {"step": self.bad, "level": "error", "message": self._long}
         yield from self._end()
 
-    def _step(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _step(self, path: str, job: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield (
             "step_started",
             {
@@ -605,7 +606,7 @@ class _HostileEvents:
         yield "model_finished", {**asked, **used, "text": ATTACKS, "recorded": False}
         yield "log", {"step": path, "level": "warning", "message": ATTACKS}
         yield "warning", {"step": path, "code": self.bad, "message": ATTACKS}
-        yield "job_state", self._job(path)
+        yield "job_state", self._job(path, job)
         due = {"began": {"wall": BEGIN, "boot": 1.0, "boot_id": self.bad}, "seconds": 5}
         due |= {"until": BEGIN + 5, "last": None}
         yield "timer", {"step": path, "reason": self.bad, "until": self.bad, "due": due}
@@ -638,9 +639,7 @@ class _HostileEvents:
             },
         )
 
-    def _job(self, path: str) -> dict[str, Any]:
-        number = self._next % len(HOSTILE)
-        key = f"job-{number}" if path != HOSTILE[0] else "job-0"
+    def _job(self, path: str, key: str) -> dict[str, Any]:
         handle = {"scheduler": self.bad, "native_id": self.bad, "key": key}
         return {
             "step": path,
@@ -745,6 +744,7 @@ class _HostileEvents:
         step = {"attempt": 1, "outcome": "failure", "event": self.bad, "decided_by": self.bad}
         job = {"step": self.bad, "job": self.bad, "scheduler": self.bad, "state": "failed"}
         failed = {**job, "reason": self.bad, "seconds": 8.0, "log": f"/nowhere/{self.bad}"}
+        jobs = {"job_seconds": 8.0, "queue_seconds": 1.0}
         used = {"input_tokens": 170, "output_tokens": 85, "total_tokens": 255, "cost": 0.017}
         decided = {"step": HOSTILE[0], "by": self.bad, "reason": ATTACKS, "code": self.bad}
         yield (
@@ -757,7 +757,7 @@ class _HostileEvents:
                 "decided": {**decided, "jobs": [{**failed, "last_lines": list(HOSTILE)}]},
                 "steps": [{**step, "name": text, "error": text} for text in HOSTILE],
                 "outputs": {text: text for text in HOSTILE},
-                "usage": {**used, "seconds": 30.0, "elapsed": 40.0, "job_seconds": 8.0},
+                "usage": {**used, "seconds": 30.0, "elapsed": 40.0, **jobs},
                 "record": f"/nowhere/{self.bad}",
                 "next": [f"fractale show hostile {self.bad}"],
                 "waiting": [],
