@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import quote
 
 from fractale.durations import in_words
 from fractale.errors import FractaleError
@@ -20,7 +21,8 @@ from fractale.masking import Masker
 from fractale.plan.paths import without_indexes
 from fractale.questions import needs_no_answer
 from fractale.record.history import each_result, input_values, resolve
-from fractale.record.plans import plan_file, plan_of
+from fractale.record.plans import plan_file
+from fractale.record.way import picture_of_run
 from fractale.render.phrases import answer_text, as_json, ordinal, target_of
 from fractale.render.run_view import MARKS
 from fractale.render.step import decided_by, job_rows, said
@@ -148,7 +150,7 @@ class Visit:
         id: Its id on the page.
         also: Further ids, such as the step's path without the index of an item.
         state: ``success``, ``failure``, ``skipped``, ``waiting``, ``running`` or ``stopped``.
-        sign: ``✓``, ``✗``, ``–`` or ``●``.
+        sign: Such as ``✓``.
         figures: Time, tokens, cost, items.
         why: The evidence for the outcome.
         leads: The next step, unless it is the plan's next.
@@ -403,15 +405,14 @@ class _Page:
             yield "models", inert(", ".join(history.models), 400)
 
     def _picture(self) -> tuple[str, str]:
-        plan = plan_of(self._record, self._history.head)
-        if plan is None:
-            return "", "The plan has changed since, or was removed: there is no picture of it."
-        from fractale.plan.picture import svg
-
         try:
-            return svg(plan), ""
+            drawn = picture_of_run(self._history, page=True)
         except FractaleError as error:
             return "", inert(error.message, 400)
+        if drawn is None:
+            return "", "The plan has changed since, or was removed: there is no picture of it."
+        prefix = quote(self._paging.prefix)  # several runs in one file have ids of their own
+        return drawn.replace(' href="#step-', f' href="#{prefix}step-'), ""
 
     # -- attempts
 
