@@ -1,4 +1,4 @@
-"""The faces of a run as processes: `fractale web`, and commands without the packages of an extra."""
+"""Faces of a run as processes: `fractale web`, and commands without the packages of an extra."""
 
 from __future__ import annotations
 
