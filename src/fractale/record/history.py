@@ -22,7 +22,8 @@ from fractale.store.run_record import RunRecord
 
 KEY_START, KEY_END = b'{"key": "', b'"'
 
-_INDEX = re.compile(r"\[(?P<index>[0-9]+)\]\Z")
+MOST_DIGITS = 12
+"""The most digits of an item's index."""
 _ITEM = re.compile(r"(?P<block>.+)\[(?P<index>[0-9]+)\]")
 
 RunStatus = Literal["running", "success", "failed", "waiting", "limit", "stopped"]
@@ -210,13 +211,13 @@ class RecordedAttempt:
         """The name of an item's or element's path on screens: ``item 4``, ``element 3``.
 
         Args:
-            path: Such as ``each[3]``; items are counted from 1, elements have their own index. Of
-                any other path the result is the path.
+            path: Such as ``each[3]``; items are counted from 1, elements have their own index.
+                A path without an index, in a damaged record, is ``item ?``.
         """
-        found = _INDEX.search(path)
-        if found is None:
-            return path
-        index = int(found["index"])
+        digits = path[path.rfind("[") + 1 : -1]
+        if not (digits.isdecimal() and len(digits) < MOST_DIGITS):
+            return "item ?"
+        index = int(digits)
         return f"element {index}" if self.is_array else f"item {index + 1}"
 
     @property
