@@ -160,17 +160,17 @@ class LiveDisplay:
         state = "waits for you" if running.waits else clock(self._now() - running.started)
         if running.progress:
             state = f"{running.progress}   {state}"
+        tokens = f"   {count(running.tokens, 'token')}" if running.tokens else ""
         indent = " " * 5
-        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}", "")]
-        lines = [head]
-        if running.counts:
-            lines.append(row(fit(f"{indent}{running.counts}", width), "dim"))
-        if running.description and not running.said:
-            lines.append(row(fit(f"{indent}{running.description}", width), "dim"))
-        if running.activity:
-            lines.append(row(fit(f"{indent}{running.activity}", width), "dim"))
-        lines += [row(f"{indent}{words}", "dim") for words in _last_lines(running.said, width - 6)]
-        return lines
+        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}{tokens}", "")]
+        below = [running.counts, running.activity, running.writing]
+        if not running.said.characters:
+            below.insert(1, running.description)
+        lines = [row(fit(f"{indent}{words}", width), "dim") for words in below if words]
+        if not running.writing:
+            said = _last_lines(running.said.end, width - 6)
+            lines += [row(f"{indent}{words}", "dim") for words in said]
+        return [head, *lines]
 
     def _pending(self, room: int) -> list[Line]:
         steps = self._view.pending
