@@ -7,7 +7,10 @@ from typing import Final
 
 from fractale.render.text import Line, cells
 
-_ASCII: Final = str.maketrans("✓✗●–→·…│├└◆›▓░─↑↓⏎", "+x*->-~||`*>#.-^v ")
+_ASCII: Final = str.maketrans(
+    "✓✗●\u2013→·…│├└◆\u203a─↑↓←",
+    "+x*->-~||`*>-^v<",
+)
 
 
 def is_utf8(environment: Mapping[str, str], encoding: str | None) -> bool:
@@ -16,20 +19,18 @@ def is_utf8(environment: Mapping[str, str], encoding: str | None) -> bool:
     Python itself uses UTF-8 in the C locale, but a terminal in that locale may not.
     """
     locale = next(filter(None, map(environment.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
-    named = (encoding or "").lower().replace("-", "") == "utf8"
-    return named and locale.partition(".")[0] not in ("", "C", "POSIX") or "UTF-8" in _upper(locale)
-
-
-def _upper(locale: str) -> str:
-    return locale.upper().replace("UTF8", "UTF-8")
+    name, _, codes = locale.partition(".")
+    if codes.upper().replace("-", "").startswith("UTF8"):
+        return True
+    return (encoding or "").lower().replace("-", "") == "utf8" and name not in ("", "C", "POSIX")
 
 
 class Letters:
-    """Makes lines drawable on a terminal.
+    r"""Makes lines drawable on a terminal.
 
     Args:
         unicode: Whether the terminal shows UTF-8. If not, other characters than ASCII are written
-            out, as ``\\u2026``.
+            out, as ``\u2026``.
     """
 
     def __init__(self, *, unicode: bool = True) -> None:

@@ -11,6 +11,8 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
 from typing import Any, Final
 
 from fractale.errors import FractaleError
@@ -19,12 +21,12 @@ from fractale.questions import needs_no_answer, tool_of
 from fractale.record.follow import RunFollower, text_being_written
 from fractale.record.history import RunHistory
 from fractale.render.questions import asker, exact
-from fractale.render.run_view import Running, RunView
 from fractale.render.run_list import about_run
+from fractale.render.run_view import Running, RunView
 from fractale.render.summary import STATES, verdict
 from fractale.render.text import Mark, inert
 from fractale.store.index import RunRow, list_runs
-from fractale.store.run_record import RunRecords
+from fractale.store.run_record import RUNS, RunRecords
 
 MOST_FOLLOWED: Final = 64
 """The most runs that are followed at a time; the states of more come from the list alone."""
@@ -34,9 +36,20 @@ SHARE: Final = 100
 NEW_PAUSE: Final = 0.5
 """The least seconds between two reads of the list because a run's directory was made."""
 MOST_TEXT: Final = 300
+NOTHING: Final[Mapping[str, Any]] = {}
 
-ASKS, RUNS, WAITS, STOPS, ENDED = range(5)
-"""Ranks of runs, by how much they need you."""
+
+class Rank(IntEnum):
+    """How much a run needs you."""
+
+    ASKS = 0
+    RUNS = 1
+    WAITS = 2
+    STOPPED = 3
+    ENDED = 4
+
+
+RANKS: Final = {"waiting": Rank.WAITS, "limit": Rank.STOPPED, "stopped": Rank.STOPPED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +61,7 @@ class Glance:
         since: When the present step, or the wait for an answer, began; Unix time, None if unknown
             or over.
         says: What it asks, or why it failed.
-        rank: `ASKS`, `RUNS`, `WAITS`, `STOPS` or `ENDED`.
+        rank: How much it needs you.
         limit: The most node-hours that it may use, if it has a limit.
     """
 
@@ -61,7 +74,7 @@ class Glance:
     node_hours: float = 0.0
     limit: float | None = None
     says: str = ""
-    rank: int = ENDED
+    rank: Rank = Rank.ENDED
 
     @property
     def id(self) -> str:
@@ -151,19 +164,19 @@ class Overview:
     """Reads the runs of a state directory.
 
     Args:
-        records: The directory's runs.
         now: The clock, in Unix time.
         clock: A monotonic clock, in seconds.
     """
 
     def __init__(
         self,
-        records: RunRecords,
+        state_dir: Path,
         *,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.records = records
+        self.state_dir = state_dir
+        self.records = RunRecords(state_dir)
         self._now = now
         self._clock = clock
         self._due = 0.0
@@ -171,7 +184,7 @@ class Overview:
         self._made = 0.0
         self._rows: list[RunRow] = []
         self._followed: dict[str, FollowedRun] = {}
-        self._ended: dict[str, tuple[int, Glance]] = {}
+        self._known: dict[str, tuple[RunRow, bool, Glance]] = {}
         self._damaged: dict[str, str] = {}
 
     def read(self, shown: Collection[str] = (), opened: str | None = None) -> list[Glance]:
@@ -210,17 +223,17 @@ class Overview:
     def _read_list(self) -> None:
         now = self._clock()
         with contextlib.suppress(OSError):
-            made = self.records.path.stat().st_mtime
+            made = (self.state_dir / RUNS).stat().st_mtime
             if made != self._made and now - self._read_at >= NEW_PAUSE:
                 self._made, self._due = made, 0.0
         if now < self._due:
             return
-        self._rows = list_runs(self.records.state_dir)
+        self._rows = list_runs(self.state_dir)
         self._read_at = self._clock()
         self._due = self._read_at + max(LEAST_PAUSE, SHARE * (self._read_at - now))
         there = {row.id for row in self._rows}
-        for gone in self._ended.keys() - there:
-            del self._ended[gone]
+        for gone in self._known.keys() - there:
+            del self._known[gone]
 
     def _follow(self, run_id: str) -> None:
         try:
@@ -239,18 +252,17 @@ class Overview:
 
     def _glance(self, row: RunRow, *, seen: bool) -> Glance:
         if words := self._damaged.get(row.id):
-            return Glance(row=row, state="unreadable", mark="bad", says=words, rank=STOPS)
+            return Glance(row=row, state="unreadable", mark="bad", says=words, rank=Rank.STOPPED)
         run = self._followed.get(row.id)
         if run is not None and run.history.alive:
             return _in_progress(row, run)
         if run is not None and run.history.result.get("status") == "waiting":
             return _waiting(row, run.history)
-        known = self._ended.get(row.id)
-        if known and known[0] == row.seen and known[1].row == row:
-            return known[1]
+        known = self._known.get(row.id)
+        if known and known[0] == row and (known[1] or not seen):
+            return known[2]
         glance = _ended(row, self._result(row.id) if seen else {})
-        if seen:
-            self._ended[row.id] = (row.seen, glance)
+        self._known[row.id] = (row, seen, glance)
         return glance
 
     def _result(self, run_id: str) -> Mapping[str, Any]:
@@ -266,13 +278,14 @@ class Overview:
 def _in_progress(row: RunRow, run: FollowedRun) -> Glance:
     history, steps = run.history, run.steps()
     usage, questions = history.usage, open_questions(history)
-    limits = history.processes[-1].limits if history.processes else {}
+    limits: Mapping[str, Any] = history.processes[-1].limits if history.processes else NOTHING
     current = steps[-1] if steps else None
+    mark: Mark
     state, mark = STATES["running"]
-    rank, says, since = RUNS, "", current.started if current else history.started
+    rank, says, since = Rank.RUNS, "", current.started if current else history.started
     step = inert(current.path, 60) if current else ""
     if questions:
-        rank, (state, mark) = ASKS, ("asks", "warn")
+        rank, state, mark = Rank.ASKS, "asks", "warn"
         says = _asked(questions)
         step = inert(str(questions[0].get("step") or ""), 60)
         since = _asked_at(history) or since
@@ -310,7 +323,7 @@ def _waiting(row: RunRow, history: RunHistory) -> Glance:
     questions = open_questions(history)
     usage: Mapping[str, Any] = history.result.get("usage") or {}
     words, mark = STATES["waiting"]
-    state, rank = ("asks", ASKS) if questions else (words, WAITS)
+    state, rank = ("asks", Rank.ASKS) if questions else (words, Rank.WAITS)
     step = inert(str(questions[0].get("step") or ""), 60) if questions else ""
     return Glance(
         row=row,
@@ -345,7 +358,7 @@ def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
     words, mark = STATES.get(row.status, (inert(row.status, 20), "warn"))
     if row.status == "running" and not result:  # its process is starting, or is not followed
         return Glance(
-            row=row, state=words, mark=mark, since=row.started, tokens=row.tokens, rank=RUNS
+            row=row, state=words, mark=mark, since=row.started, tokens=row.tokens, rank=Rank.RUNS
         )
     why = verdict(result).why if result and row.status != "success" else ""
     return Glance(
@@ -356,7 +369,7 @@ def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
         tokens=row.tokens,
         node_hours=row.node_hours,
         says=why or about_run(row),
-        rank={"waiting": WAITS, "limit": STOPS, "stopped": STOPS}.get(row.status, ENDED),
+        rank=RANKS.get(row.status, Rank.ENDED),
     )
 
 
