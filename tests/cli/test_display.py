@@ -180,8 +180,10 @@ def screen(written: str) -> str:
             lines += [""] * (y + 1 - len(lines))
         elif part == "\r":
             x = 0
-        elif part == "\x1b[2K":
-            lines[y] = ""
+        elif part in ("\x1b[J", "\x1b[K"):
+            lines[y:] = [lines[y][:x], *(lines[y + 1 :] if part == "\x1b[K" else ())]
+        elif part == "\x1b[C":
+            x += 1
         elif part.startswith("\x1b[") and part.endswith("A"):
             y -= int(part[2:-1])
         elif not part.startswith("\x1b"):
@@ -364,7 +366,7 @@ class TestLive:
         for frame in self.frames(display, events, width, height):
             assert frame.count("\n") < height
         with io.StringIO() as out:
-            Console(file=out, width=width, _environ={}).print(display.render())
+            Console(file=out, width=width, _environ={}).print(*display.render(), sep="\n")
             assert max(cells(line) for line in out.getvalue().split("\n")) <= width
         display.close()
 
