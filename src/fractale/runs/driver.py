@@ -28,6 +28,7 @@ from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.questions import needs_no_answer
+from fractale.record.follow import TextFile
 from fractale.record.jobs import RunJobs
 from fractale.record.plans import plan_hash
 from fractale.runs.answering import Answering, in_order, step_order
@@ -269,6 +270,8 @@ class RunDriver:
             await stack.enter_async_context(stop_requests(self._record, stop))
             self._reporter.log = log = EventLog(self._record.events)
             stack.callback(log.close)
+            self._reporter.texts = TextFile(self._record)
+            stack.callback(self._reporter.texts.close)
             self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):

@@ -75,6 +75,7 @@ class RunRecord:
     job_ledger = RecordFile("jobs.jsonl")  # the budget that batch jobs reserved and used
     lock = RecordFile("lock")
     stop_request = RecordFile("stop")
+    written = RecordFile("written.json")  # the ends of texts that models are writing
     studio_orders = RecordFile("studio-orders.txt")  # Studio's orders, each once
 
     @property
