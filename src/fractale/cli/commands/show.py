@@ -73,18 +73,16 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
 
 
 def _print_run(history: RunHistory) -> None:
-    from fractale.render.summary import summary
+    from fractale.render.summary import history_verdict, text_of
     from fractale.render.text import row, screen_width, shows_unicode, wants_color, writable
-    from fractale.render.timeline import run_lines, standing_lines
+    from fractale.render.timeline import run_lines
 
     stdout = sys.stdout
     unicode, width = shows_unicode(stdout.encoding), screen_width(stdout)
     print_lines([*run_lines(history, unicode=unicode, width=width), row("")])
-    if standing := standing_lines(history):
-        print_lines(standing)
-    else:
-        text = summary(history.result, color=wants_color(stdout), width=width)
-        click.echo(writable(text, stdout.encoding), nl=False)
+    color = wants_color(stdout)
+    text = text_of(lambda room: history_verdict(history, room), color=color, width=width)
+    click.echo(writable(text, stdout.encoding), nl=False)
 
 
 def _attempts(history: RunHistory, step: str) -> list[RecordedAttempt]:
