@@ -15,6 +15,7 @@ from fractale.settings import Settings
 from fractale.testing.plan_run import arun_plan
 
 if TYPE_CHECKING:
+    from browser import Browser
     from forked import Forking
 
 # A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
@@ -30,6 +31,7 @@ REAL_FILES = {
     "test_array_kills": "kills",
     "test_ask_kills": "kills, pseudo-terminals",
     "test_ask_terminal": "tmux",
+    "test_browser": "a browser",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",
@@ -68,7 +70,7 @@ REAL_FILES = {
     "test_two_processes": "kills",
     "test_waiting_kills": "kills",
 }
-REAL_FIXTURES = {"postgres", "slurm", "studio"}
+REAL_FIXTURES = {"browser", "postgres", "slurm", "studio"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,3 +115,20 @@ def postgres() -> Iterator[str]:
 
     with running_postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def running_browser() -> Iterator[Browser]:
+    """The browser of this process of the test runner."""
+    from browser import running_browser
+
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(running_browser: Browser) -> Iterator[Browser]:
+    """An empty window. A test fails if a page complained in the console or asked another host."""
+    running_browser.fresh()
+    yield running_browser
+    running_browser.check()
