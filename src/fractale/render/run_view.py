@@ -422,10 +422,11 @@ class RunView:
         return []
 
     def _answered(self, event: Event) -> list[Line]:
-        """An answer given beforehand; an answer that the user typed is on the screen already."""
+        """An answer given beforehand or elsewhere; what the user typed is on the screen already."""
         if running := self._of(event):
             running.waits = False
-        if event.data.get("by") == "person":
+        via = event.data.get("via")
+        if event.data.get("by") == "person" and not via:
             return []
         question = table(event.data, "question")
         asked = question.get("text") or question.get("tool") or question.get("kind")
@@ -433,6 +434,9 @@ class RunView:
         words = f"{inert(str(asked))} → {inert(answer)}"
         if event.data.get("by") == "default_after":
             words = f"no answer in time; the default was taken: {inert(answer)}"
+        if via:
+            who = inert(str(event.data.get("user") or "the user"), 60)
+            words = f"{who} answered in {inert(str(via), 60)}: {inert(answer)}"
         words = f"{inert(str(event.data.get('step')))}: {words}"
         return [row(fit(f"   {words}", self.width), "dim")]
 

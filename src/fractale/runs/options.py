@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from langgraph.runtime import RunControl
 
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 Invoke = Callable[..., Awaitable[Mapping[str, Any]]]
 """Called with a compiled graph and the arguments of its ``ainvoke``, whose result it returns."""
 
+ANSWERED_ELSEWHERE: Final = "answered in another process"
+"""The message of the CancelledError in `Person.answer` if another process answered the question."""
+
 
 class Person(Protocol):
     """A user who can be asked while the run waits."""
 
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The answer to a question of the run, of the kinds in `fractale.questions`.
+
+        It is cancelled if the question is answered in another process, or its time has come.
 
         Returns:
             An answer in any form that `fractale.questions.read_answer` reads, or an answer that it
