@@ -29,6 +29,7 @@ from fractale.plan.escape import cells, escape, fit, fold
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS
+from fractale.plan.way import Way
 
 Point: TypeAlias = tuple[float, float]
 Size: TypeAlias = tuple[float, float]
@@ -76,8 +77,13 @@ class Drawing:
     elements: list[str] = field(default_factory=list[str])
 
 
-def svg(plan: Plan) -> str:
+def svg(plan: Plan, way: Way | None = None, *, page: bool = False) -> str:
     """The plan as an SVG document.
+
+    Args:
+        way: The way of a run, which marks the boxes and the arrows.
+        page: Whether it becomes a part of an HTML page: without a background, with colors by
+            the page's style, and each box a link to ``#step-PATH``.
 
     Raises:
         DependencyMissing: grandalf is not installed.

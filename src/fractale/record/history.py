@@ -157,6 +157,7 @@ class RecordedAttempt:
         inputs, outputs: Values, or references to stored values. In older records `inputs` is None
             and `outputs` is cut short (`outputs_cut`).
         is_array: Whether its items are the elements of a job array.
+        items_total: How many items it has; None if none was started.
         enterings: How often it was started: more than once after questions and crashes.
         handler: The handler of the plan that it is a step of: ``on_failure`` or ``finally``.
         parent: The attempt of the step around it.
@@ -184,6 +185,7 @@ class RecordedAttempt:
     outputs: Any = None
     outputs_cut: bool = False
     is_array: bool = False
+    items_total: int | None = None
     enterings: int = 1
     calls: list[RecordedCall] = field(default_factory=list[RecordedCall])
     items: dict[int, RecordedItem] = field(default_factory=dict[int, RecordedItem])
