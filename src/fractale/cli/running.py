@@ -12,9 +12,11 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from fractale.cli import started
 from fractale.cli.options import CommandLine, trusts_project
 from fractale.cli.signals import INTERRUPTED, Ending, ending_by_signals
+from fractale.errors import FractaleError
 from fractale.events import logged_to
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Plan
+from fractale.render.outputs import check_output, outputs_text, write_outputs
 from fractale.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,19 +31,29 @@ def run_in_workspace(
 ) -> int:
     """Open a workspace and let `begin` run something in it; returns the exit code.
 
+    The outputs of a run that succeeds go to stdout; see `give_outputs`.
+
     Args:
         plan: Selects the servers to open; None: all servers of the settings.
+
+    Raises:
+        UsageError: The plan does not have the output that the command line names.
     """
+    if plan:
+        check_output(given.output, plan.outputs, f"plan `{plan.name}`")
     try:
-        with own_stdout() as stdout, ending_by_signals() as ending:
-            try:
-                return asyncio.run(_run(given, settings, plan, begin, stdout, ending))
-            except asyncio.CancelledError as error:  # by a signal; the run's record says so
-                if ending.code == INTERRUPTED:
-                    raise _Interrupted(ending.run) from error
-                if not ending.has_begun:
-                    print("stopped before the run began", file=sys.stderr)
-                return ending.code
+        with own_stdout() as stdout:
+            with ending_by_signals() as ending:
+                try:
+                    result = asyncio.run(_run(given, settings, plan, begin, stdout, ending))
+                except asyncio.CancelledError as error:  # by a signal; the run's record says so
+                    if ending.code == INTERRUPTED:
+                        raise _Interrupted(ending.run) from error
+                    if not ending.has_begun:
+                        print("stopped before the run began", file=sys.stderr)
+                    return ending.code
+            give_outputs(result, given, stdout)
+            return result.exit_code
     except _Interrupted as error:
         if error.run and not given.as_json and sys.stdin.isatty() and sys.stderr.isatty():
             from fractale.cli.commands.cancel import offer
@@ -69,7 +81,7 @@ async def _run(
     begin: Begin,
     stdout: IO[str],
     ending: Ending,
-) -> int:
+) -> RunResult:
     from fractale.questions import Answers
     from fractale.render.display import open_display
     from fractale.runs import RunOptions, Workspace
@@ -107,8 +119,32 @@ async def _run(
             masker=run_options.masker,
         ) as workspace:
             started()
-            result = await begin(workspace, run_options)
-    return int(result.exit_code)
+            return await begin(workspace, run_options)
+
+
+def give_outputs(result: RunResult, given: CommandLine, stdout: IO[str]) -> None:
+    """Write the outputs of a successful run to stdout.
+
+    If no output was named and people see the summary on the terminal of stdout, nothing is
+    written: the summary has them. Nothing is written for a run that did not succeed, so that no
+    program takes a part of its outputs for the whole.
+
+    Raises:
+        BrokenPipeError: The reader is gone.
+        FractaleError: They cannot be written.
+    """
+    seen = given.output is None and stdout.isatty() and sys.stderr.isatty()
+    if given.as_json or not given.gives_outputs or seen or not result.ok:
+        return
+    try:
+        write_outputs(outputs_text(result.outputs, given.output), stdout)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FractaleError(
+            f"run {result.run} succeeded, but cannot write its outputs: {error.strerror}",
+            hint=f"`fractale show {result.run} --output NAME` prints an output",
+        ) from error
 
 
 def _person(given: CommandLine, settings: Settings, display: Any) -> TerminalUser | None:

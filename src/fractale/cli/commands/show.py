@@ -44,9 +44,14 @@ def load(run_id: str) -> RunHistory:
 @click.command("show", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("step", required=False, shell_complete=complete_steps)
+@click.option(
+    "--output",
+    metavar="NAME",
+    help="Print only this output of the run: a text as it is, anything else as JSON.",
+)
 @click.option("--full", is_flag=True, help="Show long values in full.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
+def command(run_id: str, step: str | None, *, output: str | None, full: bool, as_json: bool) -> int:
     """Show the steps that RUN took and why; with STEP, every attempt of this step in detail.
 
     \b
@@ -54,8 +59,11 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     fractale show k7f3a validate       inputs, calls, results and the decision of one step
     fractale show k7f3a tune/measure   a step inside another
     fractale show k7f3a 'each[3]'      one item of a foreach
+    fractale show k7f3a --output jobspec > job.sh
     """
     history = load(run_id)
+    if output is not None:
+        return _print_output(history, output, alone=step is None and not as_json)
     attempts = None if step is None else _attempts(history, step)
     if as_json:
         click.echo(to_json(_data(history, step, attempts), default=str))
@@ -69,6 +77,19 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
         width = screen_width(sys.stdout)
         shape: dict[str, Any] = {"width": width or WIDTH, "wrap": bool(width) or not full}
         print_lines(step_lines(history, step, attempts, full=full, **shape))
+    return 0
+
+
+def _print_output(history: RunHistory, name: str, *, alone: bool) -> int:
+    """Print one output of a run; of a run that did not succeed, one that it could render."""
+    from fractale.errors import UsageError
+    from fractale.render.outputs import check_output, outputs_text, write_outputs
+
+    if not alone:
+        raise UsageError("--output prints an output of a run, without STEP and --json")
+    outputs: dict[str, Any] = history.result.get("outputs") or {}
+    check_output(name, outputs, f"run {history.run} ({history.status})")
+    write_outputs(outputs_text(outputs, name), sys.stdout)
     return 0
 
 
