@@ -17,6 +17,7 @@ from fractale.testing.plan_run import arun_plan
 if TYPE_CHECKING:
     from browser import Browser
     from forked import Forking
+    from made_runs import MadeRuns
 
 # A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
 # it starts would inherit that. Tests send them the signal.
@@ -132,3 +133,12 @@ def browser(running_browser: Browser) -> Iterator[Browser]:
     running_browser.fresh()
     yield running_browser
     running_browser.check()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeRuns]:
+    """Real runs to look at, in one directory; a test that changes one makes it under its own id."""
+    from made_runs import made_runs
+
+    with made_runs(tmp_path_factory.mktemp("made") / "melt") as made:
+        yield made
