@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fractale.events import Event, Listener
 from fractale.render.run_view import Running, RunView
@@ -30,6 +30,8 @@ from fractale.render.text import (
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from fractale.render.moving_part import MovingPart
 
 STYLES = {"": "", "good": "green", "bad": "red", "now": "cyan", "warn": "yellow", "dim": "dim"}
 REFRESH_PER_SECOND = 4
@@ -57,7 +59,7 @@ class LiveDisplay:
         self._view = RunView(
             width=console.width, unicode=shows_unicode(self._encoding), calls=False, most=3
         )
-        self._live: Any = None
+        self._moving: MovingPart | None = None
         self._begun = False
         self._held: list[Line] | None = None
 
@@ -72,12 +74,12 @@ class LiveDisplay:
             lines = self._view.take(event)
         for line in lines:
             self._print(line)
-        if event.kind == "run_started":
+        if event.kind == "run_started" and self._held is None:
             self.resume()
         elif event.kind == "run_finished":
             self._end(event)
-        elif self._live is not None and not self._animate:
-            self._live.refresh()
+        elif self._moving is not None and not self._animate:
+            self._moving.redraw()
 
     def _end(self, event: Event) -> None:
         self.close()
@@ -113,9 +115,9 @@ class LiveDisplay:
         self._stop()
 
     def _stop(self) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.stop()
 
     def _print_held(self) -> None:
         held, self._held = self._held, None
@@ -125,32 +127,24 @@ class LiveDisplay:
     def resume(self) -> None:
         """Draw the moving part, also again after `pause`."""
         self._print_held()
-        if self._live is not None:
+        if self._moving is not None:
             return
-        from rich.live import Live
+        from fractale.render.moving_part import MovingPart
 
-        self._live = Live(
-            console=self._console,
-            get_renderable=self.render,
-            auto_refresh=self._animate,
-            refresh_per_second=REFRESH_PER_SECOND,
-            transient=True,
-            vertical_overflow="crop",
-        )
-        self._live.start(refresh=True)
+        rate = REFRESH_PER_SECOND if self._animate else 0
+        self._moving = MovingPart(self._console, self.render, rate)
+        self._moving.start()
 
     def close(self) -> None:
         """Remove the moving part for good."""
         self._print_held()
         self._stop()
 
-    def render(self) -> Text:
-        """The present moving part."""
-        from rich.text import Text
-
+    def render(self) -> list[Text]:
+        """The present lines of the moving part."""
         with self._lock:
             lines = self.frame(self._console.width, self._console.height)
-            return Text("\n", no_wrap=True, end="").join(self._text(line) for line in lines)
+            return [self._text(line) for line in lines]
 
     def frame(self, width: int, height: int) -> list[Line]:
         """The lines of the moving part for a terminal of that size."""
@@ -166,17 +160,17 @@ class LiveDisplay:
         state = "waits for you" if running.waits else clock(self._now() - running.started)
         if running.progress:
             state = f"{running.progress}   {state}"
+        tokens = f"   {count(running.tokens, 'token')}" if running.tokens else ""
         indent = " " * 5
-        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}", "")]
-        lines = [head]
-        if running.counts:
-            lines.append(row(fit(f"{indent}{running.counts}", width), "dim"))
-        if running.description and not running.said:
-            lines.append(row(fit(f"{indent}{running.description}", width), "dim"))
-        if running.activity:
-            lines.append(row(fit(f"{indent}{running.activity}", width), "dim"))
-        lines += [row(f"{indent}{words}", "dim") for words in _last_lines(running.said, width - 6)]
-        return lines
+        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}{tokens}", "")]
+        below = [running.counts, running.activity, running.writing]
+        if not running.said.characters:
+            below.insert(1, running.description)
+        lines = [row(fit(f"{indent}{words}", width), "dim") for words in below if words]
+        if not running.writing:
+            said = _last_lines(running.said.end, width - 6)
+            lines += [row(f"{indent}{words}", "dim") for words in said]
+        return [head, *lines]
 
     def _pending(self, room: int) -> list[Line]:
         steps = self._view.pending

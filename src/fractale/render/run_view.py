@@ -14,6 +14,7 @@ from typing import Any
 
 from fractale.events import Event
 from fractale.plan.paths import around
+from fractale.record.follow import NOTHING_YET, WrittenText
 from fractale.render.phrases import (
     answer_text,
     call_text,
@@ -60,8 +61,6 @@ COUNT_SECONDS = 5.0
 """The least time between two lines that count a step's jobs."""
 REPEAT_SECONDS = 60.0
 """The least time between two lines that a step makes its call again."""
-SAID = 600
-"""The last characters of a model's text that are kept while the model writes."""
 
 
 @dataclass(slots=True)
@@ -69,6 +68,7 @@ class Running:
     """A step in progress.
 
     Attributes:
+        said: The text of the model that was asked last; `said_in` is its step or item.
         total: How many items a foreach has; None of any other step.
         items_done: How many items have ended, also in failure.
         items: Path of an item in progress → whether its job is still in a queue.
@@ -83,8 +83,10 @@ class Running:
     started: float
     description: str = ""
     activity: str = ""
-    said: str = ""
+    said: WrittenText = NOTHING_YET
+    said_in: str = ""
     calls: int = 0
+    tokens: int = 0
     total: int | None = None
     items_done: int = 0
     items_failed: int = 0
@@ -96,6 +98,11 @@ class Running:
     elements: dict[str, int] = field(default_factory=dict[str, int])
     jobs_shown: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     repeats_shown: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def writing(self) -> str:
+        """What the model is writing, if it is not for people to read: a drafted plan, or JSON."""
+        return unreadable(self.kind, self.said)
 
     @property
     def progress(self) -> str:
@@ -166,6 +173,20 @@ class Running:
         """Note the state of an item's job."""
         if path in self.items:
             self.items[path] = state in ("pending", "held")
+
+
+def unreadable(kind: str, text: WrittenText) -> str:
+    """Words for a model's text that is not for people to read; empty for any other text.
+
+    Args:
+        kind: Of the step. A model that works for the step of a plan drafts the plan.
+    """
+    if not text.characters:
+        return ""
+    size = count(text.characters, "character")
+    if kind == "plan":
+        return f"drafting a plan, {size}"
+    return f"writing JSON, {size}" if text.is_data else ""
 
 
 class RunView:
@@ -314,7 +335,7 @@ class RunView:
             return []
         running.waits = False
         call = call_text(event.data)
-        running.activity, running.said = call, ""
+        running.activity, running.said = call, NOTHING_YET
         if running.kind in OF_ONE_CALL:
             return []
         running.calls += 1
@@ -387,18 +408,35 @@ class RunView:
     def _model_started(self, event: Event) -> list[Line]:
         if running := self._of(event):
             running.activity = f"asks {inert(str(event.data.get('model') or 'the model'), 60)}"
-            running.said = ""
+            running.said, running.said_in = NOTHING_YET, str(event.data["step"])
         return []
 
     def _model_text(self, event: Event) -> list[Line]:
-        if running := self._of(event):
-            running.said = (running.said + str(event.data.get("text") or ""))[-SAID:]
+        running = self._of(event)
+        if running and event.data["step"] == (running.said_in or event.data["step"]):
+            running.said += str(event.data.get("text") or "")
         return []
+
+    def written(self, texts: Mapping[str, WrittenText]) -> None:
+        """Show the texts that models are writing for a run of another process.
+
+        Args:
+            texts: As `fractale.record.follow.texts_being_written` returns them.
+        """
+        for path, text in texts.items():
+            running = self._owner(path)
+            if running and (path == running.said_in or running.said_in not in texts):
+                running.said = text
 
     def _model_finished(self, event: Event) -> list[Line]:
         data = event.data
-        self.tokens += (data.get("input_tokens") or 0) + (data.get("output_tokens") or 0)
+        tokens = (data.get("input_tokens") or 0) + (data.get("output_tokens") or 0)
+        self.tokens += tokens
         self.cost += data.get("cost") or 0.0
+        if running := self._of(event):
+            running.tokens += tokens
+            if running.writing:
+                running.said, running.activity = NOTHING_YET, ""
         return []
 
     def _log(self, event: Event) -> list[Line]:
