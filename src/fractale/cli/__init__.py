@@ -41,6 +41,7 @@ GROUPS = {
             "List runs: status, start, duration, resources used.",
         ),
         "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
+        "web": ("fractale.cli.commands.web", "Show runs in a browser, live, and act on them."),
         "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
         "export": (
             "fractale.cli.commands.export",

@@ -21,6 +21,7 @@ from typing import Any, Final
 from fractale.record.follow import RunFollower, text_being_written
 from fractale.record.history import RunHistory
 from fractale.store.run_record import RunRecord
+from fractale.web.logs import log_of
 
 LOOK: Final = 0.05
 """Seconds between two looks at the sizes of a run's files."""
@@ -33,6 +34,8 @@ SHARE: Final = 3.0
 """Rendering takes at most one part in `SHARE` + 1 of the time."""
 MOST_FEEDS: Final = 16
 MOST_STREAMS: Final = 60
+TITLE: Final = "title"
+"""The part that is the text of the page's title, with its characters escaped."""
 MOST_LOGS: Final = 3
 """The most logs of running jobs that a page follows."""
 
@@ -111,11 +114,11 @@ class Feed:
             self._take(self.render(self.history, texts))
             self._took = time.monotonic() - self._read_at
 
-    def parts(self) -> tuple[dict[str, str], str]:
-        """The HTML of all parts, by name, and their version."""
+    def parts(self) -> tuple[dict[str, Part], str]:
+        """All parts, by name, and their version."""
         self.update()
         with self.lock:
-            return {name: sent.part.html for name, sent in self._parts.items()}, self.version
+            return {name: sent.part for name, sent in self._parts.items()}, self.version
 
     def _stamp(self) -> tuple[Any, ...]:
         paths = [self.record.events, self.record.written, *self._logs()]
@@ -127,7 +130,7 @@ class Feed:
             job for attempt in self.history.attempts[-50:] for job in attempt.jobs if not job.over
         ]
         for job in running[-MOST_LOGS:]:
-            yield self.record.jobs / job.key / "log"
+            yield log_of(self.history, job).path
 
     def _take(self, parts: dict[str, Part]) -> None:
         version = self._version + 1
@@ -210,6 +213,8 @@ class Feed:
 
 
 def _partial(name: str, part: Part, *, is_new: bool) -> str:
+    if name == TITLE:
+        return f"<title>{part.html}</title>"
     if is_new and part.into:
         return (
             f'<hx-partial hx-target="#{_escaped(part.into)}" hx-swap="beforeend">'

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import webbrowser
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fractale.errors import UsageError
-from fractale.private import FOLDER_MODE, write_private
+from fractale.private import make_folder, write_private
 from fractale.server.bounds import ACCEPTED_AT_ONCE, QUEUE, Connections, protocol_of, quiet_log
 from fractale.studio.gate import can_tell_users
 from fractale.web.access import TOKEN, Access, user_of
@@ -186,7 +186,7 @@ class _Server(uvicorn.Server):
 # -- the browser -----------------------------------------------------------------------------------
 
 
-def open_browser(address: str, page: Path) -> bool:
+def open_browser(address: str, page: Path, environment: Mapping[str, str]) -> bool:
     """Open the address in a browser; returns whether there is one.
 
     The command line of a program is visible to all users of the machine, so the browser is given
@@ -195,13 +195,12 @@ def open_browser(address: str, page: Path) -> bool:
     Args:
         page: The file to write.
     """
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) and (
-        sys.platform.startswith("linux")
-    ):
+    has_screen = any(environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform.startswith("linux") and not has_screen:
         return False
     try:
         browser = webbrowser.get()
-        page.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        make_folder(page.parent)
         write_private(page, _LEADING.format(address=address), sync="none")
         return browser.open(page.absolute().as_uri())
     except (webbrowser.Error, OSError):
