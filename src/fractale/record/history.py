@@ -42,6 +42,7 @@ class RecordedCall:
         key: The key of the call in the run's journal, which has the whole result.
         entering: Which start of the attempt made it, from 1; an attempt is started again after a
             question or a crash.
+        agreed: Who agreed to it beforehand, as text; empty if that is not recorded.
     """
 
     kind: Literal["tool", "model"]
@@ -59,6 +60,7 @@ class RecordedCall:
     cost: float = 0.0
     key: str | None = None
     entering: int = 1
+    agreed: str = ""
 
     @property
     def came_back(self) -> bool:
@@ -441,30 +443,34 @@ def input_values(history: RunHistory) -> dict[str, Any]:
 
 
 def results_of(record: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, Any]:
-    """The whole results of calls, by their keys in the run's journal.
+    """The whole results of calls, by their keys in the run's journal; see `each_result`."""
+    return dict(each_result(record, calls))
+
+
+def each_result(record: RunRecord, calls: Iterable[RecordedCall]) -> Iterator[tuple[str, Any]]:
+    """The whole results of calls with their keys in the run's journal, one at a time.
 
     Returns:
         For a tool ``{text, structured, is_error, content}`` or ``{error}``; for a model its
-        answer or message. Calls without a key or a result are left out.
+        answer or message. Calls without a key or a result are left out. A result that the journal
+        has twice comes twice; the later one counts.
 
     Raises:
         StoreError: The journal cannot be read.
     """
     wanted = {call.key.encode() for call in calls if call.key}
     if not wanted:
-        return {}
-    found: dict[str, Any] = {}
+        return
     path = record.journal
     try:
         with path.open("rb") as file:
             for line in file:
                 if _key_of(line) in wanted and (entry := json.loads(line)) and "result" in entry:
-                    found[entry["key"]] = entry["result"]
+                    yield entry["key"], entry["result"]
     except FileNotFoundError:
-        return {}
+        return
     except (OSError, ValueError) as error:
         raise StoreError(f"the run's journal {path} cannot be read: {error}") from error
-    return found
 
 
 def _key_of(line: bytes) -> bytes:

@@ -185,7 +185,7 @@ class _AttemptLines:
         for job in self._attempt.jobs:
             where = f", {self._attempt.part(job.step)}" if job.step.endswith("]") else ""
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
-            for label, text in _job_rows(job, self._record):
+            for label, text in job_rows(job, self._record):
                 for i, piece in enumerate(_pieces(inert(text, 1000), self._width - 16)):
                     found.append([(f"    {label if i == 0 else '':10}", "dim"), (piece, "")])
         return found
@@ -241,7 +241,8 @@ def _error_of(record: RunRecord, item: RecordedItem) -> str:
     return str(error or item.error)
 
 
-def _job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
+def job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
+    """Labels and texts about a batch job: its state, nodes, times, key and log."""
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"
