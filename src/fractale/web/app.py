@@ -7,8 +7,9 @@ handler that reads files is a plain function, which Starlette runs in a thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -25,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from fractale.errors import FractaleError, PlanError, UsageError
+from fractale.private import make_folder, write_private
 from fractale.record.plans import plan_hash
 from fractale.render.dry_run import text_lines
 from fractale.render.problems import file_lines, show_problems
@@ -43,6 +45,8 @@ from fractale.web.questions import answer_in, card_of
 from fractale.web.environment import environment
 
 BY: Final = "fractale web"
+FOLDER: Final = "web"
+"""The directory of the server's own files, in the state directory."""
 PING: Final = 15
 """Seconds between two comments on a stream, by which a client that is gone is noticed."""
 STATIC: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -66,8 +70,6 @@ DONE: Final[Mapping[str, str]] = {
 
 T = TypeVar("T")
 
-_log = logging.getLogger("fractale.web")
-
 
 @dataclass(slots=True, kw_only=True)
 class Web:
@@ -77,12 +79,14 @@ class Web:
         directory: Where plan files are looked for; runs are started there.
         flags: ``-r`` and other options of the runs that are started.
         access: The secrets of this start.
+        report: Receives a line about a fault of fractale.
     """
 
     settings: Settings
     directory: Path
     access: Access
     flags: RunFlags = field(default_factory=RunFlags)
+    report: Callable[[str], None] = lambda words: None
     actions: Actions = field(init=False)
     feeds: Feeds = field(init=False)
     records: RunRecords = field(init=False)
@@ -93,6 +97,7 @@ class Web:
         self.records = RunRecords(self.settings.state_dir)
         self.templates = environment()
         self.templates.globals |= {
+            "here": "",
             "csrf": self.access.csrf,
             "csrf_name": CSRF,
             "version": __version__,
@@ -424,13 +429,15 @@ class Web:
         return self._page("error.html", status, title="not found" if status == 404 else "refused", error=words, back=_back(request))
 
     def on_fault(self, request: Request, error: Exception) -> Response:
-        """A page for an error that nobody expected; the log has its traceback."""
-        _log.error("a fault of fractale, at %s", request.url.path, exc_info=error)
-        words = {
-            "message": f"a fault of fractale: {type(error).__name__}",
-            "hint": "the terminal of `fractale web` shows more",
-        }
-        return self._page("error.html", 500, title="not done", error=words, back=_back(request))
+        """A page for an error that nobody expected; its traceback is kept in a file."""
+        file = self.settings.state_dir / FOLDER / "fault.txt"
+        with contextlib.suppress(OSError):
+            make_folder(file.parent)
+            write_private(file, "".join(traceback.format_exception(error)), sync="none")
+        words = f"a fault of fractale: {type(error).__name__}"
+        self.report(f"{words}, at {inert(request.url.path, 200)}; see {file}")
+        said_of = {"message": words, "hint": f"please report it with {file}"}
+        return self._page("error.html", 500, title="not done", error=said_of, back=_back(request))
 
 
 class _Partial:

@@ -156,6 +156,8 @@ class _Server(uvicorn.Server):
         self, config: uvicorn.Config, on_ready: Callable[[], None], stop: Callable[[], None]
     ) -> None:
         super().__init__(config)
+        # Faults are reported by the application; a stream that is cut is none.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._on_ready, self._stop = on_ready, stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -167,8 +169,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: the streams end, answers in progress get a moment, then connections are closed."""
         self._stop()
-        # A stream that is cut is an error for uvicorn.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -49,7 +49,7 @@ def command(
     try:
         from fractale.web import serve
         from fractale.web.access import Access
-        from fractale.web.app import Web
+        from fractale.web.app import FOLDER, Web
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     from fractale.runs.actions import RunFlags
@@ -67,13 +67,14 @@ def command(
             backend=given.backend,
             model=given.model,
         ),
+        report=lambda words: click.echo(words, err=True),
     )
     address = serve.address_of(listener, web.access)
 
     def ready() -> None:
         _report(address, socket_path)
         if not no_browser and socket_path is None:
-            page = settings.state_dir / "web" / f"{name}.html"
+            page = settings.state_dir / FOLDER / f"{name}.html"
             serve.open_browser(address, page, settings.environment)
 
     try:
@@ -81,7 +82,7 @@ def command(
     finally:
         if socket_path is not None:
             socket_path.unlink(missing_ok=True)
-        (settings.state_dir / "web" / f"{name}.html").unlink(missing_ok=True)
+        (settings.state_dir / FOLDER / f"{name}.html").unlink(missing_ok=True)
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:
