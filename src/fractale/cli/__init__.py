@@ -46,6 +46,7 @@ GROUPS = {
         ),
         "top": ("fractale.cli.commands.top", "Show all runs as they go, and act on them."),
         "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
+        "web": ("fractale.cli.commands.web", "Show runs in a browser, live, and act on them."),
         "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
         "report": (
             "fractale.cli.commands.report",
