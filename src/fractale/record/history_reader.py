@@ -263,6 +263,7 @@ class _Reader:
             started=event["time"],
             key=event.get("key"),
             entering=attempt.enterings,
+            agreed=str(event.get("agreed") or ""),
         )
         if lost := _lost_call(attempt, made):
             made = lost
