@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fractale.errors import FractaleError
 from fractale.record.follow import RunFollower, text_being_written
 from fractale.record.history import RunHistory
 from fractale.store.run_record import RunRecord
@@ -31,7 +32,9 @@ SLOW: Final = 0.002
 READ: Final = 1.0
 """Seconds after which the record is read in any case: a process that was killed writes nothing."""
 SHARE: Final = 3.0
-"""Rendering takes at most one part in `SHARE` + 1 of the time."""
+"""Rendering takes at most one part in `SHARE` + 1 of the time, unless it takes long."""
+MOST_PAUSE: Final = 0.5
+"""The most seconds between two renderings for that reason."""
 MOST_FEEDS: Final = 16
 MOST_STREAMS: Final = 60
 TITLE: Final = "title"
@@ -111,8 +114,9 @@ class Feed:
             if same and seen == self._seen and self._parts:
                 return
             self._texts, self._seen = texts, seen
+            began = time.thread_time()
             self._take(self.render(self.history, texts))
-            self._took = time.monotonic() - self._read_at
+            self._took = time.thread_time() - began
 
     def parts(self) -> tuple[dict[str, Part], str]:
         """All parts, by name, and their version."""
@@ -172,7 +176,7 @@ class Feed:
         if self._task is None:
             self._task = asyncio.create_task(self._follow())
         try:
-            while not self._stopped:
+            while not self._stopped and self._task is not None:
                 event.clear()
                 if at != self.version:
                     version, html = self.version, self.since(at)
@@ -200,7 +204,7 @@ class Feed:
                 stale = began - self._read_at >= READ
                 if began >= due and (stale or await asyncio.to_thread(self._stamp) != self._seen):
                     await asyncio.to_thread(self.update)
-                    due = time.monotonic() + SHARE * self._took
+                    due = time.monotonic() + min(SHARE * self._took, MOST_PAUSE)
                 elif not stale:
                     took = time.monotonic() - began
                     pause = SLOW_LOOK if took > SLOW * 5 else LOOK
@@ -208,8 +212,12 @@ class Feed:
                     for event in self._viewers:
                         event.set()
                 await asyncio.sleep(pause)
+        except FractaleError:  # the record is damaged, or was removed: the page shows which
+            pass
         finally:
             self._task = None
+            for event in self._viewers:
+                event.set()
 
 
 def _partial(name: str, part: Part, *, is_new: bool) -> str:
