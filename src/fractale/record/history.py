@@ -22,6 +22,8 @@ from fractale.store.run_record import RunRecord
 
 KEY_START, KEY_END = b'{"key": "', b'"'
 
+MOST_DIGITS = 12
+"""The most digits of an item's index."""
 _ITEM = re.compile(r"(?P<block>.+)\[(?P<index>[0-9]+)\]")
 
 RunStatus = Literal["running", "success", "failed", "waiting", "limit", "stopped"]
@@ -221,8 +223,12 @@ class RecordedAttempt:
 
         Args:
             path: Such as ``each[3]``; items are counted from 1, elements have their own index.
+                A path without an index, in a damaged record, is ``item ?``.
         """
-        index = int(path[path.rfind("[") + 1 : -1])
+        digits = path[path.rfind("[") + 1 : -1]
+        if not (digits.isdecimal() and len(digits) < MOST_DIGITS):
+            return "item ?"
+        index = int(digits)
         return f"element {index}" if self.is_array else f"item {index + 1}"
 
     @property

@@ -6,7 +6,6 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -36,8 +35,8 @@ def environment() -> Environment:
 
 
 def fragment(name: str) -> str:
-    """The address of an id: ``#step-a/b%5B3%5D``."""
-    return f"#{quote(name, safe='/~')}"
+    """The address of an id on the page."""
+    return f"#{name}"
 
 
 def drawn(svg: str) -> Markup:

@@ -32,7 +32,7 @@ from fractale.report.costs import CostRow, by_model, by_step
 from fractale.report.images import Picture, Pictures
 from fractale.report.plots import TableView, table_view
 from fractale.report.texts import WHOLE, Bounds, Shown, cut, entries_of, shown
-from fractale.report.timeline import Timeline, anchor, timeline
+from fractale.report.timeline import Timeline, anchor, step_id, timeline
 
 if TYPE_CHECKING:
     from fractale.record.history import (
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 NO_BREAKS: Final = 10_000
 MOST_VISITS: Final = 2_000
 """The most attempts with an entry on a page."""
+MOST_OPEN: Final = 8
+"""The most attempts that are open at first."""
+ATTENTION: Final = ("failure", "waiting", "running", "stopped")
 MOST_CALLS, MOST_ITEMS, MOST_JOBS = 60, 200, 40
 """The most calls, items and jobs of one attempt."""
 LOG_LINES, LOG_BYTES = 40, 16_384
@@ -154,7 +157,7 @@ class Visit:
         figures: Time, tokens, cost, items.
         why: The evidence for the outcome.
         leads: The next step, unless it is the plan's next.
-        important: Whether it is open at first: it failed, waits, runs, or was the last.
+        important: Whether it is open at first: it failed, waits, runs, or was the last one.
     """
 
     id: str
@@ -421,8 +424,9 @@ class _Page:
         kept = history.attempts[:MOST_VISITS]
         seen = {without_indexes(v.path): v for v in reversed(kept)}
         first_of = {id(v): path for path, v in seen.items() if v.path != path}
-        last = id(kept[-1]) if kept else 0
-        visits = [self._visit(v, first_of.get(id(v)), is_last=id(v) == last) for v in kept]
+        failed = [id(v) for v in kept if state_of(history, v) in ATTENTION]
+        opened = {*failed[-MOST_OPEN:], id(kept[-1])} if kept else set[int]()
+        visits = [self._visit(v, first_of.get(id(v)), is_open=id(v) in opened) for v in kept]
         if self._paging.details:
             calls = [call for v in kept for call in v.calls[:MOST_CALLS]]
             results = dict(_results(history, calls, self._paging))
@@ -434,12 +438,12 @@ class _Page:
         note = f"{count(more, 'later attempt')} not listed: `fractale show {history.run}` has all."
         return tuple(visits), note if more > 0 else ""
 
-    def _visit(self, attempt: RecordedAttempt, also: str | None, *, is_last: bool) -> Visit:
+    def _visit(self, attempt: RecordedAttempt, also: str | None, *, is_open: bool) -> Visit:
         state = state_of(self._history, attempt)
         sign = MARKS.get({"waiting": "warning", "stopped": "warning"}.get(state, state))
         return Visit(
             id=anchor(attempt, self._paging.prefix),
-            also=(f"{self._paging.prefix}step-{also}",) if also else (),
+            also=(step_id(also, self._paging.prefix),) if also else (),
             path=inert(attempt.path, 300),
             depth=min(attempt.depth, 6),
             nth=f"{ordinal(attempt.number)} attempt" if attempt.number > 1 else "",
@@ -451,7 +455,7 @@ class _Page:
             figures=_figures(attempt),
             why=_why(attempt, state),
             leads=inert(attempt.next or "", 200),
-            important=state in ("failure", "waiting", "running", "stopped") or is_last,
+            important=is_open,
             handler=inert(attempt.handler, 40),
             number=attempt.number,
         )

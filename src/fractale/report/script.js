@@ -1,9 +1,7 @@
 // What the page can do more with a script: open what a link leads to, and all for printing.
 "use strict";
 function reveal() {
-  let id = "";
-  try { id = decodeURIComponent(location.hash.slice(1)); } catch { return; }
-  const found = id && document.getElementById(id);
+  const found = document.getElementById(location.hash.slice(1));
   if (!found) return;
   for (let e = found; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
   const own = found.querySelector(":scope > details");

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import quote
 
 from fractale.durations import clock, in_words
 from fractale.plan.paths import without_indexes
@@ -335,9 +336,18 @@ STEPS: Final = (
 
 
 def anchor(attempt: RecordedAttempt, prefix: str = "") -> str:
-    """The id of an attempt on a page: ``step-PATH``, of the third ``step-PATH~3``."""
+    """The id of an attempt on a page: ``step-PATH``, of the third ``step-PATH~3``.
+
+    Odd characters of the path are written as in an address, ``%5B``, so that the id is its own
+    fragment.
+    """
     nth = f"~{attempt.number}" if attempt.number > 1 else ""
-    return f"{prefix}step-{attempt.path}{nth}"
+    return step_id(attempt.path, prefix) + nth
+
+
+def step_id(path: str, prefix: str = "") -> str:
+    """The id of the first attempt of a path."""
+    return f"{prefix}step-{quote(path, errors='replace')}"
 
 
 def _lane(
