@@ -101,7 +101,7 @@ class Running:
 
     @property
     def writing(self) -> str:
-        """What the model is writing, if it is not for people to read: a drafted plan, or JSON."""
+        """Words for the text of its model, if that is not for people to read."""
         return unreadable(self.kind, self.said)
 
     @property
