@@ -12,8 +12,10 @@ import click
 from fractale.cli import options
 from fractale.cli.terminal import EndOfInput, TerminalInput
 from fractale.render.text import Line
+from fractale.settings.files import PROJECT_FOLDER
 
 if TYPE_CHECKING:
+    from fractale.settings import Settings
     from fractale.top.conversation import Conversation
 
 MONOCHROME = ("vt52", "vt100", "vt102", "vt220", "vt320")
@@ -50,7 +52,6 @@ def command() -> int:
             hint="pip install 'fractale[top]'; until then use `fractale runs` and `fractale watch`",
         ) from error
     from fractale import cli
-    from fractale.render.text import shorten_path
     from fractale.runs.actions import Actions
     from fractale.settings import allows_color
     from fractale.top.app import TopApp
@@ -62,7 +63,7 @@ def command() -> int:
         settings.state_dir,
         Actions(settings, by="fractale top"),
         ask,
-        place=shorten_path(str(settings.state_dir)),
+        place=_place(settings),
         environment=environment,
         unicode=is_utf8(environment, sys.stderr.encoding),
         color=allows_color() and term not in MONOCHROME and not term.endswith(("-m", "-mono")),
@@ -86,6 +87,17 @@ async def ask(talk: Conversation, run: str, question: Mapping[str, Any]) -> Any:
     user.listen(Event("run_started", run))
     answer = await user.answer(question)
     return answer if answer is MISSING else answer.value
+
+
+def _place(settings: Settings) -> str:
+    """The directory of the runs, from the home directory on: ``~/melt``."""
+    path = settings.state_dir.absolute()
+    path = path.parent if path.name == PROJECT_FOLDER else path
+    home = settings.environment.get("HOME", "")
+    try:
+        return f"~/{path.relative_to(home)}" if home and str(path) != home else str(path)
+    except ValueError:
+        return str(path)
 
 
 class _Still:
