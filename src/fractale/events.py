@@ -45,7 +45,9 @@ step_finished      step, attempt, outcome, event_name, decided_by, reason, error
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
-answered           step, question, answer, by (person, answers or yes)
+answered           step, question, answer, by (person, answers, yes or default_after). Of an answer
+                   that was given in another process also via (where: fractale web) and user (its
+                   login name)
 run_finished       status, outcome, error, hint, decided {step, by, reason, code, jobs [{step, job,
                    scheduler, state, reason, seconds, log, last_lines}: those that failed]}, steps
                    [{name, attempt, outcome, event, decided_by, error}], outputs, usage

@@ -28,6 +28,10 @@ GROUPS = {
             "fractale.cli.commands.resume",
             "Resume a run that stopped, waits, or reached a limit.",
         ),
+        "answer": (
+            "fractale.cli.commands.answer",
+            "Answer the open questions of a run, from another terminal.",
+        ),
         "cancel": (
             "fractale.cli.commands.cancel",
             "Cancel the batch jobs of a run, and stop the run.",

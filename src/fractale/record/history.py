@@ -73,7 +73,9 @@ class RecordedQuestion:
     Args:
         question: Its fields, as in `fractale.questions`.
         answered: Whether there is an answer.
-        by: ``person``, ``answers`` (given beforehand) or ``yes``.
+        by: ``person``, ``answers`` (given beforehand), ``yes`` or ``default_after``.
+        via: Where it was answered, such as ``fractale web``; empty for the run's own terminal.
+        user: Who answered it there, by login name.
         asked_at: When the run first waited for it; None if the answer was given beforehand.
     """
 
@@ -82,8 +84,17 @@ class RecordedQuestion:
     answered: bool = False
     answer: Any = None
     by: str | None = None
+    via: str = ""
+    user: str = ""
     asked_at: float | None = None
     answered_at: float | None = None
+
+    @property
+    def answered_by(self) -> str:
+        """Who answered, as text: ``person``, or ``anna in fractale web``."""
+        if self.via:
+            return f"{self.user or 'person'} in {self.via}"
+        return self.by or ""
 
 
 @dataclass(slots=True, kw_only=True)

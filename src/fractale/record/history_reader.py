@@ -339,6 +339,7 @@ class _Reader:
     def _answered(self, event: Data) -> None:
         asked = self._asked(event, asked_at=None)
         asked.answered, asked.answer, asked.by = True, event.get("answer"), event.get("by")
+        asked.via, asked.user = str(event.get("via") or ""), str(event.get("user") or "")
         asked.answered_at = event["time"]
 
     def _asked(self, event: Data, asked_at: float | None) -> RecordedQuestion:

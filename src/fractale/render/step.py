@@ -275,7 +275,10 @@ def _question(asked: RecordedQuestion) -> list[str]:
     if not asked.answered:
         return [*lines, "waiting for an answer"]
     answer = exact(as_json(asked.answer))
-    return [*lines, f"answer: {answer}   (by {asked.by}, {exactly(asked.answered_at)})"]
+    return [
+        *lines,
+        f"answer: {answer}   (by {inert(asked.answered_by, 100)}, {exactly(asked.answered_at)})",
+    ]
 
 
 def said(result: Any) -> Any:

@@ -33,14 +33,13 @@ from fractale.questions import (
     without_secrets,
 )
 from fractale.questions.answers import not_secret
-from fractale.runs.mailbox import Mail, Mailbox, key_of
+from fractale.runs.mailbox import OWN, Mail, Mailbox, key_of
 from fractale.runs.options import ANSWERED_ELSEWHERE, RunOptions
 
 LOOK_SECONDS: Final = 0.25
 """Seconds between two looks for an answer of another process, while a question is open."""
 LAST_ENDS: Final = ("success", "failed")
 """Ends of a run after which no question of it is asked again."""
-TERMINAL: Final = "the process of the run"
 
 SHORTEST_SECONDS = 1.0
 """The least time in which a user, or a record, can answer a question whose time is almost over."""
@@ -152,7 +151,7 @@ class Answering:
         return self._take(question, answer, "person")
 
     async def _person_or_mail(self, question: Mapping[str, Any], answer: Awaitable[Any]) -> Any:
-        """What the user answers here; `_Taken` if the answer of another process is first.
+        """The user's answer here; `_Taken` if the answer of another process is first.
 
         MISSING if the run is stopped meanwhile: the question stays open.
         """
@@ -287,7 +286,7 @@ class Answering:
             answer = not_secret(question, read_answer(question, mail.answer))
         except AnswerError as error:
             self._mailbox.remove(key)
-            words = f"the answer of {mail.who} was not used: {error.message}"
+            words = f"the answer {mail.who} was not used: {error.message}"
             self.context.emit("warning", step=mail.step, code="answer", message=words)
             return MISSING
         return self._take(question, answer, "person", mail)
@@ -297,12 +296,12 @@ class Answering:
         if self._mailbox is None:
             return MISSING
         step = str(question.get("step") or "")
-        note = Mail(step=step, via=TERMINAL, time=time.time(), has_answer=False)
+        note = Mail(step=step, via=OWN, time=time.time(), has_answer=False)
         key = self._key(question)
         try:
             if self._mailbox.put(key, note) is None:
                 return MISSING
-        except StoreError:  # nobody else can answer then, either
+        except StoreError:  # no other process can answer then, either
             return MISSING
         if (mailed := self._from_mailbox(question)) is MISSING:
             self._mailbox.remove(key)
@@ -313,7 +312,7 @@ class Answering:
         if self._mailbox is None or status not in LAST_ENDS:
             return
         for mail in self._mailbox.drop_all():
-            words = f"the answer of {mail.who} was not used: its question is not asked any more"
+            words = f"the answer {mail.who} was not used: its question is not asked any more"
             self.context.emit("warning", step=mail.step, code="answer", message=words)
 
     async def ask_now(self, question: Mapping[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """The mailbox of a run: answers that another process gives to its open questions.
 
 It is the directory ``answers`` of the run's record. The process that asks publishes its open
-questions in ``asking.json``. Whoever answers one makes the file ``KEY.json``, which can be made
-only once: so the first answer counts, and the others see whose it was. The process that asks takes
+questions in ``asking.json``. The process that answers makes the file ``KEY.json``, which can be
+made only once: so the first answer counts, and the others see whose it was. The process that asks takes
 the answer, and makes that file itself for an answer that comes another way.
 
 A key names one question, asked once: a step that asks the same again has another key. So an answer
@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from fractale.errors import CHECK_SPACE, StoreError
 from fractale.plain import to_json
@@ -35,11 +35,16 @@ from fractale.store.locks import Holder
 from fractale.store.run_record import RunRecord
 
 VERSION: Final = 1
+OWN: Final = "the run's own process"
+"""The `via` of an answer that the process of the run got from its user."""
 ASKING: Final = "asking.json"
 LONGEST: Final = 16 * 2**20
 """The most bytes of a file in the mailbox: an answer can be a whole plan."""
 NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Error numbers of a file system without hard links."""
+
+Asked: TypeAlias = dict[str, tuple[dict[str, Any], float]]
+"""Key → a question, and when it was asked, in Unix time."""
 
 
 def key_of(question: Mapping[str, Any], answered: int) -> str:
@@ -75,10 +80,10 @@ class Mail:
 
     @property
     def who(self) -> str:
-        """Who answered where, and when: ``anna in fractale web at 12:03:04``."""
+        """Who answered where, and when: ``by anna in fractale web at 12:03:04``."""
         form = "%H:%M:%S" if time.time() - self.time < 12 * 3600 else "%Y-%m-%d %H:%M:%S"
         at = time.strftime(form, time.localtime(self.time))
-        return f"{self.user or 'the user'} in {self.via} at {at}"
+        return f"by {self.user or 'the user'} in {self.via} at {at}"
 
 
 class Mailbox:
@@ -87,6 +92,7 @@ class Mailbox:
     def __init__(self, record: RunRecord) -> None:
         self._folder = record.answers
         self._published = False
+        self._since: dict[str, float] = {}
 
     # -- the process that asks --------------------------------------------------------------------
 
@@ -108,8 +114,12 @@ class Mailbox:
         # A file system without space must not end the run: the user at the terminal still answers.
         with contextlib.suppress(OSError):
             if questions:
-                asked = [{"key": key, "question": dict(q)} for key, q in questions.items()]
-                me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+                self._since = {key: self._since.get(key, time.time()) for key in questions}
+                asked = [
+                    {"key": key, "asked_at": self._since[key], "question": dict(question)}
+                    for key, question in questions.items()
+                ]
+                me = {"pid": os.getpid(), "host": socket.gethostname()}
                 make_folder(self._folder)
                 self._published = True
                 write_private(path, to_json({**me, "questions": asked}), sync="none")
@@ -157,15 +167,15 @@ class Mailbox:
 
     # -- the process that answers -----------------------------------------------------------------
 
-    def asking(self, holder: Holder) -> dict[str, dict[str, Any]]:
-        """The questions that the process of the run asks now, by their keys."""
+    def asking(self, holder: Holder) -> Asked:
+        """The questions that the process of the run asks now."""
         data = self._asking()
         if (data.get("pid"), data.get("host")) != (holder.pid, holder.host):
             return {}
         return _questions_in(data)
 
-    def asked_last(self) -> dict[str, dict[str, Any]]:
-        """The questions that a process asked when it was killed, by their keys."""
+    def asked_last(self) -> Asked:
+        """The questions that a process asked when it was killed."""
         return _questions_in(self._asking())
 
     def put(self, key: str, mail: Mail) -> Mail | None:
@@ -261,9 +271,9 @@ def _link(part: Path, path: Path) -> None:
         part.replace(path)
 
 
-def _questions_in(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _questions_in(data: Mapping[str, Any]) -> Asked:
+    found: Asked = {}
     for each in cast("list[dict[str, Any]]", data.get("questions") or []):
-        with contextlib.suppress(KeyError, TypeError):
-            found[str(each["key"])] = dict(each["question"])
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            found[str(each["key"])] = dict(each["question"]), float(each["asked_at"])
     return found
