@@ -530,6 +530,7 @@ class TalkScreen(Screen[Done]):
     Args:
         title: The first line.
         work: The conversation.
+        ended: Called with its end if the user left the screen before.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -543,12 +544,17 @@ class TalkScreen(Screen[Done]):
     AUTO_FOCUS = ""
 
     def __init__(
-        self, palette: Palette, title: str, work: Callable[[Conversation], Awaitable[Done]]
+        self,
+        palette: Palette,
+        title: str,
+        work: Callable[[Conversation], Awaitable[Done]],
+        ended: Callable[[Done | None], None],
     ) -> None:
         super().__init__()
         self._palette = palette
         self._title = title
         self._work = work
+        self._ended = ended
         self._said: list[Line] = []
         self._ready = False
 
@@ -564,11 +570,16 @@ class TalkScreen(Screen[Done]):
         self.query_one("#line").display = False
         self.query_one("#title", Bar).show(row(f" {self._title}"))
         self.talk = Conversation(self, cast("TopApp", self.app).environment)
-        self.run_worker(self._converse(), exit_on_error=False, name="conversation")
+        # Of the application: what was agreed to is done even if the user does not wait for it.
+        self.app.run_worker(self._converse(), name="conversation")
         self._show_keys()
 
     async def _converse(self) -> None:
-        self.dismiss(await guarded(self.talk, self._work(self.talk)))
+        done = await guarded(self.talk, self._work(self.talk))
+        if self.is_attached and self.app.screen is self:
+            self.dismiss(done)
+        else:
+            self._ended(done)
 
     def on_resize(self, event: Resize) -> None:
         del event
@@ -637,7 +648,11 @@ class TalkScreen(Screen[Done]):
         self.talk.typed(event.value)
 
     def action_leave(self) -> None:
-        self.talk.leave()
+        """Leave the conversation; if something is being done, only its screen."""
+        if self.talk.waits:
+            self.talk.leave()
+        else:
+            self.dismiss(Done(words="it goes on; the result is shown here"))
 
     def action_by(self, number: int) -> None:
         self.query_one("#body", Lines).move_by(number)

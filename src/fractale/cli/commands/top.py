@@ -70,21 +70,21 @@ def command() -> int:
     )
     cli.started()
     app.run(mouse=False)
+    if app.failure is not None:
+        raise app.failure
     return app.return_code or 0
 
 
-async def ask(talk: Conversation, run: str, question: Mapping[str, Any]) -> Any:
+async def ask(talk: Conversation, question: Mapping[str, Any]) -> Any:
     """Ask one question as at a terminal, in a conversation on the screen.
 
     Returns:
         The answer as `fractale.questions.read_answer` returns it; MISSING if the user left.
     """
     from fractale.cli.dialogue import TerminalUser
-    from fractale.events import Event
     from fractale.questions import MISSING
 
     user = TerminalUser(_Still(), _ScreenInput(talk))
-    user.listen(Event("run_started", run))
     answer = await user.answer(question)
     return answer if answer is MISSING else answer.value
 
@@ -119,6 +119,8 @@ class _ScreenInput(TerminalInput):
 
     def __init__(self, talk: Conversation) -> None:  # pyright: ignore[reportMissingSuperCall]
         self._talk = talk
+
+    highlights = False
 
     @property
     def has_editor(self) -> bool:
