@@ -5,6 +5,7 @@ agreed to or refused:
 
 - a run that was started, forked or resumed, with ``--yes`` or without;
 - an answer to an approval or a review, or about a call whose outcome is unknown;
+- a run that was started, resumed, forked or cancelled from another process (``act``);
 - a server or file that is trusted from then on.
 
 Each line can be read without the others. The log is ``audit.jsonl`` in the state directory. If the
@@ -111,7 +112,9 @@ class AuditLog:
         data = event.data
         if event.kind == "answered":
             question = cast("Mapping[str, Any]", data["question"])
-            self.record("answer", run=event.run, by=data["by"], **_answered(question, data))
+            where = {name: data[name] for name in ("via", "user") if data.get(name)}
+            answered = {"by": data["by"], **_answered(question, data)}
+            self.record("answer", run=event.run, **answered, **where)
         elif event.kind == "tool_started" and data.get("agreed"):
             known = {name: data.get(name) for name in ("step", "tool", "arguments", "agreed")}
             self.record("call", run=event.run, **known)

@@ -25,6 +25,7 @@ from fractale.questions.parsing import data_of
 from fractale.render import questions as shown
 from fractale.render.phrases import as_json
 from fractale.render.text import Line, row, table, wants_color, writable
+from fractale.runs.mailbox import ANSWERED_ELSEWHERE
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
@@ -36,6 +37,8 @@ LOG = "log"
 """The name of the log in a job's directory, see `fractale.schedulers.folder`."""
 FORM_WORDS = {"/decline": "decline", "/cancel": "cancel"}
 """Words that end a form without an answer → the action that the server receives."""
+PAUSE_SECONDS = 1.0
+"""Seconds between a question that was closed before the user answered it, and the next one."""
 IN_DOUBT_KEYS = "  a call it again · f it failed · d it was done"
 
 
@@ -64,6 +67,7 @@ class TerminalUser:
         self._terminal = terminal
         self._run = ""
         self._gone = False
+        self._was_closed = False
         self._one_at_a_time = asyncio.Lock()
         self._dialogues: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "question": self._question,
@@ -89,6 +93,10 @@ class TerminalUser:
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The user's answer to one question of the run; MISSING if the input is over."""
         async with self._one_at_a_time:
+            if self._was_closed:
+                # The user may be in the middle of a line for the question that was closed.
+                await asyncio.sleep(PAUSE_SECONDS)
+                self._was_closed = False
             if self._gone:
                 return MISSING
             self._display.pause()
@@ -100,6 +108,11 @@ class TerminalUser:
             except EndOfInput:
                 self._gone = True
                 return MISSING
+            except asyncio.CancelledError as error:
+                self._was_closed = True
+                if error.args == (ANSWERED_ELSEWHERE,):
+                    self._show(row("  answered elsewhere; what you type here is not used", "warn"))
+                raise
             finally:
                 self._display.resume()
 
@@ -405,7 +418,7 @@ def show_plan(terminal: TerminalInput, question: Mapping[str, Any]) -> None:
     """Show a draft in full; the changes come last, close to the prompt."""
     text = shown.exact(str(question["plan"])).rstrip("\n")
     terminal.show([])
-    if wants_color(sys.stderr):
+    if terminal.highlights and wants_color(sys.stderr):
         _highlight(text)
     else:
         terminal.show(*(row(f"  {line}") for line in text.split("\n")))

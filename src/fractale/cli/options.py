@@ -175,13 +175,20 @@ def input_options(function: F) -> F:
         metavar="NAME=VALUE",
         help="Set an input. Repeatable.",
     )
-    file = click.option(
-        "--inputs",
-        "inputs_file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Read inputs from a YAML or JSON file; -i overrides it.",
-    )
+    file = inputs_file_option("Read inputs from a YAML or JSON file; -i overrides it.")
     return one(file(function))
+
+
+def inputs_file_option(words: str) -> Callable[[F], F]:
+    """``--inputs``."""
+    path = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--inputs", "inputs_file", type=path, help=words)
+
+
+def run_id_option(function: F) -> F:
+    """``--run-id``: the id of a new run."""
+    words = "Use this id for the run instead of a random one, such as job-$SLURM_JOB_ID."
+    return click.option("--run-id", "new_id", metavar="ID", help=words)(function)
 
 
 def run_options(function: F) -> F:
@@ -277,12 +284,24 @@ def _read_mapping(file: Path) -> dict[str, Any]:
             text = stream.read(MAX_INPUTS + 1)
         if len(text) > MAX_INPUTS:
             raise InputError(f"the inputs in {file} are larger than {MAX_INPUTS // 2**20} MiB")
-        data = yaml.safe_load(text.decode())
+        data = _json_in(file, text)
+        if data is None:
+            data = yaml.safe_load(text.decode())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the inputs in {file}: {error}") from error
     if not isinstance(data, dict):
         raise InputError(f"{file} must be a mapping of input names to values")
     return {str(key): value for key, value in data.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - YAML is untyped
+
+
+def _json_in(file: Path, text: bytes) -> Any:
+    """The data of a JSON file; None if it is not one. YAML reads some of JSON's texts otherwise."""
+    import json
+
+    try:
+        return json.loads(text) if file.suffix == ".json" else None
+    except ValueError:
+        return None
 
 
 def read_limits(pairs: tuple[str, ...]) -> Limits:

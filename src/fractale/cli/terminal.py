@@ -12,7 +12,7 @@ import tempfile
 import termios
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fractale.render.text import Line, narrowed, paint, screen_width, wants_color, writable
 
@@ -33,6 +33,9 @@ class TerminalInput:
     Args:
         environment: Names the user's editor, as VISUAL or EDITOR.
     """
+
+    highlights = True
+    """Whether text may be written to stderr, too, in color."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._descriptor = sys.stdin.fileno()
@@ -152,6 +155,9 @@ class TerminalInput:
         """Let the user edit a file; returns the editor's exit code."""
         # A shell parses the command, since it may contain options and quotes.
         words = f"{self._editor} {shlex.quote(str(path))}"
+        before: list[Any] | None = None
+        with contextlib.suppress(termios.error):
+            before = termios.tcgetattr(self._descriptor)
         process = await asyncio.create_subprocess_shell(f"exec {words}")
         try:
             return await self._unless_left(asyncio.ensure_future(process.wait()))
@@ -159,6 +165,9 @@ class TerminalInput:
             if process.returncode is None:
                 process.terminate()
                 await process.wait()
+                if before is not None:  # the terminal as the editor found it
+                    with contextlib.suppress(termios.error):
+                        termios.tcsetattr(self._descriptor, termios.TCSANOW, before)
 
 
 def _set(ready: asyncio.Future[None]) -> None:

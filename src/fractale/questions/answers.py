@@ -53,7 +53,7 @@ class Answers:
             if key == ANY_STEP and question.get("yes") is False:
                 return MISSING  # an answer for any step agrees only if --yes would
             try:
-                return _not_secret(question, read_answer(question, raw))
+                return not_secret(question, read_answer(question, raw))
             except AnswerError:
                 if key != ANY_STEP:
                     raise
@@ -80,7 +80,7 @@ class Answers:
                 )
 
 
-def _not_secret(question: Mapping[str, Any], answer: Any) -> Any:
+def not_secret(question: Mapping[str, Any], answer: Any) -> Any:
     """The answer, which must not be a secret.
 
     Raises:

@@ -245,7 +245,7 @@ def _asked(asked: RecordedQuestion) -> str:
     words = f"{question.get('kind')}: {inert(str(what or question.get('error') or ''), 300)}"
     if not asked.answered:
         return f"{words} → waiting for an answer"
-    return f"{words} → {inert(answer_text(asked.answer), 200)} ({asked.by})"
+    return f"{words} → {inert(answer_text(asked.answer), 200)} ({inert(asked.answered_by, 100)})"
 
 
 def _leads(history: RunHistory) -> Mapping[int, str]:

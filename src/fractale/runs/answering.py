@@ -1,15 +1,23 @@
-"""Answers to the questions of a run: given beforehand, by ``--yes``, or by the user."""
+"""Answers to the questions of a run: given beforehand, by ``--yes``, or by the user.
+
+The user answers at the terminal of the run's process, or in another process (`runs.mailbox`). The
+first valid answer counts.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import Awaitable, Generator, Mapping, Sequence
+from typing import Any, Final
 
 from langgraph.types import Command
 
 from fractale.clock import elapsed
+from fractale.errors import AnswerError, StoreError
 from fractale.graph.context import RunContext
 from fractale.masking import MASK
 from fractale.policy import grant_of
@@ -24,7 +32,14 @@ from fractale.questions import (
     secrets_of_answer,
     without_secrets,
 )
+from fractale.questions.answers import not_secret
+from fractale.runs.mailbox import ANSWERED_ELSEWHERE, OWN, Mail, Mailbox, key_of
 from fractale.runs.options import RunOptions
+
+LOOK_SECONDS: Final = 0.25
+"""Seconds between two looks for an answer of another process, while a question is open."""
+LAST_ENDS: Final = ("success", "failed")
+"""Ends of a run after which no question of it is asked again."""
 
 SHORTEST_SECONDS = 1.0
 """The least time in which a user, or a record, can answer a question whose time is almost over."""
@@ -35,6 +50,7 @@ class Answering:
 
     Args:
         options: The user to ask, and the answers given beforehand.
+        mailbox: Has the answers of other processes; None: of a run without a record.
 
     Attributes:
         context: The run; set once it is known.
@@ -42,10 +58,14 @@ class Answering:
         asking: Whether the user is answering a question that the graph waits for.
     """
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, mailbox: Mailbox | None = None) -> None:
         self._options = options
+        self._mailbox = mailbox
         self._elicited: dict[str, Any] = {}
         self._of_changed: dict[str, Any] = {}
+        self._answered = Counter[str]()
+        self._open: dict[str, Mapping[str, Any]] = {}
+        self._early: dict[tuple[str, str], Any] = {}
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -63,14 +83,18 @@ class Answering:
         questions = {i.id: {**i.value, "id": i.id} for i in in_order(interrupts)}
         self.waiting = list(questions.values())
         self.asking, self._late = True, False
-        for number, (key, question) in enumerate(questions.items(), 1):
-            place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
-            answer = await self._answer({**question, **place}, first)
-            if answer is not MISSING:
-                replies[key] = self._reply(question, answer)
-            if self._late:
-                break
+        with self._published([*questions.values()]):
+            for number, (key, question) in enumerate(questions.items(), 1):
+                place = {"number": number, "of": len(questions)} if len(questions) > 1 else {}
+                answer = await self._answer({**question, **place}, first)
+                if answer is not MISSING:
+                    replies[key] = self._reply(question, answer)
+                if self._late:
+                    break
         self.asking = False
+        for key, question in questions.items():  # answered elsewhere, and its turn did not come
+            if (early := self._early.pop(self._name(question), MISSING)) is not MISSING:
+                replies[key] = self._reply(question, early)
         return Command(resume=replies) if replies else None
 
     def _reply(self, question: Mapping[str, Any], answer: Any) -> Any:
@@ -85,6 +109,10 @@ class Answering:
     async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
         """The answer given beforehand, or the user's; MISSING if there is none."""
         options, by = self._options, "answers"
+        if (early := self._early.pop(self._name(question), MISSING)) is not MISSING:
+            return early
+        if (mailed := self._from_mailbox(question)) is not MISSING:
+            return mailed
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
             self._of_changed
         ):
@@ -106,15 +134,45 @@ class Answering:
             AnswerError: The question does not accept the answer. The question stays open.
         """
         self.context.emit("waiting", step=question.get("step"), question=dict(question))
-        if self._options.person is None:
+        person = self._options.person
+        if person is None or self._options.control.drain_requested:
             return MISSING
-        with self.context.meter.paused():
-            answer = await self._in_time(self._options.person.answer(question))
-        if answer is MISSING:
+        with self.context.meter.paused(), self._published([question]):
+            given = await self._in_time(self._person_or_mail(question, person.answer(question)))
+        if given is MISSING:
             return MISSING
-        if isinstance(answer, Checked):
-            return self._take(question, answer.value, "person")
-        return self._take(question, read_answer(question, answer), "person")
+        if isinstance(given, _Taken):
+            return given.answer
+        answer = given.value if isinstance(given, Checked) else read_answer(question, given)
+        if (early := self._early.pop(self._name(question), MISSING)) is not MISSING:
+            return early
+        if (mailed := self._claimed(question)) is not MISSING:
+            return mailed
+        return self._take(question, answer, "person")
+
+    async def _person_or_mail(self, question: Mapping[str, Any], answer: Awaitable[Any]) -> Any:
+        """The user's answer here; `_Taken` if the answer of another process is first.
+
+        MISSING if the run is stopped meanwhile: the question stays open.
+        """
+        if self._mailbox is None:
+            return await answer
+        name, person = self._name(question), asyncio.ensure_future(answer)
+        why: str | None = None
+        try:
+            while not (await asyncio.wait((person,), timeout=LOOK_SECONDS))[0]:
+                if self._options.control.drain_requested:
+                    return MISSING
+                self._take_early()
+                if (early := self._early.pop(name, MISSING)) is not MISSING:
+                    why = ANSWERED_ELSEWHERE
+                    return _Taken(early)
+            return person.result()
+        finally:
+            if not person.done():
+                person.cancel(why)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await person
 
     async def _in_time(self, answer: Awaitable[Any]) -> Any:
         """The user's answer; MISSING once the time of an open question has come."""
@@ -128,13 +186,26 @@ class Answering:
             self._late = True
             return MISSING
 
-    def _take(self, question: Mapping[str, Any], answer: Any, by: str) -> Any:
+    def _take(
+        self, question: Mapping[str, Any], answer: Any, by: str, mail: Mail | None = None
+    ) -> Any:
         self.context.masker.add(*secrets_of_answer(question, answer))
         self.keep(question, answer)
         shown = without_secrets(question, answer)
+        where = {"via": mail.via, "user": mail.user} if mail else {}
+        key = self._key(question)
+        if self._open.pop(key, None) is not None:
+            self._publish()
         self.context.emit(
-            "answered", step=question.get("step"), question=dict(question), answer=shown, by=by
+            "answered",
+            step=question.get("step"),
+            question=dict(question),
+            answer=shown,
+            by=by,
+            **where,
         )
+        if self._mailbox and (mail or by == "person"):
+            self._mailbox.remove(key)  # the event has it now
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
@@ -151,6 +222,99 @@ class Answering:
         elif question.get("kind") == "elicitation":
             self._elicited[identity(question)] = answer
 
+    # -- answers of other processes ---------------------------------------------------------------
+
+    def heard(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Count an answer of the run, also of an earlier process: see `mailbox.key_of`."""
+        if kind == "answered":
+            self._answered[identity(data["question"])] += 1
+
+    def has_mail(self, question: Mapping[str, Any]) -> bool:
+        """Whether another process has answered a question that the run waits for."""
+        return bool(self._mailbox and self._mailbox.arrived([self._key(question)]))
+
+    def _key(self, question: Mapping[str, Any]) -> str:
+        asked = self.context.mask(dict(question))
+        return key_of(asked, self._answered[identity(asked)])
+
+    def _name(self, question: Mapping[str, Any]) -> tuple[str, str]:
+        """Names a question among those that are open at one time."""
+        asked = self.context.mask(dict(question))
+        return str(asked.get("id") or ""), identity(asked)
+
+    @contextlib.contextmanager
+    def _published(self, questions: Sequence[Mapping[str, Any]]) -> Generator[None]:
+        """Let other processes answer some questions in the block, if the user is asked here."""
+        if self._mailbox is None or self._options.person is None:
+            yield
+            return
+        keys = {self._key(q): self.context.mask(dict(q)) for q in questions}
+        new = {key: question for key, question in keys.items() if key not in self._open}
+        self._open |= new
+        if new:
+            self._publish()
+        try:
+            yield
+        finally:
+            left = [self._open.pop(key) for key in new if key in self._open]
+            if left:
+                self._publish()
+
+    def _publish(self) -> None:
+        if self._mailbox:
+            self._mailbox.publish(self._open)
+
+    def _take_early(self) -> None:
+        """Take the answers of other processes to open questions; the graph gets them in turn."""
+        if self._mailbox is None:
+            return
+        for key in self._mailbox.arrived([*self._open]):
+            question = self._open[key]
+            name = self._name(question)
+            if (answer := self._from_mailbox(question)) is not MISSING:
+                self._early[name] = answer
+
+    def _from_mailbox(self, question: Mapping[str, Any]) -> Any:
+        """The answer of another process; MISSING if there is none."""
+        key = self._key(question)
+        if self._mailbox is None or not self._mailbox.arrived([key]):
+            return MISSING
+        mail = self._mailbox.read(key)
+        if mail is None or not mail.has_answer:
+            return MISSING
+        try:
+            answer = not_secret(question, read_answer(question, mail.answer))
+        except AnswerError as error:
+            self._mailbox.remove(key)
+            words = f"the answer {mail.who} was not used: {error.message}"
+            self.context.emit("warning", step=mail.step, code="answer", message=words)
+            return MISSING
+        return self._take(question, answer, "person", mail)
+
+    def _claimed(self, question: Mapping[str, Any]) -> Any:
+        """Note that a question was answered here; the other answer if it was first."""
+        if self._mailbox is None:
+            return MISSING
+        step = str(question.get("step") or "")
+        note = Mail(step=step, via=OWN, time=time.time(), has_answer=False)
+        key = self._key(question)
+        try:
+            if self._mailbox.put(key, note) is None:
+                return MISSING
+        except StoreError:  # no other process can answer then, either
+            return MISSING
+        if (mailed := self._from_mailbox(question)) is MISSING:
+            self._mailbox.remove(key)
+        return mailed
+
+    def drop_unused(self, status: str) -> None:
+        """Report the answers of other processes to questions that the run will not ask again."""
+        if self._mailbox is None or status not in LAST_ENDS:
+            return
+        for mail in self._mailbox.drop_all():
+            words = f"the answer {mail.who} was not used: its question is not asked any more"
+            self.context.emit("warning", step=mail.step, code="answer", message=words)
+
     async def ask_now(self, question: Mapping[str, Any]) -> Any:
         """The answer to a server's question in the middle of a call; None if there is none."""
         asked = self.context.mask(dict(question))
@@ -158,6 +322,15 @@ class Answering:
             return self._elicited[known]
         answer = await self._answer(asked, Answers())
         return None if answer is MISSING else answer
+
+
+class _Taken:
+    """An answer of another process that was taken."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
 
 
 def _changed(question: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from fractale.errors import (
     StoreError,
     UsageError,
 )
-from fractale.events import EventLog
+from fractale.events import Event, EventLog
 from fractale.graph.compile import build_graph
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import ForkPoint, PlanState, initial_state, latest_state
@@ -28,11 +28,13 @@ from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.questions import needs_no_answer
+from fractale.record.follow import TextFile
 from fractale.record.jobs import RunJobs
 from fractale.record.plans import plan_hash
 from fractale.runs.answering import Answering, in_order, step_order
 from fractale.runs.cancelling import stop_requests
 from fractale.runs.handlers import ENDS, Handlers, open_handlers, plan_end
+from fractale.runs.mailbox import Mailbox
 from fractale.runs.options import RunOptions
 from fractale.runs.reporter import End, RunReporter, limits_of, spent_by, used_in
 from fractale.runs.result import BY_CANCEL, RunResult
@@ -80,7 +82,8 @@ class RunDriver:
         self._options = options
         self._record = record
         self._store = dependencies.outputs
-        self._answering = Answering(options)
+        self._mailbox = Mailbox(record) if record else None
+        self._answering = Answering(options, self._mailbox)
         self._reporter = RunReporter(plan, dependencies, options, record)
         self._ledger = FileLedger(record.job_ledger) if record else MemoryLedger()
         self.notices: list[tuple[str, str]] = []
@@ -91,7 +94,7 @@ class RunDriver:
             run_id=run_id,
             plan_name=plan.name,
             run_dir=record.path if record else None,
-            emit_event=self._reporter.hear,
+            emit_event=self._hear,
             meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
@@ -117,6 +120,10 @@ class RunDriver:
             environment = settings.site_environment
             options.notifications.open(settings.notify, environment, record)
         self._reporter.audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
+
+    def _hear(self, event: Event) -> None:
+        self._reporter.hear(event)
+        self._answering.heard(event.kind, event.data)
 
     def _suspends_on_jobs(self) -> bool:
         """Whether the run ends, or first asks the user, instead of waiting for a job or a time."""
@@ -210,6 +217,7 @@ class RunDriver:
 
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Restore from the record the state of earlier processes of the run."""
+        self._answering.heard(event["event"], event)
         path = str(event.get("step") or "")
         if path and path.partition("/")[0] not in self._plan.handlers:
             self._progress += 1
@@ -272,10 +280,14 @@ class RunDriver:
             stack.callback(self._options.notifications.release)  # last: after the run's lock
         if self._record:
             stack.enter_context(RunLock(self._record))
+            if self._mailbox:
+                self._mailbox.clear()
             stop = self._options.control.request_drain
             await stack.enter_async_context(stop_requests(self._record, stop))
             self._reporter.log = log = EventLog(self._record.events)
             stack.callback(log.close)
+            self._reporter.texts = TextFile(self._record)
+            stack.callback(self._reporter.texts.close)
             self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):
@@ -369,7 +381,9 @@ class RunDriver:
     async def _reported(self, work: Awaitable[End]) -> RunResult:
         """Report the end that some work leads to, or the stop or question before it."""
         try:
-            return self._reporter.ended(**await work)
+            end = await work
+            self._answering.drop_unused(end["status"])
+            return self._reporter.ended(**end)
         except GraphDrained:
             words = "stopped on request at a step's boundary"
             return self._reporter.ended("stopped", error=words, waiting=self._jobs_left)

@@ -31,6 +31,8 @@ class Person(Protocol):
     async def answer(self, question: Mapping[str, Any]) -> Any:
         """The answer to a question of the run, of the kinds in `fractale.questions`.
 
+        It is cancelled if the question is answered in another process, or its time has come.
+
         Returns:
             An answer in any form that `fractale.questions.read_answer` reads, or an answer that it
             has read, as `Checked`. `MISSING` without an answer: the run then ends and waits.

@@ -20,6 +20,7 @@ from fractale.graph.state import Record, Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
+from fractale.record.follow import TextFile
 from fractale.record.jobs import JobHistory
 from fractale.runs.options import RunOptions
 from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data
@@ -49,6 +50,7 @@ class RunReporter:
         context: The run; set once it is known.
         audit: The log of what the user agreed to.
         log: The log of events, while it is open.
+        texts: The file of the texts that models are writing, while the log is open.
         steps: One entry for each time a step was entered, in that order.
         jobs: Its batch jobs, also of earlier processes of the run.
     """
@@ -70,6 +72,7 @@ class RunReporter:
         self.context = RunContext()
         self.audit = AuditLog()
         self.log: EventLog | None = None
+        self.texts: TextFile | None = None
         self.steps: list[dict[str, Any]] = []
         self.jobs = JobHistory()
 
@@ -89,6 +92,8 @@ class RunReporter:
             self._write_down(self.log, event)
         if self._options.notifications:
             self._options.notifications.hear(event)
+        if self.texts:
+            self.texts(event)
         for listener in self._options.listeners:
             try:
                 listener(event)

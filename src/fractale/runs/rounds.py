@@ -74,7 +74,7 @@ class Rounds:
             asked: The questions that the graph waits for. Their answers are the first input.
         """
         questions = [i for i in asked if not needs_no_answer(i.value)]
-        if questions and not self._looks_first([i.value for i in questions]):
+        if questions and not self._looks_first([{**i.value, "id": i.id} for i in questions]):
             given = await self._answering.replies(questions, self._options.replies)
             ends = given is None and len(questions) == len(asked)
             if ends and not self._is_late(questions):
@@ -105,7 +105,9 @@ class Rounds:
             or (is_due(q, clock) and options.answers.find(q) is MISSING)
             for q in questions
         )
-        return changed and all(options.replies.find(each) is MISSING for each in questions)
+        if not changed or any(self._answering.has_mail(each) for each in questions):
+            return False
+        return all(options.replies.find(each) is MISSING for each in questions)
 
     def _is_late(self, interrupts: Sequence[Any]) -> bool:
         """Whether the time of a question has come, so that its step takes the default."""

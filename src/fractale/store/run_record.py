@@ -2,7 +2,8 @@
 
 `RunRecord` is the one place that knows the layout. Only the owner can read the files; tools and
 jobs of the run write files of other names beside them. No process but the one that has the run's
-lock (`fractale.store.locks.RunLock`) changes them.
+lock (`fractale.store.locks.RunLock`) changes them, except for the requests of other processes:
+`stop_request` and `answers`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ class RunRecord:
     job_ledger = RecordFile("jobs.jsonl")  # the budget that batch jobs reserved and used
     lock = RecordFile("lock")
     stop_request = RecordFile("stop")
+    written = RecordFile("written.json")  # the ends of texts that models are writing
+    answers = RecordFile("answers")  # of other processes to open questions, see `runs.mailbox`
+    output = RecordFile("output.txt")  # of background processes
+    given_inputs = RecordFile("inputs.json")  # for a background process, until it has read them
     studio_orders = RecordFile("studio-orders.txt")  # Studio's orders, each once
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     help="Change a value: inputs.NAME, steps.STEP.outputs.KEY of an earlier step, or values.NAME. "
     "Repeatable.",
 )
+@options.inputs_file_option("Read changed inputs from a YAML or JSON file; --set overrides it.")
+@options.run_id_option
 @click.option("--plan", "plan_file", type=click.Path(), help="Use another plan that has this step.")
 @options.tool_options
 @options.model_options
@@ -65,7 +68,7 @@ def command(
     from fractale.runs.workspace import as_started
     from fractale.store.run_record import RunRecords
 
-    changes, settings = read_changes(changed), given.settings(acts=True)
+    changes, settings = read_changes(changed, given.inputs), given.settings(acts=True)
     record = RunRecords(settings.state_dir).find(run_id)
     head = record.read_head()
     ask_about_run(record, head, settings)
@@ -87,8 +90,10 @@ def command(
     return run_in_workspace(replace(given, extensions=extensions), settings, plan, begin)
 
 
-def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
-    """The changes that ``--set`` makes.
+def read_changes(
+    pairs: tuple[str, ...], inputs_of_file: Mapping[str, Any] | None = None
+) -> ForkChanges:
+    """The changes that ``--inputs`` and ``--set`` make.
 
     Raises:
         InputError: A name cannot be set.
@@ -96,7 +101,7 @@ def read_changes(pairs: tuple[str, ...]) -> ForkChanges:
     from fractale.errors import InputError
     from fractale.runs.fork import ForkChanges
 
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, Any] = {**(inputs_of_file or {})}
     outputs: dict[str, dict[str, Any]] = {}
     values: dict[str, Any] = {}
     for pair in pairs:

@@ -32,12 +32,7 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.store_option
 @options.run_options
 @options.detach_option
-@click.option(
-    "--run-id",
-    "new_id",
-    metavar="ID",
-    help="Use this id for the run instead of a random one, such as job-$SLURM_JOB_ID.",
-)
+@options.run_id_option
 @click.option("--dry-run", is_flag=True, help="Show what the plan would do, without a connection.")
 @options.collected
 def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:

@@ -1,0 +1,820 @@
+"""What people do with runs from outside of them: answer, cancel, resume, fork, start.
+
+The command line, ``fractale top`` and ``fractale web`` share this service. A run that it starts or
+resumes is a process of its own: ``python -m fractale.cli`` in a session of its own, without a
+terminal, with its output in a file of the run. It outlives the process that started it. Its consent
+is that of the command line: settings that are not trusted, changed tools and the policy apply to
+it, and a refusal is reported with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from fractale.audit import AuditLog
+from fractale.errors import AnswerError, PlanError, RunHeld, StoreError, UsageError
+from fractale.plain import to_json
+from fractale.private import make_folder, new_folder, open_private, write_private
+from fractale.questions import MISSING, asks_secret, identity, needs_no_answer, read_answer
+from fractale.questions.answers import ANY_STEP, keys_of
+from fractale.runs.mailbox import OWN, Mail, Mailbox, key_of
+from fractale.settings.files import CONFIG_VARIABLE
+from fractale.settings.own_runs import is_agreed, not_own
+from fractale.store.locks import holder_of
+from fractale.store.run_record import (
+    ID_LENGTH,
+    SHARED_ID_LENGTH,
+    RunRecord,
+    RunRecords,
+    random_id,
+)
+
+if TYPE_CHECKING:
+    from fractale.plan.model import Plan
+    from fractale.runs.workspace import Extensions
+    from fractale.settings import Settings
+
+LOOK_SECONDS: Final = 0.05
+BEGIN_SECONDS: Final = 15.0
+"""Seconds to wait until a background process has taken up its run."""
+TAKE_SECONDS: Final = 10.0
+"""Seconds to wait until the process of a run has taken an answer."""
+LATE_SECONDS: Final = 1.5
+"""Seconds after which an answer that was not taken may have been too late."""
+BEGUN_SECONDS: Final = 1.0
+"""The same for a process that was started to resume the run, once it has begun."""
+CANCEL_SECONDS: Final = 120.0
+MOST_RESUMES: Final = 3
+LONGEST_REASON: Final = 4000
+"""The most characters of a background process's output in an error."""
+MOST_ASKED_AGAIN: Final = 100
+"""How often a step may ask the same so that a late answer still learns who answered."""
+SHORT_KEY: Final = 8
+"""The digits of a question's key that are enough to name it."""
+
+
+class AlreadyAnswered(AnswerError):
+    """Another answer to the question was first; the message says whose, where and when."""
+
+    code = "already-answered"
+    exit_code = 1
+
+
+class NotStarted(UsageError):
+    """A background process refused to work on a run, or could not; nothing was done.
+
+    ``log`` is the file with its whole output, or None if the process could not be started.
+    """
+
+    code = "not-started"
+    exit_code = 1
+    log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenQuestion:
+    """A question of a run that has no answer yet.
+
+    Args:
+        key: Names this question and no other: a step that asks the same again has another key.
+        step: The path of the step that asks.
+        question: Its fields, as in `fractale.questions`; secrets are masked.
+        held: Whether a process of the run asks it right now. Otherwise it waits in the record.
+        asked_at: Unix time in seconds; None if it is not known.
+        problem: Why it can be answered only at a terminal (it asks for a secret); empty otherwise.
+    """
+
+    key: str
+    step: str
+    question: Mapping[str, Any]
+    held: bool
+    asked_at: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A background process that works on a run.
+
+    Args:
+        run: The run's id.
+        pid: The process.
+        log: The file with its output.
+        begun: Whether it has taken up the run. False: it still opens its servers.
+    """
+
+    run: str
+    pid: int
+    log: Path
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """An answer that was accepted.
+
+    Args:
+        question: The fields of the question.
+        answer: As `fractale.questions.read_answer` reads it.
+        taken: Whether a process of the run has it already.
+        process: The process that asked, as text; empty if the run had none.
+        started: The background process that resumes the run with it; None if none was started.
+    """
+
+    run: str
+    key: str
+    step: str
+    question: Mapping[str, Any]
+    answer: Any
+    taken: bool
+    process: str = ""
+    started: Started | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFlags:
+    """Options of the command line for a run that is started in the background.
+
+    Args:
+        registries: ``-r``.
+        agents: ``-a``.
+        model: ``--model``, as ``provider:name``.
+        backend: ``--backend``.
+        limits: ``--limit``: name → value as text.
+        detach: ``--detach``.
+        secrets: Secret inputs of the plan; passed in the environment of the process.
+    """
+
+    registries: Sequence[str | Path] = ()
+    agents: Sequence[str] = ()
+    model: str | None = None
+    backend: str | None = None
+    limits: Mapping[str, str] = field(default_factory=dict[str, str])
+    detach: bool = False
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelOutcome:
+    """What ``fractale cancel`` did.
+
+    Args:
+        step: None for the whole run.
+        jobs: The jobs that were in progress, as `fractale.runs.cancelling.JobSeen.as_dict`.
+        stopped: Whether the run has no process any more.
+        trouble: What could not be done, as text; empty if all was done.
+    """
+
+    run: str
+    step: str | None
+    jobs: Sequence[Mapping[str, Any]]
+    stopped: bool
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Post:
+    """A valid answer, before it is put into the mailbox."""
+
+    open: OpenQuestion
+    raw: Any
+    answer: Any
+
+
+class Actions:
+    """Acts on the runs of one state directory.
+
+    Args:
+        settings: Name the state directory. Their environment is that of background processes.
+        by: Where the user acts, as events and the audit log name it: ``fractale web``.
+    """
+
+    def __init__(self, settings: Settings, *, by: str) -> None:
+        self._settings = settings
+        self._by = by
+        self._records = RunRecords(settings.state_dir)
+
+    # -- questions and answers --------------------------------------------------------------------
+
+    def questions(self, run_id: str) -> list[OpenQuestion]:
+        """The open questions of a run; ``-1`` is the latest. It reads the record only.
+
+        Raises:
+            UsageError: The run was not found.
+            StoreError: Its record cannot be read.
+        """
+        return open_questions(self._records.find(run_id))
+
+    async def answer(self, run_id: str, question: str, raw: Any) -> Delivered:
+        """Answer one open question. The first valid answer counts.
+
+        If a process of the run asks the question, it gets the answer. If the run has no process, it
+        is resumed in the background.
+
+        Args:
+            question: The `key` of an `OpenQuestion` or its first `SHORT_KEY` digits, or the name of
+                its step if the step asks one question only.
+            raw: Text as it is typed, or data; see `fractale.questions.read_answer`.
+
+        Raises:
+            AlreadyAnswered: Another answer was first.
+            AnswerError: The question does not accept the answer, or is not open, or several
+                questions have that name. The question stays open.
+            NotStarted: The run could not be resumed; the answer was dropped.
+            SettingsError: Another user started the run.
+        """
+        return (await self.answer_all(run_id, {question: raw}))[0]
+
+    async def answer_all(self, run_id: str, answers: Mapping[str, Any]) -> list[Delivered]:
+        """Answer several questions of one run: none is answered if one answer is not valid.
+
+        Args:
+            answers: As `answer` expects them: question → raw answer.
+
+        Raises:
+            As `answer`.
+        """
+        record = self._own(run_id)
+        asked = await self._asked(record)
+        posts = [_post(record, asked, name, raw) for name, raw in answers.items()]
+        mailbox, late = Mailbox(record), list[str]()
+        put: list[_Post] = []
+        for post in posts:
+            mail = Mail(step=post.open.step, via=self._by, time=time.time(), answer=post.raw)
+            if (first := mailbox.put(post.open.key, mail)) is None:
+                put.append(post)
+            else:
+                late.append(f"`{post.open.step}` was answered before, {first.who}")
+        if late and not put:  # the answer that was first may wait since a kill
+            await asyncio.sleep(LATE_SECONDS)
+            put = [post for post in posts if holder_of(record) is None]
+        delivered = await self._deliver(record, mailbox, put)
+        if late:
+            raise AlreadyAnswered("; ".join(late))
+        return delivered
+
+    def check(self, run_id: str, answers: Mapping[str, Any]) -> list[tuple[str, OpenQuestion]]:
+        """Check answers without giving them; returns each name with its question.
+
+        Raises:
+            AlreadyAnswered, AnswerError: As `answer`.
+        """
+        record = self._records.find(run_id)
+        asked = open_questions(record)
+        return [(name, _post(record, asked, name, raw).open) for name, raw in answers.items()]
+
+    async def _asked(self, record: RunRecord) -> list[OpenQuestion]:
+        """The open questions, once a process that is about to ask or to end has done so."""
+        until = time.monotonic() + LATE_SECONDS
+        while not (asked := open_questions(record)):
+            if holder_of(record) is None or time.monotonic() > until:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        return asked
+
+    async def _deliver(
+        self, record: RunRecord, mailbox: Mailbox, posts: Sequence[_Post]
+    ) -> list[Delivered]:
+        """Wait until the run has the answers; resume it if it has no process."""
+        started: Started | None = None
+        keys, began, resumes = [post.open.key for post in posts], time.monotonic(), 0
+        process = str(holder_of(record) or "")
+        check = LATE_SECONDS if process else 0.0
+        until = TAKE_SECONDS
+        while left := mailbox.arrived(keys):
+            waited = time.monotonic() - began
+            if waited >= check:
+                _refuse_late(record, mailbox, [p for p in posts if p.open.key in left])
+                check = waited + LATE_SECONDS
+            holder = holder_of(record)
+            if holder is None and resumes < MOST_RESUMES:
+                resumes += 1
+                try:
+                    started = await self._resume(record)
+                    until = time.monotonic() - began + BEGUN_SECONDS
+                except RunHeld:
+                    pass  # another process resumes it, and takes the answer
+                except NotStarted as error:
+                    for key in mailbox.arrived(keys):
+                        mailbox.remove(key)
+                    error.message = f"the answer was dropped: {error.message}"
+                    raise
+            elif waited > until:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        left = mailbox.arrived(keys)
+        return [
+            Delivered(
+                run=record.run_id,
+                key=post.open.key,
+                step=post.open.step,
+                question=post.open.question,
+                answer=post.answer,
+                taken=post.open.key not in left,
+                process=process,
+                started=started,
+            )
+            for post in posts
+        ]
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    async def cancel(self, run_id: str, step: str | None = None) -> CancelOutcome:
+        """End the jobs of a run and stop it, or end the jobs of one step. It does not ask.
+
+        Raises:
+            UsageError: The run was not found.
+            NotStarted: It was refused, such as for a step without jobs.
+            SettingsError: Another user started the run.
+        """
+        record = self._own(run_id)
+        self._record("cancel", record.run_id, **({"step": step} if step else {}))
+        words = ["cancel", record.run_id, *([step] if step else []), "--yes", "--json"]
+        process = await asyncio.create_subprocess_exec(
+            *_program(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment(),
+            start_new_session=True,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), CANCEL_SECONDS)
+        text = err.decode(errors="replace").strip()[-LONGEST_REASON:]
+        try:
+            data: dict[str, Any] = json.loads(out)
+        except ValueError:
+            raise NotStarted(text or "nothing was cancelled") from None
+        jobs: list[dict[str, Any]] = data.get("jobs") or []
+        failed = [str(job["trouble"]) for job in jobs if job.get("trouble")]
+        trouble = "; ".join([*failed, *([text] if text and process.returncode else [])])
+        return CancelOutcome(
+            run=record.run_id,
+            step=step,
+            jobs=jobs,
+            stopped=bool(data.get("stopped")),
+            trouble=trouble,
+        )
+
+    async def resume(self, run_id: str) -> Started:
+        """Resume a run in the background.
+
+        Raises:
+            UsageError: The run was not found, or has ended.
+            RunHeld: A process has the run.
+            NotStarted: The process refused, or could not be started.
+            SettingsError: Another user started the run.
+        """
+        record = self._own(run_id)
+        last = next(record.events_from_end(("run_started", "run_finished")), None)
+        if last is not None and last.get("status") in ("success", "failed"):
+            raise UsageError(
+                f"run {record.run_id} has already ended: {last['status']}",
+                hint=f"start a new run from one of its steps: `fractale fork {record.run_id} …`",
+            )
+        return await self._resume(record)
+
+    async def _resume(self, record: RunRecord) -> Started:
+        if holder := holder_of(record):
+            raise RunHeld(f"run {record.run_id} is held by {holder}")
+        self._record("resume", record.run_id)
+        return await self._spawn(record, ["resume", record.run_id, "--quiet"])
+
+    async def fork(self, run_id: str, at: str, inputs: Mapping[str, Any] | None = None) -> Started:
+        """Start a new run from the state of another one before a step, in the background.
+
+        Args:
+            at: The step's name or path, or ``STEP#2`` for its second attempt.
+            inputs: Those that change, as texts or values.
+
+        Raises:
+            UsageError: The run was not found.
+            PlanError: Its plan cannot be read.
+            InputError: An input does not fit the plan.
+            NotStarted: The process refused, or could not be started.
+            SettingsError: Another user started the run.
+        """
+        from fractale.plan.inputs import bind_inputs
+        from fractale.record.history import input_values
+        from fractale.record.history_reader import read_history
+        from fractale.runs.changes import plan_today
+
+        record = self._own(run_id)
+        plan = plan_today(record, record.read_head())
+        kept = input_values(read_history(record))
+        known = {name: value for name, value in kept.items() if name in plan.inputs}
+        given = {**known, **(inputs or {})}
+        hidden = [name for name, spec in plan.inputs.items() if spec.secret]
+        bind_inputs(plan, given, dict.fromkeys(hidden, "?"))
+        new = self._new_record()
+        self._record("fork", new.run_id, parent=record.run_id, at=at)
+        words = ["fork", record.run_id, "--at", at, "--run-id", new.run_id, "--quiet"]
+        return await self._begin(new, words, inputs)
+
+    async def start(
+        self,
+        plan: str | Path,
+        inputs: Mapping[str, Any] | None = None,
+        flags: RunFlags | None = None,
+    ) -> Started:
+        """Run a plan in the background.
+
+        Args:
+            plan: The plan's file.
+            inputs: Texts or values, without secret ones.
+
+        Raises:
+            PlanError: The plan is invalid.
+            InputError: An input is missing or wrong.
+            NotStarted: The process refused, or could not be started.
+        """
+        from fractale.plan.inputs import bind_inputs, read_secrets
+
+        flags = flags or RunFlags()
+        loaded = _checked_plan(plan)
+        secrets = read_secrets(loaded, self._environment(flags.secrets))
+        bind_inputs(loaded, inputs or {}, secrets)
+        new = self._new_record()
+        self._record("run", new.run_id, plan=loaded.name, file=str(loaded.file))
+        words = ["run", str(plan), "--run-id", new.run_id, "--quiet", *_options(flags)]
+        return await self._begin(new, words, inputs, flags.secrets)
+
+    async def dry_run(
+        self,
+        plan: str | Path,
+        inputs: Mapping[str, Any] | None = None,
+        flags: RunFlags | None = None,
+    ) -> dict[str, Any]:
+        """The effects of a run of the plan: the data of ``fractale run --dry-run --json``.
+
+        Nothing is started, and no connection is opened. Modules of registries are not imported.
+
+        Raises:
+            PlanError: The plan is invalid.
+            InputError: An input is missing or wrong.
+        """
+        from fractale.plan.inputs import read_secrets
+        from fractale.runs.dry_run import describe, shown_inputs
+
+        flags = flags or RunFlags()
+        loaded = _checked_plan(plan)
+        settings = self._settings.with_flags(provider=flags.backend, model=flags.model)
+        secrets = read_secrets(loaded, self._environment(flags.secrets))
+        found = describe(loaded, shown_inputs(loaded, inputs or {}), settings, _extensions(flags))
+        missing = [n for n, spec in loaded.inputs.items() if spec.secret and n not in secrets]
+        return {**found, "missing_secrets": missing}
+
+    # -- background processes ---------------------------------------------------------------------
+
+    def _own(self, run_id: str) -> RunRecord:
+        """The record of a run that the user may act on.
+
+        Raises:
+            UsageError: The run was not found.
+            SettingsError: Another user started it.
+        """
+        record = self._records.find(run_id)
+        environment = self._environment()
+        if not is_agreed(record.path, record.read_head(), environment):
+            raise not_own(record.run_id, environment)
+        return record
+
+    def _new_record(self) -> RunRecord:
+        """A new directory for a run that a background process will begin.
+
+        Raises:
+            StoreError: It cannot be made.
+        """
+        while True:
+            new = self._records.at(
+                random_id(SHARED_ID_LENGTH if self._settings.store else ID_LENGTH)
+            )
+            try:
+                make_folder(new.path.parent)
+                new_folder(new.path)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise StoreError(f"cannot make {new.path}: {error}") from error
+            return new
+
+    async def _begin(
+        self,
+        new: RunRecord,
+        words: Sequence[str],
+        inputs: Mapping[str, Any] | None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> Started:
+        """Start a process that begins a run, with its inputs in a file that only the user reads."""
+        given: list[str] = []
+        if inputs:
+            write_private(new.given_inputs, to_json(dict(inputs)))
+            given = ["--inputs", str(new.given_inputs.absolute())]
+        try:
+            started = await self._spawn(new, [*words, *given], secrets)
+        except NotStarted:
+            new.remove()
+            raise
+        if started.begun:
+            new.given_inputs.unlink(missing_ok=True)
+        return started
+
+    async def _spawn(
+        self, record: RunRecord, words: Sequence[str], secrets: Mapping[str, str] | None = None
+    ) -> Started:
+        """Start a background process, and wait until it has taken up its run.
+
+        Raises:
+            RunHeld: Another process took up the run first.
+            NotStarted: The process ended before that, or could not be started.
+        """
+        events, written = _size(record.events), _size(record.output)
+        process = self._popen(record, words, secrets)
+        until = time.monotonic() + BEGIN_SECONDS
+        while _size(record.events) == events and time.monotonic() < until:
+            if process.poll() is not None:
+                if _size(record.events) != events:
+                    break
+                if holder := holder_of(record):
+                    raise RunHeld(f"run {record.run_id} is held by {holder}")
+                raise _not_started(record, words, written)
+            await asyncio.sleep(LOOK_SECONDS)
+        return Started(
+            run=record.run_id,
+            pid=process.pid,
+            log=record.output,
+            begun=_size(record.events) != events,
+        )
+
+    def _popen(
+        self, record: RunRecord, words: Sequence[str], secrets: Mapping[str, str] | None
+    ) -> subprocess.Popen[bytes]:
+        try:
+            output = open_private(record.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            try:
+                process = subprocess.Popen(  # noqa: S603 - fractale itself
+                    _program(words),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=self._environment(secrets),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(output)
+        except OSError as error:
+            raise NotStarted(f"no process can be started: {error}") from error
+        threading.Thread(target=process.wait, daemon=True).start()  # no zombie is left
+        return process
+
+    def _environment(self, secrets: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment of background processes: with the same settings as this one's."""
+        from fractale.plan.inputs import secret_variable
+
+        known = dict(self._settings.environment or os.environ)
+        known["FRACTALE_STATE_DIR"] = str(self._settings.state_dir.absolute())
+        if decided := os.environ.get(CONFIG_VARIABLE):  # also by --trust-project of this process
+            known[CONFIG_VARIABLE] = decided
+        given = {secret_variable(name): value for name, value in (secrets or {}).items()}
+        return known | given
+
+    def _record(self, action: str, run: str, **details: Any) -> None:
+        """Write into the audit log what the user does, and where."""
+        log = AuditLog.of(self._settings)
+        log.record("act", run=run, action=action, via=self._by, **details)
+
+
+# -- open questions --------------------------------------------------------------------------------
+
+
+def open_questions(record: RunRecord) -> list[OpenQuestion]:
+    """The open questions of a run, in the order in which they are asked.
+
+    Raises:
+        StoreError: The record cannot be read.
+    """
+    mailbox, holder = Mailbox(record), holder_of(record)
+    if holder is not None:
+        asked = mailbox.asking(holder)
+        return [_open(key, q, at, held=True) for key, (q, at) in asked.items()]
+    answered, waiting, left = Counter[str](), list[dict[str, Any]](), False
+    times: dict[str, float] = {}
+    for event in record.read_events():
+        kind = event["event"]
+        if kind == "answered":
+            answered[identity(event["question"])] += 1
+            waiting = [q for q in waiting if identity(q) != identity(event["question"])]
+        elif kind == "waiting":
+            times.setdefault(_name(event["question"], answered), float(event["time"]))
+            waiting.append(event["question"])
+        elif kind == "run_started":
+            waiting, left = [], False
+        elif kind == "run_finished":
+            left = True
+            of_run = cast("list[dict[str, Any]]", event.get("waiting") or [])
+            waiting = of_run if event.get("status") == "waiting" else []
+    if not left:  # its process was killed
+        asked = mailbox.asked_last()
+        waiting = [question for question, _ in asked.values()] or waiting
+        waiting = [each for each in waiting if each.get("kind") != "failure"]
+    found: dict[str, OpenQuestion] = {}
+    for question in waiting:
+        if not needs_no_answer(question):
+            key = key_of(question, answered[identity(question)])
+            asked_at = times.get(_name(question, answered))
+            found.setdefault(key, _open(key, question, asked_at, held=False))
+    return list(found.values())
+
+
+def short_name(question: OpenQuestion, asked: Sequence[OpenQuestion]) -> str:
+    """The name to answer a question by: its step if that asks nothing else, or its short key."""
+    names = keys_of(question.question)
+    others = [each for each in asked if each.key != question.key]
+    alone = not any(question.step in keys_of(each.question) for each in others)
+    return question.step if alone and question.step in names else question.key[:SHORT_KEY]
+
+
+def _name(question: Mapping[str, Any], answered: Counter[str]) -> str:
+    return key_of(question, answered[identity(question)])
+
+
+def _open(
+    key: str, question: Mapping[str, Any], asked_at: float | None, *, held: bool
+) -> OpenQuestion:
+    return OpenQuestion(
+        key=key,
+        step=str(question.get("step") or ""),
+        question=question,
+        held=held,
+        asked_at=asked_at,
+        problem="it asks for a secret, which is only typed at a terminal"
+        if asks_secret(question)
+        else "",
+    )
+
+
+def _post(record: RunRecord, asked: Sequence[OpenQuestion], name: str, raw: Any) -> _Post:
+    """The answer to the question of that name, if it is valid.
+
+    Raises:
+        AnswerError: It is not, or the name fits no question or several.
+    """
+    found = [each for each in asked if name in (each.key, each.key[:SHORT_KEY])]
+    if not found:
+        found = [each for each in asked if name in keys_of(each.question) and name != ANY_STEP]
+    if not found:
+        raise _not_open(record, asked, name)
+    if len(found) > 1:
+        keys = ", ".join(f"{each.key[:SHORT_KEY]} ({each.step})" for each in found)
+        raise AnswerError(
+            f"`{name}` asks {len(found)} questions: {keys}",
+            hint=f"see them with `fractale answer {record.run_id}`, and answer each by its key",
+        )
+    question = found[0]
+    answer = read_answer(question.question, raw)
+    if answer is MISSING:
+        raise AnswerError(f"the answer to `{name}` is missing")
+    if question.problem and answer.get("action") == "accept":
+        where = str(holder_of(record) or "")
+        raise AnswerError(
+            f"`{question.step}` asks for a secret, which is not taken from another process",
+            hint=f"type it at the terminal of {where}; it is not stored there"
+            if where
+            else f"run `fractale resume {record.run_id}` at a terminal and type it there; "
+            "`decline` and `cancel` are accepted here",
+        )
+    return _Post(open=question, raw=raw, answer=answer)
+
+
+def _not_open(record: RunRecord, asked: Sequence[OpenQuestion], name: str) -> AnswerError:
+    """The error for a name that fits no open question; it says who answered if that is known."""
+    last = next(
+        (
+            event
+            for event in record.events_from_end(("answered",))
+            if name in keys_of(event["question"]) or _is_key_of(event["question"], name)
+        ),
+        None,
+    )
+    open_now = ", ".join(dict.fromkeys(each.step for each in asked))
+    if last is not None:
+        return AlreadyAnswered(
+            f"`{last['question'].get('step')}` was answered before, {who_answered(last)}",
+            hint=f"open questions: {open_now or 'none'}",
+        )
+    holder = holder_of(record)
+    busy = f"; {holder} is running it and asks nothing now" if holder and not asked else ""
+    return AnswerError(
+        f"run {record.run_id} has no open question `{name}`{busy}",
+        hint=f"open questions: {open_now or 'none'}",
+    )
+
+
+def _is_key_of(question: Mapping[str, Any], name: str) -> bool:
+    """Whether a name is the key of an answered question; the first digits are enough."""
+    keys = (key_of(question, number) for number in range(MOST_ASKED_AGAIN))
+    return len(name) >= SHORT_KEY and any(key.startswith(name) for key in keys)
+
+
+def who_answered(event: Mapping[str, Any]) -> str:
+    """Who gave an answer where and when, from the event `answered`."""
+    ways = {"yes": "by --yes", "answers": "by an answer given beforehand"}
+    by = ways.get(str(event.get("by")), "by the default, after its time")
+    if event.get("by") == "person":
+        via = str(event.get("via") or OWN)
+        mail = Mail(step="", via=via, user=str(event.get("user") or ""), time=float(event["time"]))
+        return mail.who
+    return f"{by} at {time.strftime('%H:%M:%S', time.localtime(float(event['time'])))}"
+
+
+def _refuse_late(record: RunRecord, mailbox: Mailbox, posts: Sequence[_Post]) -> None:
+    """Take back answers to questions that were answered while these were written.
+
+    Raises:
+        AlreadyAnswered: There is one.
+    """
+    names = {identity(post.open.question) for post in posts}
+    answered = Counter[str]()
+    events: dict[str, dict[str, Any]] = {}
+    for event in record.read_events() if names else ():
+        if event["event"] == "answered" and (name := identity(event["question"])) in names:
+            events[key_of({**event["question"]}, answered[name])] = event
+            answered[name] += 1
+    for post in posts:
+        name = identity(post.open.question)
+        before = [key_of(post.open.question, number) for number in range(answered[name])]
+        if post.open.key in before and mailbox.arrived([post.open.key]):
+            mailbox.remove(post.open.key)
+            event = events.get(post.open.key)
+            who = who_answered(event) if event else "in another process"
+            raise AlreadyAnswered(f"`{post.open.step}` was answered before, {who}")
+
+
+# -- plans and processes ---------------------------------------------------------------------------
+
+
+def _checked_plan(path: str | Path) -> Plan:
+    from fractale.plan.build import load_plan
+    from fractale.plan.check import check_plan
+
+    plan = load_plan(path)
+    if errors := [each for each in check_plan(plan) if each.severity == "error"]:
+        raise PlanError(errors)
+    return plan
+
+
+def _extensions(flags: RunFlags) -> Extensions:
+    from fractale.runs.workspace import Extensions
+
+    return Extensions(registries=list(flags.registries), agents=list(flags.agents))
+
+
+def _options(flags: RunFlags) -> list[str]:
+    """The options of the command line for some flags."""
+    pairs = [
+        *(("-r", str(path)) for path in flags.registries),
+        *(("-a", agent) for agent in flags.agents),
+        *((("--model", flags.model),) if flags.model else ()),
+        *((("--backend", flags.backend),) if flags.backend else ()),
+        *(("--limit", f"{name}={value}") for name, value in flags.limits.items()),
+    ]
+    return [*(word for pair in pairs for word in pair), *(["--detach"] if flags.detach else [])]
+
+
+def _program(words: Sequence[str]) -> list[str]:
+    # -P: a file of the working directory must not be imported in place of a module.
+    return [sys.executable, "-P", "-m", "fractale.cli", *words]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _not_started(record: RunRecord, words: Sequence[str], written: int) -> NotStarted:
+    """The error of a background process that ended before it took up its run."""
+    try:
+        with record.output.open("rb") as file:
+            file.seek(written)
+            text = file.read().decode(errors="replace").strip()
+    except OSError as error:
+        text = str(error)
+    typed = " ".join(word for word in words if word != "--quiet")
+    error = NotStarted(
+        text[-LONGEST_REASON:] or "the process ended without a word",
+        hint=f"at a terminal: fractale {typed}" if words[0] == "resume" else None,
+    )
+    error.log = record.output
+    return error
