@@ -264,17 +264,18 @@ class Drawing:
         return self.is_list or any(inside.has_list() for inside in insides if inside)
 
 
-def svg(plan: Plan, way: Way | None = None, *, page: bool = False) -> str:
+def svg(plan: Plan, way: Way | None = None, *, page: bool = False, prefix: str = "") -> str:
     """The plan as an SVG document.
 
     Args:
         way: The way of a run, which marks the boxes and the arrows.
         page: Whether it becomes a part of an HTML page that has `PAGE_STYLE`. It then has neither
-            a background nor a style of its own, and each step is a link to ``#step-PATH``, with
-            its path as ``data-step``.
+            a background nor a style of its own, and each step has its path as ``data-step``. It is
+            a link to ``#step-PATH``, of a run only if the run reached the step.
+        prefix: Before the ids that links lead to, on a page with several runs.
     """
     body = _drawing(plan, way)
-    writer = _Writer(way, page=page)
+    writer = _Writer(way, page=page, prefix=prefix)
     note = [UNDRAWN] if fails_silently(plan) and way is None else []
     note += [LISTED] if body.has_list() else []
     title = [] if page else fold(title_of(plan), 70)
@@ -559,11 +560,12 @@ class _Writer:
 
     Args:
         way: The way of a run; None for a plan alone.
-        page: As of `svg`.
+        page, prefix: As of `svg`.
     """
 
     way: Way | None
     page: bool
+    prefix: str
 
     def drawing(self, drawing: Drawing) -> Iterator[str]:
         """The elements of a drawing: arrows that were taken lie above the others."""
@@ -619,7 +621,7 @@ class _Writer:
         state = self.way.of(box.path) if self.way is not None and box.path else None
         yield self._opening(box, state, ends)
         yield from self._head(placed, state)
-        yield "</a>" if self.page and box.path else "</g>"
+        yield "</a>" if self._link(box, state) else "</g>"
         if box.inside is not None:
             left = placed.x + (placed.width - box.inside.width) / 2
             yield f'<g transform="translate({left:.1f} {placed.y + box.head - 2:.1f})">'
@@ -634,11 +636,19 @@ class _Writer:
             style = f' class="{end if reached else "is-unreached"}"'
         title = box.title + (f": {state.words}" if state else "")
         told = f"<title>{xml_escape(title)}</title>" if box.title else ""
-        if not (self.page and box.path):
-            return f"<g{style}>{told}"
-        path = escape(box.path)
-        link = quoteattr(f"#step-{quote(path, safe='/')}")
-        return f"<a{style} data-step={quoteattr(path)} href={link}>{told}"
+        about = f" data-step={quoteattr(escape(box.path))}" if self.page and box.path else ""
+        if link := self._link(box, state):
+            return f"<a{style}{about} href={quoteattr(link)}>{told}"
+        return f"<g{style}{about}>{told}"
+
+    def _link(self, box: Box, state: StepState | None) -> str:
+        """Where a box of a page leads to; empty for one that leads nowhere."""
+        if not self.page or not box.path:
+            return ""
+        if state is not None and state.state in ("not reached", "kept"):
+            return ""
+        path = (state.shown_by if state else "") or box.path
+        return f"#{quote(f'{self.prefix}step-{path}', safe='/', errors='replace')}"
 
     def _head(self, placed: PlacedBox, state: StepState | None) -> Iterator[str]:
         """The outline of a box, and its text."""
