@@ -133,7 +133,7 @@ async def test_a_run_without_its_plan_is_not_drawn(history, capfd, monkeypatch):
     assert "is gone, or has changed since" in capfd.readouterr().err
 
 
-# -- runs that go on, wait, or were killed ------------------------------------------------------
+# -- runs that continue, wait, or were killed ----------------------------------------------------
 
 
 def test_a_step_that_did_not_end_is_stopped_waiting_or_running(tmp_path):

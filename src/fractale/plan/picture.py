@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -619,16 +620,17 @@ class _Writer:
     def _box(self, placed: PlacedBox, ends: set[str]) -> Iterator[str]:
         box = placed.box
         state = self.way.of(box.path) if self.way is not None and box.path else None
-        yield self._opening(box, state, ends)
+        link = self._link(box, state)
+        yield self._opening(box, state, link, ends)
         yield from self._head(placed, state)
-        yield "</a>" if self._link(box, state) else "</g>"
+        yield "</a>" if link else "</g>"
         if box.inside is not None:
             left = placed.x + (placed.width - box.inside.width) / 2
             yield f'<g transform="translate({left:.1f} {placed.y + box.head - 2:.1f})">'
             yield from self.drawing(box.inside)
             yield "</g>"
 
-    def _opening(self, box: Box, state: StepState | None, ends: set[str]) -> str:
+    def _opening(self, box: Box, state: StepState | None, link: str, ends: set[str]) -> str:
         style = f' class="step {_CLASSES[state.state]}"' if state else ' class="step"'
         if box.target:
             reached = self.way is None or box.target in ends
@@ -637,7 +639,7 @@ class _Writer:
         title = box.title + (f": {state.words}" if state else "")
         told = f"<title>{xml_escape(title)}</title>" if box.title else ""
         about = f" data-step={quoteattr(escape(box.path))}" if self.page and box.path else ""
-        if link := self._link(box, state):
+        if link:
             return f"<a{style}{about} href={quoteattr(link)}>{told}"
         return f"<g{style}{about}>{told}"
 
@@ -678,13 +680,20 @@ class _Writer:
         box, x, y = placed.box, placed.x, placed.y + 14
         words = "" if state is None or state.state == "not reached" else state.words
         space = int((placed.width - 30) / CHARACTER)
-        words = fit(words, max(space - 8, 8))
+        words, long = _fitted(words, max(space - 8, 8))
         if state is not None:
             yield _mark(x + 12, y - 4, state.state)
-        yield _text(x + 24, y, fit(box.rows[0], max(space - cells(words) - 2, 4)), "name")
+        yield _text(x + 24, y, fit(box.rows[0], max(space - long - 2, 4)), "name")
         if words:
-            left = x + placed.width - cells(words) * CHARACTER - 4
+            left = x + placed.width - long * CHARACTER - 4
             yield _text(left, y, words, "state")
+
+
+@lru_cache(maxsize=1000)
+def _fitted(words: str, most: int) -> tuple[str, int]:
+    """The words of a state, shortened, and their cells; the steps of a run share them."""
+    shown = fit(words, most)
+    return shown, cells(shown)
 
 
 def _arrow(arrow: PlacedArrow, use: str) -> Iterator[str]:
