@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fractale.durations import in_words
 from fractale.errors import StoreError
 from fractale.plan.paths import without_indexes
+from fractale.render.summary import LEAST_HOURS
 from fractale.render.text import inert
 
 if TYPE_CHECKING:
@@ -65,9 +66,16 @@ class _Sums:
             tokens=f"{self.read:,} + {self.written:,}" if used else "",
             cost=f"${self.cost:.4f}" if self.cost else "",
             jobs=f"{self.jobs:,}" if self.jobs else "",
-            node_hours=f"{self.node_hours:.4g}" if self.node_hours else "",
+            node_hours=hours_text(self.node_hours),
             waited=in_words(self.waited) if self.waited else "",
         )
+
+
+def hours_text(hours: float) -> str:
+    """Node-hours in a cell."""
+    if not hours:
+        return ""
+    return f"{hours:.4g}" if hours >= LEAST_HOURS else f"< {LEAST_HOURS:g}"
 
 
 def by_step(history: RunHistory) -> Iterable[CostRow]:

@@ -52,7 +52,7 @@ MOST_OPEN: Final = 8
 ATTENTION: Final = ("failure", "waiting", "running", "stopped")
 MOST_CALLS, MOST_ITEMS, MOST_JOBS = 60, 200, 40
 """The most calls, items and jobs of one attempt."""
-LOG_LINES, LOG_BYTES = 40, 16_384
+LOG_LINES, LOG_BYTES = 24, 16_384
 """The most of the end of a job's log."""
 CONTEXT_LINES: Final = 2
 
@@ -424,7 +424,7 @@ class _Page:
         kept = history.attempts[:MOST_VISITS]
         seen = {without_indexes(v.path): v for v in reversed(kept)}
         first_of = {id(v): path for path, v in seen.items() if v.path != path}
-        failed = [id(v) for v in kept if state_of(history, v) in ATTENTION]
+        failed = [id(v) for v in kept if _needs_attention(history, v)]
         opened = {*failed[-MOST_OPEN:], id(kept[-1])} if kept else set[int]()
         visits = [self._visit(v, first_of.get(id(v)), is_open=id(v) in opened) for v in kept]
         if self._paging.details:
@@ -585,7 +585,7 @@ class _Detail:
                 for each in attempt.questions
             ),
             warnings=tuple(inert(note.message, 2000) for note in attempt.warnings),
-            outputs=() if attempt.items else self._value(attempt.outputs),
+            outputs=self._outputs(),
             notes=tuple(self._notes),
         )
 
@@ -612,6 +612,14 @@ class _Detail:
         if value is None or value == {}:
             return ()
         return entries_of(resolve(self._history.record, value), self._paging.bounds, self._where)
+
+    def _outputs(self) -> tuple[Shown, ...]:
+        """The outputs; those of items and the log of a job are shown with these."""
+        if self._attempt.items:
+            return ()
+        found = self._value(self._attempt.outputs)
+        above = self._attempt.kind == "job" and bool(self._attempt.jobs)
+        return tuple(each for each in found if not (above and each.label == "log"))
 
     def _left_out(self, number: int, most: int, noun: str) -> None:
         if number > most:
@@ -729,6 +737,12 @@ def question_view(asked: RecordedQuestion, href: str = "") -> QuestionView:
     )
 
 
+def _needs_attention(history: RunHistory, attempt: RecordedAttempt) -> bool:
+    """Whether an attempt did not succeed, or an item of it failed."""
+    failed = any(item.outcome == "failure" for item in attempt.items.values())
+    return failed or state_of(history, attempt) in ATTENTION
+
+
 def state_of(history: RunHistory, attempt: RecordedAttempt) -> str:
     """The outcome of an attempt; of one that did not end, ``waiting``, ``running``, ``stopped``."""
     if attempt.outcome:
@@ -741,10 +755,8 @@ def state_of(history: RunHistory, attempt: RecordedAttempt) -> str:
 
 
 def _answered(asked: RecordedQuestion) -> str:
-    by = {"person": "you", "answers": "an answer given beforehand", "yes": "--yes"}
     words = inert(answer_text(asked.answer), 2000)
-    who = by.get(str(asked.by), str(asked.by))
-    return f"{words}   (by {inert(who, 80)}, {exactly(asked.answered_at)})"
+    return f"{words}   (by {inert(asked.answered_by, 100)}, {exactly(asked.answered_at)})"
 
 
 def _target(attempt: RecordedAttempt) -> str:

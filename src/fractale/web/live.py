@@ -162,7 +162,9 @@ class Feed:
                 if sent.changed > since
             ]
             gone = [name for name, version in self._gone.items() if version > since]
-        found += [f'<hx-partial hx-target="#{_escaped(n)}" hx-swap="delete"></hx-partial>' for n in gone]
+        found += [
+            f'<hx-partial hx-target="#{_escaped(n)}" hx-swap="delete"></hx-partial>' for n in gone
+        ]
         return "\n".join(found)
 
     async def changes(self, at: str) -> AsyncGenerator[tuple[str, str]]:

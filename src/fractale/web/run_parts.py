@@ -154,7 +154,9 @@ def fork_steps(history: RunHistory) -> list[tuple[str, str]]:
     for attempt in reversed(history.attempts):
         if attempt.parent is None and not attempt.handler:
             nth = f"#{attempt.number}"
-            words = f"{attempt.path}, attempt {attempt.number}" if attempt.number > 1 else attempt.path
+            words = (
+                f"{attempt.path}, attempt {attempt.number}" if attempt.number > 1 else attempt.path
+            )
             found.append((attempt.path + nth, inert(words, 200)))
     return found
 

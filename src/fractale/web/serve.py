@@ -126,7 +126,9 @@ def address_of(listener: socket.socket, access: Access) -> str:
     return f"http://{name}:{port}/?{urlencode({TOKEN: access.token})}"
 
 
-def run(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], stop: Callable[[], None]) -> None:
+def run(
+    app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], stop: Callable[[], None]
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
