@@ -273,9 +273,8 @@ class Web:
         record = self._record(request)
         step = request.state.form.get("step") or None
         found = await self.actions.cancel(record.run_id, step)
-        if found.failed or found.trouble:
-            trouble = [f"{job.job.step}: {job.trouble}" for job in found.failed]
-            raise UsageError("; ".join([*trouble, found.trouble]).strip("; "))
+        if found.trouble:
+            raise UsageError(found.trouble, hint=f"see `fractale show {record.run_id}`")
         return _to_run(record.run_id, "cancelled" if found.stopped or step else "stopping")
 
     def fork_form(self, request: Request) -> Response:

@@ -15,8 +15,10 @@ from markupsafe import escape
 
 from fractale.errors import FractaleError
 from fractale.plan.model import Plan
+from fractale.record.follow import WrittenText
 from fractale.record.history import RunHistory, input_values
 from fractale.render.questions import exact
+from fractale.render.run_view import unreadable
 from fractale.render.text import inert
 from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
 from fractale.runs.actions import Actions, OpenQuestion
@@ -32,8 +34,8 @@ VISITS: Final = "visits"
 """The id of the element that has the attempts."""
 CHANGED: Final = "changed."
 """Before the name of an input, in the form of a fork."""
-NAMES: Final = ("verdict", "questions", "now", "way", "timeline", "results", "rest")
-"""The parts that every page has, in the order of their ids ``part-NAME``."""
+
+
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class Parts:
     actions: Actions
     _visits: dict[tuple[str, str], tuple[Visit, Part]] = field(default_factory=dict[Any, Any])
 
-    def __call__(self, history: RunHistory, texts: Mapping[str, str]) -> dict[str, Part]:
+    def __call__(self, history: RunHistory, texts: Mapping[str, WrittenText]) -> dict[str, Part]:
         page = run_page(history, Paging(details=False))
         live = self.templates.get_template("run_parts.html").make_module(
             {"run": history.run, "page": page}
@@ -58,10 +60,11 @@ class Parts:
         asked, trouble = self._asked(history)
         logs = [log for log in job_logs(history) if not log.over][:MOST_LOGS]
         found = {
+            "said": macros.said(len(asked)),
             "verdict": macros.verdict(_can(history), history.started),
             "questions": macros.questions([card_of(each) for each in asked], trouble),
             "now": macros.now(
-                [(inert(step, 200), exact(text)) for step, text in texts.items()],
+                [(inert(step, 200), *_written(history, step, text)) for step, text in texts.items()],
                 [(log, log_tail(log.path, FOLLOWED_LINES)) for log in logs],
             ),
             "way": macros.way(),
@@ -98,6 +101,15 @@ class Parts:
             return self.actions.questions(history.run), ""
         except FractaleError as error:
             return (), inert(error.message, 400)
+
+
+def _written(history: RunHistory, step: str, text: WrittenText) -> tuple[str, bool]:
+    """A model's text as it is shown, and whether it is the text itself."""
+    kinds = [attempt.kind for attempt in history.of_step(step)]
+    if words := unreadable(kinds[-1] if kinds else "", text):
+        return words, False
+    cut = "…" if text.characters > len(text.end) else ""
+    return cut + exact(text.end), True
 
 
 def _stamp(attempt: Any) -> str:
