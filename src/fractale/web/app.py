@@ -37,12 +37,12 @@ from fractale.store.run_record import RunRecord, RunRecords
 from fractale.version import __version__
 from fractale.web import run_parts
 from fractale.web.access import CSRF, SANDBOX, Access, Guard
+from fractale.web.environment import environment
 from fractale.web.lists import SINCE, Filter, run_list
 from fractale.web.live import TITLE, Feeds
 from fractale.web.logs import job_logs, log_tail
 from fractale.web.plans import Checked, PlanFile, checked, fields_of, given_in, plan_files
-from fractale.web.questions import answer_in, card_of
-from fractale.web.environment import environment
+from fractale.web.questions import answer_in
 
 BY: Final = "fractale web"
 FOLDER: Final = "web"
@@ -66,7 +66,7 @@ DONE: Final[Mapping[str, str]] = {
     "forked": "this is the new run",
     "started": "the run was started in the background",
 }
-"""What a redirect may report; an address cannot name another text."""
+"""The notes that a redirect can name; an address cannot contain another text."""
 
 T = TypeVar("T")
 
@@ -238,7 +238,7 @@ class Web:
         """The record of the run in the address.
 
         Raises:
-            HTTPException: There is no such run here.
+            HTTPException: The run was not found.
         """
         name = request.path_params["run"]
         if name == "-1":
@@ -260,9 +260,7 @@ class Web:
                 f"this question of run {record.run_id} is not open any more",
                 hint="go back to the run: it shows who answered it, and what it asks now",
             )
-        given = await self.actions.answer(
-            record.run_id, key, answer_in(asked[key].question, form)
-        )
+        given = await self.actions.answer(record.run_id, key, answer_in(asked[key].question, form))
         del given
         return _to_run(record.run_id, "answered")
 
@@ -404,9 +402,7 @@ class Web:
         except UsageError as error:
             raise HTTPException(404, error.message) from error
         lines = diff_lines(diff_runs(a, b), full=query.get("full") == "1")
-        return self._page(
-            "diff.html", a=a.run, b=b.run, lines=lines, full=query.get("full") == "1"
-        )
+        return self._page("diff.html", a=a.run, b=b.run, lines=lines, full=query.get("full") == "1")
 
     # -- files, and errors
 
@@ -420,15 +416,23 @@ class Web:
 
     def on_error(self, request: Request, error: Exception) -> Response:
         """A page for an error that fractale raises on purpose."""
-        return self._page("error.html", 409, title="not done", error=said(error), back=_back(request))
+        return self._page(
+            "error.html", 409, title="not done", error=said(error), back=_back(request)
+        )
 
     def on_http(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 500)
         words = {"message": inert(str(getattr(error, "detail", "")), 400), "hint": ""}
-        return self._page("error.html", status, title="not found" if status == 404 else "refused", error=words, back=_back(request))
+        return self._page(
+            "error.html",
+            status,
+            title="not found" if status == 404 else "refused",
+            error=words,
+            back=_back(request),
+        )
 
     def on_fault(self, request: Request, error: Exception) -> Response:
-        """A page for an error that nobody expected; its traceback is kept in a file."""
+        """A page for an unexpected error; its traceback is kept in a file."""
         file = self.settings.state_dir / FOLDER / "fault.txt"
         with contextlib.suppress(OSError):
             make_folder(file.parent)

@@ -17,7 +17,13 @@ from fractale.store.index import RunFilter, RunRow, list_runs
 
 PAGE: Final = 100
 """Runs on one page."""
-SINCE: Final = (("", "any time"), ("1h", "last hour"), ("1d", "last day"), ("7d", "last 7 days"), ("30d", "last 30 days"))
+SINCE: Final = (
+    ("", "any time"),
+    ("1h", "last hour"),
+    ("1d", "last day"),
+    ("7d", "last 7 days"),
+    ("30d", "last 30 days"),
+)
 SHOWN: Final = ("running", "waiting", "failed", "success", "limit", "stopped")
 """The order of the states in the heading and in the filter."""
 NUMBERS_FROM: Final = HEADINGS.index("RAN")
@@ -25,7 +31,7 @@ NUMBERS_FROM: Final = HEADINGS.index("RAN")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What the list shows.
+    """The criteria of the list.
 
     Args:
         text: Part of a run's id, plan, file, or of what it waits for.

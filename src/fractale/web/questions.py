@@ -185,7 +185,9 @@ def _approval(question: Mapping[str, Any]) -> Ways:
             "change the arguments",
             "e",
         ),
-        Form("refuse", [Field("reason", "why not", required=True)], "refuse", "refuse, and say why"),
+        Form(
+            "refuse", [Field("reason", "why not", required=True)], "refuse", "refuse, and say why"
+        ),
     ]
     return buttons, forms
 
@@ -253,14 +255,18 @@ def _interrupt(question: Mapping[str, Any]) -> Ways:
     if calls_in(question):
         buttons = [Button("yes", "yes", "y", "good"), Button("no", "no", "n", "bad")]
     about = f"answer with: {inert(expected(question), 400)}"
-    return buttons, [Form("text", [Field("text", "answer", "long", about=about, required=True)], "answer")]
+    return buttons, [
+        Form("text", [Field("text", "answer", "long", about=about, required=True)], "answer")
+    ]
 
 
 def _in_doubt(question: Mapping[str, Any]) -> Ways:
     del question
     buttons = [Button("again", "call it again", "a"), Button("failed", "it failed", "f")]
     outputs = Field("outputs", "its outputs, as JSON", "long", "{}", required=True)
-    return buttons, [Form("outputs", [outputs], "it was done, with these outputs", "it was done", "d")]
+    return buttons, [
+        Form("outputs", [outputs], "it was done, with these outputs", "it was done", "d")
+    ]
 
 
 def _words(*words: tuple[str, str, str]) -> Callable[[Mapping[str, Any]], Ways]:
@@ -287,7 +293,9 @@ _WAYS: Final[Mapping[str, Callable[[Mapping[str, Any]], Ways]]] = {
         ("failure", "it failed", "f"),
         ("again", "submit it again", "a"),
     ),
-    "failure": _words(("retry", "try again", "r"), ("skip", "skip the step", "s"), ("quit", "end the run", "q")),
+    "failure": _words(
+        ("retry", "try again", "r"), ("skip", "skip the step", "s"), ("quit", "end the run", "q")
+    ),
 }
 
 
@@ -303,7 +311,9 @@ def _fields(schema: Mapping[str, Any]) -> list[Field]:
         if field.get("type") == "boolean":
             options = [("yes", "yes"), ("no", "no")]
             default = None if default is None else "yes" if default else "no"
-        kind = "secret" if name in secret else "choice" if options and not _is_list(field) else "text"
+        kind = (
+            "secret" if name in secret else "choice" if options and not _is_list(field) else "text"
+        )
         found.append(
             Field(
                 FIELD + name,

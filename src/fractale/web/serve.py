@@ -57,7 +57,7 @@ def listen(port: int) -> socket.socket:
 
 
 def listen_at(path: Path) -> socket.socket:
-    """A Unix socket (mode 0600) that listens; one that nobody listens on any more is replaced.
+    """A Unix socket (mode 0600) that listens; one that a killed server left is replaced.
 
     Raises:
         UsageError: Another server listens there, something else has the name, other users may
@@ -126,7 +126,9 @@ def address_of(listener: socket.socket, access: Access) -> str:
     return f"http://{name}:{port}/?{urlencode({TOKEN: access.token})}"
 
 
-def run(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], stop: Callable[[], None]) -> None:
+def run(
+    app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], stop: Callable[[], None]
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:

@@ -104,4 +104,6 @@ def _report(address: str, socket_path: Path | None) -> None:
         click.echo(f"  {forwarding(socket_path)}", err=True)
         click.echo("and open there:", err=True)
     click.echo(address)
-    click.echo("the address has a token: keep it secret · Ctrl-C ends the page, not the runs", err=True)
+    click.echo(
+        "the address has a token: keep it secret · Ctrl-C ends the page, not the runs", err=True
+    )
