@@ -33,7 +33,7 @@ MARKS: Final[Mapping[State, str]] = {
     "stopped": "■",
     "success": "✓",
     "failed": "✗",
-    "skipped": "-",
+    "skipped": "\u2013",
 }
 """State → its mark in a terminal."""
 
@@ -72,13 +72,13 @@ class StepState:
 
     @property
     def words(self) -> str:
-        """Such as ``running 3/100, 1 failed``, or ``failed`` with the number of attempts."""
+        """Such as ``running · 3/100 items, 1 failed``, with the number of attempts if above one."""
         words = STATES[self.state]
         if self.attempts > 1:
             words += f" {times(self.attempts)}"
         if self.items is not None:
             total = "" if self.items.total is None else f"/{self.items.total}"
-            words += f" {self.items.done}{total}"
+            words += f" · {self.items.done}{total} items"
             words += f", {self.items.failed} failed" if self.items.failed else ""
         return words
 
@@ -95,10 +95,12 @@ class Way:
             were not reached may be left out.
         arrows: (path of a step, name of its target: a step beside it, ``success`` or ``failed``)
             → how often the run went there.
+        events: (path of a step, its event) → how often it happened.
     """
 
     steps: Mapping[str, StepState] = field(default_factory=dict[str, StepState])
     arrows: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    events: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
 
     def of(self, path: str) -> StepState:
         """The state of the step with a path."""

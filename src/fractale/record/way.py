@@ -5,10 +5,12 @@ The states come from the events in the run's `RunHistory`, the plan from the cop
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from fractale.errors import PlanError
 from fractale.plan import Plan
@@ -31,19 +33,21 @@ def way_taken(history: RunHistory) -> Way:
     parent run, and did not reach itself, is ``kept``.
     """
     found: dict[str, list[RecordedAttempt]] = {}
-    arrows: dict[tuple[str, str], int] = {}
+    arrows = Counter[tuple[str, str]]()
+    events = Counter[tuple[str, str]]()
     for attempt in history.attempts:
         path = without_indexes(attempt.path)
         found.setdefault(path, []).append(attempt)
         if attempt.next:
-            arrow = (path, attempt.next)
-            arrows[arrow] = arrows.get(arrow, 0) + 1
+            arrows[path, attempt.next] += 1
+            events[path, attempt.event or ""] += 1
     open_questions = [asked for asked in history.questions if not asked.answered]
     asking = {path for asked in open_questions for path in _all(asked.step)}
-    kept: list[str] = (history.head.get("parent") or {}).get("kept") or []
+    parent: Mapping[str, Any] = history.head.get("parent") or {}
+    kept: list[str] = parent.get("kept") or []
     steps = {name: StepState(state="kept") for name in kept}
     steps |= {path: _step(history, attempts, asking) for path, attempts in found.items()}
-    return Way(steps=steps, arrows=arrows)
+    return Way(steps=steps, arrows=arrows, events=events)
 
 
 def _all(path: str) -> Sequence[str]:
