@@ -331,7 +331,7 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
     column = min(max(cells(name) for name in names.values()), NAME_MOST)
     lines: list[str] = []
     for key, value in table.items():
-        first, *rest = _shown(_timed(key, value), full=full)
+        first, *rest = _shown(timed(key, value), full=full)
         if rest:
             block = [piece for line in (first, *rest) for piece in _pieces(line, width - 4)]
             lines += [names[key], *(f"  │ {line}" for line in block)]
@@ -342,11 +342,11 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
     return lines
 
 
-def _timed(key: str, value: Any) -> Any:
+def timed(key: str, value: Any) -> Any:
     """A value; a job's time, recognized by its key and size, becomes a date or duration."""
     if isinstance(value, dict):
         moment = cast("dict[str, Any]", value)
-        return _timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
+        return timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if key in MOMENTS and value > LONG_AGO:

@@ -13,6 +13,7 @@ from fractale.record.history import input_values
 from fractale.render.phrases import as_json
 from fractale.render.summary import NO_BREAKS, STATES, history_verdict
 from fractale.render.text import count, fit, inert, when
+from fractale.report.costs import hours_text
 from fractale.report.plots import Plot, plots_of
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _fixed(history: RunHistory) -> dict[str, str]:
         "tokens": f"{int(usage.get('total_tokens') or 0):,}",
         "cost": f"${float(usage.get('cost') or 0.0):.3f}",
     }
-    return {**found, "node-hours": f"{float(hours):.4g}" if hours else "0"}
+    return {**found, "node-hours": hours_text(float(hours or 0.0)) or "0"}
 
 
 def _head(histories: Sequence[RunHistory]) -> str:

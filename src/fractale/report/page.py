@@ -28,7 +28,7 @@ from fractale.render.run_view import MARKS
 from fractale.render.step import decided_by, job_rows, said
 from fractale.render.summary import Verdict, history_verdict, question_text
 from fractale.render.text import count, exactly, inert, shorten_path
-from fractale.report.costs import CostRow, by_model, by_step
+from fractale.report.costs import cost_tables
 from fractale.report.images import Picture, Pictures
 from fractale.report.plots import TableView, table_view
 from fractale.report.texts import WHOLE, Bounds, Shown, cut, entries_of, shown
@@ -52,7 +52,8 @@ MOST_OPEN: Final = 8
 ATTENTION: Final = ("failure", "waiting", "running", "stopped")
 MOST_CALLS, MOST_ITEMS, MOST_JOBS = 60, 200, 40
 """The most calls, items and jobs of one attempt."""
-LOG_LINES, LOG_BYTES = 40, 16_384
+FEW_JOBS: Final = 2
+LOG_LINES, LOG_BYTES = 24, 16_384
 """The most of the end of a job's log."""
 CONTEXT_LINES: Final = 2
 
@@ -100,12 +101,14 @@ class JobView:
 
     Args:
         rows: State, nodes and times.
+        important: Whether it is open at first: it did not complete, or is one of few.
         log: The end of its log.
         path: Of the log.
     """
 
     name: str
     state: str
+    important: bool
     rows: Rows
     log: Shown | None
     path: str
@@ -248,8 +251,7 @@ class RunPage:
     visits: tuple[Visit, ...]
     visits_note: str
     tables: tuple[TableView, ...]
-    steps_cost: tuple[CostRow, ...]
-    models_cost: tuple[CostRow, ...]
+    costs: tuple[TableView, ...]
     inputs: tuple[Shown, ...]
     outputs: tuple[Shown, ...]
     drafts: tuple[Draft, ...]
@@ -354,8 +356,7 @@ class _Page:
                 for attempt in history.attempts
                 for title, rows in attempt.tables.items()
             ),
-            steps_cost=tuple(by_step(history)),
-            models_cost=tuple(by_model(history)),
+            costs=cost_tables(history),
             inputs=entries_of(input_values(history), self._paging.bounds, self._where),
             outputs=self._outputs(),
             drafts=tuple(self._drafts()),
@@ -400,7 +401,8 @@ class _Page:
             yield "forked from", f"run {inert(str(parent.get('run')), 80)} at {at}"
         yield "started", exactly(history.started)
         if history.ended:
-            yield "ended", exactly(history.ended)
+            ended = "waits since" if history.status == "waiting" else "ended"
+            yield ended, exactly(history.ended)
         resumed = [exactly(process.started) for process in history.processes if process.resumed]
         if resumed:
             yield "resumed", ", ".join(resumed[:20]) + (" …" if len(resumed) > 20 else "")
@@ -424,7 +426,7 @@ class _Page:
         kept = history.attempts[:MOST_VISITS]
         seen = {without_indexes(v.path): v for v in reversed(kept)}
         first_of = {id(v): path for path, v in seen.items() if v.path != path}
-        failed = [id(v) for v in kept if state_of(history, v) in ATTENTION]
+        failed = [id(v) for v in kept if _needs_attention(history, v)]
         opened = {*failed[-MOST_OPEN:], id(kept[-1])} if kept else set[int]()
         visits = [self._visit(v, first_of.get(id(v)), is_open=id(v) in opened) for v in kept]
         if self._paging.details:
@@ -585,7 +587,7 @@ class _Detail:
                 for each in attempt.questions
             ),
             warnings=tuple(inert(note.message, 2000) for note in attempt.warnings),
-            outputs=() if attempt.items else self._value(attempt.outputs),
+            outputs=self._outputs(),
             notes=tuple(self._notes),
         )
 
@@ -612,6 +614,14 @@ class _Detail:
         if value is None or value == {}:
             return ()
         return entries_of(resolve(self._history.record, value), self._paging.bounds, self._where)
+
+    def _outputs(self) -> tuple[Shown, ...]:
+        """The outputs; those of items and the log of a job are shown with these."""
+        if self._attempt.items:
+            return ()
+        found = self._value(self._attempt.outputs)
+        above = self._attempt.kind == "job" and bool(self._attempt.jobs)
+        return tuple(each for each in found if not (above and each.label == "log"))
 
     def _left_out(self, number: int, most: int, noun: str) -> None:
         if number > most:
@@ -655,6 +665,7 @@ class _Detail:
         return JobView(
             name=inert(f"job {job.job} of {job.scheduler}{where}", 200),
             state=inert(job.state, 40),
+            important=job.state != "completed" or len(self._attempt.jobs) <= FEW_JOBS,
             rows=tuple((label, inert(text, 1000)) for label, text in job_rows(job, record)),
             log=self._log(path, job),
             path=inert(shorten_path(str(path)), 1000),
@@ -729,6 +740,12 @@ def question_view(asked: RecordedQuestion, href: str = "") -> QuestionView:
     )
 
 
+def _needs_attention(history: RunHistory, attempt: RecordedAttempt) -> bool:
+    """Whether an attempt did not succeed, or an item of it failed."""
+    failed = any(item.outcome == "failure" for item in attempt.items.values())
+    return failed or state_of(history, attempt) in ATTENTION
+
+
 def state_of(history: RunHistory, attempt: RecordedAttempt) -> str:
     """The outcome of an attempt; of one that did not end, ``waiting``, ``running``, ``stopped``."""
     if attempt.outcome:
@@ -741,10 +758,8 @@ def state_of(history: RunHistory, attempt: RecordedAttempt) -> str:
 
 
 def _answered(asked: RecordedQuestion) -> str:
-    by = {"person": "you", "answers": "an answer given beforehand", "yes": "--yes"}
     words = inert(answer_text(asked.answer), 2000)
-    who = by.get(str(asked.by), str(asked.by))
-    return f"{words}   (by {inert(who, 80)}, {exactly(asked.answered_at)})"
+    return f"{words}   (by {inert(asked.answered_by, 100)}, {exactly(asked.answered_at)})"
 
 
 def _target(attempt: RecordedAttempt) -> str:

@@ -8,7 +8,8 @@ from typing import Any, Final, cast
 
 from fractale.plain import to_json
 from fractale.render.questions import exact
-from fractale.render.text import cells, count, inert
+from fractale.render.step import timed
+from fractale.render.text import count, inert
 
 ONE_LINE: Final = 100
 """The most columns of a JSON value on one line."""
@@ -57,7 +58,7 @@ class Shown:
     Args:
         label: Its name; may be empty.
         text: Control characters are escaped.
-        block: Whether it has several lines, or one that is long.
+        block: Whether it has several lines.
         note: What was left out, and where the whole value is; empty if nothing was.
     """
 
@@ -75,18 +76,28 @@ def shown(label: str, value: Any, bounds: Bounds = WHOLE, where: str = "") -> Sh
     """
     text = value if isinstance(value, str) else _json(value)
     kept, note = cut(text.rstrip("\n"), bounds, where)
-    block = "\n" in kept or cells(kept) > ONE_LINE
-    return Shown(label=inert(label, NAME_MOST), text=kept, block=block, note=note)
+    return Shown(
+        label=inert(label, NAME_MOST),
+        text=kept or "(empty)",
+        block="\n" in kept,
+        note=note,
+    )
 
 
 def entries_of(value: Any, bounds: Bounds = WHOLE, where: str = "") -> tuple[Shown, ...]:
-    """A value as entries: one per key of a mapping; any other value is one without a label."""
+    """A value as entries: one per key of a mapping; any other value is one without a label.
+
+    The times of jobs are dates and durations.
+    """
     if value is None or value == {}:
         return ()
     if not isinstance(value, Mapping):
         return (shown("", value, bounds, where),)
     table = cast("Mapping[Any, Any]", value)
-    found = [shown(str(key), each, bounds, where) for key, each in list(table.items())[:MOST_KEYS]]
+    found = [
+        shown(str(key), timed(str(key), each), bounds, where)
+        for key, each in list(table.items())[:MOST_KEYS]
+    ]
     if more := len(table) - MOST_KEYS:
         found += [Shown(label="…", text=count(more, "more key"))] if more > 0 else []
     return tuple(found)
