@@ -47,7 +47,7 @@ def client(web: Web) -> Iterator[httpx.Client]:
 
 
 def refused(made: MadeRuns, *words: str) -> str:
-    """What a command prints that is used wrongly."""
+    """The output of a command that is used wrongly."""
     process = made.start(*words)
     _, err = process.communicate()
     assert process.returncode == 2, err

@@ -41,7 +41,7 @@ def card(question: Mapping[str, Any]) -> Card:
 
 
 def answered(question: Mapping[str, Any], **form: str) -> Any:
-    """What the question reads in a submitted form."""
+    """The answer in a submitted form, as the question reads it."""
     return read_answer(question, answer_in(question, form))
 
 
@@ -53,7 +53,7 @@ def answered(question: Mapping[str, Any], **form: str) -> Any:
         CHOICES,
         Question.ask("s", "Why?", default="so"),
         Review.ask("s", "name: p\nsteps: []\n", None, 1),
-        ElicitationQuestion.ask("s", "site", "Go on?", {}),
+        ElicitationQuestion.ask("s", "site", "Continue?", {}),
         InDoubt.ask("s", "write", {"path": "a"}),
         ToolChanged.ask("s", "site", {"write": "0" * 64}, "-a\n+b"),
         JobUnknown.ask("s", "17", "slurm", "it is not listed", "/nowhere"),
