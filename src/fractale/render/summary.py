@@ -15,7 +15,16 @@ from fractale.plan.paths import without_indexes
 from fractale.questions import is_job, is_timer, needs_no_answer, tool_of
 from fractale.questions.forms import properties_of
 from fractale.questions.kinds import expected, form_of
-from fractale.render.phrases import as_json, job_text, timer_text, waits_in_words
+from fractale.record.verdict import (
+    OUTCOMES,
+    VerdictHead,
+    last_error,
+    only_job,
+    step_failed,
+    verdict_head,
+    without_last_line,
+)
+from fractale.render.phrases import as_json, job_text, timer_text
 from fractale.render.questions import (
     arguments_lines,
     asked_lines,
@@ -69,7 +78,7 @@ STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
     "failed": ("failed", "bad"),
     "waiting": ("waiting", "warn"),
-    "limit": ("stopped at a limit", "warn"),
+    "limit": (OUTCOMES["limit"], "warn"),
     "stopped": ("stopped", "warn"),
     "running": ("running", "now"),
 }
@@ -111,7 +120,7 @@ class Verdict:
     @property
     def head(self) -> str:
         """The verdict in one line: ``failed · step `run` failed 3 of 3 attempts``."""
-        return f"{self.words}{self.joint}{self.why}" if self.why else self.words
+        return VerdictHead(self.words, self.why, self.joint).text
 
     def lines(self) -> list[Line]:
         """The verdict on a terminal, the labels in one column."""
@@ -130,14 +139,11 @@ def verdict(run_finished_data: Mapping[str, Any], room: int = ROOM) -> Verdict:
         run_finished_data: The fields of the event `run_finished`.
         room: Columns of a line beside its label; `NO_BREAKS` breaks none.
     """
-    data = run_finished_data
-    status = str(data.get("status") or "failed")
-    words, mark = STATES.get(status, (inert(status), "warn"))
-    why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
-    first = status == "success"
-    parts = [*_reservations(data), why] if first else [why, *_handlers_failed(data)]
-    joint = " " if status == "waiting" else " · "
-    return Verdict(words, mark, joint.join(filter(None, parts)), tuple(_rows(data, room)), joint)
+    head = verdict_head(run_finished_data)
+    status = str(run_finished_data.get("status") or "failed")
+    mark: Mark = STATES[status][1] if status in STATES else "warn"
+    rows = tuple(_rows(run_finished_data, room))
+    return Verdict(head.words, mark, head.why, rows, head.joint)
 
 
 def history_verdict(history: RunHistory, room: int = ROOM) -> Verdict:
@@ -186,109 +192,6 @@ def text_of(made: Callable[[int], Verdict], *, color: bool, width: int | None = 
         found = made(room)
     lines = narrowed(found.lines(), width)
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
-
-
-def _reservations(data: Mapping[str, Any]) -> list[str]:
-    """Failures, losses and warnings that a success must not hide, in short."""
-    notices = entries(data, "notices")
-    failed = [
-        f"`{inert(str(n.get('step')))}`: {inert(str(n.get('message')).partition(';')[0], 100)}"
-        for n in notices
-        if n.get("kind") == "failed"
-    ]
-    words = {"lost": "with losses", "warning": "with warnings"}
-    kinds = {str(notice.get("kind")) for notice in notices}
-    return [*failed, *(text for kind, text in words.items() if kind in kinds)]
-
-
-def _handlers_failed(data: Mapping[str, Any]) -> list[str]:
-    """The steps of the plan's handlers that failed, in short, for a run that did not succeed."""
-    notices = [n for n in entries(data, "notices") if n.get("handler")]
-    failed = [f"`{inert(str(n.get('step')))}`" for n in notices if n.get("kind") == "failed"]
-    if not failed or data.get("status") == "waiting":
-        return []
-    return [f"{', '.join(failed)} failed{', too' if data.get('status') == 'failed' else ''}"]
-
-
-def _plan_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The attempts of the plan's steps, without those of its handlers."""
-    return [each for each in entries(data, "steps") if not each.get("handler")]
-
-
-def _who(data: Mapping[str, Any]) -> str:
-    """The step and the evidence that decided a success."""
-    decided = table(data, "decided")
-    step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
-    if not step:
-        return ""
-    reason = inert(str(decided.get("reason") or ""), 200)
-    if by == "default":
-        failed = [s for s in _plan_steps(data) if s.get("outcome") == "failure"]
-        complete = not failed and not entries(data, "notices")
-        return f"{'all steps completed; ' if complete else ''}last step: `{step}`"
-    if by == "when":
-        return f"last step: `{step}`, skipped"
-    words = reason if by == "rule" else f"{by}: {reason}" if reason else by
-    return f"decided by `{step}`: {words}"
-
-
-def _what_failed(data: Mapping[str, Any]) -> str:
-    decided = table(data, "decided")
-    if step := decided.get("gave_up"):
-        why = f": {inert(_last_error(data), 600)}" if decided.get("by") == "agent" else ""
-        return f"step `{inert(str(step))}` {_attempts_used(data, step)}{why}"
-    if _step_failed(data) and decided.get("by") == "agent":
-        reason = inert(str(decided.get("reason")), 600)
-        return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
-    if job := _only_job(data):
-        took = f" after {clock(job['seconds'])}" if job.get("seconds") else ""
-        named = f"job {job['job']}"
-        words = _without_last_line(str(data.get("error") or "")).removeprefix(named)
-        return inert(f"{named} of `{job['step']}`{words}{took}", 400)
-    if _step_failed(data):
-        return f"step `{inert(str(decided.get('step')))}` failed"
-    return inert(str(data.get("error") or "the plan ended with `failed`"), 300)
-
-
-def _attempts_used(data: Mapping[str, Any], step: str) -> str:
-    """How a step used all its attempts: they failed, or a later step led back to it."""
-    attempts = [each for each in entries(data, "steps") if each.get("name") == step]
-    most = max([int(each.get("attempt") or 0) for each in attempts], default=0)
-    if not most:
-        return "has no attempts left (max_attempts)"
-    if all(each.get("outcome") == "failure" for each in attempts):
-        return f"failed {most} of {count(most, 'attempt')} (max_attempts)"
-    return f"has no attempts left after {most} (max_attempts)"
-
-
-def _only_job(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The job whose failure is the step's error; None if other reasons count, too."""
-    decided = table(data, "decided")
-    jobs = entries(decided, "jobs")
-    if len(jobs) != 1 or jobs[0]["step"] != decided.get("step") or not _step_failed(data):
-        return None
-    is_about = str(data.get("error") or "").startswith(f"job {jobs[0]['job']} ")
-    return jobs[0] if is_about and decided.get("by") == "exit_code" else None
-
-
-def _without_last_line(error: str) -> str:
-    """A job's error without the last line of its log, which is shown below."""
-    return error.partition("; last line: ")[0]
-
-
-def _step_failed(data: Mapping[str, Any]) -> bool:
-    """Whether the step that decided the outcome failed, and not only the plan around it."""
-    attempts = _plan_steps(data)
-    return bool(data.get("decided") and attempts and attempts[-1].get("outcome") == "failure")
-
-
-def _why_not_ended(data: Mapping[str, Any]) -> str:
-    waiting = entries(data, "waiting")
-    if data.get("status") == "waiting" and all(map(needs_no_answer, waiting)):
-        return waits_in_words(waiting)
-    if data.get("status") == "waiting":
-        return "for your answer"
-    return inert(str(data.get("error") or ""), 300)
 
 
 def _rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:
@@ -363,18 +266,18 @@ def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
 def _failure_rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:
     decided = table(data, "decided")
     by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
-    error = inert(_last_error(data), 600)
+    error = inert(last_error(data), 600)
     rows: list[VerdictRow] = []
     if by == "agent":  # the first line has the reason
         return []
     jobs = entries(decided, "jobs")
-    if _only_job(data):
+    if only_job(data):
         error = ""
     elif len(jobs) == 1:
-        error = _without_last_line(error)
-    if error and (decided.get("gave_up") or _step_failed(data)):
+        error = without_last_line(error)
+    if error and (decided.get("gave_up") or step_failed(data)):
         rows.append(_row("last error", _folded(error, room, 6), "why"))
-    if by and _step_failed(data) and not (by == "rule" and reason == error):
+    if by and step_failed(data) and not (by == "rule" and reason == error):
         same = not reason or reason in error
         shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
         words = reason if by == "rule" else by if same else shown
@@ -409,14 +312,6 @@ def _notice_rows(notices: list[dict[str, Any]], room: int) -> list[VerdictRow]:
         lines += [f"… {more} more"] if more > 0 else []
         rows += [_row(kind, lines, "notice")] if lines else []
     return rows
-
-
-def _last_error(data: Mapping[str, Any]) -> str:
-    """The error of the last step that failed, not the error that no attempts are left."""
-    if not table(data, "decided").get("gave_up"):
-        return str(data.get("error") or "")
-    errors = [s["error"] for s in _plan_steps(data) if s.get("error")]
-    return str(errors[-1]) if errors else str(data.get("error") or "")
 
 
 def _closing_rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import click
 
-from fractale.durations import clock, in_words
-from fractale.plain import to_json
+from fractale.durations import clock, exactly, in_words, when
+from fractale.plain import entries, table, to_json
 from fractale.plan.escape import ELLIPSIS, cells, fit, fold, pad
 from fractale.plan.escape import escape as inert
 from fractale.text import count
@@ -83,16 +82,6 @@ ASCII = str.maketrans(
 def row(text: str, mark: Mark = "") -> Line:
     """A line of one segment."""
     return [(text, mark)]
-
-
-def table(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A field of an event that is a mapping; empty if it is missing or null."""
-    return dict(data.get(key) or {})
-
-
-def entries(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """A field of an event that is a list of mappings; empty if it is missing or null."""
-    return list(data.get(key) or [])
 
 
 def plain(line: Sequence[Segment]) -> str:
@@ -205,20 +194,6 @@ def screen_width(stream: Any) -> int | None:
 def seconds(value: Any) -> str:
     """A duration of an event as text; a missing one counts as 0."""
     return in_words(float(value or 0))
-
-
-def when(moment: float | None) -> str:
-    """A Unix time in the local time zone: ``2026-11-23 14:02``."""
-    if not moment:
-        return "?"
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
-
-
-def exactly(moment: float | None) -> str:
-    """A Unix time with its seconds."""
-    if not moment:
-        return "?"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
 def shorten_path(path: str) -> str:

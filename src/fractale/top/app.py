@@ -110,7 +110,7 @@ class TopApp(App[None]):
             wanted = next(filter(None, (view.wanted() for view in reversed(views))), Wanted())
             frame = await asyncio.to_thread(self._reader.frame, wanted)
             for view in views:
-                if view in self.screen_stack:
+                if view.is_attached and view.query("#body"):  # not while it closes
                     view.take(frame)
             await pause(self._look, BUSY_PAUSE if _is_busy(frame) else IDLE_PAUSE)
 

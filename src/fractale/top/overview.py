@@ -337,7 +337,7 @@ def _waiting(row: RunRow, result: Mapping[str, Any]) -> Glance:
         row=row,
         state=state,
         mark=mark,
-        step=step or inert(row.waits_for, 60),
+        step=step or _first_step(row),
         since=row.ended,
         tokens=row.tokens,
         node_hours=row.node_hours,
@@ -373,12 +373,17 @@ def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
         row=row,
         state="limit" if row.status == "limit" else words,
         mark=mark,
-        step=inert(row.failed_at or row.waits_for, 60),
+        step=inert(row.failed_at, 60) or _first_step(row),
         tokens=row.tokens,
         node_hours=row.node_hours,
         says=why or about_run(row),
         rank=RANKS.get(row.status, Rank.ENDED),
     )
+
+
+def _first_step(row: RunRow) -> str:
+    """The first step that a run waits for, without the job or the time."""
+    return inert(row.waits_for.partition(", ")[0].partition(" (")[0], 60)
 
 
 def _why(result: Mapping[str, Any]) -> str:
