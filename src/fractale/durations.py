@@ -1,4 +1,4 @@
-"""Durations as plans and options write them, and as messages and screens show them.
+"""Durations as plans and options write them; durations and times as messages show them.
 
 Each scheduler's own way to write a time limit is in `fractale.schedulers.NAME.times`.
 """
@@ -6,6 +6,7 @@ Each scheduler's own way to write a time limit is in `fractale.schedulers.NAME.t
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 MOST_SECONDS: Final = 1e9
@@ -115,3 +116,17 @@ def clock(seconds: float) -> str:
 def limit_text(seconds: float) -> str:
     """A time limit, to the second: ``45 s``, ``10:00``, ``2:00:00``."""
     return f"{seconds:.2g} s" if round(seconds) < 60 else clock(round(seconds))
+
+
+def when(moment: float | None) -> str:
+    """A Unix time in the local time zone: ``2026-11-23 14:02``."""
+    if not moment:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def exactly(moment: float | None) -> str:
+    """A Unix time with its seconds."""
+    if not moment:
+        return "?"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

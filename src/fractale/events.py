@@ -77,7 +77,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 from fractale.errors import CHECK_SPACE, StoreError
 from fractale.plain import to_json
@@ -228,6 +228,50 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         return
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+class NewEvents:
+    """Reads the events of a file that another process writes, each once.
+
+    The file is opened for each read: on a network file system, that shows how far it has grown.
+    A last line without its end is left for a later read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = 0  # the end of the last line that was read
+        self._lines = 0
+        self._seen: tuple[int, int] | None = None  # size and time of the file at the last read
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The events that were appended since the last read, oldest first.
+
+        Raises:
+            StoreError: The file is damaged, was removed, or cannot be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                now = (found.st_size, found.st_mtime_ns)
+                if now != self._seen:
+                    file.seek(self._place)
+                    yield from self._whole_lines(file)
+                    self._seen = now
+        except FileNotFoundError as error:
+            if self._place:
+                raise StoreError(f"{self._path} was removed") from error
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be read: {error}") from error
+
+    def _whole_lines(self, file: IO[bytes]) -> Iterator[dict[str, Any]]:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            if (event := _event_of(line)) is None:
+                raise _damaged(self._path, self._lines + 1, line)
+            self._place += len(line)
+            self._lines += 1
+            yield event
 
 
 def events_from_end(path: Path, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -92,3 +92,13 @@ def readable_values(value: Any) -> Any:
         table = cast("Mapping[Any, Any]", value)
         return {readable_values(key): readable_values(each) for key, each in table.items()}
     return value
+
+
+def table(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A field of an event that is a mapping; empty if it is missing or null."""
+    return dict(data.get(key) or {})
+
+
+def entries(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """A field of an event that is a list of mappings; empty if it is missing or null."""
+    return list(data.get(key) or [])

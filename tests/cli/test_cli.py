@@ -97,7 +97,7 @@ def test_a_run_in_a_pipe_is_plain_text(project):
     done = run(project, "hello.yaml", "-i", "who=Ada")
     assert done.returncode == 0, done.stderr
     assert "hello Ada" in done.stderr
-    assert done.stdout == ""
+    assert done.stdout == "hello Ada\n"
     assert not ANSI.search(done.stdout + done.stderr)
 
 

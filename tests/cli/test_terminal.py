@@ -376,6 +376,70 @@ def test_an_approval_on_a_terminal_explained_edited_and_given(project):
     assert (project / "edited.sh").exists()
 
 
+# -- the moving part ------------------------------------------------------------------------------
+
+PAUSED = '''
+import pathlib
+import time
+
+
+def paused() -> dict:
+    """Wait for a file."""
+    print("said by a tool")
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+    return {}
+'''
+TWO_STEPS = """
+name: p
+description: A plan with a title that is long enough to be broken on a narrow terminal
+steps:
+  - {name: first, tool: paused, description: "Waits for a file, which takes a while, as you see"}
+  - {name: second, tool: greet, inputs: {who: you}}
+"""
+
+
+@pytest.fixture
+def paused(project):
+    (project / "my_tools.py").write_text(TOOLS + PAUSED)
+    with (project / "tools.yaml").open("a") as file:
+        file.write("  - path: my_tools.paused\n")
+    write(project, TWO_STEPS)
+    return project
+
+
+def test_keys_and_a_new_width_leave_no_old_lines_of_a_running_step(paused):
+    with tmux(paused, "run", "p.yaml", "-r", "tools.yaml") as screen:
+        screen.wait_for("● first")
+        for key in ("x", "Enter", "Enter", "y", "Enter", "Up"):
+            screen.key(key)
+        for size in ((40, 45), (60, 20), (110, 30), (40, 12), (100, 45)):
+            screen.resize(*size)
+            time.sleep(0.4)  # it is drawn again meanwhile
+            shown = screen.screen()
+            assert shown.count("●") == 1, shown
+            assert shown.count("   second") == 1, shown
+            assert shown.count("0:0") == 2, shown  # of the step, and of the run
+        assert shown.count("said by a tool") == 1, shown
+        (paused / "go").touch()
+        assert screen.end() == 0
+        last = screen.screen()
+    assert "●" not in last
+    assert "xy" not in last.replace("\n", ""), "typed keys are not shown"
+    assert last.count("✓ first") == 1
+    assert last.count("success") == 1
+
+
+def test_the_terminal_shows_keys_again_after_a_run(paused):
+    (paused / "go").touch()
+    line = f"{sys.executable} -m fractale.cli run p.yaml -r tools.yaml; stty -a; read x"
+    with Tmux(
+        paused, "sh", "-c", line, env=environment(paused, FRACTALE_TRUST_PROJECT="1")
+    ) as screen:
+        shown = screen.wait_for("echoe")
+    assert " echo " in shown
+
+
 # -- one question at a time, without a run --------------------------------------------------------
 
 

@@ -150,6 +150,7 @@ LOOKS = {
     "test": ["test", ".fractale/runs/mine"],
     "runs": ["runs"],
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
+    "watch": ["watch", "mine"],
     "show": ["show", "mine"],
     "answer": ["answer", "mine"],
     "cancel": ["cancel", "mine"],

@@ -120,6 +120,28 @@ def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(folder):
         child.communicate(b"\n")
 
 
+def test_those_who_look_at_a_run_do_not_keep_it_from_being_resumed(folder):
+    with RunLock(folder):
+        pass  # the file exists
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            holder_of(folder)
+
+    viewers = [threading.Thread(target=look) for _ in range(4)]
+    for viewer in viewers:
+        viewer.start()
+    try:
+        for _ in range(100):
+            with RunLock(folder):
+                pass
+    finally:
+        over.set()
+        for viewer in viewers:
+            viewer.join()
+
+
 def test_asking_who_holds_a_run_makes_nothing(folder):
     assert holder_of(folder) is None
     assert list(folder.path.iterdir()) == []

@@ -108,6 +108,10 @@ class Tmux:
         """Press one key, such as ``C-c``."""
         self._tmux("send-keys", name)
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the terminal."""
+        self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+
     def end(self) -> int:
         """Wait for the end of the command; returns its exit code."""
         deadline = time.monotonic() + 60

@@ -41,6 +41,8 @@ class CommandLine:
         answers: Answers to all questions of the run.
         replies: Answers to the questions that a resumed run waits for, but not to later ones.
         run_id: The id for a new run.
+        output: The output of the run to write to stdout.
+        gives_outputs: Whether the outputs of the run may go to stdout.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -57,6 +59,8 @@ class CommandLine:
     quiet: bool = False
     detach: bool = False
     run_id: str | None = None
+    output: str | None = None
+    gives_outputs: bool = True
 
     def settings(self, *, acts: bool = False, check_state: bool = True) -> Settings:
         """The settings, overridden by these options; see `settings_of`.
@@ -86,6 +90,7 @@ def collected(function: F) -> F:
 
 def _read(typed: dict[str, Any]) -> CommandLine:
     take = typed.pop
+    typed_json: bool = typed.get("as_json", False)
     return CommandLine(
         inputs=read_inputs(take("pairs", ()), take("inputs_file", None)),
         extensions=Extensions(registries=take("registries", ()), agents=take("agents", ())),
@@ -104,7 +109,16 @@ def _read(typed: dict[str, Any]) -> CommandLine:
         quiet=take("quiet", False),
         detach=take("detach", False),
         run_id=take("new_id", None),
+        output=_only_output(take("output", None), as_json=typed_json),
     )
+
+
+def _only_output(name: str | None, *, as_json: bool) -> str | None:
+    if name is not None and as_json:
+        raise UsageError(
+            "--output and --json exclude each other", hint="--json has all outputs at the end"
+        )
+    return name
 
 
 # -- groups of options ----------------------------------------------------------------------------
@@ -193,6 +207,11 @@ def run_options(function: F) -> F:
         ),
         click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON event per line on stdout."
+        ),
+        click.option(
+            "--output",
+            metavar="NAME",
+            help="Write only this output to stdout: a text as it is, anything else as JSON.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="Print only the final summary."),
         trust_option,

@@ -12,14 +12,17 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 from fractale.cli import started
 from fractale.cli.options import CommandLine, trusts_project
 from fractale.cli.signals import INTERRUPTED, Ending, ending_by_signals
+from fractale.errors import FractaleError
 from fractale.events import logged_to
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Plan
+from fractale.render.outputs import check_output, outputs_text, write_outputs
 from fractale.settings import Settings
 
 if TYPE_CHECKING:
     from fractale.cli.dialogue import TerminalUser
     from fractale.runs import RunOptions, RunResult, Workspace
+    from fractale.runs.notify import Notifications
 
 Begin: TypeAlias = "Callable[[Workspace, RunOptions], Awaitable[RunResult]]"
 
@@ -29,19 +32,37 @@ def run_in_workspace(
 ) -> int:
     """Open a workspace and let `begin` run something in it; returns the exit code.
 
+    The outputs of a run that succeeds go to stdout; see `give_outputs`.
+
     Args:
         plan: Selects the servers to open; None: all servers of the settings.
+
+    Raises:
+        UsageError: The plan does not have the output that the command line names.
     """
+    from fractale.runs.notify import Notifications
+
+    if plan:
+        check_output(given.output, plan.outputs, f"plan `{plan.name}`")
     try:
-        with own_stdout() as stdout, ending_by_signals() as ending:
+        with own_stdout() as stdout:
+            notifications = Notifications()
+            with ending_by_signals() as ending:
+                work = _run(given, settings, plan, begin, stdout, ending, notifications)
+                try:
+                    result = asyncio.run(work)
+                except asyncio.CancelledError as error:  # by a signal; the run's record says so
+                    notifications.abandon()
+                    if ending.code == INTERRUPTED:
+                        raise _Interrupted(ending.run) from error
+                    if not ending.has_begun:
+                        print("stopped before the run began", file=sys.stderr)
+                    return ending.code
             try:
-                return asyncio.run(_run(given, settings, plan, begin, stdout, ending))
-            except asyncio.CancelledError as error:  # by a signal; the run's record says so
-                if ending.code == INTERRUPTED:
-                    raise _Interrupted(ending.run) from error
-                if not ending.has_begun:
-                    print("stopped before the run began", file=sys.stderr)
-                return ending.code
+                give_outputs(result, given, stdout)
+            finally:
+                _wait_for(notifications)
+            return result.exit_code
     except _Interrupted as error:
         if error.run and not given.as_json and sys.stdin.isatty() and sys.stderr.isatty():
             from fractale.cli.commands.cancel import offer
@@ -69,7 +90,8 @@ async def _run(
     begin: Begin,
     stdout: IO[str],
     ending: Ending,
-) -> int:
+    notifications: Notifications,
+) -> RunResult:
     from fractale.questions import Answers
     from fractale.render.display import open_display
     from fractale.runs import RunOptions, Workspace
@@ -87,6 +109,7 @@ async def _run(
             limits=given.limits,
             detach=given.detach,
             run_id=given.run_id,
+            notifications=notifications,
         )
         log = logged_to(display.listener)
 
@@ -107,8 +130,42 @@ async def _run(
             masker=run_options.masker,
         ) as workspace:
             started()
-            result = await begin(workspace, run_options)
-    return int(result.exit_code)
+            return await begin(workspace, run_options)
+
+
+def _wait_for(notifications: Notifications) -> None:
+    """Wait for the notifications of a run; the user may interrupt this."""
+    try:
+        faults = notifications.finish()
+    except KeyboardInterrupt:
+        faults = [*notifications.finish(0.0)]
+    for words in faults:
+        print(f"warning  {words}", file=sys.stderr)
+
+
+def give_outputs(result: RunResult, given: CommandLine, stdout: IO[str]) -> None:
+    """Write the outputs of a successful run to stdout.
+
+    If no output was named and people see the summary on the terminal of stdout, nothing is
+    written: the summary has them. Nothing is written for a run that did not succeed, so that no
+    program takes a part of its outputs for the whole.
+
+    Raises:
+        BrokenPipeError: The reader is gone.
+        FractaleError: They cannot be written.
+    """
+    seen = given.output is None and stdout.isatty() and sys.stderr.isatty()
+    if given.as_json or not given.gives_outputs or seen or not result.ok:
+        return
+    try:
+        write_outputs(outputs_text(result.outputs, given.output), stdout)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FractaleError(
+            f"run {result.run} succeeded, but cannot write its outputs: {error.strerror}",
+            hint=f"`fractale show {result.run} --output NAME` prints an output",
+        ) from error
 
 
 def _person(given: CommandLine, settings: Settings, display: Any) -> TerminalUser | None:

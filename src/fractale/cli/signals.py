@@ -151,6 +151,8 @@ class Ending:
         if self._run and not self._over:
             words += "".join(f"\nit is not known whether {each} was done" for each in self.unknown)
             words += f"\nnext: {resume_command(self._run)}"
+        if moving := sys.modules.get("fractale.render.moving_part"):
+            moving.show_keys()
         shown = "\x1b[?25h\r" if os.isatty(2) else ""  # the display has hidden the cursor
         with contextlib.suppress(OSError):
             os.write(2, f"{shown}stopped · {words}\n".encode(errors="backslashreplace"))

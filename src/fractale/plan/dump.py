@@ -29,9 +29,13 @@ def dump_plan(plan: Plan) -> str:
     return dump_data(plan_data(plan))
 
 
-def dump_data(data: Any) -> str:
-    """Write plain JSON data as YAML that fractale reads as the same data."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
+def dump_data(data: Any, *, width: int = _WIDTH) -> str:
+    """Write plain JSON data as YAML that fractale reads as the same data.
+
+    Args:
+        width: The columns of a line of which more are broken.
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from fractale.errors import StoreError
+from fractale.events import NewEvents
 from fractale.plan.paths import around
 from fractale.record.history import (
     RecordedAttempt,
@@ -32,20 +33,65 @@ def read_history(record: RunRecord) -> RunHistory:
     Raises:
         StoreError: The record is missing or damaged.
     """
-    head = record.read_head()
-    history = RunHistory(record=record, head=head, title=str(head.get("plan") or ""))
-    reader = _Reader(history)
-    try:
-        for event in record.read_events():
-            reader.take(event)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # A damaged line can be valid JSON that is not an event.
-        raise StoreError(
-            f"the record of run {record.run_id} is damaged: {type(error).__name__}: {error}"
-        ) from error
-    history.drafts = record.read_drafts()
-    history.alive = holder_of(record) is not None
-    return history
+    follower = RunFollower(record)
+    for _ in follower.new_events():
+        pass
+    return follower.history
+
+
+class RunFollower:
+    """Reads the history of a run and keeps it up to date while another process works on the run.
+
+    Attributes:
+        history: Updated in place by each read; empty before the first.
+
+    Raises:
+        StoreError: The record is missing or damaged.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        head = record.read_head()
+        self.history = RunHistory(record=record, head=head, title=str(head.get("plan") or ""))
+        self._record = record
+        self._reader = _Reader(self.history)
+        self._events = NewEvents(record.events)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Add the events that were recorded since the last read to the history.
+
+        Returns:
+            Those events in their flat form, oldest first.
+
+        Raises:
+            StoreError: The record is damaged, or was removed.
+        """
+        return list(self.new_events())
+
+    def new_events(self) -> Iterator[dict[str, Any]]:
+        """The events as `read` returns them, each after it was added to the history."""
+        history, found = self.history, False
+        while True:
+            # A process that has ended has written its last event: look for the process first.
+            alive, news = holder_of(self._record) is not None, False
+            for event in self._events.read():
+                self._take(event)
+                news = True
+                yield event
+            history.alive, found = alive, found or news
+            if alive or not news:
+                break
+        if found and self._record.drafts.exists():
+            history.drafts = self._record.read_drafts()
+
+    def _take(self, event: Data) -> None:
+        try:
+            self._reader.take(event)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # A damaged line can be valid JSON that is not an event.
+            raise StoreError(
+                f"the record of run {self._record.run_id} is damaged: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 class _Reader:
@@ -89,6 +135,7 @@ class _Reader:
         history = self._history
         history.title = event.get("title") or history.title
         history.steps = event.get("steps") or history.steps
+        history.kept = (event.get("parent") or {}).get("kept") or history.kept
         process = RunProcess(
             started=event["time"],
             resumed=bool(event.get("resumed")),
@@ -181,8 +228,9 @@ class _Reader:
         return attempt.items.setdefault(index, RecordedItem(index=index)) if attempt else None
 
     def _item_started(self, event: Data) -> None:
-        if event.get("element") and (attempt := self._owner(event["step"])):
-            attempt.is_array = True
+        if attempt := self._owner(event["step"]):
+            attempt.is_array = attempt.is_array or bool(event.get("element"))
+            attempt.items_total = event.get("total") or attempt.items_total
         if item := self._item(event):
             item.started = item.started or event["time"]
 
@@ -216,6 +264,7 @@ class _Reader:
             started=event["time"],
             key=event.get("key"),
             entering=attempt.enterings,
+            agreed=str(event.get("agreed") or ""),
         )
         if lost := _lost_call(attempt, made):
             made = lost

@@ -8,9 +8,9 @@ run of a thousand steps needs as little of the screen as a run of three.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fractale.events import Event, Listener
 from fractale.render.run_view import Running, RunView
@@ -21,7 +21,9 @@ from fractale.render.text import (
     clock,
     count,
     fit,
+    fold,
     inert,
+    plain,
     row,
     shows_unicode,
     writable,
@@ -30,6 +32,9 @@ from fractale.render.text import (
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from fractale.record.follow import WrittenText
+    from fractale.render.moving_part import MovingPart
 
 STYLES = {"": "", "good": "green", "bad": "red", "now": "cyan", "warn": "yellow", "dim": "dim"}
 REFRESH_PER_SECOND = 4
@@ -44,10 +49,16 @@ class LiveDisplay:
         console: Rich's terminal.
         now: The clock, in Unix time.
         animate: Whether a thread redraws; otherwise each event does.
+        elsewhere: Whether another process has the run, see `RunView`.
     """
 
     def __init__(
-        self, console: Console, *, now: Callable[[], float] = time.time, animate: bool = True
+        self,
+        console: Console,
+        *,
+        now: Callable[[], float] = time.time,
+        animate: bool = True,
+        elsewhere: bool = False,
     ) -> None:
         self._console = console
         self._now = now
@@ -55,9 +66,13 @@ class LiveDisplay:
         self._lock = RLock()
         self._encoding = console.encoding
         self._view = RunView(
-            width=console.width, unicode=shows_unicode(self._encoding), calls=False, most=3
+            width=console.width,
+            unicode=shows_unicode(self._encoding),
+            calls=False,
+            most=3,
+            elsewhere=elsewhere,
         )
-        self._live: Any = None
+        self._moving: MovingPart | None = None
         self._begun = False
         self._held: list[Line] | None = None
 
@@ -72,12 +87,12 @@ class LiveDisplay:
             lines = self._view.take(event)
         for line in lines:
             self._print(line)
-        if event.kind == "run_started":
+        if event.kind == "run_started" and self._held is None:
             self.resume()
         elif event.kind == "run_finished":
             self._end(event)
-        elif self._live is not None and not self._animate:
-            self._live.refresh()
+        elif self._moving is not None and not self._animate:
+            self._moving.redraw()
 
     def _end(self, event: Event) -> None:
         self.close()
@@ -93,13 +108,17 @@ class LiveDisplay:
             self._held.append(line)
             return
         self._begun = True
-        self._console.print(self._text(line), soft_wrap=True)
+        is_command = plain(line).lstrip().startswith("fractale ")  # stays whole, to be copied
+        self._console.print(
+            self._text(line, None if is_command else self._console.width), soft_wrap=True
+        )
 
-    def _text(self, line: Line) -> Text:
+    def _text(self, line: Line, width: int | None) -> Text:
+        """A line, cut to a width."""
         from rich.text import Text
 
         text = Text(no_wrap=True, end="")
-        used, width = 0, self._console.width
+        used, width = 0, width or sum(cells(words) for words, _ in line)
         for words, mark in line:
             # Cut twice: the replacement for a character that the terminal lacks may be longer.
             shown = writable(fit(words, width - used), self._encoding)[: width - used]
@@ -107,15 +126,22 @@ class LiveDisplay:
             used += cells(shown)
         return text
 
+    def written(self, texts: Mapping[str, WrittenText]) -> None:
+        with self._lock:
+            self._view.written(texts)
+
+    def say(self, text: str) -> None:
+        self._print(row(fit(text, self._console.width), "dim"))
+
     def pause(self) -> None:
         """Clear the moving part for a question; `resume` prints the lines that come until then."""
         self._held = []
         self._stop()
 
     def _stop(self) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.stop()
 
     def _print_held(self) -> None:
         held, self._held = self._held, None
@@ -125,32 +151,24 @@ class LiveDisplay:
     def resume(self) -> None:
         """Draw the moving part, also again after `pause`."""
         self._print_held()
-        if self._live is not None:
+        if self._moving is not None:
             return
-        from rich.live import Live
+        from fractale.render.moving_part import MovingPart
 
-        self._live = Live(
-            console=self._console,
-            get_renderable=self.render,
-            auto_refresh=self._animate,
-            refresh_per_second=REFRESH_PER_SECOND,
-            transient=True,
-            vertical_overflow="crop",
-        )
-        self._live.start(refresh=True)
+        rate = REFRESH_PER_SECOND if self._animate else 0
+        self._moving = MovingPart(self._console, self.render, rate)
+        self._moving.start()
 
     def close(self) -> None:
         """Remove the moving part for good."""
         self._print_held()
         self._stop()
 
-    def render(self) -> Text:
-        """The present moving part."""
-        from rich.text import Text
-
+    def render(self) -> list[Text]:
+        """The present lines of the moving part."""
         with self._lock:
             lines = self.frame(self._console.width, self._console.height)
-            return Text("\n", no_wrap=True, end="").join(self._text(line) for line in lines)
+            return [self._text(line, self._console.width) for line in lines]
 
     def frame(self, width: int, height: int) -> list[Line]:
         """The lines of the moving part for a terminal of that size."""
@@ -164,18 +182,22 @@ class LiveDisplay:
         """A step in progress: its line, and its activity."""
         columns = self._view.columns(running.path, running.kind, running.target, running.attempt)
         state = "waits for you" if running.waits else clock(self._now() - running.started)
+        tokens = f"   {count(running.tokens, 'token')}" if running.tokens else ""
+        words = f"{columns}  {state:>9}{tokens}"
         if running.progress:
-            state = f"{running.progress}   {state}"
+            longer = f"{columns}  {f'{running.progress}   {state}':>9}{tokens}"
+            words = longer if cells(longer) + 3 <= width else words  # the counts have it, too
         indent = " " * 5
-        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}", "")]
-        lines = [head]
-        if running.counts:
-            lines.append(row(fit(f"{indent}{running.counts}", width), "dim"))
-        if running.description and not running.said:
-            lines.append(row(fit(f"{indent}{running.description}", width), "dim"))
-        if running.activity:
-            lines.append(row(fit(f"{indent}{running.activity}", width), "dim"))
-        lines += [row(f"{indent}{words}", "dim") for words in _last_lines(running.said, width - 6)]
+        lines: list[Line] = [[self._view.mark("running"), (words, "")]]
+        counts = fold(running.counts, width - 6) if running.counts else []
+        lines += [row(f"{indent}{each}", "dim") for each in counts]
+        below = [running.activity, running.writing]
+        if not running.said.characters:
+            below.insert(0, running.description)
+        lines += [row(fit(f"{indent}{each}", width), "dim") for each in below if each]
+        if not running.writing:
+            said = _last_lines(running.said.end, width - 6)
+            lines += [row(f"{indent}{words}", "dim") for words in said]
         return lines
 
     def _pending(self, room: int) -> list[Line]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fractale.plain import to_json
-from fractale.questions import is_job
 from fractale.render.text import count, entries, exactly, fit, inert, table
 
 
@@ -62,14 +61,6 @@ def job_text(job: Mapping[str, Any]) -> list[str]:
     return [f"{named} {reason or state}"]
 
 
-def jobs_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
-    """The jobs that a run waits for: ``job 4711``, ``10 jobs``."""
-    jobs = [str(job["job"]) for job in waiting if job.get("job")]
-    more = len(waiting) - len(jobs)
-    words = f"job {inert(jobs[0], 40)}" if len(jobs) == 1 else f"{len(jobs)} jobs"
-    return f"{words}, with {more} more to be submitted" if more else words
-
-
 def timer_text(timer: Mapping[str, Any]) -> str:
     """A time that a step waits for: ``waits 10 min 00 s, until 2026-11-23 14:02:00``.
 
@@ -91,14 +82,6 @@ def timer_text(timer: Mapping[str, Any]) -> str:
 def is_repeated(timer: Mapping[str, Any]) -> bool:
     """Whether a step waits to make a call again."""
     return "last" in table(timer, "due")
-
-
-def waits_in_words(waiting: Sequence[Mapping[str, Any]]) -> str:
-    """The jobs and the time that a run waits for: ``for 2 jobs and until 2026-11-23 14:02:00``."""
-    jobs = [each for each in waiting if is_job(each)]
-    times = [float(t["until"]) for each in waiting if (t := table(each, "due"))]
-    parts = [f"for {jobs_in_words(jobs)}"] if jobs or not times else []
-    return " and ".join([*parts, f"until {exactly(min(times))}"] if times else parts)
 
 
 def progress_text(data: Mapping[str, Any]) -> str:

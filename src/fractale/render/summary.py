@@ -1,16 +1,30 @@
-"""The summary of a run: its outcome, the evidence, outputs, and the commands to type next."""
+"""The verdict on a run: its outcome, the evidence, outputs, and the commands to type next.
+
+`verdict` has the words as data, for every face that shows runs: a terminal, a page, a file, a
+notification. `summary` prints them on a terminal.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from fractale.plan.paths import without_indexes
 from fractale.questions import is_job, is_timer, needs_no_answer, tool_of
 from fractale.questions.forms import properties_of
 from fractale.questions.kinds import expected, form_of
-from fractale.render.phrases import as_json, job_text, timer_text, waits_in_words
+from fractale.record.verdict import (
+    OUTCOMES,
+    VerdictHead,
+    last_error,
+    only_job,
+    step_failed,
+    verdict_head,
+    without_last_line,
+)
+from fractale.render.phrases import as_json, job_text, timer_text
 from fractale.render.questions import (
     arguments_lines,
     asked_lines,
@@ -40,6 +54,10 @@ from fractale.render.text import (
     shorten_path,
     table,
 )
+from fractale.runs.result import resume_command
+
+if TYPE_CHECKING:
+    from fractale.record.history import RunHistory
 
 WIDTH = 100
 ROOM = WIDTH - 16
@@ -60,157 +78,125 @@ STATES: dict[str, tuple[str, Mark]] = {
     "success": ("success", "good"),
     "failed": ("failed", "bad"),
     "waiting": ("waiting", "warn"),
-    "limit": ("stopped at a limit", "warn"),
+    "limit": (OUTCOMES["limit"], "warn"),
     "stopped": ("stopped", "warn"),
+    "running": ("running", "now"),
 }
+"""The status of a run, as in the list of runs: how it is named, and its mark."""
+NO_BREAKS = 10_000
+"""A `room` for faces that break lines themselves: each text is one line."""
+
+About: TypeAlias = Literal["why", "notice", "question", "output", "to do", "used", "record", "next"]
+"""The subject of a row of a verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """A label and the lines beside it. Control characters are escaped; nothing is markup."""
+
+    label: str
+    lines: tuple[str, ...]
+    about: About
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What people read first about a run.
+
+    Args:
+        words: The outcome, such as ``failed``.
+        mark: Its color.
+        why: Who decided it, or what it waits for; may be empty.
+        joint: The text between the two.
+        rows: In the order in which people read them.
+    """
+
+    words: str
+    mark: Mark
+    why: str
+    rows: tuple[VerdictRow, ...] = ()
+    joint: str = " · "
+
+    @property
+    def head(self) -> str:
+        """The verdict in one line: ``failed · step `run` failed 3 of 3 attempts``."""
+        return VerdictHead(self.words, self.why, self.joint).text
+
+    def lines(self) -> list[Line]:
+        """The verdict on a terminal, the labels in one column."""
+        most = max([cells(row.label) for row in self.rows] + [0])
+        found: list[Line] = [[(self.words, self.mark), (self.head.removeprefix(self.words), "")]]
+        for each in self.rows:
+            for i, text in enumerate(each.lines):
+                found.append(row(f"  {pad(each.label if i == 0 else '', most)}  {text}"))
+        return found
+
+
+def verdict(run_finished_data: Mapping[str, Any], room: int = ROOM) -> Verdict:
+    """The verdict on a run that has ended or waits.
+
+    Args:
+        run_finished_data: The fields of the event `run_finished`.
+        room: Columns of a line beside its label; `NO_BREAKS` breaks none.
+    """
+    head = verdict_head(run_finished_data)
+    status = str(run_finished_data.get("status") or "failed")
+    mark: Mark = STATES[status][1] if status in STATES else "warn"
+    rows = tuple(_rows(run_finished_data, room))
+    return Verdict(head.words, mark, head.why, rows, head.joint)
+
+
+def history_verdict(history: RunHistory, room: int = ROOM) -> Verdict:
+    """The verdict on a run by its record, also if it is running or was killed.
+
+    Args:
+        room: Columns of a line beside its label; `NO_BREAKS` breaks none.
+    """
+    if not history.alive and history.processes and history.processes[-1].status:
+        return verdict(history.result, room)
+    used = usage_text(history.usage)
+    if history.alive:
+        return Verdict(*STATES["running"], used)
+    why = "its process was killed, or the machine stopped"
+    record = inert(shorten_path(str(history.record.path)))
+    rows = [_row("used", [used], "used")] if used else []
+    rows += [_row("record", [record], "record")]
+    rows += [_row("next", [resume_command(history.run)], "next")]
+    return Verdict(*STATES["stopped"], why, tuple(rows))
+
+
+def _row(label: str, lines: Iterable[str], about: About) -> VerdictRow:
+    return VerdictRow(label, tuple(lines), about)
 
 
 def summary(run_finished_data: Mapping[str, Any], *, color: bool, width: int | None = None) -> str:
-    """The end block of a run.
+    """The end block of a run, as text.
 
     Args:
         run_finished_data: The fields of the event `run_finished`.
         color: Whether to mark the outcome by an ANSI color.
         width: The terminal's columns; None without a terminal.
     """
-    lines = narrowed([_head(run_finished_data), *_rows(run_finished_data, width)], width)
+    return text_of(lambda room: verdict(run_finished_data, room), color=color, width=width)
+
+
+def text_of(made: Callable[[int], Verdict], *, color: bool, width: int | None = None) -> str:
+    """A verdict as text; its lines are broken at the terminal's width, and not also before.
+
+    Args:
+        made: Makes the verdict for a number of columns, as `verdict` and `history_verdict` do.
+    """
+    found = made(ROOM)
+    most = max([cells(row.label) for row in found.rows] + [0])
+    if width is not None and (room := max(width - most - 4, LEAST_ROOM)) < ROOM:
+        found = made(room)
+    lines = narrowed(found.lines(), width)
     return "\n".join(paint(line, color=color) for line in lines) + "\n"
 
 
-def _head(data: Mapping[str, Any]) -> Line:
-    status = str(data.get("status") or "failed")
-    words, mark = STATES.get(status, (inert(status), "warn"))
-    why = {"success": _who, "failed": _what_failed}.get(status, _why_not_ended)(data)
-    first = status == "success"
-    parts = [*_reservations(data), why] if first else [why, *_handlers_failed(data)]
-    joint = " " if status == "waiting" else " · "
-    return [(words, mark), ("".join(f"{joint}{part}" for part in parts if part), "")]
-
-
-def _reservations(data: Mapping[str, Any]) -> list[str]:
-    """Failures, losses and warnings that a success must not hide, in short."""
-    notices = entries(data, "notices")
-    failed = [
-        f"`{inert(str(n.get('step')))}`: {inert(str(n.get('message')).partition(';')[0], 100)}"
-        for n in notices
-        if n.get("kind") == "failed"
-    ]
-    words = {"lost": "with losses", "warning": "with warnings"}
-    kinds = {str(notice.get("kind")) for notice in notices}
-    return [*failed, *(text for kind, text in words.items() if kind in kinds)]
-
-
-def _handlers_failed(data: Mapping[str, Any]) -> list[str]:
-    """The steps of the plan's handlers that failed, in short, for a run that did not succeed."""
-    notices = [n for n in entries(data, "notices") if n.get("handler")]
-    failed = [f"`{inert(str(n.get('step')))}`" for n in notices if n.get("kind") == "failed"]
-    if not failed or data.get("status") == "waiting":
-        return []
-    return [f"{', '.join(failed)} failed{', too' if data.get('status') == 'failed' else ''}"]
-
-
-def _plan_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The attempts of the plan's steps, without those of its handlers."""
-    return [each for each in entries(data, "steps") if not each.get("handler")]
-
-
-def _who(data: Mapping[str, Any]) -> str:
-    """The step and the evidence that decided a success."""
-    decided = table(data, "decided")
-    step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
-    if not step:
-        return ""
-    reason = inert(str(decided.get("reason") or ""), 200)
-    if by == "default":
-        failed = [s for s in _plan_steps(data) if s.get("outcome") == "failure"]
-        complete = not failed and not entries(data, "notices")
-        return f"{'all steps completed; ' if complete else ''}last step: `{step}`"
-    if by == "when":
-        return f"last step: `{step}`, skipped"
-    words = reason if by == "rule" else f"{by}: {reason}" if reason else by
-    return f"decided by `{step}`: {words}"
-
-
-def _what_failed(data: Mapping[str, Any]) -> str:
-    decided = table(data, "decided")
-    if step := decided.get("gave_up"):
-        why = f": {inert(_last_error(data), 600)}" if decided.get("by") == "agent" else ""
-        return f"step `{inert(str(step))}` {_attempts_used(data, step)}{why}"
-    if _step_failed(data) and decided.get("by") == "agent":
-        reason = inert(str(decided.get("reason")), 600)
-        return f"`{inert(str(decided.get('step')))}` reported that it was not done: {reason}"
-    if job := _only_job(data):
-        took = f" after {clock(job['seconds'])}" if job.get("seconds") else ""
-        named = f"job {job['job']}"
-        words = _without_last_line(str(data.get("error") or "")).removeprefix(named)
-        return inert(f"{named} of `{job['step']}`{words}{took}", 400)
-    if _step_failed(data):
-        return f"step `{inert(str(decided.get('step')))}` failed"
-    return inert(str(data.get("error") or "the plan ended with `failed`"), 300)
-
-
-def _attempts_used(data: Mapping[str, Any], step: str) -> str:
-    """How a step used all its attempts: they failed, or a later step led back to it."""
-    attempts = [each for each in entries(data, "steps") if each.get("name") == step]
-    most = max([int(each.get("attempt") or 0) for each in attempts], default=0)
-    if not most:
-        return "has no attempts left (max_attempts)"
-    if all(each.get("outcome") == "failure" for each in attempts):
-        return f"failed {most} of {count(most, 'attempt')} (max_attempts)"
-    return f"has no attempts left after {most} (max_attempts)"
-
-
-def _only_job(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The job whose failure is the step's error; None if other reasons count, too."""
-    decided = table(data, "decided")
-    jobs = entries(decided, "jobs")
-    if len(jobs) != 1 or jobs[0]["step"] != decided.get("step") or not _step_failed(data):
-        return None
-    is_about = str(data.get("error") or "").startswith(f"job {jobs[0]['job']} ")
-    return jobs[0] if is_about and decided.get("by") == "exit_code" else None
-
-
-def _without_last_line(error: str) -> str:
-    """A job's error without the last line of its log, which is shown below."""
-    return error.partition("; last line: ")[0]
-
-
-def _step_failed(data: Mapping[str, Any]) -> bool:
-    """Whether the step that decided the outcome failed, and not only the plan around it."""
-    attempts = _plan_steps(data)
-    return bool(data.get("decided") and attempts and attempts[-1].get("outcome") == "failure")
-
-
-def _why_not_ended(data: Mapping[str, Any]) -> str:
-    waiting = entries(data, "waiting")
-    if data.get("status") == "waiting" and all(map(needs_no_answer, waiting)):
-        return waits_in_words(waiting)
-    if data.get("status") == "waiting":
-        return "for your answer"
-    return inert(str(data.get("error") or ""), 300)
-
-
-def _rows(data: Mapping[str, Any], width: int | None) -> list[Line]:
-    """Lines with labels, the labels in one column.
-
-    Args:
-        width: The terminal's columns. Texts are broken there, and not also before.
-    """
-    rows = _labelled(data, ROOM)
-    most = max([cells(label) for label, _ in rows] + [0])
-    if width is not None and (room := max(width - most - 4, LEAST_ROOM)) < ROOM:
-        rows = _labelled(data, room)
-    lines: list[Line] = []
-    for label, texts in rows:
-        for i, text in enumerate(texts):
-            lines.append(row(f"  {pad(label if i == 0 else '', most)}  {text}"))
-    return lines
-
-
-def _labelled(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]:
+def _rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:
     """Labels and the lines beside them, which have at most `room` columns as far as possible."""
-    outputs = table(data, "outputs")
-    rows: list[tuple[str, list[str]]] = []
+    rows: list[VerdictRow] = []
     if data.get("status") == "failed":
         rows += _failure_rows(data, room)
     hidden = data.get("status") != "success"
@@ -218,12 +204,13 @@ def _labelled(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]
     rows += _notice_rows(notices, room)
     rows += _waiting_rows(entries(data, "waiting"), room)
     files = table(data, "output_files")
-    for name, value in outputs.items():
+    for name, value in table(data, "outputs").items():
         most = ANSWER_LINES if name == ANSWER else 0
-        rows.append((inert(str(name), 40), value_text(value, files.get(name), most, room)))
+        text = value_text(value, files.get(name), most, room)
+        rows.append(_row(inert(str(name), 40), text, "output"))
     if left_out := data.get("left_out"):
         names = ", ".join(f"`{inert(str(name), 40)}`" for name in left_out)
-        rows.append(("no output", _folded(names, room, 4)))
+        rows.append(_row("no output", _folded(names, room, 4), "output"))
     return rows + _closing_rows(data, room)
 
 
@@ -236,7 +223,7 @@ def _folded(text: str, room: int, most: int | None = None) -> list[str]:
     return fold(text, room, None if most is None else math.ceil(most * ROOM / room))
 
 
-def _waiting_rows(waiting: list[dict[str, Any]], room: int) -> list[tuple[str, list[str]]]:
+def _waiting_rows(waiting: list[dict[str, Any]], room: int) -> list[VerdictRow]:
     listed = [
         (str(one.get("step") or "?"), question_text(one, room))
         for one in waiting
@@ -252,9 +239,9 @@ def _waiting_rows(waiting: list[dict[str, Any]], room: int) -> list[tuple[str, l
             listed.append((path, _jobs_text(jobs)))
         else:
             listed += [(str(job.get("step") or "?"), question_text(job)) for job in jobs]
-    rows = [(inert(step, 40), text) for step, text in listed[:MOST_QUESTIONS]]
+    rows = [_row(inert(step, 40), text, "question") for step, text in listed[:MOST_QUESTIONS]]
     more = len(listed) - MOST_QUESTIONS
-    return [*rows, ("…", [count(more, "more question")])] if more > 0 else rows
+    return [*rows, _row("…", [count(more, "more question")], "question")] if more > 0 else rows
 
 
 def _by_step(waiting: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -276,29 +263,29 @@ def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
     return [f"{count(len(jobs), 'job')}: {', '.join(counts)}", *(f"  {line}" for line in first)]
 
 
-def _failure_rows(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]:
+def _failure_rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:
     decided = table(data, "decided")
     by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
-    error = inert(_last_error(data), 600)
-    rows: list[tuple[str, list[str]]] = []
+    error = inert(last_error(data), 600)
+    rows: list[VerdictRow] = []
     if by == "agent":  # the first line has the reason
         return []
     jobs = entries(decided, "jobs")
-    if _only_job(data):
+    if only_job(data):
         error = ""
     elif len(jobs) == 1:
-        error = _without_last_line(error)
-    if error and (decided.get("gave_up") or _step_failed(data)):
-        rows.append(("last error", _folded(error, room, 6)))
-    if by and _step_failed(data) and not (by == "rule" and reason == error):
+        error = without_last_line(error)
+    if error and (decided.get("gave_up") or step_failed(data)):
+        rows.append(_row("last error", _folded(error, room, 6), "why"))
+    if by and step_failed(data) and not (by == "rule" and reason == error):
         same = not reason or reason in error
         shown = f"{by} ({reason})" if by == "exit_code" else f"{by}: {reason}"
         words = reason if by == "rule" else by if same else shown
-        rows.append(("decided by", _folded(words, room, 4)))
+        rows.append(_row("decided by", _folded(words, room, 4), "why"))
     return rows + [_log_row(job, named=len(jobs) > 1) for job in jobs if job.get("log")]
 
 
-def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
+def _log_row(job: Mapping[str, Any], *, named: bool) -> VerdictRow:
     """The path of a failed job's log, and its last lines.
 
     Args:
@@ -307,12 +294,13 @@ def _log_row(job: Mapping[str, Any], *, named: bool) -> tuple[str, list[str]]:
     step = f"{inert(str(job['step']), 60)}: " if named else ""
     last = inert(str(job.get("last_lines") or ""), lines=True).split("\n")
     lines = [fit(line, WIDTH - 18) for line in last if line.strip()]
-    return "log", [step + inert(shorten_path(str(job["log"]))), *(f"  {line}" for line in lines)]
+    path = step + inert(shorten_path(str(job["log"])))
+    return _row("log", [path, *(f"  {line}" for line in lines)], "why")
 
 
-def _notice_rows(notices: list[dict[str, Any]], room: int) -> list[tuple[str, list[str]]]:
+def _notice_rows(notices: list[dict[str, Any]], room: int) -> list[VerdictRow]:
     """The losses and warnings of the steps, and failures inside of steps that kept running."""
-    rows: list[tuple[str, list[str]]] = []
+    rows: list[VerdictRow] = []
     for kind in ("failed", "lost", "warning"):
         texts = [
             f"{inert(str(n.get('step')), 60)}: {inert(str(n.get('message')), 600)}"
@@ -322,28 +310,20 @@ def _notice_rows(notices: list[dict[str, Any]], room: int) -> list[tuple[str, li
         lines = [line for text in texts[:MOST_NOTICES] for line in _folded(text, room, 3)]
         more = len(texts) - MOST_NOTICES
         lines += [f"… {more} more"] if more > 0 else []
-        rows += [(kind, lines)] if lines else []
+        rows += [_row(kind, lines, "notice")] if lines else []
     return rows
 
 
-def _last_error(data: Mapping[str, Any]) -> str:
-    """The error of the last step that failed, not the error that no attempts are left."""
-    if not table(data, "decided").get("gave_up"):
-        return str(data.get("error") or "")
-    errors = [s["error"] for s in _plan_steps(data) if s.get("error")]
-    return str(errors[-1]) if errors else str(data.get("error") or "")
-
-
-def _closing_rows(data: Mapping[str, Any], room: int) -> list[tuple[str, list[str]]]:
-    rows: list[tuple[str, list[str]]] = []
+def _closing_rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:
+    rows: list[VerdictRow] = []
     if hint := data.get("hint"):
-        rows.append(("to do", _folded(inert(str(hint), 600), room, 6)))
+        rows.append(_row("to do", _folded(inert(str(hint), 600), room, 6), "to do"))
     if used := usage_text(data.get("usage") or {}):
-        rows.append(("used", [used]))
+        rows.append(_row("used", [used], "used"))
     if record := data.get("record"):
-        rows.append(("record", [inert(shorten_path(str(record)))]))
+        rows.append(_row("record", [inert(shorten_path(str(record)))], "record"))
     if commands := data.get("next"):
-        rows.append(("next", [_next(str(each), data) for each in commands]))
+        rows.append(_row("next", [_next(str(each), data) for each in commands], "next"))
     return rows
 
 

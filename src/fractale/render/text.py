@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import click
 
-from fractale.durations import clock, in_words
-from fractale.plain import to_json
+from fractale.durations import clock, exactly, in_words, when
+from fractale.plain import entries, table, to_json
 from fractale.plan.escape import ELLIPSIS, cells, fit, fold, pad
 from fractale.plan.escape import escape as inert
 from fractale.text import count
@@ -43,6 +42,7 @@ __all__ = [
     "shorten_path",
     "shows_unicode",
     "table",
+    "table_cell",
     "table_lines",
     "wants_color",
     "when",
@@ -83,16 +83,6 @@ ASCII = str.maketrans(
 def row(text: str, mark: Mark = "") -> Line:
     """A line of one segment."""
     return [(text, mark)]
-
-
-def table(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A field of an event that is a mapping; empty if it is missing or null."""
-    return dict(data.get(key) or {})
-
-
-def entries(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """A field of an event that is a list of mappings; empty if it is missing or null."""
-    return list(data.get(key) or [])
 
 
 def plain(line: Sequence[Segment]) -> str:
@@ -207,20 +197,6 @@ def seconds(value: Any) -> str:
     return in_words(float(value or 0))
 
 
-def when(moment: float | None) -> str:
-    """A Unix time in the local time zone: ``2026-11-23 14:02``."""
-    if not moment:
-        return "?"
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
-
-
-def exactly(moment: float | None) -> str:
-    """A Unix time with its seconds."""
-    if not moment:
-        return "?"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-
-
 def shorten_path(path: str) -> str:
     """A path relative to the directory in which the command was started, if that is shorter.
 
@@ -248,7 +224,7 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> li
     if not shown:
         return []
     names = list(shown[0])
-    texts = [[fit(_cell(each.get(name)), WIDEST) for name in names] for each in shown]
+    texts = [[fit(table_cell(each.get(name)), WIDEST) for name in names] for each in shown]
     heads = [inert(str(name)) for name in names]
     widths = [max(cells(text) for text in column) for column in zip(heads, *texts, strict=True)]
     lines = [heads, *texts]
@@ -260,7 +236,8 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> li
     return found
 
 
-def _cell(value: Any) -> str:
+def table_cell(value: Any) -> str:
+    """A value of a table in one line."""
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -268,5 +245,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{inert(str(k))}={_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
+        return ", ".join(f"{inert(str(k))}={table_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
     return inert(to_json(value, default=str), 200)

@@ -16,7 +16,6 @@ from fractale.render.phrases import (
     target_of,
 )
 from fractale.render.run_view import MARKS
-from fractale.render.summary import usage_text
 from fractale.render.text import (
     Line,
     Mark,
@@ -32,7 +31,6 @@ from fractale.render.text import (
     shorten_path,
     when,
 )
-from fractale.runs.result import resume_command
 
 if TYPE_CHECKING:
     from fractale.record.history import RecordedAttempt, RecordedCall, RecordedQuestion, RunHistory
@@ -100,20 +98,6 @@ def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
     )
     gone = not history.record.sibling(str(parent.get("run"))).path.is_dir()
     return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
-
-
-def standing_lines(history: RunHistory) -> list[Line]:
-    """The state of a run that has not ended: it is running, or its process was killed."""
-    if history.alive:
-        return [[("running", "now"), (f" · {usage_text(history.usage)}", "")]]
-    if history.processes and history.processes[-1].status:
-        return []
-    words = " · its process was killed, or the machine stopped"
-    return [
-        [("stopped", "warn"), (words, "")],
-        row(f"  record  {inert(shorten_path(str(history.record.path)))}"),
-        row(f"  next    {resume_command(history.run)}"),
-    ]
 
 
 class _Timeline:

@@ -28,6 +28,7 @@ from fractale.jobs.budget import FileLedger, MemoryLedger
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.questions import needs_no_answer
+from fractale.record.follow import TextFile
 from fractale.record.jobs import RunJobs
 from fractale.record.plans import plan_hash
 from fractale.runs.answering import Answering, in_order, step_order
@@ -115,6 +116,9 @@ class RunDriver:
             patient=dependencies.patient,
             outlives_process=record is not None or options.checkpointer is not None,
         )
+        if options.notifications and settings.notify:
+            environment = settings.site_environment
+            options.notifications.open(settings.notify, environment, record)
         self._reporter.audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _hear(self, event: Event) -> None:
@@ -227,6 +231,8 @@ class RunDriver:
             self._answering.keep(event["question"], event["answer"])
         elif event["event"] == "warning":
             self._reporter.warned(event)
+        elif event["event"] == "waiting" and self._options.notifications:
+            self._options.notifications.remember(event["question"])
 
     def fork(self, point: ForkPoint, parent: Mapping[str, Any]) -> None:
         """Have the run begin at a step in the middle of its plan.
@@ -270,6 +276,8 @@ class RunDriver:
 
     async def _open(self, stack: AsyncExitStack) -> Thread:
         """Open the record and the checkpoints, and compile the plan's steps."""
+        if self._options.notifications:
+            stack.callback(self._options.notifications.release)  # last: after the run's lock
         if self._record:
             stack.enter_context(RunLock(self._record))
             if self._mailbox:
@@ -278,6 +286,8 @@ class RunDriver:
             await stack.enter_async_context(stop_requests(self._record, stop))
             self._reporter.log = log = EventLog(self._record.events)
             stack.callback(log.close)
+            self._reporter.texts = TextFile(self._record)
+            stack.callback(self._reporter.texts.close)
             self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
         elif isinstance(self._dependencies.jobs, RunJobs):

@@ -20,6 +20,7 @@ from fractale.graph.state import Record, Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
+from fractale.record.follow import TextFile
 from fractale.record.jobs import JobHistory
 from fractale.runs.options import RunOptions
 from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data
@@ -49,6 +50,7 @@ class RunReporter:
         context: The run; set once it is known.
         audit: The log of what the user agreed to.
         log: The log of events, while it is open.
+        texts: The file of the texts that models are writing, while the log is open.
         steps: One entry for each time a step was entered, in that order.
         jobs: Its batch jobs, also of earlier processes of the run.
     """
@@ -70,6 +72,7 @@ class RunReporter:
         self.context = RunContext()
         self.audit = AuditLog()
         self.log: EventLog | None = None
+        self.texts: TextFile | None = None
         self.steps: list[dict[str, Any]] = []
         self.jobs = JobHistory()
 
@@ -87,6 +90,10 @@ class RunReporter:
             self.warned(event.data)
         if self.log:
             self._write_down(self.log, event)
+        if self._options.notifications:
+            self._options.notifications.hear(event)
+        if self.texts:
+            self.texts(event)
         for listener in self._options.listeners:
             try:
                 listener(event)
@@ -224,6 +231,8 @@ class RunReporter:
         decided = {**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided
         if status == "failed" and decided:
             decided = {**decided, **self._failed_jobs(gave_up or str(decided.get("step")))}
+        for words in self._options.notifications.faults() if self._options.notifications else ():
+            self.context.emit("warning", step="", code="notify", message=words)
         usage = usage_data(self.context.meter)
         ended = status in ("failed", "limit")
         left_out = [name for name in self._plan.outputs if ended and name not in (outputs or {})]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fractale.store.run_record import RunRecord
 
 LOCK_PAUSE = 0.01
+LOOKED_AT = 0.25
+"""Seconds to wait for a run's lock: who looks whether a process has the run has it for a moment."""
 SIGNING_TRIES = 40
 SIGNING_PAUSE = 0.025
 
@@ -154,6 +156,7 @@ class RunLock(FileLock):
             f"run {record.run_id}",
             hint="nothing was done; wait until that process ends, or end it",
             error=RunHeld,
+            wait=LOOKED_AT,
         )
 
 

@@ -76,6 +76,7 @@ class RunRecord:
     job_ledger = RecordFile("jobs.jsonl")  # the budget that batch jobs reserved and used
     lock = RecordFile("lock")
     stop_request = RecordFile("stop")
+    written = RecordFile("written.json")  # the ends of texts that models are writing
     answers = RecordFile("answers")  # of other processes to open questions, see `runs.mailbox`
     output = RecordFile("output.txt")  # of background processes
     given_inputs = RecordFile("inputs.json")  # for a background process, until it has read them
@@ -236,7 +237,7 @@ class RunRecords:
         Raises:
             UsageError: The run does not exist.
         """
-        if run_id != "-1" and Path(run_id).name == run_id:
+        if ID.fullmatch(run_id):  # neither -1 nor a path such as `..`
             path = self._root / run_id
             if path.is_dir() and not path.is_symlink():
                 return self.at(run_id)

@@ -77,6 +77,7 @@ def ask(given: options.CommandLine, find: Find, *, direct: bool) -> int:
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
         from fractale.plan.build import load_plan
+        from fractale.render.outputs import check_output
         from fractale.runs.one_step import WORDS, is_small, keep_plan, one_step_plan
         from fractale.runs.preflight import check_answers
 
@@ -85,6 +86,7 @@ def ask(given: options.CommandLine, find: Find, *, direct: bool) -> int:
         data = one_step_plan(expert, words, given.inputs, direct=direct, small=small)
         plan = load_plan(keep_plan(data, settings.state_dir))
         check_answers(given.answers, plan)
+        check_output(given.output, plan.outputs, f"`{expert.name}`")
         values = {**given.inputs, WORDS: words} if words else given.inputs
         return await workspace.runs.start(plan, values, run_options)
 

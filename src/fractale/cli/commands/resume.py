@@ -53,14 +53,18 @@ def command(run_id: str | None, *, ready: bool, given: options.CommandLine) -> i
 
     --answer answers the questions that the run waits for now, --answers also later ones. --ready
     does not wait for jobs or times: a run that submits its next job ends, and waits for it without
-    a process. --ready returns 0 if no resumed run failed.
+    a process. --ready returns 0 if no resumed run failed; it writes no outputs to stdout.
     """
     if (run_id is None) != ready:
         words = "no run was named" if run_id is None else "RUN and --ready exclude each other"
         raise UsageError(words, hint="use `fractale resume RUN` or `fractale resume --ready`")
+    if ready and given.output is not None:
+        raise UsageError(
+            "--output and --ready exclude each other", hint="name the run: fractale resume RUN"
+        )
     settings = given.settings(acts=True)
     if run_id is None:
-        return resume_ready(replace(given, detach=True), settings)
+        return resume_ready(replace(given, detach=True, gives_outputs=False), settings)
     return resume(given, settings, run_id)
 
 

@@ -14,12 +14,10 @@ from fractale.cli import options
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.render.text import Line
     from fractale.store.index import RunRow
 
 STATUSES = ("running", "success", "failed", "waiting", "limit", "stopped")
 MOST = 50
-PLAN_WIDTH = 40
 
 
 class RunsGroup(click.Group):
@@ -124,84 +122,13 @@ def _since(text: str | None) -> float | None:
 
 
 def _print(rows: Sequence[RunRow], *, more: bool) -> None:
+    from fractale.render.run_list import run_list_lines
     from fractale.render.text import paint, wants_color, writable
 
     color = wants_color(sys.stdout)
-    for line in _lines(rows):
+    for line in run_list_lines(rows):
         click.echo(writable(paint(line, color=color), sys.stdout.encoding))
     if not rows:
         click.echo("no runs", err=True)
     if more:
         click.echo(f"showing the latest {len(rows)} runs; --limit 0 shows all", err=True)
-
-
-HEADINGS = (
-    *("RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED"),
-    *("JOBS", "NODE-H", "TOKENS", "COST"),
-)
-LEFT = 4
-"""The number of left-aligned text columns; the columns after them are numbers, right-aligned."""
-
-
-def _lines(rows: Sequence[RunRow]) -> list[Line]:
-    """A line per run below the headings, in columns as wide as their widest cell.
-
-    Number columns without a value in any run are left out.
-    """
-    from fractale.render.summary import STATES
-    from fractale.render.text import cells, pad
-
-    if not rows:
-        return []
-    table = [_cells(row) for row in rows]
-    used = [n for n in range(len(HEADINGS)) if n < LEFT or any(parts[n] for parts in table)]
-    widths = {n: max(cells(line[n]) for line in (HEADINGS, *table)) for n in used}
-
-    def shown(parts: Sequence[str]) -> list[str]:
-        return [pad(parts[n], widths[n]) if n < LEFT else parts[n].rjust(widths[n]) for n in used]
-
-    lines: list[Line] = [[("  ".join(shown(HEADINGS)), "dim")]]
-    for row, parts in zip(rows, table, strict=True):
-        words = shown(parts)
-        mark = STATES.get(row.status, ("", "now"))[1]
-        rest = "  ".join(["", *words[3:]])
-        about = f"  {_about(row)}" if _about(row) else ""
-        lines.append([("  ".join([*words[:2], ""]), ""), (words[2], mark), (rest + about, "")])
-    return lines
-
-
-def _cells(row: RunRow) -> tuple[str, ...]:
-    """The cells of a run, in the order of `HEADINGS`."""
-    from fractale.render.summary import LEAST_HOURS, STATES
-    from fractale.render.text import clock, fit, inert, when
-
-    def time_of(seconds: float) -> str:
-        return clock(seconds) if seconds else ""
-
-    return (
-        row.id,
-        fit(inert(row.plan), PLAN_WIDTH),
-        STATES.get(row.status, (row.status, ""))[0],
-        when(row.started),
-        time_of(row.ran),
-        time_of(row.computed),
-        time_of(row.queued),
-        f"{row.jobs:,}" if row.jobs else "",
-        f"{row.node_hours:.3g}" if row.node_hours >= LEAST_HOURS else "",
-        f"{row.tokens:,}" if row.tokens else "",
-        f"${row.cost:.3f}" if row.cost else "",
-    )
-
-
-def _about(row: RunRow) -> str:
-    """The step where a run failed, what it waits for, and the run that it was forked from."""
-    from fractale.render.text import inert
-
-    parts = [
-        f"failed at {inert(row.failed_at, 60)}" if row.failed_at else "",
-        f"waits for {inert(row.waits_for, 80)}" if row.waits_for else "",
-        f"forked from {inert(row.parent, 20)} at {inert(row.forked_at or '', 40)}"
-        if row.parent
-        else "",
-    ]
-    return "  ".join(part for part in parts if part)

@@ -44,9 +44,14 @@ def load(run_id: str) -> RunHistory:
 @click.command("show", context_settings={"ignore_unknown_options": True})  # -1 is a run
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("step", required=False, shell_complete=complete_steps)
+@click.option(
+    "--output",
+    metavar="NAME",
+    help="Print only this output of the run: a text as it is, anything else as JSON.",
+)
 @click.option("--full", is_flag=True, help="Show long values in full.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
+def command(run_id: str, step: str | None, *, output: str | None, full: bool, as_json: bool) -> int:
     """Show the steps that RUN took and why; with STEP, every attempt of this step in detail.
 
     \b
@@ -54,8 +59,11 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     fractale show k7f3a validate       inputs, calls, results and the decision of one step
     fractale show k7f3a tune/measure   a step inside another
     fractale show k7f3a 'each[3]'      one item of a foreach
+    fractale show k7f3a --output jobspec > job.sh
     """
     history = load(run_id)
+    if output is not None:
+        return _print_output(history, output, alone=step is None and not as_json)
     attempts = None if step is None else _attempts(history, step)
     if as_json:
         click.echo(to_json(_data(history, step, attempts), default=str))
@@ -72,19 +80,30 @@ def command(run_id: str, step: str | None, *, full: bool, as_json: bool) -> int:
     return 0
 
 
+def _print_output(history: RunHistory, name: str, *, alone: bool) -> int:
+    """Print one output of a run; of a run that did not succeed, one that it could render."""
+    from fractale.errors import UsageError
+    from fractale.render.outputs import check_output, outputs_text, write_outputs
+
+    if not alone:
+        raise UsageError("--output prints an output of a run, without STEP and --json")
+    outputs: dict[str, Any] = history.result.get("outputs") or {}
+    check_output(name, outputs, f"run {history.run} ({history.status})")
+    write_outputs(outputs_text(outputs, name), sys.stdout)
+    return 0
+
+
 def _print_run(history: RunHistory) -> None:
-    from fractale.render.summary import summary
+    from fractale.render.summary import history_verdict, text_of
     from fractale.render.text import row, screen_width, shows_unicode, wants_color, writable
-    from fractale.render.timeline import run_lines, standing_lines
+    from fractale.render.timeline import run_lines
 
     stdout = sys.stdout
     unicode, width = shows_unicode(stdout.encoding), screen_width(stdout)
     print_lines([*run_lines(history, unicode=unicode, width=width), row("")])
-    if standing := standing_lines(history):
-        print_lines(standing)
-    else:
-        text = summary(history.result, color=wants_color(stdout), width=width)
-        click.echo(writable(text, stdout.encoding), nl=False)
+    color = wants_color(stdout)
+    text = text_of(lambda room: history_verdict(history, room), color=color, width=width)
+    click.echo(writable(text, stdout.encoding), nl=False)
 
 
 def _attempts(history: RunHistory, step: str) -> list[RecordedAttempt]:
