@@ -15,7 +15,9 @@ from fractale.settings import Settings
 from fractale.testing.plan_run import arun_plan
 
 if TYPE_CHECKING:
+    from browser import Browser
     from forked import Forking
+    from made_runs import MadeRuns
 
 # A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
 # it starts would inherit that. Tests send them the signal.
@@ -27,9 +29,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
     "test_agent_durability": "kills",
+    "test_answer_command": "tmux, kills",
     "test_array_kills": "kills",
     "test_ask_kills": "kills, pseudo-terminals",
     "test_ask_terminal": "tmux",
+    "test_browser": "a browser",
+    "test_extras": "a terminal, other processes",
+    "test_other_user_web": "another user of this machine",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",
@@ -69,7 +75,7 @@ REAL_FILES = {
     "test_waiting_kills": "kills",
     "test_watch": "tmux, kills",
 }
-REAL_FIXTURES = {"postgres", "slurm", "studio"}
+REAL_FIXTURES = {"browser", "postgres", "slurm", "studio"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -114,3 +120,29 @@ def postgres() -> Iterator[str]:
 
     with running_postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def running_browser() -> Iterator[Browser]:
+    """The browser of this process of the test runner."""
+    from browser import running_browser
+
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(running_browser: Browser) -> Iterator[Browser]:
+    """An empty window. A test fails if a page complained in the console or asked another host."""
+    running_browser.fresh()
+    yield running_browser
+    running_browser.check()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeRuns]:
+    """Real runs to look at, in one directory; a test that changes one makes it under its own id."""
+    from made_runs import made_runs
+
+    with made_runs(tmp_path_factory.mktemp("made") / "melt") as made:
+        yield made

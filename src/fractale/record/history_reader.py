@@ -135,6 +135,7 @@ class _Reader:
         history = self._history
         history.title = event.get("title") or history.title
         history.steps = event.get("steps") or history.steps
+        history.kept = (event.get("parent") or {}).get("kept") or history.kept
         process = RunProcess(
             started=event["time"],
             resumed=bool(event.get("resumed")),
@@ -227,8 +228,9 @@ class _Reader:
         return attempt.items.setdefault(index, RecordedItem(index=index)) if attempt else None
 
     def _item_started(self, event: Data) -> None:
-        if event.get("element") and (attempt := self._owner(event["step"])):
-            attempt.is_array = True
+        if attempt := self._owner(event["step"]):
+            attempt.is_array = attempt.is_array or bool(event.get("element"))
+            attempt.items_total = event.get("total") or attempt.items_total
         if item := self._item(event):
             item.started = item.started or event["time"]
 
@@ -262,6 +264,7 @@ class _Reader:
             started=event["time"],
             key=event.get("key"),
             entering=attempt.enterings,
+            agreed=str(event.get("agreed") or ""),
         )
         if lost := _lost_call(attempt, made):
             made = lost

@@ -185,7 +185,7 @@ class _AttemptLines:
         for job in self._attempt.jobs:
             where = f", {self._attempt.part(job.step)}" if job.step.endswith("]") else ""
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
-            for label, text in _job_rows(job, self._record):
+            for label, text in job_rows(job, self._record):
                 for i, piece in enumerate(_pieces(inert(text, 1000), self._width - 16)):
                     found.append([(f"    {label if i == 0 else '':10}", "dim"), (piece, "")])
         return found
@@ -241,7 +241,8 @@ def _error_of(record: RunRecord, item: RecordedItem) -> str:
     return str(error or item.error)
 
 
-def _job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
+def job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
+    """Labels and texts about a batch job: its state, nodes, times, key and log."""
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"
@@ -330,7 +331,7 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
     column = min(max(cells(name) for name in names.values()), NAME_MOST)
     lines: list[str] = []
     for key, value in table.items():
-        first, *rest = _shown(_timed(key, value), full=full)
+        first, *rest = _shown(timed(key, value), full=full)
         if rest:
             block = [piece for line in (first, *rest) for piece in _pieces(line, width - 4)]
             lines += [names[key], *(f"  │ {line}" for line in block)]
@@ -341,11 +342,11 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
     return lines
 
 
-def _timed(key: str, value: Any) -> Any:
+def timed(key: str, value: Any) -> Any:
     """A value; a job's time, recognized by its key and size, becomes a date or duration."""
     if isinstance(value, dict):
         moment = cast("dict[str, Any]", value)
-        return _timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
+        return timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if key in MOMENTS and value > LONG_AGO:

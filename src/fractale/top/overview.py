@@ -1,0 +1,423 @@
+"""All runs of a state directory, read again and again: one `Glance` per run.
+
+Reading costs little: the list of runs is read again at most so often that it takes a hundredth of
+the time, and only runs that are in progress are followed. `Overview.read` is called in a
+thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+from fractale.errors import FractaleError
+from fractale.events import Event
+from fractale.questions import needs_no_answer, tool_of
+from fractale.record.follow import RunFollower, text_being_written
+from fractale.record.history import RunHistory
+from fractale.render.questions import asker, exact
+from fractale.render.run_list import about_run
+from fractale.render.run_view import Running, RunView
+from fractale.render.summary import NO_BREAKS, STATES, verdict
+from fractale.render.text import Mark, inert
+from fractale.store.index import RunRow, list_runs
+from fractale.store.run_record import RUNS, RunRecords
+
+MOST_FOLLOWED: Final = 64
+"""The most runs that are followed at a time; the states of more come from the list alone."""
+MOST_READ: Final = 200
+"""The most waiting runs outside the screen whose questions one `read` looks up."""
+LEAST_PAUSE: Final = 2.0
+SHARE: Final = 100
+"""The list is read again after this many times the seconds that it took."""
+NEW_PAUSE: Final = 0.5
+"""The least seconds between two reads of the list because a run's directory was made."""
+MOST_TEXT: Final = 300
+JOB_LETTERS: Final = {"running": "R", "pending": "PD"}
+"""States of jobs, as Slurm's own commands shorten them."""
+NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class Rank(IntEnum):
+    """How much a run needs you."""
+
+    ASKS = 0
+    RUNS = 1
+    WAITS = 2
+    STOPPED = 3
+    ENDED = 4
+
+
+RANKS: Final = {"waiting": Rank.WAITS, "limit": Rank.STOPPED, "stopped": Rank.STOPPED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """What one line shows of a run.
+
+    Args:
+        state: In words, such as ``asks`` or ``job 4711 R n3``.
+        since: When the present step, or the wait for an answer, began; Unix time, None if unknown
+            or over.
+        says: What it asks, or why it failed.
+        rank: How much it needs you.
+        limit: The most node-hours that it may use, if it has a limit.
+    """
+
+    row: RunRow
+    state: str
+    mark: Mark
+    step: str = ""
+    since: float | None = None
+    tokens: int = 0
+    node_hours: float = 0.0
+    limit: float | None = None
+    says: str = ""
+    rank: Rank = Rank.ENDED
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def text(self) -> str:
+        """What a filter looks through, in lower case."""
+        row = self.row
+        words = (row.id, row.plan, row.status, self.state, self.step, self.says, row.parent or "")
+        return " ".join(words).casefold()
+
+
+@dataclass(slots=True)
+class FollowedRun:
+    """One run that is read as it grows.
+
+    Attributes:
+        view: The steps in progress; its size does not grow with the run.
+        written: Step → the end of the text that a model is writing there.
+        changed: Counts the reads that found something new.
+    """
+
+    follower: RunFollower
+    view: RunView = field(default_factory=lambda: RunView(calls=False))
+    written: Mapping[str, str] = field(default_factory=dict[str, str])
+    changed: int = 0
+    was: tuple[Any, ...] = ()
+
+    @property
+    def history(self) -> RunHistory:
+        return self.follower.history
+
+    def read(self) -> None:
+        """Read what is new.
+
+        Raises:
+            StoreError: The record is missing or damaged.
+        """
+        for event in self.follower.read():
+            data = {k: v for k, v in event.items() if k not in ("event", "run", "time")}
+            if event["event"] == "run_started":
+                self.view.active.clear()
+            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+                self.view.take(Event(event["event"], event.get("run") or "", data, event["time"]))
+            self.changed += 1
+        self.written = text_being_written(self.history.record) if self.history.alive else {}
+        now = (self.history.alive, tuple(self.written.items()))
+        self.changed += now != self.was
+        self.was = now
+
+    def steps(self) -> list[Running]:
+        """The steps in progress, the innermost last; none if no process has the run."""
+        return list(self.view.active.values()) if self.history.alive else []
+
+
+def open_questions(history: RunHistory) -> list[Mapping[str, Any]]:
+    """The questions that wait for an answer, as the record has them."""
+    if history.alive:
+        asked = [q for attempt in history.attempts for q in attempt.questions]
+        return [q.question for q in [*asked, *history.questions] if not q.answered]
+    waiting: Sequence[Mapping[str, Any]] = history.result.get("waiting") or ()
+    return [each for each in waiting if not needs_no_answer(each)]
+
+
+def asked_in_short(question: Mapping[str, Any]) -> str:
+    """A question on one line: ``approve local.write_text_file?``."""
+    kind = str(question.get("kind") or "")
+    if kind == "approval":
+        return f"approve {exact(tool_of(question))}?"
+    if kind == "review":
+        return f"accept draft {question.get('round') or 1} of a plan?"
+    if kind == "tool_changed":
+        return f"accept changed tools of {exact(str(question.get('server')))}?"
+    if kind == "in_doubt":
+        return f"did the call of {exact(tool_of(question))} happen?"
+    if kind == "job_unknown":
+        return f"how did job {inert(str(question.get('job') or '?'), 40)} end?"
+    if kind == "failure":
+        return f"failed: {inert(str(question.get('error') or ''), MOST_TEXT)}"
+    if kind == "interrupt":
+        return f"{asker(question)} asks"
+    return inert(str(question.get("text") or question.get("message") or kind), MOST_TEXT)
+
+
+class Overview:
+    """Reads the runs of a state directory.
+
+    Args:
+        now: The clock, in Unix time.
+        clock: A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state_dir = state_dir
+        self.records = RunRecords(state_dir)
+        self._now = now
+        self._clock = clock
+        self._due = 0.0
+        self._read_at = -NEW_PAUSE
+        self._made = 0.0
+        self._rows: list[RunRow] = []
+        self._followed: dict[str, FollowedRun] = {}
+        self._known: dict[str, tuple[RunRow, bool, Glance]] = {}
+        self._damaged: dict[str, str] = {}
+        self._spare = 0
+
+    def read(self, shown: Collection[str] = (), opened: str | None = None) -> list[Glance]:
+        """The runs, the latest first.
+
+        Args:
+            shown: The runs on the screen. Why a run failed is read only for these.
+            opened: The run that is looked at; it is followed even if it has ended.
+
+        Raises:
+            StoreError: The index of runs cannot be used.
+        """
+        self._read_list()
+        running = [row.id for row in self._rows if row.status == "running"]
+        first = [each for each in running if each in shown]
+        wanted = [*([opened] if opened else []), *first, *running]
+        wanted = list(dict.fromkeys(wanted))[:MOST_FOLLOWED]
+        for gone in self._followed.keys() - set(wanted):
+            del self._followed[gone]
+        for run_id in wanted:
+            self._follow(run_id)
+        self._spare = MOST_READ
+        return [self._glance(row, seen=row.id in shown) for row in self._rows]
+
+    def reread(self) -> None:
+        """Read the list again at the next `read`, since something was done to a run."""
+        self._due = 0.0
+
+    def run(self, run_id: str) -> FollowedRun | None:
+        """A run that is followed; None if it is not, or if its record cannot be read."""
+        return self._followed.get(run_id)
+
+    def damage(self, run_id: str) -> str:
+        """Why the record of a run cannot be read; empty if it can."""
+        return self._damaged.get(run_id, "")
+
+    def _read_list(self) -> None:
+        now = self._clock()
+        with contextlib.suppress(OSError):
+            made = (self.state_dir / RUNS).stat().st_mtime
+            if made != self._made and now - self._read_at >= NEW_PAUSE:
+                self._made, self._due = made, 0.0
+        if now < self._due:
+            return
+        self._rows = list_runs(self.state_dir)
+        self._read_at = self._clock()
+        self._due = self._read_at + max(LEAST_PAUSE, SHARE * (self._read_at - now))
+        there = {row.id for row in self._rows}
+        for gone in self._known.keys() - there:
+            del self._known[gone]
+
+    def _follow(self, run_id: str) -> None:
+        try:
+            if run_id not in self._followed:
+                self._followed[run_id] = FollowedRun(RunFollower(self.records.at(run_id)))
+            run = self._followed[run_id]
+            was = run.history.alive
+            run.read()
+        except FractaleError as error:
+            self._followed.pop(run_id, None)
+            self._damaged[run_id] = inert(str(error), MOST_TEXT)
+            return
+        self._damaged.pop(run_id, None)
+        if was and not run.history.alive:
+            self._due = 0.0
+
+    def _glance(self, row: RunRow, *, seen: bool) -> Glance:
+        if words := self._damaged.get(row.id):
+            return Glance(row=row, state="unreadable", mark="bad", says=words, rank=Rank.STOPPED)
+        run = self._followed.get(row.id)
+        if run is not None and run.history.alive:
+            return _in_progress(row, run)
+        known = self._known.get(row.id)
+        wanted = seen or (row.status == "waiting" and self._spare > 0)
+        if known and known[0] == row and (known[1] or not wanted):
+            return known[2]
+        self._spare -= wanted
+        result = self._result(row.id) if wanted else NOTHING
+        made = _waiting if result.get("status") == "waiting" else _ended
+        glance = made(row, result)
+        self._known[row.id] = (row, wanted, glance)
+        return glance
+
+    def _result(self, run_id: str) -> Mapping[str, Any]:
+        """The end of a run, as its record has it; empty if it has none or cannot be read."""
+        with contextlib.suppress(FractaleError, OSError, ValueError):
+            ends = self.records.at(run_id).events_from_end(("run_finished", "run_started"))
+            last = next(ends, None)
+            if last and last["event"] == "run_finished":
+                return last
+        return {}
+
+
+def _in_progress(row: RunRow, run: FollowedRun) -> Glance:
+    history, steps = run.history, run.steps()
+    usage, questions = history.usage, open_questions(history)
+    limits: Mapping[str, Any] = history.processes[-1].limits if history.processes else NOTHING
+    current = steps[-1] if steps else None
+    mark: Mark
+    state, mark = STATES["running"]
+    rank, says, since = Rank.RUNS, "", current.started if current else history.started
+    step = inert(current.path, 60) if current else ""
+    if questions:
+        rank, state, mark = Rank.ASKS, "asks", "warn"
+        says = _asked(questions)
+        step = inert(str(questions[0].get("step") or ""), 60)
+        since = _asked_at(history) or since
+    elif current is not None:
+        state = _job_state(history, current) or state
+        step = f"{step} {current.progress}".rstrip()
+        said = run.written.get(current.path, "")
+        says = inert(said[-200:]) if said else current.counts or current.activity
+    return Glance(
+        row=row,
+        state=state,
+        mark=mark,
+        step=step,
+        since=since,
+        tokens=usage["total_tokens"],
+        node_hours=float(usage.get("node_hours") or row.node_hours),
+        limit=_number(limits.get("node_hours")),
+        says=says,
+        rank=rank,
+    )
+
+
+def _job_state(history: RunHistory, current: Running) -> str:
+    """The state of the only job that a step waits for: ``job 4711 R n3``."""
+    attempt = next((a for a in reversed(history.attempts) if a.path == current.path), None)
+    jobs = [job for job in attempt.jobs if not job.over] if attempt else []
+    if len(jobs) != 1:
+        return ""
+    words = JOB_LETTERS.get(jobs[0].state, jobs[0].state)
+    where = f" {jobs[0].nodes[0]}" if jobs[0].state == "running" and jobs[0].nodes else ""
+    return inert(f"job {jobs[0].job} {words}{where}", 60)
+
+
+def _waiting(row: RunRow, result: Mapping[str, Any]) -> Glance:
+    waiting: Sequence[Mapping[str, Any]] = result.get("waiting") or ()
+    questions = [each for each in waiting if not needs_no_answer(each)]
+    words, mark = STATES["waiting"]
+    state, rank = ("asks", Rank.ASKS) if questions else (words, Rank.WAITS)
+    step = inert(str(questions[0].get("step") or ""), 60) if questions else ""
+    return Glance(
+        row=row,
+        state=state,
+        mark=mark,
+        step=step or _first_step(row),
+        since=row.ended,
+        tokens=row.tokens,
+        node_hours=row.node_hours,
+        says=_asked(questions) if questions else verdict(result).why,
+        rank=rank,
+    )
+
+
+def _asked(questions: Sequence[Mapping[str, Any]]) -> str:
+    more = f" (and {len(questions) - 1} more)" if len(questions) > 1 else ""
+    return f"{asked_in_short(questions[0])}{more}"
+
+
+def _asked_at(history: RunHistory) -> float | None:
+    asked = [q for attempt in history.attempts for q in attempt.questions if not q.answered]
+    times = [q.asked_at for q in [*asked, *history.questions] if q.asked_at and not q.answered]
+    return min(times) if times else None
+
+
+def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
+    """A run that is over or stopped.
+
+    Args:
+        result: The fields of its event `run_finished`; empty if they were not read.
+    """
+    words, mark = STATES.get(row.status, (inert(row.status, 20), "warn"))
+    if row.status == "running" and not result:  # its process is starting, or is not followed
+        return Glance(
+            row=row, state=words, mark=mark, since=row.started, tokens=row.tokens, rank=Rank.RUNS
+        )
+    why = _why(result) if result and row.status != "success" else ""
+    return Glance(
+        row=row,
+        state="limit" if row.status == "limit" else words,
+        mark=mark,
+        step=inert(row.failed_at, 60) or _first_step(row),
+        tokens=row.tokens,
+        node_hours=row.node_hours,
+        says=why or about_run(row),
+        rank=RANKS.get(row.status, Rank.ENDED),
+    )
+
+
+def _first_step(row: RunRow) -> str:
+    """The first step that a run waits for, without the job or the time."""
+    return inert(row.waits_for.partition(", ")[0].partition(" (")[0], 60)
+
+
+def _why(result: Mapping[str, Any]) -> str:
+    """Why a run did not succeed: its last error, else what its verdict says."""
+    found = verdict(result, NO_BREAKS)
+    reasons = [each.lines[0] for each in found.rows if each.about == "why" and each.lines]
+    return inert(reasons[0] if reasons else found.why, MOST_TEXT)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+# -- choosing ---------------------------------------------------------------------------------
+
+
+SORTS: Final[Mapping[str, Callable[[Glance], Any]]] = {
+    "needs you": lambda glance: (glance.rank, -glance.row.started),
+    "latest": lambda glance: -glance.row.started,
+    "plan": lambda glance: (glance.row.plan, -glance.row.started),
+    "state": lambda glance: (glance.row.status, -glance.row.started),
+    "tokens": lambda glance: (-glance.tokens, -glance.row.started),
+    "node-hours": lambda glance: (-glance.node_hours, -glance.row.started),
+}
+"""The orders of the list: name → sort key."""
+
+
+def chosen(glances: Sequence[Glance], words: str, sort: str) -> list[Glance]:
+    """The runs whose line has all the words, in an order.
+
+    Args:
+        words: With blanks between; upper and lower case are the same.
+        sort: One of `SORTS`.
+    """
+    wanted = words.casefold().split()
+    found = [each for each in glances if all(word in each.text for word in wanted)]
+    return sorted(found, key=SORTS[sort])

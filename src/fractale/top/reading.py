@@ -1,0 +1,118 @@
+"""What the screens show, read in a thread: the interface itself never waits for a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from fractale.errors import FractaleError
+from fractale.render.text import Line, inert, narrowed, row, shorten_path
+from fractale.top.letters import Letters
+from fractale.top.overview import Glance, Overview
+from fractale.top.run_text import RunText, log_tail, logs_of, panel_lines
+
+View: TypeAlias = Literal["panel", "run", "log"]
+
+LOG_LINES: Final = 2000
+"""The most last lines of a log on its screen."""
+MOST_WIDTH: Final = 160
+"""The most columns of a run's lines, however wide the screen is."""
+
+
+NOT_SHOWN: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is on the screen.
+
+    Args:
+        shown: The runs in the list.
+        run: The run that is selected or opened.
+        view: What is shown of that run.
+        log: Which of its jobs' logs, counted from the last one.
+        height: The lines that there are for it.
+    """
+
+    shown: Sequence[str] = ()
+    run: str | None = None
+    view: View = "panel"
+    log: int = 0
+    width: int = 80
+    height: int = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What was read for a `Wanted`.
+
+    Args:
+        lines: Of the run, or of the log.
+        title: The name of the log, and how many there are.
+        trouble: Why the runs cannot be listed.
+    """
+
+    wanted: Wanted
+    glances: Sequence[Glance] = ()
+    lines: list[Line] = field(default_factory=list[Line])
+    title: str = ""
+    trouble: str = ""
+
+
+class Reader:
+    """Makes frames. Only one thread at a time may call `frame`.
+
+    Args:
+        now: The clock, in Unix time.
+    """
+
+    def __init__(
+        self, state_dir: Path, letters: Letters, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._overview = Overview(state_dir)
+        self._letters = letters
+        self._now = now
+        self._text = RunText(letters)
+        self._glances: Sequence[Glance] = ()
+
+    def reread(self) -> None:
+        """Read the list again, since something was done to a run."""
+        self._overview.reread()
+
+    def frame(self, wanted: Wanted) -> Frame:
+        """Read what is wanted; errors become texts."""
+        try:
+            self._glances = self._overview.read(wanted.shown, wanted.run)
+        except FractaleError as error:
+            words = inert(f"{error.message}; {error.hint or 'the list is not up to date'}", 500)
+            return Frame(wanted=wanted, glances=self._glances, trouble=words)
+        try:
+            title, lines = self._of_run(wanted)
+        except NOT_SHOWN as error:  # a record that no fractale has written so
+            words = inert(f"run {wanted.run} cannot be shown: {type(error).__name__}: {error}", 500)
+            title, lines = "", narrowed([row(f" {words}", "bad")], wanted.width)
+        return Frame(wanted=wanted, glances=self._glances, lines=lines, title=title)
+
+    def _of_run(self, wanted: Wanted) -> tuple[str, list[Line]]:
+        if wanted.run is None:
+            return "", []
+        width = min(wanted.width, MOST_WIDTH)
+        run = self._overview.run(wanted.run)
+        if run is None:
+            words = self._overview.damage(wanted.run) or f"run {wanted.run} was removed"
+            return "", narrowed([row(f" {words}", "bad")], width)
+        if wanted.view == "panel":
+            return "", panel_lines(run, width, wanted.height, self._now(), self._letters)
+        if wanted.view == "run":
+            return "", self._text.lines(run, width, self._now())
+        logs = logs_of(run.history)
+        if not logs:
+            return "no log", [row(" no batch job of this run has a log", "dim")]
+        number = max(len(logs) - 1 - wanted.log, 0)
+        log = logs[number]
+        which = f"{log.name} ({number + 1} of {len(logs)}) · {inert(shorten_path(str(log.path)))}"
+        tail = log_tail(log.path, LOG_LINES, wanted.width)
+        return which, [row(line) for line in tail] or [row(" (empty so far)", "dim")]

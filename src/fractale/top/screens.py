@@ -1,0 +1,674 @@
+"""The screens of `fractale top`: the list of runs, one run, a log, a conversation, the help."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.events import Key, Resize
+from textual.screen import Screen
+from textual.widgets import Input
+
+from fractale.render.text import Line, cells, fit, inert, narrowed, row
+from fractale.top.conversation import Conversation
+from fractale.top.dialogues import Done, guarded
+from fractale.top.letters import Letters, fitted
+from fractale.top.overview import SORTS, Glance, Rank, chosen
+from fractale.top.reading import Frame, Wanted
+from fractale.top.table import heading, list_lines
+from fractale.top.widgets import Bar, Lines, Palette
+
+if TYPE_CHECKING:
+    from fractale.top.app import TopApp
+
+GUARD_SECONDS: Final = 0.4
+"""How long a new conversation ignores keys: they were typed before it was on the screen."""
+PANEL_LINES: Final = 9
+DROPPED: Final = "ofl/cr"
+"""The keys that the last line leaves out first on a narrow screen; the help has all."""
+CURSOR: Final = "\u203a"
+ENTER: Final = "\u23ce"
+
+
+def acting_keys(glance: Glance | None) -> list[tuple[str, str]]:
+    """The keys that do something to a run in its state."""
+    if glance is None:
+        return []
+    keys = [("l", "log")]
+    if glance.rank <= Rank.WAITS:
+        keys.append(("c", "cancel"))
+    if glance.rank in (Rank.WAITS, Rank.STOPPED):
+        keys.append(("r", "resume"))
+    asks = [("a", "answer")] if glance.rank == Rank.ASKS else []
+    return [*asks, *keys, ("f", "fork")]
+
+
+def _key(keys: str, action: str) -> BindingType:
+    return Binding(keys, action, show=False)
+
+
+SCROLLING: Final[list[BindingType]] = [
+    _key("up,k", "by(-1)"),
+    _key("down,j", "by(1)"),
+    _key("pageup,ctrl+b", "page(-1)"),
+    _key("pagedown,space,ctrl+f", "page(1)"),
+    _key("home,g", "to_start"),
+    _key("end,G", "to_end"),
+]
+ACTING: Final[list[BindingType]] = [
+    _key("a", "act('answer')"),
+    _key("c", "act('cancel')"),
+    _key("r", "act('resume')"),
+    _key("f", "act('fork')"),
+    _key("l", "log"),
+    _key("question_mark,h,f1", "help"),
+    _key("q", "back"),
+    _key("escape", "back"),
+]
+
+
+class View(Screen[None]):
+    """What all screens share: a title, lines, a message, and the keys in the last line."""
+
+    AUTO_FOCUS = ""
+
+    def __init__(self, palette: Palette) -> None:
+        super().__init__()
+        self.palette = palette
+        self.is_ready = False
+
+    def on_mount(self) -> None:
+        """Note that its parts are there; subclasses add what they show first."""
+        self.is_ready = True
+
+    @property
+    def top(self) -> TopApp:
+        return cast("TopApp", self.app)
+
+    @property
+    def letters(self) -> Letters:
+        return self.palette.letters
+
+    def compose(self) -> ComposeResult:
+        yield Bar(self.palette, id="title")
+        yield Lines(self.palette, id="body")
+        yield Bar(self.palette, id="message")
+        yield Bar(self.palette, id="keys", reverse=True)
+
+    def bar(self, name: str) -> Bar:
+        return self.query_one(f"#{name}", Bar)
+
+    @property
+    def body(self) -> Lines:
+        return self.query_one("#body", Lines)
+
+    def wanted(self) -> Wanted | None:
+        """What to read for this screen; None for what the screen below it wants."""
+        return None
+
+    def take(self, frame: Frame) -> None:
+        """Show what was read."""
+
+    def show_keys(self, keys: Sequence[tuple[str, str]]) -> None:
+        self.bar("keys").show(row(fitted(keys, self.size.width, self.letters, DROPPED)))
+
+    def say(self, words: str, mark: Any = "warn") -> None:
+        """Show a message above the keys, until the next one; an empty one is a rule."""
+        if not self.is_ready:
+            return
+        if words:
+            self.bar("message").show([(fit(f" {words}", self.size.width), mark)])
+        else:
+            self.bar("message").show(row(self.letters.own("─" * self.size.width), "dim"))
+
+    # -- scrolling
+
+    def action_by(self, number: int) -> None:
+        self.body.move_by(number)
+
+    def action_page(self, number: int) -> None:
+        self.body.move_by(number * max(self.body.size.height - 1, 1))
+
+    def action_to_start(self) -> None:
+        self.body.move_to(0)
+
+    def action_to_end(self) -> None:
+        self.body.to_end()
+
+    # -- keys that all have
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that keys act on."""
+        return None
+
+    def action_act(self, name: str) -> None:
+        if run_id := self.run_id:
+            self.top.act(name, run_id)
+
+    def action_log(self) -> None:
+        if run_id := self.run_id:
+            self.app.push_screen(LogScreen(self.palette, run_id))
+
+    def action_help(self) -> None:
+        self.app.push_screen(HelpScreen(self.palette))
+
+    def action_back(self) -> None:
+        self.dismiss()
+
+
+class ListScreen(View):
+    """All runs, with a panel about the selected one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *SCROLLING,
+        *ACTING,
+        _key("enter,s,right", "open"),
+        _key("slash", "filter"),
+        _key("o", "sort"),
+    ]
+
+    def __init__(self, palette: Palette, place: str) -> None:
+        super().__init__(palette)
+        self._place = place
+        self._all: Sequence[Glance] = ()
+        self._chosen: list[Glance] = []
+        self._words = ""
+        self._sort = next(iter(SORTS))
+        self._selected: str | None = None
+        self._index = 0
+        self._first = 0
+        self._loaded = False
+
+    def compose(self) -> ComposeResult:
+        yield Bar(self.palette, id="title")
+        yield Bar(self.palette, id="columns")
+        yield Lines(self.palette, id="body")
+        yield Bar(self.palette, id="message")
+        yield Lines(self.palette, id="panel")
+        yield FilterInput(id="filter")
+        yield Bar(self.palette, id="keys", reverse=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#filter", Input).display = False
+        self.bar("title").show(row(" reading the runs …"))
+        self.call_after_refresh(self.say, "")
+
+    def on_resize(self, event: Resize) -> None:
+        height = event.size.height
+        self.panel.styles.height = min(PANEL_LINES, max(height - 12, 0))
+        self.panel.display = height >= 15
+        self.call_after_refresh(self._draw)
+        self.top.look()
+
+    @property
+    def panel(self) -> Lines:
+        return self.query_one("#panel", Lines)
+
+    @property
+    def run_id(self) -> str | None:
+        return self._selected
+
+    def wanted(self) -> Wanted:
+        height = max(self.body.size.height, 1)
+        shown = [each.id for each in self._chosen[self._first : self._first + height]]
+        width, lines = self.size.width, max(self.panel.size.height, 1)
+        return Wanted(shown=shown, run=self._selected, width=width, height=lines)
+
+    def select(self, run_id: str) -> None:
+        """Select a run, as soon as it is in the list."""
+        self._selected = run_id
+
+    def take(self, frame: Frame) -> None:
+        self._loaded = True
+        if frame.trouble:
+            self.say(frame.trouble, "bad")
+        self._all = frame.glances
+        self._draw()
+        if frame.wanted.run == self._selected and frame.wanted.view == "panel":
+            self.panel.show(frame.lines)
+        if not frame.trouble and frame.wanted != self.wanted():
+            self.top.look()
+
+    def _draw(self) -> None:
+        """Show the list; the selected run stays selected wherever it has moved."""
+        if not self._loaded:
+            return
+        self._chosen = chosen(self._all, self._words, self._sort)
+        ids = [each.id for each in self._chosen]
+        if self._selected in ids:
+            self._index = ids.index(self._selected)
+        self._index = min(max(self._index, 0), max(len(ids) - 1, 0))
+        if not ids or self._selected not in ids:
+            self._selected = ids[self._index] if ids else None
+            self.panel.show([])
+        height = max(self.body.size.height, 1)
+        most = max(len(ids) - height, 0)
+        self._first = min(max(self._first, self._index - height + 1), self._index, most)
+        self._first = max(self._first, 0)
+        self._show_lines(self._chosen[self._first : self._first + height])
+
+    def _show_lines(self, shown: Sequence[Glance]) -> None:
+        width, number = self.size.width, self._index - self._first
+        head, lines = list_lines(shown, width, self.top.now(), self.letters)
+        if lines:
+            lines[number][0] = (self.letters.own(CURSOR), "")
+        elif self._all:
+            lines = [row(f" no run has {inert(self._words, 60)!r}; Esc shows all")]
+        else:
+            lines = narrowed([row(" no runs here yet; start one with  fractale run PLAN")], width)
+        self.body.show(lines, number if shown else None)
+        self.bar("columns").show(head if shown else row(""))
+        self.bar("title").show(heading(self._all, self._place, width, self.letters))
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        selected = self._chosen[self._index] if self._chosen else None
+        found = [("Esc", f"all ({fit(inert(self._words), 12)})")] if self._words else []
+        order = self._sort.replace(" ", "-") if self._sort != next(iter(SORTS)) else "sort"
+        keys = [
+            *found,
+            (ENTER if self.letters.unicode else "Enter", "open"),
+            *acting_keys(selected),
+            ("/", "filter"),
+            ("o", order),
+            ("?", "help"),
+            ("q", "leave"),
+        ]
+        self.show_keys(keys)
+
+    def _move(self, index: int) -> None:
+        if self._chosen:
+            self._index = min(max(index, 0), len(self._chosen) - 1)
+            self._selected = self._chosen[self._index].id
+            self.panel.show([])
+            self.say("")
+            self._draw()
+            self.top.look()
+
+    def action_by(self, number: int) -> None:
+        self._move(self._index + number)
+
+    def action_page(self, number: int) -> None:
+        self._move(self._index + number * max(self.body.size.height - 1, 1))
+
+    def action_to_start(self) -> None:
+        self._move(0)
+
+    def action_to_end(self) -> None:
+        self._move(len(self._chosen) - 1)
+
+    def action_open(self) -> None:
+        if self._selected:
+            self.app.push_screen(RunScreen(self.palette, self._selected))
+
+    def action_sort(self) -> None:
+        names = list(SORTS)
+        self._sort = names[(names.index(self._sort) + 1) % len(names)]
+        self.say(f"sorted by: {self._sort}", "")
+        self._draw()
+
+    def action_filter(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.value = self._words
+        entry.display = True
+        entry.focus()
+        self.show_keys([("", "words, such as a plan, a state or a step"), ("Esc", "all")])
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.display:
+            self._words = event.value
+            self._draw()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        del event
+        self._close_filter()
+
+    def _close_filter(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.display = False
+        self.set_focus(None)
+        self._draw()
+        self.top.look()
+
+    def action_back(self) -> None:
+        """Leave; with Esc, a filter first."""
+        if self.query_one("#filter", Input).display or self._words:
+            self._words = ""
+            self._close_filter()
+        else:
+            self.top.leave()
+
+    def on_key(self, event: Key) -> None:
+        if event.key == "q" and not self.query_one("#filter", Input).display:
+            event.stop()
+            self.top.leave()
+        elif event.key == "escape" and not self._words:
+            event.stop()  # Esc alone does not leave: it is pressed too easily
+            if self.query_one("#filter", Input).display:
+                self._close_filter()
+
+
+class FilterInput(Input):
+    """The words of the filter."""
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id, compact=True, select_on_focus=False)
+
+
+class RunScreen(View):
+    """One run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*SCROLLING, *ACTING, _key("left", "back")]
+
+    def __init__(self, palette: Palette, run_id: str) -> None:
+        super().__init__(palette)
+        self._run = run_id
+        self._glance: Glance | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self._run
+
+    def on_mount(self) -> None:
+        self.say("")
+        self.bar("title").show(row(f" {self._run}  reading …"))
+        self._show_keys()
+
+    def on_resize(self, event: Resize) -> None:
+        del event
+        self.call_after_refresh(self._show_keys)
+        self.top.look()
+
+    def wanted(self) -> Wanted:
+        return Wanted(run=self._run, view="run", width=self.size.width, height=self.size.height)
+
+    def take(self, frame: Frame) -> None:
+        if frame.wanted.run != self._run or frame.wanted.view != "run":
+            return
+        glance = next((each for each in frame.glances if each.id == self._run), None)
+        self._glance = glance
+        plan = inert(glance.row.plan, 60) if glance else ""
+        self.body.show(frame.lines)
+        where = f"{self.body.below:,} lines below" if self.body.below else ""
+        title = fit(f" {self._run}  {plan}", max(self.size.width - cells(where) - 2, 10))
+        gap = " " * max(self.size.width - cells(title) - cells(where) - 1, 1)
+        self.bar("title").show([(title, ""), (gap + where, "dim")])
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        acting = acting_keys(self._glance)
+        scroll = ("↑↓" if self.letters.unicode else "up/down", "scroll")
+        keys = [*acting, scroll, ("?", "help"), ("q", "back")]
+        self.show_keys(keys)
+
+    def action_by(self, number: int) -> None:
+        super().action_by(number)
+        self.top.look()
+
+
+class LogScreen(View):
+    """The end of a job's log, as it grows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *SCROLLING,
+        _key("left", "other(1)"),
+        _key("right", "other(-1)"),
+        _key("question_mark,h,f1", "help"),
+        _key("q,escape", "back"),
+    ]
+
+    def __init__(self, palette: Palette, run_id: str) -> None:
+        super().__init__(palette)
+        self._run = run_id
+        self._log = 0
+        self._follows = True
+
+    def on_mount(self) -> None:
+        self.say("")
+        self.bar("title").show(row(f" {self._run}  reading …"))
+        self._show_keys()
+
+    def on_resize(self, event: Resize) -> None:
+        del event
+        self.call_after_refresh(self._show_keys)
+        self.top.look()
+
+    def wanted(self) -> Wanted:
+        width, height = self.size.width, self.size.height
+        return Wanted(run=self._run, view="log", log=self._log, width=width, height=height)
+
+    def take(self, frame: Frame) -> None:
+        if frame.wanted.run != self._run or frame.wanted.log != self._log:
+            return
+        if frame.wanted.view != "log":
+            return
+        self.body.show(frame.lines)
+        if self._follows:
+            self.body.to_end()
+        title = f" {self._run}  {frame.title}"
+        self.bar("title").show(row(fit(title, self.size.width)))
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        arrows = ("←→", "other job") if self.letters.unicode else ("left/right", "other job")
+        follows = ("End", "follow") if not self._follows else ("PgUp", "earlier lines")
+        self.show_keys([follows, arrows, ("q", "back")])
+
+    def action_other(self, number: int) -> None:
+        self._log = max(self._log + number, 0)
+        self._follows = True
+        self.top.look()
+
+    def action_by(self, number: int) -> None:
+        super().action_by(number)
+        self._note_place()
+
+    def action_page(self, number: int) -> None:
+        super().action_page(number)
+        self._note_place()
+
+    def action_to_start(self) -> None:
+        super().action_to_start()
+        self._note_place()
+
+    def action_to_end(self) -> None:
+        super().action_to_end()
+        self._note_place()
+
+    def _note_place(self) -> None:
+        """Follow the log only while its end is on the screen."""
+        self._follows = not self.body.below
+        self._show_keys()
+
+
+HELP: Final = """
+ Keys
+
+   ↑ ↓ PgUp PgDn Home End   choose a run, or scroll
+   Enter    open the run: verdict, steps, calls, jobs, what to do next
+   a        answer its question: the exact call, the draft, the form
+   l        the log of its batch job, as it grows
+   c        cancel the run, or the jobs of one step
+   r        resume it in the background
+   f        fork it: a new run from one of its steps, with other inputs
+   /        filter: words that the line of a run has; Esc shows all again
+   o        another order: needs you, latest, plan, state, tokens, node-hours
+   q        back, or leave; runs keep running
+
+ States
+
+   asks       waits for your answer: press a
+   running    a process works on it; `job 4711 R n3`: its job runs, PD: it is queued
+   waiting    waits for a job or a time without a process
+   stopped    its process was killed or cancelled: r resumes it
+   limit      it reached a limit of its plan or settings
+
+ Nothing is answered, cancelled or started by one key: you type a line and Enter.
+ A key that you pressed before a question was on the screen is not an answer to it.
+"""
+
+
+class HelpScreen(View):
+    """The keys and the states."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*SCROLLING, _key("q,escape,question_mark", "back")]
+
+    def on_mount(self) -> None:
+        self.bar("title").show(row(" fractale top"))
+        self.say("")
+        self.show_keys([("q", "back")])
+
+    def on_resize(self, event: Resize) -> None:
+        lines = [row(self.letters.own(line)) for line in HELP.strip("\n").split("\n")]
+        self.body.show(narrowed(lines, event.size.width))
+
+
+class TalkScreen(Screen[Done]):
+    """A conversation: what it is about above, and a line to type in below.
+
+    Args:
+        title: The first line.
+        work: The conversation.
+        ended: Called with its end if the user left the screen before.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        _key("escape", "leave"),
+        _key("up", "by(-1)"),
+        _key("down", "by(1)"),
+        _key("pageup", "page(-1)"),
+        _key("pagedown", "page(1)"),
+    ]
+
+    AUTO_FOCUS = ""
+
+    def __init__(
+        self,
+        palette: Palette,
+        title: str,
+        work: Callable[[Conversation], Awaitable[Done]],
+        ended: Callable[[Done | None], None],
+    ) -> None:
+        super().__init__()
+        self._palette = palette
+        self._title = title
+        self._work = work
+        self._ended = ended
+        self._said: list[Line] = []
+        self._ready = False
+
+    def compose(self) -> ComposeResult:
+        yield Bar(self._palette, id="title")
+        yield Lines(self._palette, id="body")
+        with Horizontal(id="line"):
+            yield Bar(self._palette, id="prompt")
+            yield Input(id="entry", compact=True, select_on_focus=False)
+        yield Bar(self._palette, id="keys", reverse=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#line").display = False
+        self.query_one("#title", Bar).show(row(f" {self._title}"))
+        self.talk = Conversation(self, cast("TopApp", self.app).environment)
+        # Of the application: what was agreed to is done even if the user does not wait for it.
+        self.app.run_worker(self._converse(), name="conversation")
+        self._show_keys()
+
+    async def _converse(self) -> None:
+        done = await guarded(self.talk, self._work(self.talk))
+        if self.is_attached and self.app.screen is self:
+            self.dismiss(done)
+        else:
+            self._ended(done)
+
+    def on_resize(self, event: Resize) -> None:
+        del event
+        self.call_after_refresh(self._draw)
+
+    def _draw(self) -> None:
+        body = self.query_one("#body", Lines)
+        body.show(narrowed(self._said, self.size.width))
+        body.to_end()
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        body = self.query_one("#body", Lines)
+        above = f"PgUp: {body.top:,} lines above" if body.top else ""
+        keys = [("Enter", "takes the line"), ("Esc", "leaves it unanswered")]
+        letters = self._palette.letters
+        self.query_one("#keys", Bar).show(
+            row(fitted([*keys, *([("", above)] if above else [])], self.size.width, letters))
+        )
+
+    # -- what the conversation uses
+
+    def add(self, *lines: Line) -> None:
+        """Show more lines."""
+        self._said += lines
+        self._draw()
+
+    def prompt(self, words: str, *, hidden: bool) -> None:
+        """Show the line to type in; what was typed before it is forgotten."""
+        entry, prompt = self.query_one("#entry", Input), self.query_one("#prompt", Bar)
+        if cells(words) > self.size.width // 2:
+            self.add(row(words.rstrip().removesuffix(">").rstrip()))
+            words = "  > "
+        prompt.styles.width = cells(words)
+        prompt.show(row(words))
+        entry.password = hidden
+        entry.value = ""
+        self.query_one("#line").display = True
+        if self._ready:
+            entry.focus()
+        else:
+            self.set_timer(GUARD_SECONDS, self._open_entry)
+
+    def _open_entry(self) -> None:
+        self._ready = True
+        entry = self.query_one("#entry", Input)
+        entry.value = ""
+        entry.focus()
+
+    def suspended(self, work: Callable[[], str | None]) -> str | None:
+        """Do something that needs the whole terminal."""
+        with self.app.suspend():
+            return work()
+
+    # -- keys
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if not self._ready:
+            return
+        shown = "(hidden)" if event.input.password else inert(event.value, 2000)
+        words = self.query_one("#prompt", Bar).text
+        event.input.value = ""
+        self._said.append([(f"{words}", "dim"), (shown, "")])
+        self._draw()
+        self.talk.typed(event.value)
+
+    def action_leave(self) -> None:
+        """Leave the conversation; if something is being done, only its screen."""
+        if self.talk.waits:
+            self.talk.leave()
+        else:
+            self.dismiss(Done(words="it goes on; the result is shown here"))
+
+    def action_by(self, number: int) -> None:
+        self.query_one("#body", Lines).move_by(number)
+        self._show_keys()
+
+    def action_page(self, number: int) -> None:
+        self.action_by(number * max(self.query_one("#body", Lines).size.height - 1, 1))
+
+
+async def pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, at most so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    event.clear()
