@@ -107,6 +107,7 @@ class Answering:
         """The answer given beforehand, or the user's; MISSING if there is none."""
         options, by = self._options, "answers"
         if (mailed := self._from_mailbox(question)) is not MISSING:
+            self._warn_of_unused(question, first)
             return mailed
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
             self._of_changed
@@ -269,6 +270,15 @@ class Answering:
             self.context.emit("warning", step=mail.step, code="answer", message=words)
             return MISSING
         return self._take(question, answer, "person", mail)
+
+    def _warn_of_unused(self, question: Mapping[str, Any], first: Answers) -> None:
+        """Report that an answer of ``--answer`` was too late."""
+        with contextlib.suppress(AnswerError):
+            if first.find(question) is MISSING:
+                return
+        step = str(question.get("step") or "")
+        words = "the answer of --answer was not used: another process answered before"
+        self.context.emit("warning", step=step, code="answer", message=words)
 
     def _claimed(self, question: Mapping[str, Any]) -> Any:
         """Note that a question was answered here; the other answer if it was first."""
