@@ -13,9 +13,10 @@ import pytest
 from fractale.plan.build import parse_plan
 from fractale.questions import MISSING
 from fractale.record.history_reader import read_history
+from fractale.render.run_list import run_list_lines
 from fractale.render.step import step_lines
 from fractale.render.summary import NO_BREAKS, Verdict, history_verdict, verdict
-from fractale.render.text import plain
+from fractale.render.text import cells, plain
 from fractale.render.timeline import run_lines
 from fractale.runs import RunOptions, Workspace
 from fractale.settings import Settings
