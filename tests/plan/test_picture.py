@@ -160,6 +160,7 @@ def faults(picture: str) -> list[str]:
             found += [f"`{words}` is on a box" for box in level.boxes if area.overlaps(box)]
             others = level.labels[i + 1 :]
             found += [f"`{words}` is on `{w}`" for w, other in others if area.overlaps(other)]
+            found += [f"a line crosses `{words}`" for line in level.lines if crosses(line, area)]
             if area.left < 0 or area.right > width or area.bottom > height:
                 found.append(f"`{words}` leaves the picture")
             if words.endswith("…"):
