@@ -264,6 +264,7 @@ def test_a_failure_that_ended_the_plan_has_its_arrow():
     assert ">failed<" not in svg(plan)
     assert svg(plan, way).count('class="is-failed"') == 1
     assert "failure → failed" in draw.text(plan, way=way)
+    assert draw.text(plan, way=way).endswith("success  not reached\n")
 
 
 def test_states_do_not_move_anything():

@@ -141,13 +141,19 @@ class _Writer:
             self._step(step, going, path, prefix, mark, "│" if flows else " ", names)
             self.add(f"{prefix}{'│' if flows else ''}")
         if flows:
-            self.add(f"{prefix}◆ {end}")
+            self.add(f"{prefix}◆ {end}", "" if self._ends(plan, path) else "  not reached")
         else:
             self.lines.pop()
         for name, handler in drawn_handlers(plan).items():
             self.add(prefix.rstrip())
             self.add(f"{prefix}{name}  ", HANDLER_TITLES[name])
             self.steps(handler, f"{path}{name}/", prefix, HANDLER_END)
+
+    def _ends(self, plan: Plan, path: str) -> bool:
+        """Whether the run reached the plan's success; True without a run."""
+        way = self._way
+        ends = [(f"{path}{step.name}", END_SUCCESS) for step in plan.steps]
+        return way is None or any(end in way.arrows for end in ends)
 
     def _mark(self, path: str) -> str:
         return "●" if self._way is None else MARKS[self._way.of(path).state]
@@ -272,7 +278,9 @@ class _Flowchart:
         self.lines.append(f'{indent}{start}(["start"])')
         for step in plan.steps:
             self._node(step, ids[step.name], path, indent)
-        self.lines.append(f"{indent}{start} --> {ids[plan.steps[0].name]}")
+        first = plan.steps[0].name
+        begun = self._way is not None and self._way.of(f"{path}{first}").attempts
+        self.lines.append(f"{indent}{start} {'==>' if begun else '-->'} {ids[first]}")
         for step in plan.steps:
             self._leaving(plan, step, path, ids, indent, end)
         for name, handler in drawn_handlers(plan).items():
