@@ -32,6 +32,10 @@ GROUPS = {
             "fractale.cli.commands.answer",
             "Answer the open questions of a run, from another terminal.",
         ),
+        "watch": (
+            "fractale.cli.commands.watch",
+            "Show a run while another process works on it.",
+        ),
         "cancel": (
             "fractale.cli.commands.cancel",
             "Cancel the batch jobs of a run, and stop the run.",

@@ -25,7 +25,7 @@ from fractale.questions.parsing import data_of
 from fractale.render import questions as shown
 from fractale.render.phrases import as_json
 from fractale.render.text import Line, row, table, wants_color, writable
-from fractale.runs.options import ANSWERED_ELSEWHERE
+from fractale.runs.mailbox import ANSWERED_ELSEWHERE
 
 APPROVAL_KEYS = "  y once · a always in this run · n no · e edit · ? why"
 REVIEW_KEYS = "  a accept · f feedback · e edit · r reject"
@@ -418,7 +418,7 @@ def show_plan(terminal: TerminalInput, question: Mapping[str, Any]) -> None:
     """Show a draft in full; the changes come last, close to the prompt."""
     text = shown.exact(str(question["plan"])).rstrip("\n")
     terminal.show([])
-    if wants_color(sys.stderr):
+    if terminal.highlights and wants_color(sys.stderr):
         _highlight(text)
     else:
         terminal.show(*(row(f"  {line}") for line in text.split("\n")))

@@ -34,6 +34,9 @@ class TerminalInput:
         environment: Names the user's editor, as VISUAL or EDITOR.
     """
 
+    highlights = True
+    """Whether text may be written to stderr, too, in color."""
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._descriptor = sys.stdin.fileno()
         wanted = environment.get("VISUAL") or environment.get("EDITOR")

@@ -8,12 +8,15 @@ steps in progress.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fractale.events import Event
 from fractale.plan.paths import around
+from fractale.questions import asks_secret
+from fractale.questions.kinds import examples
 from fractale.record.follow import NOTHING_YET, WrittenText
 from fractale.render.phrases import (
     answer_text,
@@ -27,6 +30,7 @@ from fractale.render.phrases import (
     target_of,
     timer_text,
 )
+from fractale.render.summary import LEAST_ROOM, question_text
 from fractale.render.text import (
     Line,
     Mark,
@@ -36,6 +40,7 @@ from fractale.render.text import (
     fit,
     fold,
     inert,
+    narrowed,
     pad,
     row,
     seconds,
@@ -175,6 +180,15 @@ class Running:
             self.items[path] = state in ("pending", "held")
 
 
+def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
+    """The commands that answer a question from another terminal."""
+    if asks_secret(question):
+        return ["it asks for a secret: answer it where the run was started"]
+    step = str(question.get("step") or "")
+    pairs = [shlex.quote(f"{step}={each}") for each in examples(question)]
+    return [f"fractale answer {run} {pair}" for pair in pairs]
+
+
 def unreadable(kind: str, text: WrittenText) -> str:
     """Words for a model's text that is not for people to read; empty for any other text.
 
@@ -197,10 +211,18 @@ class RunView:
         unicode: Whether the terminal can show marks such as ``✓``.
         calls: Whether to show a line for each call of a model.
         most: The most lines of one reason.
+        elsewhere: Whether another process has the run: its questions, and answers that the user
+            typed there, are shown here, too.
     """
 
     def __init__(
-        self, *, width: int = 100, unicode: bool = True, calls: bool = True, most: int = 6
+        self,
+        *,
+        width: int = 100,
+        unicode: bool = True,
+        calls: bool = True,
+        most: int = 6,
+        elsewhere: bool = False,
     ) -> None:
         self.width = width
         self.active: dict[str, Running] = {}
@@ -212,6 +234,7 @@ class RunView:
         self._unicode = unicode
         self._show_calls = calls
         self._most = most
+        self._elsewhere = elsewhere
         self._seen: set[str] = set()
         self._names = self._kinds = self._targets = 8
         self._handlers: dict[str, Callable[[Event], list[Line]]] = {
@@ -368,7 +391,8 @@ class RunView:
         path = str(data["step"])
         name = inert(running.named(path), 60)
         named = f"{name}: {words}" if name else words
-        running.activity = f"{named} \u00b7 {line}" if line else named
+        if not data.get("over") or not name:
+            running.activity = f"{named} \u00b7 {line}" if line else named
         if not name:
             running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
@@ -457,14 +481,23 @@ class RunView:
     def _waiting(self, event: Event) -> list[Line]:
         if running := self._of(event):
             running.waits = True
-        return []
+        return self._question(event) if self._elsewhere else []
+
+    def _question(self, event: Event) -> list[Line]:
+        """A question of a run of another process, and the command that answers it."""
+        question = table(event.data, "question")
+        step = str(question.get("step") or event.data.get("step") or "")
+        texts = question_text(question, max(self.width - 6, LEAST_ROOM))
+        texts += answer_commands(event.run, question)
+        lines = narrowed([row(f"     {words}") for words in texts], self.width)
+        return [[self.mark("warning"), (f"{inert(step, 60)} asks", "")], *lines]
 
     def _answered(self, event: Event) -> list[Line]:
         """An answer given beforehand or elsewhere; what the user typed is on the screen already."""
         if running := self._of(event):
             running.waits = False
         via = event.data.get("via")
-        if event.data.get("by") == "person" and not via:
+        if event.data.get("by") == "person" and not (via or self._elsewhere):
             return []
         question = table(event.data, "question")
         asked = question.get("text") or question.get("tool") or question.get("kind")

@@ -33,8 +33,8 @@ from fractale.questions import (
     without_secrets,
 )
 from fractale.questions.answers import not_secret
-from fractale.runs.mailbox import OWN, Mail, Mailbox, key_of
-from fractale.runs.options import ANSWERED_ELSEWHERE, RunOptions
+from fractale.runs.mailbox import ANSWERED_ELSEWHERE, OWN, Mail, Mailbox, key_of
+from fractale.runs.options import RunOptions
 
 LOOK_SECONDS: Final = 0.25
 """Seconds between two looks for an answer of another process, while a question is open."""

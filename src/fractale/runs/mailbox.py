@@ -34,6 +34,9 @@ from fractale.questions import identity
 from fractale.store.locks import Holder
 from fractale.store.run_record import RunRecord
 
+ANSWERED_ELSEWHERE: Final = "answered in another process"
+"""The message of the CancelledError in `Person.answer` if another process answered the question."""
+
 VERSION: Final = 1
 OWN: Final = "the run's own process"
 """The `via` of an answer that the process of the run got from its user."""

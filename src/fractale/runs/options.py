@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langgraph.runtime import RunControl
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 Invoke = Callable[..., Awaitable[Mapping[str, Any]]]
 """Called with a compiled graph and the arguments of its ``ainvoke``, whose result it returns."""
-
-ANSWERED_ELSEWHERE: Final = "answered in another process"
-"""The message of the CancelledError in `Person.answer` if another process answered the question."""
 
 
 class Person(Protocol):

@@ -35,6 +35,9 @@ class TopApp(App[None]):
         environment: Names the user's editor.
         color: Whether marks are colors.
         now: The clock, in Unix time.
+
+    Attributes:
+        failure: The unexpected error that ended it.
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -75,6 +78,7 @@ class TopApp(App[None]):
         self._place = place
         self._look = asyncio.Event()
         self._list: ListScreen | None = None
+        self.failure: Exception | None = None
 
     def get_default_screen(self) -> ListScreen:
         self._list = ListScreen(self._palette, self._place)
@@ -82,6 +86,11 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         self.run_worker(self._read(), name="reading")
+
+    def _fatal_error(self) -> None:
+        """End after an unexpected error, without a traceback: the command raises it again."""
+        self.failure = self.failure or self._exception
+        self._close_messages_no_wait()
 
     def look(self) -> None:
         """Read the runs now."""
@@ -121,9 +130,8 @@ class TopApp(App[None]):
             self.look()
 
         title = f"{name} run {run_id}"
-        self.push_screen(
-            TalkScreen(self._palette, title, lambda talk: dialogue(talk, run_id)), ended
-        )
+        screen = TalkScreen(self._palette, title, lambda talk: dialogue(talk, run_id), ended)
+        self.push_screen(screen, ended)
 
 
 def _is_busy(frame: Frame) -> bool:

@@ -87,6 +87,11 @@ class Conversation:
         self._typed.set_result(text)
         return True
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a line."""
+        return self._typed is not None and not self._typed.done()
+
     def leave(self) -> None:
         """End the conversation: the `line` that waits raises Left."""
         self._left = True

@@ -24,11 +24,10 @@ from fractale.top.overview import asked_in_short
 from fractale.top.run_text import origin_lines
 
 if TYPE_CHECKING:
-    from fractale.runs.actions import Started
-    from fractale.runs.cancelling import Cancelled
+    from fractale.runs.actions import CancelOutcome, Started
 
-Ask = Callable[[Conversation, str, Mapping[str, Any]], Awaitable[Any]]
-"""Asks one question of a run in a conversation, as at a terminal; returns the answer or MISSING."""
+Ask = Callable[[Conversation, Mapping[str, Any]], Awaitable[Any]]
+"""Asks one question in a conversation, as at a terminal; returns the answer or MISSING."""
 
 MOST_LISTED: Final = 40
 CHANGE: Final = "  a changed input, NAME=VALUE (Enter: no more) > "
@@ -77,7 +76,7 @@ class Dialogues:
         talk.show(*origin_lines(chosen.question))
         watching = asyncio.create_task(self._until_closed(talk, run_id, chosen.key))
         try:
-            answer = await self._ask(talk, run_id, chosen.question)
+            answer = await self._ask(talk, chosen.question)
         finally:
             watching.cancel()
         if answer is MISSING:
@@ -249,15 +248,12 @@ def _named(text: str, points: Sequence[str]) -> str:
     return text
 
 
-def _cancelled(done: Cancelled, what: str) -> str:
-    if done.failed:
-        first = done.failed[0]
-        why = inert(first.trouble, 200)
-        return f"{count(len(done.failed), 'job')} could not be cancelled; the first: {why}"
+def _cancelled(done: CancelOutcome, what: str) -> str:
+    if done.trouble:
+        return f"{what}: {inert(done.trouble, 300)}"
     jobs = f" and {count(len(done.jobs), 'job')}" if done.jobs and done.step is None else ""
     later = "" if done.stopped or done.step else "; it stops after the call in progress"
-    trouble = f"; warning: {inert(done.trouble, 200)}" if done.trouble else ""
-    return f"cancelled {what}{jobs}{later}{trouble}"
+    return f"cancelled {what}{jobs}{later}"
 
 
 def _started(started: Started, word: str) -> str:

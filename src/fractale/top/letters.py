@@ -82,12 +82,17 @@ def _first(text: str, room: int) -> str:
     return text
 
 
-def fitted(parts: Sequence[tuple[str, str]], width: int, letters: Letters) -> str:
-    """Keys with their words on one line; the last ones are left out if they do not fit."""
-    line = ""
-    for key, word in parts:
-        more = f"{'  ' if line else ' '}{letters.own(key)} {word}"
-        if cells(line) + cells(more) > width:
-            break
-        line += more
-    return line
+def fitted(parts: Sequence[tuple[str, str]], width: int, letters: Letters, drop: str = "") -> str:
+    """Keys with their words on one line.
+
+    Args:
+        parts: Keys and what they do; the words of all others are left out if there is no room.
+        drop: The keys that are left out first, one after the other.
+    """
+    kept, line = list(parts), ""
+    for key in ["", *drop]:
+        kept = [part for part in kept if part[0] != key or not key]
+        line = "".join(f"  {letters.own(key)} {word}" for key, word in kept)[1:]
+        if cells(line) <= width:
+            return line
+    return _first(line, width)

@@ -1,7 +1,7 @@
 """All runs of a state directory, read again and again: one `Glance` per run.
 
 Reading costs little: the list of runs is read again at most so often that it takes a hundredth of
-the time, and only runs that are in progress or wait are followed. `Overview.read` is called in a
+the time, and only runs that are in progress are followed. `Overview.read` is called in a
 thread.
 """
 
@@ -30,6 +30,8 @@ from fractale.store.run_record import RUNS, RunRecords
 
 MOST_FOLLOWED: Final = 64
 """The most runs that are followed at a time; the states of more come from the list alone."""
+MOST_READ: Final = 200
+"""The most waiting runs outside the screen whose questions one `read` looks up."""
 LEAST_PAUSE: Final = 2.0
 SHARE: Final = 100
 """The list is read again after this many times the seconds that it took."""
@@ -186,6 +188,7 @@ class Overview:
         self._followed: dict[str, FollowedRun] = {}
         self._known: dict[str, tuple[RunRow, bool, Glance]] = {}
         self._damaged: dict[str, str] = {}
+        self._spare = 0
 
     def read(self, shown: Collection[str] = (), opened: str | None = None) -> list[Glance]:
         """The runs, the latest first.
@@ -198,14 +201,15 @@ class Overview:
             StoreError: The index of runs cannot be used.
         """
         self._read_list()
-        open_ = [row.id for row in self._rows if row.status in ("running", "waiting")]
-        first = [each for each in open_ if each in shown]
-        wanted = [*([opened] if opened else []), *dict.fromkeys([*first, *open_])]
-        wanted = wanted[:MOST_FOLLOWED]
+        running = [row.id for row in self._rows if row.status == "running"]
+        first = [each for each in running if each in shown]
+        wanted = [*([opened] if opened else []), *first, *running]
+        wanted = list(dict.fromkeys(wanted))[:MOST_FOLLOWED]
         for gone in self._followed.keys() - set(wanted):
             del self._followed[gone]
         for run_id in wanted:
             self._follow(run_id)
+        self._spare = MOST_READ
         return [self._glance(row, seen=row.id in shown) for row in self._rows]
 
     def reread(self) -> None:
@@ -256,13 +260,15 @@ class Overview:
         run = self._followed.get(row.id)
         if run is not None and run.history.alive:
             return _in_progress(row, run)
-        if run is not None and run.history.result.get("status") == "waiting":
-            return _waiting(row, run.history)
         known = self._known.get(row.id)
-        if known and known[0] == row and (known[1] or not seen):
+        wanted = seen or (row.status == "waiting" and self._spare > 0)
+        if known and known[0] == row and (known[1] or not wanted):
             return known[2]
-        glance = _ended(row, self._result(row.id) if seen else {})
-        self._known[row.id] = (row, seen, glance)
+        self._spare -= wanted
+        result = self._result(row.id) if wanted else NOTHING
+        made = _waiting if result.get("status") == "waiting" else _ended
+        glance = made(row, result)
+        self._known[row.id] = (row, wanted, glance)
         return glance
 
     def _result(self, run_id: str) -> Mapping[str, Any]:
@@ -319,9 +325,9 @@ def _job_state(history: RunHistory, current: Running) -> str:
     return inert(f"job {jobs[0].job} {words}{where}", 60)
 
 
-def _waiting(row: RunRow, history: RunHistory) -> Glance:
-    questions = open_questions(history)
-    usage: Mapping[str, Any] = history.result.get("usage") or {}
+def _waiting(row: RunRow, result: Mapping[str, Any]) -> Glance:
+    waiting: Sequence[Mapping[str, Any]] = result.get("waiting") or ()
+    questions = [each for each in waiting if not needs_no_answer(each)]
     words, mark = STATES["waiting"]
     state, rank = ("asks", Rank.ASKS) if questions else (words, Rank.WAITS)
     step = inert(str(questions[0].get("step") or ""), 60) if questions else ""
@@ -330,10 +336,10 @@ def _waiting(row: RunRow, history: RunHistory) -> Glance:
         state=state,
         mark=mark,
         step=step or inert(row.waits_for, 60),
-        since=(_asked_at(history) if questions else None) or row.ended,
-        tokens=int(usage.get("total_tokens") or row.tokens),
-        node_hours=float(usage.get("node_hours") or row.node_hours),
-        says=_asked(questions) if questions else verdict(history.result).why,
+        since=row.ended,
+        tokens=row.tokens,
+        node_hours=row.node_hours,
+        says=_asked(questions) if questions else verdict(result).why,
         rank=rank,
     )
 

@@ -28,7 +28,7 @@ from fractale.render.text import (
     row,
     shorten_path,
 )
-from fractale.render.timeline import run_lines
+from fractale.render.timeline import head_lines, run_lines
 from fractale.top.letters import Letters
 from fractale.top.overview import FollowedRun, open_questions
 
@@ -44,11 +44,7 @@ LABEL: Final = 10
 
 @dataclass(slots=True)
 class RunText:
-    """The lines of one run, made again only as far as something changed.
-
-    Attributes:
-        head: The first line: the plan, the run and its verdict.
-    """
+    """The lines of one run, made again only as far as something changed."""
 
     letters: Letters
     _made_for: tuple[Any, ...] = ()
@@ -66,10 +62,10 @@ class RunText:
             *question_lines(run.history, width),
             *_with_blank(now_lines(run, width, now, self.letters)),
         ]
-        lines += [row(""), *self._taken(run, width)]
+        lines += _with_blank(self._taken(run, width))
         rest = verdict_lines(verdict, width, ("output", "to do", "used", "record", "next"))[1:]
         lines += _with_blank(rest)
-        return lines
+        return [*lines, row(""), *narrowed(head_lines(run.history, width), width)]
 
     def _taken(self, run: FollowedRun, width: int) -> tuple[Line, ...]:
         """The way that the run took, as ``fractale show`` prints it."""
@@ -78,9 +74,10 @@ class RunText:
             attempts = run.history.attempts
             history = replace(run.history, attempts=attempts[-MOST_ATTEMPTS:])
             lines = run_lines(history, unicode=self.letters.unicode, width=width)
+            del lines[: len(head_lines(history, width)) + 1]
             if more := len(attempts) - len(history.attempts):
                 words = f"{count(more, 'earlier attempt')}: fractale show {run.history.run}"
-                lines.append(row(f"  {words}", "dim"))
+                lines.insert(0, row(f"  … {words}", "dim"))
             self._path, self._made_for = tuple(narrowed(lines, width)), made_for
         return self._path
 

@@ -18,7 +18,7 @@ from fractale.render.text import Line, cells, fit, inert, narrowed, row
 from fractale.top.conversation import Conversation
 from fractale.top.dialogues import Done, guarded
 from fractale.top.letters import Letters, fitted
-from fractale.top.overview import SORTS, Glance, chosen
+from fractale.top.overview import SORTS, Glance, Rank, chosen
 from fractale.top.reading import Frame, Wanted
 from fractale.top.table import heading, list_lines
 from fractale.top.widgets import Bar, Lines, Palette
@@ -29,8 +29,23 @@ if TYPE_CHECKING:
 GUARD_SECONDS: Final = 0.4
 """How long a new conversation ignores keys: they were typed before it was on the screen."""
 PANEL_LINES: Final = 9
+DROPPED: Final = "ofl/cr"
+"""The keys that the last line leaves out first on a narrow screen; the help has all."""
 CURSOR: Final = "\u203a"
-ACTIONS: Final = (("c", "cancel"), ("r", "resume"), ("f", "fork"))
+ENTER: Final = "\u23ce"
+
+
+def acting_keys(glance: Glance | None) -> list[tuple[str, str]]:
+    """The keys that do something to a run in its state."""
+    if glance is None:
+        return []
+    keys = [("l", "log")]
+    if glance.rank <= Rank.WAITS:
+        keys.append(("c", "cancel"))
+    if glance.rank in (Rank.WAITS, Rank.STOPPED):
+        keys.append(("r", "resume"))
+    asks = [("a", "answer")] if glance.rank == Rank.ASKS else []
+    return [*asks, *keys, ("f", "fork")]
 
 
 def _key(keys: str, action: str) -> BindingType:
@@ -59,6 +74,8 @@ ACTING: Final[list[BindingType]] = [
 
 class View(Screen[None]):
     """What all screens share: a title, lines, a message, and the keys in the last line."""
+
+    AUTO_FOCUS = ""
 
     def __init__(self, palette: Palette) -> None:
         super().__init__()
@@ -93,7 +110,7 @@ class View(Screen[None]):
         """Show what was read."""
 
     def show_keys(self, keys: Sequence[tuple[str, str]]) -> None:
-        self.bar("keys").show(row(fitted(keys, self.size.width, self.letters)))
+        self.bar("keys").show(row(fitted(keys, self.size.width, self.letters, DROPPED)))
 
     def say(self, words: str, mark: Any = "warn") -> None:
         """Show a message above the keys, until the next one; an empty one is a rule."""
@@ -175,6 +192,7 @@ class ListScreen(View):
     def on_mount(self) -> None:
         self.query_one("#filter", Input).display = False
         self.bar("title").show(row(" reading the runs …"))
+        self.call_after_refresh(self.say, "")
 
     def on_resize(self, event: Resize) -> None:
         height = event.size.height
@@ -209,6 +227,8 @@ class ListScreen(View):
         self._draw()
         if frame.wanted.run == self._selected and frame.wanted.view == "panel":
             self.panel.show(frame.lines)
+        if not frame.trouble and frame.wanted != self.wanted():
+            self.top.look()
 
     def _draw(self) -> None:
         """Show the list; the selected run stays selected wherever it has moved."""
@@ -244,22 +264,17 @@ class ListScreen(View):
 
     def _show_keys(self) -> None:
         selected = self._chosen[self._index] if self._chosen else None
-        asks = [("a", "answer")] if selected and selected.state == "asks" else []
         found = [("Esc", f"all ({fit(inert(self._words), 12)})")] if self._words else []
         order = self._sort.replace(" ", "-") if self._sort != next(iter(SORTS)) else "sort"
         keys = [
             *found,
-            *asks,
-            ("⏎", "open") if self.letters.unicode else ("Enter", "open"),
-            ("l", "log"),
-            *ACTIONS,
+            (ENTER if self.letters.unicode else "Enter", "open"),
+            *acting_keys(selected),
             ("/", "filter"),
             ("o", order),
             ("?", "help"),
             ("q", "leave"),
         ]
-        if fitted(keys, self.size.width, self.letters).rsplit(" ", 1)[-1] != "leave":
-            keys = [*found, *asks, ("Enter", "open"), ("?", "help"), ("q", "leave")]
         self.show_keys(keys)
 
     def _move(self, index: int) -> None:
@@ -349,7 +364,7 @@ class RunScreen(View):
     def __init__(self, palette: Palette, run_id: str) -> None:
         super().__init__(palette)
         self._run = run_id
-        self._state = ""
+        self._glance: Glance | None = None
 
     @property
     def run_id(self) -> str:
@@ -372,7 +387,7 @@ class RunScreen(View):
         if frame.wanted.run != self._run or frame.wanted.view != "run":
             return
         glance = next((each for each in frame.glances if each.id == self._run), None)
-        self._state = glance.state if glance else ""
+        self._glance = glance
         plan = inert(glance.row.plan, 60) if glance else ""
         self.body.show(frame.lines)
         where = f"{self.body.below:,} lines below" if self.body.below else ""
@@ -382,11 +397,9 @@ class RunScreen(View):
         self._show_keys()
 
     def _show_keys(self) -> None:
-        asks = [("a", "answer")] if self._state == "asks" else []
-        scroll = [("↑↓", "scroll")] if self.letters.unicode else [("up/down", "scroll")]
-        keys = [*asks, *scroll, ("l", "log"), *ACTIONS, ("?", "help"), ("q", "back")]
-        if fitted(keys, self.size.width, self.letters).rsplit(" ", 1)[-1] != "back":
-            keys = [*asks, ("?", "help"), ("q", "back")]
+        acting = acting_keys(self._glance)
+        scroll = ("↑↓" if self.letters.unicode else "up/down", "scroll")
+        keys = [*acting, scroll, ("?", "help"), ("q", "back")]
         self.show_keys(keys)
 
     def action_by(self, number: int) -> None:
@@ -517,6 +530,7 @@ class TalkScreen(Screen[Done]):
     Args:
         title: The first line.
         work: The conversation.
+        ended: Called with its end if the user left the screen before.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -527,13 +541,20 @@ class TalkScreen(Screen[Done]):
         _key("pagedown", "page(1)"),
     ]
 
+    AUTO_FOCUS = ""
+
     def __init__(
-        self, palette: Palette, title: str, work: Callable[[Conversation], Awaitable[Done]]
+        self,
+        palette: Palette,
+        title: str,
+        work: Callable[[Conversation], Awaitable[Done]],
+        ended: Callable[[Done | None], None],
     ) -> None:
         super().__init__()
         self._palette = palette
         self._title = title
         self._work = work
+        self._ended = ended
         self._said: list[Line] = []
         self._ready = False
 
@@ -549,11 +570,16 @@ class TalkScreen(Screen[Done]):
         self.query_one("#line").display = False
         self.query_one("#title", Bar).show(row(f" {self._title}"))
         self.talk = Conversation(self, cast("TopApp", self.app).environment)
-        self.run_worker(self._converse(), exit_on_error=False, name="conversation")
+        # Of the application: what was agreed to is done even if the user does not wait for it.
+        self.app.run_worker(self._converse(), name="conversation")
         self._show_keys()
 
     async def _converse(self) -> None:
-        self.dismiss(await guarded(self.talk, self._work(self.talk)))
+        done = await guarded(self.talk, self._work(self.talk))
+        if self.is_attached and self.app.screen is self:
+            self.dismiss(done)
+        else:
+            self._ended(done)
 
     def on_resize(self, event: Resize) -> None:
         del event
@@ -622,7 +648,11 @@ class TalkScreen(Screen[Done]):
         self.talk.typed(event.value)
 
     def action_leave(self) -> None:
-        self.talk.leave()
+        """Leave the conversation; if something is being done, only its screen."""
+        if self.talk.waits:
+            self.talk.leave()
+        else:
+            self.dismiss(Done(words="it goes on; the result is shown here"))
 
     def action_by(self, number: int) -> None:
         self.query_one("#body", Lines).move_by(number)

@@ -12,9 +12,13 @@ from fractale.top.letters import Letters
 from fractale.top.overview import Glance, Rank
 
 GAP: Final = "  "
-LEAST_SAYS: Final = 16
+LEAST_SHOWN: Final = 0.01
+"""The least node-hours of all runs that the heading shows."""
+LEAST_SAYS: Final = 20
 """The least columns of what a run asks; other columns are left out for it."""
 STATE: Final = "STATE"
+WIDE, NARROW_PLAN = 100, 16
+"""The columns of a wide screen, and the most of a plan's name on a narrower one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def node_hours(glances: Sequence[Glance]) -> str:
         used = sum(each.node_hours for each in going if each.limit)
         return f"{used:.3g} of {sum(limits):.4g} node-h"
     used = sum(each.node_hours for each in glances)
-    return f"{used:.3g} node-h" if used >= LEAST_HOURS else ""
+    return f"{used:.3g} node-h" if used >= LEAST_SHOWN else ""
 
 
 def list_lines(
@@ -143,7 +147,9 @@ def _that_fit(
     widths = {
         c.heading: max([cells(text) for text in texts[c.heading]] + [len(c.heading)]) for c in used
     }
-    wanted = min(max(map(cells, says), default=0), 2 * LEAST_SAYS)
+    if width < WIDE:
+        widths["PLAN"] = min(widths["PLAN"], NARROW_PLAN)
+    wanted = min(max(map(cells, says), default=0), max(LEAST_SAYS, width // 3))
     for column in sorted(used, key=lambda each: -each.order):
         needed = 1 + sum(widths[c.heading] + len(GAP) for c in used)
         if column.order and needed - len(GAP) * (not wanted) + wanted > width:

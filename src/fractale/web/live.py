@@ -18,7 +18,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fractale.record.follow import RunFollower, text_being_written
+from fractale.errors import FractaleError
+from fractale.record.follow import RunFollower, WrittenText, texts_being_written
 from fractale.record.history import RunHistory
 from fractale.store.run_record import RunRecord
 from fractale.web.logs import log_of
@@ -30,8 +31,12 @@ SLOW_LOOK: Final = 0.2
 SLOW: Final = 0.002
 READ: Final = 1.0
 """Seconds after which the record is read in any case: a process that was killed writes nothing."""
+AGE: Final = 5.0
+"""Seconds after which the page of a running run is rendered anew, for the times on it."""
 SHARE: Final = 3.0
-"""Rendering takes at most one part in `SHARE` + 1 of the time."""
+"""Rendering takes at most one part in `SHARE` + 1 of the time, unless it takes long."""
+MOST_PAUSE: Final = 0.5
+"""The most seconds between two renderings for that reason."""
 MOST_FEEDS: Final = 16
 MOST_STREAMS: Final = 60
 TITLE: Final = "title"
@@ -39,7 +44,9 @@ TITLE: Final = "title"
 MOST_LOGS: Final = 3
 """The most logs of running jobs that a page follows."""
 
-Render = Callable[[RunHistory, Mapping[str, str]], "dict[str, Part]"]
+NO_TEXTS: Final[Mapping[str, WrittenText]] = {}
+
+Render = Callable[[RunHistory, Mapping[str, WrittenText]], "dict[str, Part]"]
 """Renders the parts of a page, in their order, from a history and the texts being written."""
 
 
@@ -81,8 +88,10 @@ class Feed:
     _seen: tuple[Any, ...] = ()
     _read_at: float = 0.0
     _took: float = 0.0
-    _texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    _rendered_at: float = 0.0
+    _texts: Mapping[str, WrittenText] = field(default_factory=dict[str, WrittenText])
     _stopped: bool = False
+    _ended: bool = False  # the record is not read any more
 
     def __post_init__(self) -> None:
         self.follower = RunFollower(self.record)
@@ -105,14 +114,21 @@ class Feed:
                 return
             before = self.history.alive
             events = self.follower.read()
-            texts = text_being_written(self.record) if self.history.alive else {}
+            texts = texts_being_written(self.record) if self.history.alive else NO_TEXTS
             self._read_at = time.monotonic()
             same = not events and before == self.history.alive and texts == self._texts
-            if same and seen == self._seen and self._parts:
+            if same and seen == self._seen and self._parts and not self._is_old():
                 return
             self._texts, self._seen = texts, seen
+            self._rendered_at = self._read_at
+            began = time.thread_time()
             self._take(self.render(self.history, texts))
-            self._took = time.monotonic() - self._read_at
+            self._took = time.thread_time() - began
+
+    def _is_old(self) -> bool:
+        """Whether the times of a running run on the page are old."""
+        age = self._read_at - self._rendered_at
+        return self.history.alive and age >= max(AGE, self._took * 20)
 
     def parts(self) -> tuple[dict[str, Part], str]:
         """All parts, by name, and their version."""
@@ -172,9 +188,10 @@ class Feed:
         event = asyncio.Event()
         self._viewers.add(event)
         if self._task is None:
+            self._ended = False
             self._task = asyncio.create_task(self._follow())
         try:
-            while not self._stopped:
+            while not (self._stopped or self._ended):
                 event.clear()
                 if at != self.version:
                     version, html = self.version, self.since(at)
@@ -193,7 +210,7 @@ class Feed:
             event.set()
 
     async def _follow(self) -> None:
-        """Look at the run's files as long as anybody views the page."""
+        """Look at the run's files as long as the page has viewers."""
         pause, due = LOOK, 0.0
         try:
             while self._viewers and not self._stopped:
@@ -202,7 +219,7 @@ class Feed:
                 stale = began - self._read_at >= READ
                 if began >= due and (stale or await asyncio.to_thread(self._stamp) != self._seen):
                     await asyncio.to_thread(self.update)
-                    due = time.monotonic() + SHARE * self._took
+                    due = time.monotonic() + min(SHARE * self._took, MOST_PAUSE)
                 elif not stale:
                     took = time.monotonic() - began
                     pause = SLOW_LOOK if took > SLOW * 5 else LOOK
@@ -210,8 +227,12 @@ class Feed:
                     for event in self._viewers:
                         event.set()
                 await asyncio.sleep(pause)
+        except FractaleError:  # the record is damaged, or was removed: the page shows which
+            pass
         finally:
-            self._task = None
+            self._task, self._ended = None, True
+            for event in self._viewers:
+                event.set()
 
 
 def _partial(name: str, part: Part, *, is_new: bool) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import escape
 
 from fractale.errors import FractaleError
 from fractale.plan.model import Plan
+from fractale.record.follow import WrittenText
 from fractale.record.history import RunHistory, input_values
 from fractale.render.questions import exact
+from fractale.render.run_view import unreadable
+from fractale.render.summary import NO_BREAKS, history_verdict
 from fractale.render.text import inert
 from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
 from fractale.runs.actions import Actions, OpenQuestion
@@ -32,8 +35,6 @@ VISITS: Final = "visits"
 """The id of the element that has the attempts."""
 CHANGED: Final = "changed."
 """Before the name of an input, in the form of a fork."""
-NAMES: Final = ("verdict", "questions", "now", "way", "timeline", "results", "rest")
-"""The parts that every page has, in the order of their ids ``part-NAME``."""
 
 
 @dataclass(slots=True)
@@ -49,8 +50,8 @@ class Parts:
     actions: Actions
     _visits: dict[tuple[str, str], tuple[Visit, Part]] = field(default_factory=dict[Any, Any])
 
-    def __call__(self, history: RunHistory, texts: Mapping[str, str]) -> dict[str, Part]:
-        page = run_page(history, Paging(details=False))
+    def __call__(self, history: RunHistory, texts: Mapping[str, WrittenText]) -> dict[str, Part]:
+        page = _without_questions(run_page(history, Paging(details=False)), history)
         live = self.templates.get_template("run_parts.html").make_module(
             {"run": history.run, "page": page}
         )
@@ -58,10 +59,14 @@ class Parts:
         asked, trouble = self._asked(history)
         logs = [log for log in job_logs(history) if not log.over][:MOST_LOGS]
         found = {
+            "said": macros.said(len(asked)),
             "verdict": macros.verdict(_can(history), history.started),
             "questions": macros.questions([card_of(each) for each in asked], trouble),
             "now": macros.now(
-                [(inert(step, 200), exact(text)) for step, text in texts.items()],
+                [
+                    (inert(step, 200), *_written(history, step, text))
+                    for step, text in texts.items()
+                ],
                 [(log, log_tail(log.path, FOLLOWED_LINES)) for log in logs],
             ),
             "way": macros.way(),
@@ -98,6 +103,26 @@ class Parts:
             return self.actions.questions(history.run), ""
         except FractaleError as error:
             return (), inert(error.message, 400)
+
+
+def _without_questions(page: RunPage, history: RunHistory) -> RunPage:
+    """The page without the open questions, which have cards of their own."""
+    rows = history_verdict(history, NO_BREAKS).rows
+    asked = {(row.label, row.lines) for row in rows if row.about == "question"}
+    return replace(
+        page,
+        reasons=tuple(row for row in page.reasons if row not in asked),
+        questions=tuple(each for each in page.questions if each.answer),
+    )
+
+
+def _written(history: RunHistory, step: str, text: WrittenText) -> tuple[str, bool]:
+    """A model's text as it is shown, and whether it is the text itself."""
+    kinds = [attempt.kind for attempt in history.of_step(step)]
+    if words := unreadable(kinds[-1] if kinds else "", text):
+        return words, False
+    cut = "…" if text.characters > len(text.end) else ""
+    return cut + exact(text.end), True
 
 
 def _stamp(attempt: Any) -> str:

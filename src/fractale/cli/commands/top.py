@@ -12,8 +12,10 @@ import click
 from fractale.cli import options
 from fractale.cli.terminal import EndOfInput, TerminalInput
 from fractale.render.text import Line
+from fractale.settings.files import PROJECT_FOLDER
 
 if TYPE_CHECKING:
+    from fractale.settings import Settings
     from fractale.top.conversation import Conversation
 
 MONOCHROME = ("vt52", "vt100", "vt102", "vt220", "vt320")
@@ -50,7 +52,6 @@ def command() -> int:
             hint="pip install 'fractale[top]'; until then use `fractale runs` and `fractale watch`",
         ) from error
     from fractale import cli
-    from fractale.render.text import shorten_path
     from fractale.runs.actions import Actions
     from fractale.settings import allows_color
     from fractale.top.app import TopApp
@@ -62,30 +63,41 @@ def command() -> int:
         settings.state_dir,
         Actions(settings, by="fractale top"),
         ask,
-        place=shorten_path(str(settings.state_dir)),
+        place=_place(settings),
         environment=environment,
         unicode=is_utf8(environment, sys.stderr.encoding),
         color=allows_color() and term not in MONOCHROME and not term.endswith(("-m", "-mono")),
     )
     cli.started()
     app.run(mouse=False)
+    if app.failure is not None:
+        raise app.failure
     return app.return_code or 0
 
 
-async def ask(talk: Conversation, run: str, question: Mapping[str, Any]) -> Any:
+async def ask(talk: Conversation, question: Mapping[str, Any]) -> Any:
     """Ask one question as at a terminal, in a conversation on the screen.
 
     Returns:
         The answer as `fractale.questions.read_answer` returns it; MISSING if the user left.
     """
     from fractale.cli.dialogue import TerminalUser
-    from fractale.events import Event
     from fractale.questions import MISSING
 
     user = TerminalUser(_Still(), _ScreenInput(talk))
-    user.listen(Event("run_started", run))
     answer = await user.answer(question)
     return answer if answer is MISSING else answer.value
+
+
+def _place(settings: Settings) -> str:
+    """The directory of the runs, from the home directory on: ``~/melt``."""
+    path = settings.state_dir.absolute()
+    path = path.parent if path.name == PROJECT_FOLDER else path
+    home = settings.environment.get("HOME", "")
+    try:
+        return f"~/{path.relative_to(home)}" if home and str(path) != home else str(path)
+    except ValueError:
+        return str(path)
 
 
 class _Still:
@@ -107,6 +119,8 @@ class _ScreenInput(TerminalInput):
 
     def __init__(self, talk: Conversation) -> None:  # pyright: ignore[reportMissingSuperCall]
         self._talk = talk
+
+    highlights = False
 
     @property
     def has_editor(self) -> bool:
