@@ -36,8 +36,6 @@ CHANGED: Final = "changed."
 """Before the name of an input, in the form of a fork."""
 
 
-
-
 @dataclass(slots=True)
 class Parts:
     """Renders the parts of a run's page.
@@ -64,7 +62,10 @@ class Parts:
             "verdict": macros.verdict(_can(history), history.started),
             "questions": macros.questions([card_of(each) for each in asked], trouble),
             "now": macros.now(
-                [(inert(step, 200), *_written(history, step, text)) for step, text in texts.items()],
+                [
+                    (inert(step, 200), *_written(history, step, text))
+                    for step, text in texts.items()
+                ],
                 [(log, log_tail(log.path, FOLLOWED_LINES)) for log in logs],
             ),
             "way": macros.way(),
