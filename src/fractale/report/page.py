@@ -92,6 +92,7 @@ class ItemView:
     why: str
     took: str
     inputs: tuple[Shown, ...]
+    calls: tuple[CallView, ...]
     outputs: tuple[Shown, ...]
 
 
@@ -216,14 +217,14 @@ class RunPage:
     Args:
         prefix: Of all ids on the page.
         state: ``success``, ``failed``, ``waiting``, ``limit``, ``stopped`` or ``running``.
-        word: The state in words; `why` says who decided it or what the run waits for.
+        word: The state as text; `why` says who decided it or what the run waits for.
         mark: Its color: ``good``, ``bad``, ``warn`` or ``now``.
         reasons: The rows of the verdict before the costs: why, notices, what to do.
         used: Time, tokens, cost and node-hours in one line.
         next: The commands to type next.
         now: The steps that are running, and since when.
-        picture: Inline SVG of the plan with the way taken; empty if there is none.
-        picture_note: Why there is no picture, or what it lacks.
+        picture: Inline SVG of the plan with the way taken; empty if it is missing.
+        picture_note: Why the picture is missing.
         visits_note: Attempts that were left out.
         repeat: Label and command.
     """
@@ -415,7 +416,7 @@ class _Page:
         except FractaleError as error:
             return "", inert(error.message, 400)
         if drawn is None:
-            return "", "The plan has changed since, or was removed: there is no picture of it."
+            return "", "The plan has changed since, or was removed, so its picture is missing."
         prefix = quote(self._paging.prefix)  # several runs in one file have ids of their own
         return drawn.replace(' href="#step-', f' href="#{prefix}step-'), ""
 
@@ -571,7 +572,8 @@ class _Detail:
     ) -> None:
         self._history, self._attempt = history, attempt
         self._results, self._paging = results, paging
-        self._where = f"`fractale show {history.run} {shlex.quote(attempt.path)} --full`"
+        command = f"fractale show {history.run} {shlex.quote(attempt.path)} --full"
+        self._where = f"`{inert(command, 400)}`"
         self._notes: list[str] = []
 
     def made(self) -> VisitDetail:
@@ -632,10 +634,14 @@ class _Detail:
             self._attempt.items.values(), key=lambda i: (i.outcome == "success", i.index)
         )
         self._left_out(len(items), MOST_ITEMS, "item")
+        calls: dict[str, list[CallView]] = {}
+        for call in self._calls(inside=True):
+            calls.setdefault(call.part, []).append(call)
         for item in sorted(items[:MOST_ITEMS], key=lambda i: i.index):
-            yield self._item(item)
+            name = self._attempt.part(f"[{item.index}]")
+            yield self._item(item, calls.get(name, []))
 
-    def _item(self, item: RecordedItem) -> ItemView:
+    def _item(self, item: RecordedItem, calls: Sequence[CallView]) -> ItemView:
         attempt = self._attempt
         state = item.outcome or ("running" if self._history.alive else "stopped")
         sign = MARKS.get("warning" if state == "stopped" else state)
@@ -646,6 +652,7 @@ class _Detail:
             why=inert(item.error or "", 1000),
             took=in_words(item.seconds) if item.seconds is not None else "",
             inputs=self._value(item.inputs),
+            calls=tuple(calls),
             outputs=self._value(item.outputs),
         )
 
@@ -685,11 +692,18 @@ class _Detail:
         note = f"its end; the whole log has {count(part.size, 'byte')}: {inert(command, 400)}"
         return Shown(label="log", text=text, block=True, note="" if whole else note)
 
-    def _calls(self) -> Iterable[CallView]:
+    def _calls(self, *, inside: bool = False) -> Iterable[CallView]:
+        """The calls, numbered as `fractale show` does.
+
+        Args:
+            inside: Whether to give those of items, or the others.
+        """
         calls = self._attempt.calls
-        self._left_out(len(calls), MOST_CALLS, "call")
+        if not inside:
+            self._left_out(len(calls), MOST_CALLS, "call")
         for number, call in enumerate(calls[:MOST_CALLS], 1):
-            yield self._call(number, call)
+            if (bool(self._attempt.items) and call.step.endswith("]")) == inside:
+                yield self._call(number, call)
 
     def _call(self, number: int, call: RecordedCall) -> CallView:
         known = self._results.get(call.key or "") if call.came_back else None
