@@ -29,10 +29,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
     "test_agent_durability": "kills",
+    "test_answer_command": "tmux, kills",
     "test_array_kills": "kills",
     "test_ask_kills": "kills, pseudo-terminals",
     "test_ask_terminal": "tmux",
     "test_browser": "a browser",
+    "test_extras": "a terminal, other processes",
+    "test_other_user_web": "another user of this machine",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",
