@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import quote
 
 from fractale.durations import in_words
 from fractale.errors import FractaleError
@@ -388,8 +387,7 @@ class _Page:
         for attempt in going:
             if id(attempt) not in around:
                 words = inert(f"{attempt.kind} {_target(attempt)}".strip(), 200)
-                since = in_words(max(0.0, self._now - attempt.started))
-                yield inert(attempt.path, 200), f"{words}, for {since}"
+                yield inert(attempt.path, 200), f"{words}, since {exactly(attempt.started)}"
 
     def _about(self) -> Iterable[tuple[str, str]]:
         history, head = self._history, self._history.head
@@ -412,13 +410,12 @@ class _Page:
 
     def _picture(self) -> tuple[str, str]:
         try:
-            drawn = picture_of_run(self._history, page=True)
+            drawn = picture_of_run(self._history, page=True, prefix=self._paging.prefix)
         except FractaleError as error:
             return "", inert(error.message, 400)
         if drawn is None:
             return "", "The plan has changed since, or was removed, so its picture is missing."
-        prefix = quote(self._paging.prefix)  # several runs in one file have ids of their own
-        return drawn.replace(' href="#step-', f' href="#{prefix}step-'), ""
+        return drawn, ""
 
     # -- attempts
 
@@ -705,13 +702,18 @@ class _Detail:
             if (bool(self._attempt.items) and call.step.endswith("]")) == inside:
                 yield self._call(number, call)
 
+    def _unfinished(self) -> str:
+        """The state of a call whose end is not recorded."""
+        running = self._history.alive and self._attempt.outcome is None
+        return "running" if running else "outcome unknown"
+
     def _call(self, number: int, call: RecordedCall) -> CallView:
         known = self._results.get(call.key or "") if call.came_back else None
         result, pictures = known or (entries_of(call.text, self._paging.bounds), ())
         used = call.input_tokens + call.output_tokens
         about = [
             f"by {inert(call.agent, 80)}" if call.agent else "",
-            in_words(call.seconds or 0.0) if call.finished else "outcome unknown",
+            in_words(call.seconds or 0.0) if call.finished else self._unfinished(),
             count(used, "token") if used else "",
             f"${call.cost:.4f}" if call.cost else "",
             f"agreed: {inert(call.agreed, 80)}" if call.agreed else "",
