@@ -425,7 +425,8 @@ class _Page:
         seen = {without_indexes(v.path): v for v in reversed(kept)}
         first_of = {id(v): path for path, v in seen.items() if v.path != path}
         failed = [id(v) for v in kept if _needs_attention(history, v)]
-        opened = {*failed[-MOST_OPEN:], id(kept[-1])} if kept else set[int]()
+        own = [id(v) for v in kept if not v.handler]
+        opened = {*failed[-MOST_OPEN:], *own[-1:]}
         visits = [self._visit(v, first_of.get(id(v)), is_open=id(v) in opened) for v in kept]
         if self._paging.details:
             calls = [call for v in kept for call in v.calls[:MOST_CALLS]]
