@@ -40,8 +40,9 @@ class Bar:
     """One bar.
 
     Args:
-        kind: ``success``, ``failure``, ``skipped``, ``running``, ``waiting``, ``stopped``; ``wait`` (for an
-            answer or a time), ``queue`` (of a job), ``job``, ``tool``, ``model``, ``item``.
+        kind: ``success``, ``failure``, ``skipped``, ``running``, ``waiting``, ``stopped``;
+            ``wait`` (for an answer or a time), ``queue`` (of a job), ``job``, ``tool``,
+            ``model``, ``item``.
         href: The id of what it is about; empty if it has no entry on the page.
         again: Whether it is a later attempt.
     """
