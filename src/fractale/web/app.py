@@ -147,33 +147,28 @@ class Web:
 
     def list(self, request: Request) -> Response:
         """The list of runs; only its table for htmx, and nothing if the table is known."""
-        wanted = Filter.of(request.query_params)
-        found = run_list(self.settings.state_dir, wanted)
-        if request.headers.get("hx-request") != "true":
-            return self._page("list.html", runs=found, since=SINCE, table=self._table(found))
-        table = self._table(found)
-        if request.query_params.get("seen") == _digest(table):
-            return Response(status_code=204)
-        return HTMLResponse(table)
-
-    def recent(self, request: Request) -> Response:
-        """The latest runs, beside the page of one of them."""
-        html = self._recent(request.query_params.get("run", ""))
-        if request.query_params.get("seen") == _digest(html):
-            return Response(status_code=204)
-        return HTMLResponse(html)
-
-    def _recent(self, run: str) -> str:
-        found = run_list(self.settings.state_dir, Filter(), most=RECENT)
-        rows = self.templates.get_template("recent.html").render(runs=found, run=run)
-        again = f"/recent?{urlencode({'run': run, 'seen': _digest(rows)})}"
-        return self.templates.get_template("recent_polled.html").render(rows=rows, again=again)
-
-    def _table(self, found: Any) -> str:
+        found = run_list(self.settings.state_dir, Filter.of(request.query_params))
         table = self.templates.get_template("runs.html").render(runs=found)
         address = found.filter.address()
         again = address + ("&" if "?" in address else "?") + urlencode({"seen": _digest(table)})
-        return self.templates.get_template("polled.html").render(table=table, again=again)
+        polled = self.templates.get_template("polled.html").render(table=table, again=again)
+        if request.headers.get("hx-request") != "true":
+            return self._page("list.html", runs=found, since=SINCE, table=polled)
+        known = request.query_params.get("seen") == _digest(table)
+        return Response(status_code=204) if known else HTMLResponse(polled)
+
+    def recent(self, request: Request) -> Response:
+        """The latest runs, beside the page of one of them; nothing if they are known."""
+        rows, polled = self._recent(request.query_params.get("run", ""))
+        known = request.query_params.get("seen") == _digest(rows)
+        return Response(status_code=204) if known else HTMLResponse(polled)
+
+    def _recent(self, run: str) -> tuple[str, str]:
+        found = run_list(self.settings.state_dir, Filter(), most=RECENT)
+        rows = self.templates.get_template("recent.html").render(runs=found, run=run)
+        again = f"/recent?{urlencode({'run': run, 'seen': _digest(rows)})}"
+        polled = self.templates.get_template("recent_polled.html").render(rows=rows, again=again)
+        return rows, polled
 
     def run(self, request: Request) -> Response:
         record = self._record(request)
@@ -187,7 +182,7 @@ class Web:
             parts={name: part.html for name, part in parts.items()},
             visits=[part.html for part in parts.values() if part.into == run_parts.VISITS],
             at=version,
-            recent=self._recent(record.run_id),
+            recent=self._recent(record.run_id)[1],
             done=DONE.get(request.query_params.get("done", "")),
         )
 
