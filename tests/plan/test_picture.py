@@ -160,6 +160,7 @@ def faults(picture: str) -> list[str]:
             found += [f"`{words}` is on a box" for box in level.boxes if area.overlaps(box)]
             others = level.labels[i + 1 :]
             found += [f"`{words}` is on `{w}`" for w, other in others if area.overlaps(other)]
+            found += [f"a line crosses `{words}`" for line in level.lines if crosses(line, area)]
             if area.left < 0 or area.right > width or area.bottom > height:
                 found.append(f"`{words}` leaves the picture")
             if words.endswith("…"):
@@ -224,7 +225,10 @@ def way_of_loops() -> Way:
             "first": StepState(state="success", attempts=1),
             "search": StepState(state="success", attempts=3),
             "trial": StepState(
-                state="failed", attempts=2, items=ItemCounts(total=100, done=3, failed=1)
+                state="failed",
+                attempts=2,
+                items=ItemCounts(total=100, done=3, failed=1),
+                shown_by="trial[1]",
             ),
         },
         arrows={("first", "search"): 1, ("search", "trial"): 2, ("trial", "search"): 2},
@@ -275,10 +279,15 @@ def test_states_do_not_move_anything():
 
 
 def test_a_page_gets_links_and_neither_styles_nor_ids():
-    root = ET.fromstring(svg(looped(), way_of_loops(), page=True))
+    root = ET.fromstring(svg(looped(), way_of_loops(), page=True, prefix="r1-"))
     links = {element.get("data-step"): element.get("href") for element in root.iter("a")}
-    assert links["trial"] == "#step-trial"
-    assert set(links) == {"first", "search", "trial", "report", "last"}
+    assert links == {  # of the steps that were reached
+        "first": "#r1-step-first",
+        "search": "#r1-step-search",
+        "trial": "#r1-step-trial%5B1%5D",
+    }
+    steps = [element.get("data-step") for element in root.iter() if element.get("data-step")]
+    assert steps == ["first", "search", "trial", "report", "last"]
     assert all(element.find("title") is not None for element in root.iter("a"))
     for element in root.iter():
         assert element.tag in {"svg", "g", "a", "title", "rect", "path", "text"}
