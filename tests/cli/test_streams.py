@@ -106,6 +106,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "show step": (("show", "first", "greet"), 0),
     "cancel": (("cancel", "first"), 0),
     "diff": (("diff", "first", "second"), 0),
+    "report": (("report", "first", "-o", "-"), 0),
     "export": (("export", "first", "--graph", "mermaid"), 0),
     "export lines": (("export", "first", "--transitions", "-"), 0),
     "freeze": (("freeze", "drafted", "-o", "frozen.yaml"), 0),

@@ -87,7 +87,7 @@ def test_a_failed_jobs_page_says_why_and_shows_its_log(page: Browser, web: Web):
     assert not page.sideways()
     page.screenshot("web-failed-job-400", whole=True)
     page.size(*WIDE)
-    page.js("document.querySelector('details[data-stamp] > summary').focus()")
+    page.js("document.querySelector('.visit > details > summary').focus()")
     page.press("j")
     assert "relax" in page.focus
     page.press("ENTER")

@@ -153,6 +153,7 @@ LOOKS = {
     "show": ["show", "mine"],
     "cancel": ["cancel", "mine"],
     "diff": ["diff", "mine", "mine"],
+    "report": ["report", "mine", "-o", "-"],
     "export": ["export", "mine", "--graph", "json"],
     "freeze": ["freeze", "mine"],
     "validate": ["validate", "hello.yaml", "-r", "tools.yaml"],

@@ -44,7 +44,7 @@ MAX_REASON = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ScriptVerdict:
     """A validator's verdict.
 
     Args:
@@ -104,20 +104,20 @@ def arguments_for(tool: ToolInfo, script: str, original: str, target: str) -> di
     return given if required <= set(given) else None
 
 
-def verdict_of(result: ToolResult) -> Verdict:
+def verdict_of(result: ToolResult) -> ScriptVerdict:
     """The verdict in a validator's answer."""
     if result.is_error:
-        return Verdict(valid=False, reason=_clipped(result.text or "the validator failed"))
+        return ScriptVerdict(valid=False, reason=_clipped(result.text or "the validator failed"))
     data = _data_of(result)
     if isinstance(data, bool):
-        return Verdict(valid=data, reason=_clipped(result.text))
+        return ScriptVerdict(valid=data, reason=_clipped(result.text))
     if not isinstance(data, dict):
         return _verdict_in_words(data if isinstance(data, str) else result.text)
     answer = cast("dict[str, Any]", data)
     if _is_negative(answer):
-        return Verdict(valid=False, reason=_reason_in(answer))
+        return ScriptVerdict(valid=False, reason=_reason_in(answer))
     if _is_positive(answer):
-        return Verdict(valid=True)
+        return ScriptVerdict(valid=True)
     content = answer.get("content")
     return _verdict_in_words(content if isinstance(content, str) else "")
 
@@ -158,11 +158,11 @@ def _truth(value: Any) -> bool | None:
     return {"true": True, "false": False}.get(said)
 
 
-def _verdict_in_words(text: str) -> Verdict:
+def _verdict_in_words(text: str) -> ScriptVerdict:
     said = text.lower()
     if AGAINST.search(NOTHING_FOUND.sub("", said)):
-        return Verdict(valid=False, reason=_clipped(text))
-    return Verdict(valid=True if IN_FAVOUR.search(said) else None, reason=_clipped(text))
+        return ScriptVerdict(valid=False, reason=_clipped(text))
+    return ScriptVerdict(valid=True if IN_FAVOUR.search(said) else None, reason=_clipped(text))
 
 
 def _reason_in(answer: Mapping[str, Any]) -> str:

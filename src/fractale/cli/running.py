@@ -22,6 +22,7 @@ from fractale.settings import Settings
 if TYPE_CHECKING:
     from fractale.cli.dialogue import TerminalUser
     from fractale.runs import RunOptions, RunResult, Workspace
+    from fractale.runs.notify import Notifications
 
 Begin: TypeAlias = "Callable[[Workspace, RunOptions], Awaitable[RunResult]]"
 
@@ -39,20 +40,28 @@ def run_in_workspace(
     Raises:
         UsageError: The plan does not have the output that the command line names.
     """
+    from fractale.runs.notify import Notifications
+
     if plan:
         check_output(given.output, plan.outputs, f"plan `{plan.name}`")
     try:
         with own_stdout() as stdout:
+            notifications = Notifications()
             with ending_by_signals() as ending:
+                work = _run(given, settings, plan, begin, stdout, ending, notifications)
                 try:
-                    result = asyncio.run(_run(given, settings, plan, begin, stdout, ending))
+                    result = asyncio.run(work)
                 except asyncio.CancelledError as error:  # by a signal; the run's record says so
+                    notifications.abandon()
                     if ending.code == INTERRUPTED:
                         raise _Interrupted(ending.run) from error
                     if not ending.has_begun:
                         print("stopped before the run began", file=sys.stderr)
                     return ending.code
-            give_outputs(result, given, stdout)
+            try:
+                give_outputs(result, given, stdout)
+            finally:
+                _wait_for(notifications)
             return result.exit_code
     except _Interrupted as error:
         if error.run and not given.as_json and sys.stdin.isatty() and sys.stderr.isatty():
@@ -81,6 +90,7 @@ async def _run(
     begin: Begin,
     stdout: IO[str],
     ending: Ending,
+    notifications: Notifications,
 ) -> RunResult:
     from fractale.questions import Answers
     from fractale.render.display import open_display
@@ -99,6 +109,7 @@ async def _run(
             limits=given.limits,
             detach=given.detach,
             run_id=given.run_id,
+            notifications=notifications,
         )
         log = logged_to(display.listener)
 
@@ -120,6 +131,16 @@ async def _run(
         ) as workspace:
             started()
             return await begin(workspace, run_options)
+
+
+def _wait_for(notifications: Notifications) -> None:
+    """Wait for the notifications of a run; the user may interrupt this."""
+    try:
+        faults = notifications.finish()
+    except KeyboardInterrupt:
+        faults = [*notifications.finish(0.0)]
+    for words in faults:
+        print(f"warning  {words}", file=sys.stderr)
 
 
 def give_outputs(result: RunResult, given: CommandLine, stdout: IO[str]) -> None:

@@ -288,6 +288,7 @@ class RunView:
     def _run_started(self, event: Event) -> list[Line]:
         data = event.data
         self.started = event.time
+        self.active.clear()  # of a process that was killed
         self.limits = table(data, "limits")
         self.order = entries(data, "steps")
         self._names = min(max([cells(s["name"]) for s in self.order] + [8]), NAME_MOST)

@@ -210,6 +210,7 @@ class _Replay:
     def _session(self, comparison: Comparison, deps: Dependencies) -> RunDriver:
         recording, live = self.recording, self.live
         options = RunOptions(
+            notifications=None,
             listeners=[comparison, *self.listeners],
             person=RecordedUser(self.events, lambda question: _unasked(comparison, question)),
             limits=self._limits(),

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import quote
 
 from fractale.durations import in_words
 from fractale.errors import FractaleError
@@ -92,6 +91,7 @@ class ItemView:
     why: str
     took: str
     inputs: tuple[Shown, ...]
+    calls: tuple[CallView, ...]
     outputs: tuple[Shown, ...]
 
 
@@ -216,14 +216,14 @@ class RunPage:
     Args:
         prefix: Of all ids on the page.
         state: ``success``, ``failed``, ``waiting``, ``limit``, ``stopped`` or ``running``.
-        word: The state in words; `why` says who decided it or what the run waits for.
+        word: The state as text; `why` says who decided it or what the run waits for.
         mark: Its color: ``good``, ``bad``, ``warn`` or ``now``.
         reasons: The rows of the verdict before the costs: why, notices, what to do.
         used: Time, tokens, cost and node-hours in one line.
         next: The commands to type next.
         now: The steps that are running, and since when.
-        picture: Inline SVG of the plan with the way taken; empty if there is none.
-        picture_note: Why there is no picture, or what it lacks.
+        picture: Inline SVG of the plan with the way taken; empty if it is missing.
+        picture_note: Why the picture is missing.
         visits_note: Attempts that were left out.
         repeat: Label and command.
     """
@@ -387,8 +387,7 @@ class _Page:
         for attempt in going:
             if id(attempt) not in around:
                 words = inert(f"{attempt.kind} {_target(attempt)}".strip(), 200)
-                since = in_words(max(0.0, self._now - attempt.started))
-                yield inert(attempt.path, 200), f"{words}, for {since}"
+                yield inert(attempt.path, 200), f"{words}, since {exactly(attempt.started)}"
 
     def _about(self) -> Iterable[tuple[str, str]]:
         history, head = self._history, self._history.head
@@ -411,13 +410,12 @@ class _Page:
 
     def _picture(self) -> tuple[str, str]:
         try:
-            drawn = picture_of_run(self._history, page=True)
+            drawn = picture_of_run(self._history, page=True, prefix=self._paging.prefix)
         except FractaleError as error:
             return "", inert(error.message, 400)
         if drawn is None:
-            return "", "The plan has changed since, or was removed: there is no picture of it."
-        prefix = quote(self._paging.prefix)  # several runs in one file have ids of their own
-        return drawn.replace(' href="#step-', f' href="#{prefix}step-'), ""
+            return "", "The plan has changed since, or was removed, so its picture is missing."
+        return drawn, ""
 
     # -- attempts
 
@@ -571,7 +569,8 @@ class _Detail:
     ) -> None:
         self._history, self._attempt = history, attempt
         self._results, self._paging = results, paging
-        self._where = f"`fractale show {history.run} {shlex.quote(attempt.path)} --full`"
+        command = f"fractale show {history.run} {shlex.quote(attempt.path)} --full"
+        self._where = f"`{inert(command, 400)}`"
         self._notes: list[str] = []
 
     def made(self) -> VisitDetail:
@@ -632,10 +631,14 @@ class _Detail:
             self._attempt.items.values(), key=lambda i: (i.outcome == "success", i.index)
         )
         self._left_out(len(items), MOST_ITEMS, "item")
+        calls: dict[str, list[CallView]] = {}
+        for call in self._calls(inside=True):
+            calls.setdefault(call.part, []).append(call)
         for item in sorted(items[:MOST_ITEMS], key=lambda i: i.index):
-            yield self._item(item)
+            name = self._attempt.part(f"[{item.index}]")
+            yield self._item(item, calls.get(name, []))
 
-    def _item(self, item: RecordedItem) -> ItemView:
+    def _item(self, item: RecordedItem, calls: Sequence[CallView]) -> ItemView:
         attempt = self._attempt
         state = item.outcome or ("running" if self._history.alive else "stopped")
         sign = MARKS.get("warning" if state == "stopped" else state)
@@ -646,6 +649,7 @@ class _Detail:
             why=inert(item.error or "", 1000),
             took=in_words(item.seconds) if item.seconds is not None else "",
             inputs=self._value(item.inputs),
+            calls=tuple(calls),
             outputs=self._value(item.outputs),
         )
 
@@ -685,11 +689,23 @@ class _Detail:
         note = f"its end; the whole log has {count(part.size, 'byte')}: {inert(command, 400)}"
         return Shown(label="log", text=text, block=True, note="" if whole else note)
 
-    def _calls(self) -> Iterable[CallView]:
+    def _calls(self, *, inside: bool = False) -> Iterable[CallView]:
+        """The calls, numbered as `fractale show` does.
+
+        Args:
+            inside: Whether to give those of items, or the others.
+        """
         calls = self._attempt.calls
-        self._left_out(len(calls), MOST_CALLS, "call")
+        if not inside:
+            self._left_out(len(calls), MOST_CALLS, "call")
         for number, call in enumerate(calls[:MOST_CALLS], 1):
-            yield self._call(number, call)
+            if (bool(self._attempt.items) and call.step.endswith("]")) == inside:
+                yield self._call(number, call)
+
+    def _unfinished(self) -> str:
+        """The state of a call whose end is not recorded."""
+        running = self._history.alive and self._attempt.outcome is None
+        return "running" if running else "outcome unknown"
 
     def _call(self, number: int, call: RecordedCall) -> CallView:
         known = self._results.get(call.key or "") if call.came_back else None
@@ -697,7 +713,7 @@ class _Detail:
         used = call.input_tokens + call.output_tokens
         about = [
             f"by {inert(call.agent, 80)}" if call.agent else "",
-            in_words(call.seconds or 0.0) if call.finished else "outcome unknown",
+            in_words(call.seconds or 0.0) if call.finished else self._unfinished(),
             count(used, "token") if used else "",
             f"${call.cost:.4f}" if call.cost else "",
             f"agreed: {inert(call.agreed, 80)}" if call.agreed else "",

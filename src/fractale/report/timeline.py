@@ -80,7 +80,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """The drawing, and its sums in words.
+    """The drawing, and its sums as text.
 
     Args:
         breaks: Waits that are drawn short.
@@ -315,7 +315,7 @@ class _Drawing:
             yield Tick(x=round(x, 1), width=round(width, 1), label=in_words(stop - start))
 
     def _sums(self) -> Iterable[tuple[str, str]]:
-        """Times in words, each only if it is known and not zero."""
+        """Times as text, each only if it is known and not zero."""
         usage = self._history.usage
         found = [
             ("steps and calls", float(usage.get("seconds") or 0.0)),

@@ -13,6 +13,7 @@ from fractale.events import Listener
 from fractale.masking import Masker
 from fractale.plan.model import Limits
 from fractale.questions import Answers
+from fractale.runs.notify import Notifications
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -62,6 +63,7 @@ class RunOptions:
         masker: Receives the secrets of the run. It also masks other output about the run.
         invoke: Runs the graph instead of its ``ainvoke``, such as to see its stream, too.
         clock: Measures the waits for jobs.
+        notifications: Sends what the settings' `notify` asks for.
     """
 
     listeners: Sequence[Listener] = ()
@@ -83,3 +85,4 @@ class RunOptions:
     masker: Masker = field(default_factory=Masker)
     invoke: Invoke | None = None
     clock: Clock = field(default_factory=SystemClock)
+    notifications: Notifications | None = field(default_factory=Notifications)

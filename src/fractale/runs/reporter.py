@@ -90,6 +90,8 @@ class RunReporter:
             self.warned(event.data)
         if self.log:
             self._write_down(self.log, event)
+        if self._options.notifications:
+            self._options.notifications.hear(event)
         if self.texts:
             self.texts(event)
         for listener in self._options.listeners:
@@ -229,6 +231,8 @@ class RunReporter:
         decided = {**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided
         if status == "failed" and decided:
             decided = {**decided, **self._failed_jobs(gave_up or str(decided.get("step")))}
+        for words in self._options.notifications.faults() if self._options.notifications else ():
+            self.context.emit("warning", step="", code="notify", message=words)
         usage = usage_data(self.context.meter)
         ended = status in ("failed", "limit")
         left_out = [name for name in self._plan.outputs if ended and name not in (outputs or {})]

@@ -21,10 +21,12 @@ A settings file looks like this; every key may be left out::
     policy:                       # which calls are allowed; globs of tool names, and of arguments
       allow: ["hpc.filesystem_*"]
       deny: ["*.k8s_delete*", {tool: "*.shell", arguments: {command: "*rm *"}}]
+    notify:                       # what is sent when a run ends, fails, or asks a question
+      - {on: [failure, question], command: [mail, -s, fractale, me@site.example]}
 
 The project's file acts only if the user trusts it (`fractale.settings.trust`). Until then, only its
 settings that narrow apply. `servers` and `prices` of the two files are merged by name, and the
-project's entries override the user's. The lists of `policy` are added to each other.
+project's entries override the user's. The lists of `policy` and `notify` are added to each other.
 """
 
 from fractale.settings.environment import (
@@ -59,6 +61,7 @@ from fractale.settings.model import (
     Price,
     Settings,
 )
+from fractale.settings.notify import Notify, Occasion
 from fractale.settings.rules import PolicyList, PolicySettings, SourcesSettings, ToolRule
 from fractale.settings.secrets import (
     STORE_SCHEMES,
@@ -80,6 +83,8 @@ __all__ = [
     "PROJECT_FOLDER",
     "STARTED_BY",
     "STORE_SCHEMES",
+    "Notify",
+    "Occasion",
     "PolicyList",
     "PolicySettings",
     "Price",

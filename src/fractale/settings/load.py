@@ -21,6 +21,7 @@ from fractale.settings.files import (
     user_folder,
 )
 from fractale.settings.model import DEFAULT_MAX_ATTEMPTS, DEFAULT_POLL_SECONDS, Price, Settings
+from fractale.settings.notify import parse_notify
 from fractale.settings.rules import PolicySettings, added, read_policy
 from fractale.settings.secrets import (
     STORE_VARIABLE,
@@ -72,6 +73,7 @@ FILE_KEYS = (
     "servers",
     "prices",
     "policy",
+    "notify",
 )
 
 
@@ -224,6 +226,8 @@ class _Merged:
                     entries = bounded_servers(own, entries, of_project=of_project)
                 named = {name: (each, path) for name, each in entries.items()}
                 self.values[key] = {**self.values.get(key, {}), **named}
+            elif key == "notify":
+                self.values[key] = [*self.values.get(key, []), (value, path)]
             elif key == "policy":
                 earlier = self.values.get(key, PolicySettings())
                 self.values[key] = added(earlier, read_policy(value, path))
@@ -284,9 +288,15 @@ class _Merged:
         values["poll_seconds"] = _seconds(
             "poll_seconds", DEFAULT_POLL_SECONDS if given in (None, "") else given
         )
+        values["notify"] = tuple(
+            each
+            for entries, path in values.get("notify", ())
+            for each in parse_notify(entries, env, path)
+        )
         found: set[str] = set()
         found.update(*(secrets_of_variable(name, value) for name, value in env.items()))
         found.update(*(server.secrets for server in values["servers"].values()))
+        found.update(*(each.secrets for each in values["notify"]))
         for key in ("openai_base_url", "gemini_base_url"):
             found |= secrets_of_url(str(values.get(key) or ""))
         secrets = with_password(tuple(sorted(found)), values["store"])

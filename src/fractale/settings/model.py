@@ -10,6 +10,7 @@ from typing import Any
 
 from fractale.settings.environment import slurm_token, without_secrets
 from fractale.settings.files import PROJECT_FOLDER, Project
+from fractale.settings.notify import Notify
 from fractale.settings.rules import PolicySettings
 from fractale.settings.secrets import read_store, with_password
 from fractale.settings.servers import ServerSettings
@@ -60,6 +61,7 @@ class Settings:
     servers: Mapping[str, ServerSettings] = field(default_factory=dict[str, ServerSettings])
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)
+    notify: tuple[Notify, ...] = ()
     project_folder: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: tuple[str, ...] = field(default=(), repr=False)

@@ -131,6 +131,10 @@ def described(key: str, value: Any) -> Iterator[Waiting]:
             else:
                 yield _waiting(f"prices.{name}", _text(entry), "changes how cost is counted")
         return
+    if key == "notify" and isinstance(value, list):
+        for entry in cast("list[Any]", value):
+            yield _notification(entry)
+        return
     show, effect = _EFFECTS.get(key, (_text, "takes effect"))
     yield _waiting(key, show(value), effect)
 
@@ -192,6 +196,37 @@ def _server(name: str, entry: Any) -> Waiting:
     shown = ("command", "args", "url", "token", "token_env", "verify")
     more += [f"{k}={_nested(k, v)}" for k, v in data.items() if k not in shown]
     return _waiting(key, "  ".join(more), "; ".join(effects) or "connects to a server")
+
+
+def _notification(entry: Any) -> Waiting:
+    from fractale.settings.notify import shown_webhook
+
+    if not isinstance(entry, dict):
+        return _waiting("notify", _text(entry), "sends notifications of runs")
+    data = cast("dict[str, Any]", entry)
+    sent: list[str] = []
+    effects: list[str] = []
+    if isinstance(words := data.get("command"), list):
+        named = [str(word) for word in cast("list[Any]", words)]
+        sent.append(" ".join(map(shlex.quote, shown_arguments(named))))
+        effects.append("starts this program, not confined, with the summary of a run")
+    if url := data.get("webhook"):
+        sent.append(shown_webhook(str(url)))
+        effects.append("sends the summary of runs to this address")
+    texts = [str(url or ""), *_texts_of(data.get("headers"))]
+    variables = [name for text in texts for name in _variables({"": text})]
+    variables += [str(data[key]) for key in ("token_env",) if data.get(key)]
+    if variables:
+        effects.append(f"sends it your variables {', '.join(variables)}")
+    if names := data.get("env_from"):
+        effects.append(f"gives it your variables {_text(names)}")
+    more = [f"{k}={_text(v)}" for k, v in data.items() if k in ("on", "ca_file", "timeout")]
+    return _waiting("notify", "  ".join([*sent, *more]), "; ".join(effects))
+
+
+def _texts_of(headers: Any) -> list[str]:
+    table = cast("dict[str, Any]", headers) if isinstance(headers, dict) else {}
+    return [str(text) for text in table.values()]
 
 
 def _variables(headers: Any) -> list[str]:

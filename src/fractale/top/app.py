@@ -16,7 +16,7 @@ from fractale.store.run_record import RunRecords
 from fractale.top.dialogues import Ask, Dialogues, Done
 from fractale.top.letters import Letters
 from fractale.top.overview import Rank
-from fractale.top.reading import Frame, Reader
+from fractale.top.reading import Frame, Reader, Wanted
 from fractale.top.screens import ListScreen, TalkScreen, View, pause
 from fractale.top.widgets import Palette
 
@@ -106,14 +106,13 @@ class TopApp(App[None]):
     async def _read(self) -> None:
         """Read what the screens show, again and again."""
         while True:
-            views = [screen for screen in self.screen_stack if isinstance(screen, View)]
-            wanted = next(filter(None, (view.wanted() for view in reversed(views))), None)
-            if wanted is not None:
-                frame = await asyncio.to_thread(self._reader.frame, wanted)
-                for view in views:
-                    if view.is_mounted and view in self.screen_stack:
-                        view.take(frame)
-                await pause(self._look, BUSY_PAUSE if _is_busy(frame) else IDLE_PAUSE)
+            views = [each for each in self.screen_stack if isinstance(each, View) and each.is_ready]
+            wanted = next(filter(None, (view.wanted() for view in reversed(views))), Wanted())
+            frame = await asyncio.to_thread(self._reader.frame, wanted)
+            for view in views:
+                if view.is_attached and view.query("#body"):  # not while it closes
+                    view.take(frame)
+            await pause(self._look, BUSY_PAUSE if _is_busy(frame) else IDLE_PAUSE)
 
     def act(self, name: str, run_id: str) -> None:
         """Begin a conversation about a run: ``answer``, ``cancel``, ``resume`` or ``fork``."""

@@ -23,7 +23,7 @@ from fractale.record.history import RunHistory
 from fractale.render.questions import asker, exact
 from fractale.render.run_list import about_run
 from fractale.render.run_view import Running, RunView
-from fractale.render.summary import STATES, verdict
+from fractale.render.summary import NO_BREAKS, STATES, verdict
 from fractale.render.text import Mark, inert
 from fractale.store.index import RunRow, list_runs
 from fractale.store.run_record import RUNS, RunRecords
@@ -38,6 +38,8 @@ SHARE: Final = 100
 NEW_PAUSE: Final = 0.5
 """The least seconds between two reads of the list because a run's directory was made."""
 MOST_TEXT: Final = 300
+JOB_LETTERS: Final = {"running": "R", "pending": "PD"}
+"""States of jobs, as Slurm's own commands shorten them."""
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -59,7 +61,7 @@ class Glance:
     """What one line shows of a run.
 
     Args:
-        state: In words, such as ``asks`` or ``job 4711 running``.
+        state: In words, such as ``asks`` or ``job 4711 R n3``.
         since: When the present step, or the wait for an answer, began; Unix time, None if unknown
             or over.
         says: What it asks, or why it failed.
@@ -315,12 +317,12 @@ def _in_progress(row: RunRow, run: FollowedRun) -> Glance:
 
 
 def _job_state(history: RunHistory, current: Running) -> str:
-    """The state of the only job that a step waits for: ``job 4711 running``."""
+    """The state of the only job that a step waits for: ``job 4711 R n3``."""
     attempt = next((a for a in reversed(history.attempts) if a.path == current.path), None)
     jobs = [job for job in attempt.jobs if not job.over] if attempt else []
     if len(jobs) != 1:
         return ""
-    words = {"pending": "queued"}.get(jobs[0].state, jobs[0].state)
+    words = JOB_LETTERS.get(jobs[0].state, jobs[0].state)
     where = f" {jobs[0].nodes[0]}" if jobs[0].state == "running" and jobs[0].nodes else ""
     return inert(f"job {jobs[0].job} {words}{where}", 60)
 
@@ -335,7 +337,7 @@ def _waiting(row: RunRow, result: Mapping[str, Any]) -> Glance:
         row=row,
         state=state,
         mark=mark,
-        step=step or inert(row.waits_for, 60),
+        step=step or _first_step(row),
         since=row.ended,
         tokens=row.tokens,
         node_hours=row.node_hours,
@@ -366,17 +368,29 @@ def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
         return Glance(
             row=row, state=words, mark=mark, since=row.started, tokens=row.tokens, rank=Rank.RUNS
         )
-    why = verdict(result).why if result and row.status != "success" else ""
+    why = _why(result) if result and row.status != "success" else ""
     return Glance(
         row=row,
         state="limit" if row.status == "limit" else words,
         mark=mark,
-        step=inert(row.failed_at or row.waits_for, 60),
+        step=inert(row.failed_at, 60) or _first_step(row),
         tokens=row.tokens,
         node_hours=row.node_hours,
         says=why or about_run(row),
         rank=RANKS.get(row.status, Rank.ENDED),
     )
+
+
+def _first_step(row: RunRow) -> str:
+    """The first step that a run waits for, without the job or the time."""
+    return inert(row.waits_for.partition(", ")[0].partition(" (")[0], 60)
+
+
+def _why(result: Mapping[str, Any]) -> str:
+    """Why a run did not succeed: its last error, else what its verdict says."""
+    found = verdict(result, NO_BREAKS)
+    reasons = [each.lines[0] for each in found.rows if each.about == "why" and each.lines]
+    return inert(reasons[0] if reasons else found.why, MOST_TEXT)
 
 
 def _number(value: Any) -> float | None:

@@ -22,6 +22,9 @@ MOST_WIDTH: Final = 160
 """The most columns of a run's lines, however wide the screen is."""
 
 
+NOT_SHOWN: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What is on the screen.
@@ -86,7 +89,11 @@ class Reader:
         except FractaleError as error:
             words = inert(f"{error.message}; {error.hint or 'the list is not up to date'}", 500)
             return Frame(wanted=wanted, glances=self._glances, trouble=words)
-        title, lines = self._of_run(wanted)
+        try:
+            title, lines = self._of_run(wanted)
+        except NOT_SHOWN as error:  # a record that no fractale has written so
+            words = inert(f"run {wanted.run} cannot be shown: {type(error).__name__}: {error}", 500)
+            title, lines = "", narrowed([row(f" {words}", "bad")], wanted.width)
         return Frame(wanted=wanted, glances=self._glances, lines=lines, title=title)
 
     def _of_run(self, wanted: Wanted) -> tuple[str, list[Line]]:

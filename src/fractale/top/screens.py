@@ -80,6 +80,11 @@ class View(Screen[None]):
     def __init__(self, palette: Palette) -> None:
         super().__init__()
         self.palette = palette
+        self.is_ready = False
+
+    def on_mount(self) -> None:
+        """Note that its parts are there; subclasses add what they show first."""
+        self.is_ready = True
 
     @property
     def top(self) -> TopApp:
@@ -114,7 +119,7 @@ class View(Screen[None]):
 
     def say(self, words: str, mark: Any = "warn") -> None:
         """Show a message above the keys, until the next one; an empty one is a rule."""
-        if not self.is_mounted:
+        if not self.is_ready:
             return
         if words:
             self.bar("message").show([(fit(f" {words}", self.size.width), mark)])
@@ -499,7 +504,7 @@ HELP: Final = """
  States
 
    asks       waits for your answer: press a
-   running    a process works on it; job 4711 running: its batch job does
+   running    a process works on it; `job 4711 R n3`: its job runs, PD: it is queued
    waiting    waits for a job or a time without a process
    stopped    its process was killed or cancelled: r resumes it
    limit      it reached a limit of its plan or settings

@@ -17,7 +17,7 @@ LEAST_SHOWN: Final = 0.01
 LEAST_SAYS: Final = 20
 """The least columns of what a run asks; other columns are left out for it."""
 STATE: Final = "STATE"
-WIDE, NARROW_PLAN = 100, 16
+WIDE, NARROW_PLAN = 100, 14
 """The columns of a wide screen, and the most of a plan's name on a narrower one."""
 
 
@@ -149,7 +149,7 @@ def _that_fit(
     }
     if width < WIDE:
         widths["PLAN"] = min(widths["PLAN"], NARROW_PLAN)
-    wanted = min(max(map(cells, says), default=0), max(LEAST_SAYS, width // 3))
+    wanted = min(max(map(cells, says), default=0), LEAST_SAYS if width < WIDE else width // 3)
     for column in sorted(used, key=lambda each: -each.order):
         needed = 1 + sum(widths[c.heading] + len(GAP) for c in used)
         if column.order and needed - len(GAP) * (not wanted) + wanted > width:

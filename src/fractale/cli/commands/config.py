@@ -70,6 +70,10 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
         for rule in getattr(settings.policy, kind):
             origin = getattr(rule, "origin", "")
             rows.append({"setting": f"policy.{kind}", "value": str(rule), "from": origin})
+    for each in settings.notify:
+        kind = "webhook" if each.webhook else "command"
+        value = f"{', '.join(each.on)}: {kind} {each.address}"
+        rows.append({"setting": "notify", "value": value, "from": each.origin})
     for spec, price in settings.prices.items():
         value = f"{price.input:g} in, {price.output:g} out (US$ per million tokens)"
         origin = settings.origins["prices"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from fractale.errors import FractaleError
 from fractale.findings import Finding
-from fractale.settings import Settings, without_password
+from fractale.settings import Notify, Settings, without_password
 from fractale.site.examination import Examination
 from fractale.site.model import Check
 from fractale.site.probes.folders import REFUSED, look_at, nearest, size
@@ -34,7 +35,19 @@ async def check_runs(exam: Examination) -> list[Check]:
         checks.append(privacy)
     if exam.settings.store is not None:
         checks.append(await _store(exam.settings, exam.timeout))
-    return checks
+    return [*checks, *map(_notification, exam.settings.notify)]
+
+
+def _notification(wanted: Notify) -> Check:
+    """Describe a notification of the settings; nothing is sent."""
+    kind = "posts to" if wanted.webhook else "runs"
+    found, fix = f"{', '.join(wanted.on)}: {kind} {wanted.address}", ""
+    if wanted.unset:
+        fix = f"set the environment variable {', '.join(wanted.unset)}"
+    elif wanted.command and shutil.which(wanted.command[0]) is None:
+        fix = f"install `{wanted.command[0]}`, or name its path in {wanted.origin}"
+    verdict = "warning" if fix else "ok"
+    return Check(section=SECTION, what="notify", verdict=verdict, found=found, fix=fix)
 
 
 def _folder(verdict: str, found: str, fix: str = "") -> Check:
