@@ -186,7 +186,7 @@ def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
         return ["it asks for a secret: answer it where the run was started"]
     step = str(question.get("step") or "")
     pairs = [shlex.quote(f"{step}={each}") for each in examples(question)]
-    return [f"fractale answer {run} {pair}" for pair in pairs]
+    return [inert(f"fractale answer {run} {pair}") for pair in pairs]
 
 
 def unreadable(kind: str, text: WrittenText) -> str:

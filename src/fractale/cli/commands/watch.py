@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,8 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
     settings = options.settings_of()
     record = _begun(RunRecords(settings.state_dir), run_id)
     output = sys.stdout
+    if output.isatty():
+        signal.signal(signal.SIGTERM, _exit)  # the terminal is left as it was
     with open_display(output, output, as_json=as_json, quiet=quiet, elsewhere=True) as display:
         watching = _Watching(record, display, as_json=as_json)
         try:
@@ -62,6 +65,10 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
             display.close()
             watching.leave()
             return 130
+
+
+def _exit(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _begun(records: RunRecords, run_id: str) -> RunRecord:
@@ -191,6 +198,7 @@ class _Watching:
         """Report the waits that are over, once each. No scheduler is asked."""
         from fractale.clock import SystemClock
         from fractale.questions import is_due, is_job
+        from fractale.render.text import inert
         from fractale.runs.result import resume_command
         from fractale.schedulers.folder import JobFolder
         from fractale.schedulers.job import JobHandle
@@ -208,7 +216,8 @@ class _Watching:
                 words = f"the wait of `{step}` is over"
             if words:
                 self._reported.add(step)
-                self._display.say(f"{words}; next: {resume_command(self._record.run_id)}")
+                again = resume_command(self._record.run_id)
+                self._display.say(inert(f"{words}; next: {again}"))
 
     def _killed(self) -> int:
         """Print the verdict on a run whose process is gone without an end."""
