@@ -26,12 +26,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from fractale.errors import FractaleError, PlanError, UsageError
+from fractale.masking import Masker
 from fractale.plan.picture import PAGE_STYLE
 from fractale.private import make_folder, write_private
 from fractale.record.plans import plan_hash
 from fractale.render.dry_run import text_lines
 from fractale.render.problems import file_lines, show_problems
 from fractale.render.text import inert
+from fractale.report.page import Paging
 from fractale.runs.actions import Actions, RunFlags, Started
 from fractale.settings import Settings
 from fractale.store.run_record import RunRecord, RunRecords
@@ -94,6 +96,7 @@ class Web:
     feeds: Feeds = field(init=False)
     records: RunRecords = field(init=False)
     templates: Any = field(init=False)
+    paging: Paging = field(init=False)
 
     def __post_init__(self) -> None:
         self.actions = Actions(self.settings, by=BY)
@@ -106,7 +109,8 @@ class Web:
             "version": __version__,
             "place": inert(str(self.directory), 200),
         }
-        self.feeds = Feeds(run_parts.Parts(self.templates, self.actions))
+        self.paging = Paging(details=False, mask=Masker(self.settings.secrets))
+        self.feeds = Feeds(run_parts.Parts(self.templates, self.actions, self.paging))
 
     def app(self) -> ASGIApp:
         """The application behind its gate."""
@@ -204,7 +208,7 @@ class Web:
         feed.update()
         with feed.lock:
             html = run_parts.detail(
-                self.templates, feed.history, int(request.path_params["number"])
+                self.templates, feed.history, int(request.path_params["number"]), self.paging
             )
         if html is None:
             raise HTTPException(404, "no such attempt")
@@ -409,7 +413,11 @@ class Web:
         if chosen := query.getlist("run"):
             names = chosen[-2:] if len(chosen) == 2 else [*chosen, "", ""][:2]
         if not all(names) or len(query.getlist("run")) > 2:
-            raise UsageError("choose two runs to compare", hint="mark two runs in the list of runs")
+            words = {
+                "message": "choose two runs to compare",
+                "hint": "mark two in the list of runs",
+            }
+            return self._page("error.html", title="two runs", error=words, back="/")
         try:
             a, b = (read_history(self.records.find(name)) for name in names if name != "-1")
         except UsageError as error:
