@@ -73,6 +73,7 @@ REAL_FILES = {
     "test_terminal": "tmux, pseudo-terminals",
     "test_two_processes": "kills",
     "test_waiting_kills": "kills",
+    "test_watch": "tmux, kills",
 }
 REAL_FIXTURES = {"browser", "postgres", "slurm", "studio"}
 
