@@ -29,6 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
     "test_agent_durability": "kills",
+    "test_answer_command": "tmux, kills",
     "test_array_kills": "kills",
     "test_ask_kills": "kills, pseudo-terminals",
     "test_ask_terminal": "tmux",

@@ -28,7 +28,7 @@ from fractale.plain import to_json
 from fractale.private import make_folder, new_folder, open_private, write_private
 from fractale.questions import MISSING, asks_secret, identity, needs_no_answer, read_answer
 from fractale.questions.answers import ANY_STEP, keys_of
-from fractale.runs.mailbox import OWN, Mail, Mailbox, key_of
+from fractale.runs.mailbox import OWN, Asked, Mail, Mailbox, key_of
 from fractale.settings.files import CONFIG_VARIABLE
 from fractale.settings.own_runs import is_agreed, not_own
 from fractale.store.locks import holder_of
@@ -92,6 +92,9 @@ class OpenQuestion:
         question: Its fields, as in `fractale.questions`; secrets are masked.
         held: Whether a process of the run asks it right now. Otherwise it waits in the record.
         asked_at: Unix time in seconds; None if it is not known.
+        turn: Whether the process asks its user now. False: after other questions, or without a
+            process.
+        given: Who answered it, where and when, if the run has not taken the answer yet.
         problem: Why it can be answered only at a terminal (it asks for a secret); empty otherwise.
     """
 
@@ -100,6 +103,8 @@ class OpenQuestion:
     question: Mapping[str, Any]
     held: bool
     asked_at: float | None = None
+    turn: bool = False
+    given: str = ""
     problem: str = ""
 
 
@@ -127,7 +132,7 @@ class Delivered:
     Args:
         question: The fields of the question.
         answer: As `fractale.questions.read_answer` reads it.
-        taken: Whether a process of the run has it already.
+        taken: Whether the run has used it. Otherwise it does so when the question's turn comes.
         process: The process that asked, as text; empty if the run had none.
         started: The background process that resumes the run with it; None if none was started.
     """
@@ -288,14 +293,13 @@ class Actions:
     ) -> list[Delivered]:
         """Wait until the run has the answers; resume it if it has no process."""
         started: Started | None = None
-        keys, began, resumes = [post.open.key for post in posts], time.monotonic(), 0
+        keys, began, resumes = {post.open.key for post in posts}, time.monotonic(), 0
         process = str(holder_of(record) or "")
-        check = LATE_SECONDS if process else 0.0
-        until = TAKE_SECONDS
-        while left := mailbox.arrived(keys):
+        check, until = 0.0, TAKE_SECONDS
+        while left := mailbox.arrived() & keys:
             waited = time.monotonic() - began
             if waited >= check:
-                _refuse_late(record, mailbox, [p for p in posts if p.open.key in left])
+                await self._refuse_late(record, mailbox, [p for p in posts if p.open.key in left])
                 check = waited + LATE_SECONDS
             holder = holder_of(record)
             if holder is None and resumes < MOST_RESUMES:
@@ -306,14 +310,16 @@ class Actions:
                 except RunHeld:
                     pass  # another process resumes it, and takes the answer
                 except NotStarted as error:
-                    for key in mailbox.arrived(keys):
+                    for key in mailbox.arrived() & keys:
                         mailbox.remove(key)
                     error.message = f"the answer was dropped: {error.message}"
                     raise
-            elif waited > until:
+            later = all(p.open.held and not p.open.turn for p in posts if p.open.key in left)
+            if holder is not None and (waited > until or (later and waited > LOOK_SECONDS)):
                 break
             await asyncio.sleep(LOOK_SECONDS)
-        left = mailbox.arrived(keys)
+        left = mailbox.arrived() & keys
+        self._check_used(record, [post for post in posts if post.open.key not in left])
         return [
             Delivered(
                 run=record.run_id,
@@ -327,6 +333,42 @@ class Actions:
             )
             for post in posts
         ]
+
+    async def _refuse_late(
+        self, record: RunRecord, mailbox: Mailbox, posts: Sequence[_Post]
+    ) -> None:
+        """Take back answers to questions that were answered while these were written.
+
+        Raises:
+            AlreadyAnswered: There is one.
+        """
+        known = _answered(record, posts)
+        if not known:
+            return
+        await asyncio.sleep(LATE_SECONDS / 5)  # the run may have taken it, and removes it now
+        late = [post for post in posts if post.open.key in mailbox.arrived() & known.keys()]
+        for post in late:
+            mailbox.remove(post.open.key)
+        if late:
+            raise AlreadyAnswered("; ".join(_before(p, known[p.open.key]) for p in late))
+
+    def _check_used(self, record: RunRecord, posts: Sequence[_Post]) -> None:
+        """Check that the run used the answers that left the mailbox.
+
+        Raises:
+            AlreadyAnswered: It used another one.
+            AnswerError: It used none, since it does not ask the question any more.
+        """
+        known = _answered(record, posts)
+        for post in posts:
+            event = known.get(post.open.key)
+            if event is None:
+                raise AnswerError(
+                    f"the answer to `{post.open.step}` was not used",
+                    hint=f"see the warnings of `fractale show {record.run_id}`",
+                )
+            if event.get("via") != self._by:
+                raise AlreadyAnswered(_before(post, event))
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -606,7 +648,12 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
     mailbox, holder = Mailbox(record), holder_of(record)
     if holder is not None:
         asked = mailbox.asking(holder)
-        return [_open(key, q, at, held=True) for key, (q, at) in asked.items()]
+        given = mailbox.arrived()
+        now = next((key for key in asked if key not in given), "")  # the terminal asks in order
+        return [
+            _open(mailbox, key, one, held=True, turn=key == now or not one.question.get("id"))
+            for key, one in asked.items()
+        ]
     answered, waiting, left = Counter[str](), list[dict[str, Any]](), False
     times: dict[str, float] = {}
     for event in record.read_events():
@@ -625,14 +672,14 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
             waiting = of_run if event.get("status") == "waiting" else []
     if not left:  # its process was killed
         asked = mailbox.asked_last()
-        waiting = [question for question, _ in asked.values()] or waiting
+        waiting = [one.question for one in asked.values()] or waiting
         waiting = [each for each in waiting if each.get("kind") != "failure"]
     found: dict[str, OpenQuestion] = {}
     for question in waiting:
         if not needs_no_answer(question):
             key = key_of(question, answered[identity(question)])
-            asked_at = times.get(_name(question, answered))
-            found.setdefault(key, _open(key, question, asked_at, held=False))
+            one = Asked(question, times.get(_name(question, answered), 0.0))
+            found.setdefault(key, _open(mailbox, key, one, held=False))
     return list(found.values())
 
 
@@ -649,14 +696,18 @@ def _name(question: Mapping[str, Any], answered: Counter[str]) -> str:
 
 
 def _open(
-    key: str, question: Mapping[str, Any], asked_at: float | None, *, held: bool
+    mailbox: Mailbox, key: str, one: Asked, *, held: bool, turn: bool = False
 ) -> OpenQuestion:
+    question = one.question
+    mail = mailbox.read(key)
     return OpenQuestion(
         key=key,
         step=str(question.get("step") or ""),
         question=question,
         held=held,
-        asked_at=asked_at,
+        asked_at=one.at or None,
+        turn=turn,
+        given=mail.who if mail else "",
         problem="it asks for a secret, which is only typed at a terminal"
         if asks_secret(question)
         else "",
@@ -737,27 +788,20 @@ def who_answered(event: Mapping[str, Any]) -> str:
     return f"{by} at {time.strftime('%H:%M:%S', time.localtime(float(event['time'])))}"
 
 
-def _refuse_late(record: RunRecord, mailbox: Mailbox, posts: Sequence[_Post]) -> None:
-    """Take back answers to questions that were answered while these were written.
-
-    Raises:
-        AlreadyAnswered: There is one.
-    """
+def _answered(record: RunRecord, posts: Sequence[_Post]) -> dict[str, dict[str, Any]]:
+    """The events of the answers that the run used for some questions, by the questions' keys."""
     names = {identity(post.open.question) for post in posts}
-    answered = Counter[str]()
-    events: dict[str, dict[str, Any]] = {}
+    counts = Counter[str]()
+    found: dict[str, dict[str, Any]] = {}
     for event in record.read_events() if names else ():
         if event["event"] == "answered" and (name := identity(event["question"])) in names:
-            events[key_of({**event["question"]}, answered[name])] = event
-            answered[name] += 1
-    for post in posts:
-        name = identity(post.open.question)
-        before = [key_of(post.open.question, number) for number in range(answered[name])]
-        if post.open.key in before and mailbox.arrived([post.open.key]):
-            mailbox.remove(post.open.key)
-            event = events.get(post.open.key)
-            who = who_answered(event) if event else "in another process"
-            raise AlreadyAnswered(f"`{post.open.step}` was answered before, {who}")
+            found[key_of(event["question"], counts[name])] = event
+            counts[name] += 1
+    return {post.open.key: event for post in posts if (event := found.get(post.open.key))}
+
+
+def _before(post: _Post, event: Mapping[str, Any]) -> str:
+    return f"`{post.open.step}` was answered before, {who_answered(event)}"
 
 
 # -- plans and processes ---------------------------------------------------------------------------

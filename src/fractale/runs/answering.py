@@ -33,7 +33,7 @@ from fractale.questions import (
     without_secrets,
 )
 from fractale.questions.answers import not_secret
-from fractale.runs.mailbox import ANSWERED_ELSEWHERE, OWN, Mail, Mailbox, key_of
+from fractale.runs.mailbox import ANSWERED_ELSEWHERE, OWN, Asked, Mail, Mailbox, key_of
 from fractale.runs.options import RunOptions
 
 LOOK_SECONDS: Final = 0.25
@@ -64,8 +64,7 @@ class Answering:
         self._elicited: dict[str, Any] = {}
         self._of_changed: dict[str, Any] = {}
         self._answered = Counter[str]()
-        self._open: dict[str, Mapping[str, Any]] = {}
-        self._early: dict[tuple[str, str], Any] = {}
+        self._open: dict[str, Asked] = {}
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -92,9 +91,6 @@ class Answering:
                 if self._late:
                     break
         self.asking = False
-        for key, question in questions.items():  # answered elsewhere, and its turn did not come
-            if (early := self._early.pop(self._name(question), MISSING)) is not MISSING:
-                replies[key] = self._reply(question, early)
         return Command(resume=replies) if replies else None
 
     def _reply(self, question: Mapping[str, Any], answer: Any) -> Any:
@@ -109,8 +105,6 @@ class Answering:
     async def _answer(self, question: Mapping[str, Any], first: Answers) -> Any:
         """The answer given beforehand, or the user's; MISSING if there is none."""
         options, by = self._options, "answers"
-        if (early := self._early.pop(self._name(question), MISSING)) is not MISSING:
-            return early
         if (mailed := self._from_mailbox(question)) is not MISSING:
             return mailed
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
@@ -144,8 +138,6 @@ class Answering:
         if isinstance(given, _Taken):
             return given.answer
         answer = given.value if isinstance(given, Checked) else read_answer(question, given)
-        if (early := self._early.pop(self._name(question), MISSING)) is not MISSING:
-            return early
         if (mailed := self._claimed(question)) is not MISSING:
             return mailed
         return self._take(question, answer, "person")
@@ -157,22 +149,22 @@ class Answering:
         """
         if self._mailbox is None:
             return await answer
-        name, person = self._name(question), asyncio.ensure_future(answer)
+        key, person = self._key(question), asyncio.ensure_future(answer)
         why: str | None = None
         try:
             while not (await asyncio.wait((person,), timeout=LOOK_SECONDS))[0]:
                 if self._options.control.drain_requested:
                     return MISSING
-                self._take_early()
-                if (early := self._early.pop(name, MISSING)) is not MISSING:
+                if (mailed := self._from_mailbox(question, key)) is not MISSING:
                     why = ANSWERED_ELSEWHERE
-                    return _Taken(early)
+                    return _Taken(mailed)
             return person.result()
         finally:
             if not person.done():
                 person.cancel(why)
-                with contextlib.suppress(asyncio.CancelledError):
-                    await person
+                await asyncio.wait((person,))
+                if not person.cancelled():
+                    person.exception()  # else asyncio warns that it was never retrieved
 
     async def _in_time(self, answer: Awaitable[Any]) -> Any:
         """The user's answer; MISSING once the time of an open question has come."""
@@ -194,8 +186,8 @@ class Answering:
         shown = without_secrets(question, answer)
         where = {"via": mail.via, "user": mail.user} if mail else {}
         key = self._key(question)
-        if self._open.pop(key, None) is not None:
-            self._publish()
+        if self._mailbox and self._open.pop(key, None) is not None:
+            self._mailbox.publish(self._open)
         self.context.emit(
             "answered",
             step=question.get("step"),
@@ -231,16 +223,12 @@ class Answering:
 
     def has_mail(self, question: Mapping[str, Any]) -> bool:
         """Whether another process has answered a question that the run waits for."""
-        return bool(self._mailbox and self._mailbox.arrived([self._key(question)]))
+        found = self._mailbox.arrived() if self._mailbox else None
+        return bool(found) and self._key(question) in found
 
     def _key(self, question: Mapping[str, Any]) -> str:
         asked = self.context.mask(dict(question))
         return key_of(asked, self._answered[identity(asked)])
-
-    def _name(self, question: Mapping[str, Any]) -> tuple[str, str]:
-        """Names a question among those that are open at one time."""
-        asked = self.context.mask(dict(question))
-        return str(asked.get("id") or ""), identity(asked)
 
     @contextlib.contextmanager
     def _published(self, questions: Sequence[Mapping[str, Any]]) -> Generator[None]:
@@ -248,38 +236,27 @@ class Answering:
         if self._mailbox is None or self._options.person is None:
             yield
             return
-        keys = {self._key(q): self.context.mask(dict(q)) for q in questions}
-        new = {key: question for key, question in keys.items() if key not in self._open}
-        self._open |= new
+        asked = {self._key(q): Asked(self.context.mask(dict(q))) for q in questions}
+        new = {key: one for key, one in asked.items() if key not in self._open}
         if new:
-            self._publish()
+            self._open |= new
+            self._mailbox.publish(self._open)
         try:
             yield
         finally:
-            left = [self._open.pop(key) for key in new if key in self._open]
-            if left:
-                self._publish()
+            if [self._open.pop(key) for key in new if key in self._open]:
+                self._mailbox.publish(self._open)
 
-    def _publish(self) -> None:
-        if self._mailbox:
-            self._mailbox.publish(self._open)
+    def _from_mailbox(self, question: Mapping[str, Any], key: str = "") -> Any:
+        """The answer of another process; MISSING if there is none.
 
-    def _take_early(self) -> None:
-        """Take the answers of other processes to open questions; the graph gets them in turn."""
-        if self._mailbox is None:
-            return
-        for key in self._mailbox.arrived([*self._open]):
-            question = self._open[key]
-            name = self._name(question)
-            if (answer := self._from_mailbox(question)) is not MISSING:
-                self._early[name] = answer
-
-    def _from_mailbox(self, question: Mapping[str, Any]) -> Any:
-        """The answer of another process; MISSING if there is none."""
-        key = self._key(question)
-        if self._mailbox is None or not self._mailbox.arrived([key]):
+        Args:
+            key: The question's, if it is known.
+        """
+        if self._mailbox is None or not (found := self._mailbox.arrived()):
             return MISSING
-        mail = self._mailbox.read(key)
+        key = key or self._key(question)
+        mail = self._mailbox.read(key) if key in found else None
         if mail is None or not mail.has_answer:
             return MISSING
         try:

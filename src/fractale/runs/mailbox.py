@@ -2,8 +2,8 @@
 
 It is the directory ``answers`` of the run's record. The process that asks publishes its open
 questions in ``asking.json``. The process that answers makes the file ``KEY.json``, which can be
-made only once: so the first answer counts, and the others see whose it was. The process that asks takes
-the answer, and makes that file itself for an answer that comes another way.
+made only once: so the first answer counts, and the others see whose it was. The process that asks
+takes the answer, and makes that file itself for an answer that comes another way.
 
 A key names one question, asked once: a step that asks the same again has another key. So an answer
 that comes too late is never used for a later question.
@@ -22,10 +22,11 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 from fractale.errors import CHECK_SPACE, StoreError
 from fractale.plain import to_json
@@ -43,11 +44,22 @@ OWN: Final = "the run's own process"
 ASKING: Final = "asking.json"
 LONGEST: Final = 16 * 2**20
 """The most bytes of a file in the mailbox: an answer can be a whole plan."""
+MOST_ASKED: Final = 100
 NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Error numbers of a file system without hard links."""
 
-Asked: TypeAlias = dict[str, tuple[dict[str, Any], float]]
-"""Key → a question, and when it was asked, in Unix time."""
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that the process of a run asks.
+
+    Args:
+        question: Its fields, with secrets masked.
+        at: Since when it is open, in Unix time.
+    """
+
+    question: dict[str, Any]
+    at: float = field(default_factory=time.time)
 
 
 def key_of(question: Mapping[str, Any], answered: int) -> str:
@@ -95,7 +107,6 @@ class Mailbox:
     def __init__(self, record: RunRecord) -> None:
         self._folder = record.answers
         self._published = False
-        self._since: dict[str, float] = {}
 
     # -- the process that asks --------------------------------------------------------------------
 
@@ -107,21 +118,19 @@ class Mailbox:
                 with contextlib.suppress(OSError):
                     (self._folder / name).unlink()
 
-    def publish(self, questions: Mapping[str, Mapping[str, Any]]) -> None:
+    def publish(self, questions: Mapping[str, Asked]) -> None:
         """Say which questions are asked now.
 
         Args:
-            questions: Key → question, with secrets masked. Empty: none.
+            questions: By their keys, in the order in which they are asked; the first `MOST_ASKED`
+                of them are published. Empty: none.
         """
         path = self._folder / ASKING
         # A file system without space must not end the run: the user at the terminal still answers.
         with contextlib.suppress(OSError):
             if questions:
-                self._since = {key: self._since.get(key, time.time()) for key in questions}
-                asked = [
-                    {"key": key, "asked_at": self._since[key], "question": dict(question)}
-                    for key, question in questions.items()
-                ]
+                first = islice(questions.items(), MOST_ASKED)
+                asked = [{"key": key, **asdict(one)} for key, one in first]
                 me = {"pid": os.getpid(), "host": socket.gethostname()}
                 make_folder(self._folder)
                 self._published = True
@@ -130,10 +139,9 @@ class Mailbox:
                 path.unlink(missing_ok=True)
                 self._published = False
 
-    def arrived(self, keys: Sequence[str]) -> list[str]:
-        """Those of some keys that have a file."""
-        names = self._names()
-        return [key for key in keys if f"{key}.json" in names] if names else []
+    def arrived(self) -> set[str]:
+        """The keys of the questions that have a file."""
+        return {name.removesuffix(".json") for name in self._names() if name != ASKING}
 
     def read(self, key: str) -> Mail | None:
         """The answer to a question; None if there is none, or the file is not the user's own."""
@@ -170,14 +178,14 @@ class Mailbox:
 
     # -- the process that answers -----------------------------------------------------------------
 
-    def asking(self, holder: Holder) -> Asked:
+    def asking(self, holder: Holder) -> dict[str, Asked]:
         """The questions that the process of the run asks now."""
         data = self._asking()
         if (data.get("pid"), data.get("host")) != (holder.pid, holder.host):
             return {}
         return _questions_in(data)
 
-    def asked_last(self) -> Asked:
+    def asked_last(self) -> dict[str, Asked]:
         """The questions that a process asked when it was killed."""
         return _questions_in(self._asking())
 
@@ -274,9 +282,10 @@ def _link(part: Path, path: Path) -> None:
         part.replace(path)
 
 
-def _questions_in(data: Mapping[str, Any]) -> Asked:
-    found: Asked = {}
+def _questions_in(data: Mapping[str, Any]) -> dict[str, Asked]:
+    found: dict[str, Asked] = {}
     for each in cast("list[dict[str, Any]]", data.get("questions") or []):
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            found[str(each["key"])] = dict(each["question"]), float(each["asked_at"])
+            question = dict(each["question"])
+            found[str(each["key"])] = Asked(question, float(each["at"]))
     return found

@@ -89,7 +89,7 @@ def _print(delivered: list[Delivered]) -> None:
     if last.started is None and all(each.taken for each in delivered):
         click.echo(f"run {run} has {'it' if len(delivered) == 1 else 'them'} and continues")
     elif last.started is None:
-        click.echo(f"run {run} has not taken it yet ({last.process}); it counts once it asks")
+        click.echo(f"run {run} uses it once it has its other answers ({last.process})")
     else:
         click.echo(f"run {run} continues in the background (process {last.started.pid})")
     click.echo(f"next    fractale watch {run}")
@@ -140,6 +140,7 @@ def _list(record: RunRecord, asked: list[OpenQuestion], *, as_json: bool) -> int
                 "step": each.step,
                 "held": each.held,
                 "asked_at": each.asked_at,
+                "given": each.given or None,
                 "problem": each.problem or None,
                 "answer_with": expected(each.question),
                 "examples": list(examples(each.question)),
@@ -174,9 +175,11 @@ def _listed(record: RunRecord, asked: list[OpenQuestion]) -> list[str]:
         key = "" if name == each.step else f"   {each.key[:8]}"
         lines += ["", f"{inert(each.step, 100)}{key}"]
         lines += [f"  {words}" for words in question_text(each.question, 92)]
+        if each.given:
+            lines.append(f"  answered {inert(each.given, 200)}; the run has not used it yet")
         if each.problem:
             lines.append(f"  {each.problem}")
-    open_here = [each for each in asked if not each.problem]
+    open_here = [each for each in asked if not each.problem and not each.given]
     lines.append("")
     for number, each in enumerate(open_here):
         pair = shlex.quote(f"{short_name(each, asked)}={examples(each.question)[0]}")
