@@ -18,7 +18,6 @@ from made_runs import MARK, hostile_run
 from snapshot import assert_same
 from top_runs import NOW, held, run, screen_text, until, written
 
-
 ALLOWED = re.compile("[\n\u200c\u200d]")  # scripts and emoji need the joiners
 
 
