@@ -148,7 +148,7 @@ async def test_no_runs_and_a_damaged_record(top: Any, settings: Settings) -> Non
 
 
 async def test_a_hostile_run_is_only_text(top: Any, settings: Settings) -> None:
-    hostile_run(settings.state_dir, long_line=1_000_000)
+    hostile_run(settings.state_dir, long_line=100_000)
     async with top((100, 30)) as pilot:
         await until(pilot, "hostile")
         for keys in (["enter"], ["end"], ["l"], ["home"], ["left"], ["left"], ["q"], ["q"]):
