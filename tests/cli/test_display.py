@@ -403,6 +403,48 @@ class TestLive:
         assert "waits for you" in frames[3]
         display.close()
 
+    def test_a_draft_and_json_are_counted_instead_of_shown(self):
+        display, _ = self.make()
+        do = Script()
+        steps = [{"name": "tune", "type": "plan"}, {"name": "report", "type": "prompt"}]
+        begin = [do.begin(steps), do.enter("tune", kind="plan", target=None)]
+        asked = {"step": "tune", "model": "m", "call": 1}
+        drafting = [
+            *begin,
+            do("model_started", **asked),
+            do("model_text", step="tune", text='{"name": "tuned", '),
+            do("model_text", step="tune", text='"steps": []}'),
+        ]
+        frame = self.frames(display, drafting)[-1]
+        assert "drafting a plan, 30 characters\n" in frame
+        assert "tuned" not in frame
+        used = {"input_tokens": 900, "output_tokens": 300}
+        frame = self.frames(display, [do("model_finished", **asked, **used)])[-1]
+        assert "1,200 tokens\n" in frame
+        assert "drafting" not in frame
+        answers = [
+            do.enter("report", kind="prompt"),
+            do("model_text", step="report", text='```json\n{"a": 1}'),
+        ]
+        frame = self.frames(display, answers)[-1]
+        assert "writing JSON, 16 characters" in frame
+        assert "```" not in frame
+        display.close()
+
+    def test_the_texts_of_items_are_not_mixed(self):
+        display, _ = self.make()
+        do = Script()
+        events = [do.begin(STEPS), do.enter("report", kind="prompt")]
+        for item in ("report[0]", "report[1]"):
+            events.append(do("item_started", step="report", index=int(item[-2]), total=2))
+            events.append(do("model_started", step=item, model="m", call=1))
+            events.append(do("model_text", step=item, text=f"of {item}"))
+        events.append(do("model_text", step="report[0]", text=" and more"))
+        frame = self.frames(display, events)[-1]
+        assert "of report[1]\n" in frame
+        assert "more" not in frame.replace("more step", "")
+        display.close()
+
     def test_calls_that_are_made_again_have_one_line_a_minute(self, monkeypatch):
         monkeypatch.setenv("TZ", "UTC")
         time.tzset()

@@ -101,6 +101,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "test": (("test", "recordings"), 0),
     "runs": (("runs",), 0),
     "runs prune": (("runs", "prune", "--keep", "1000", "--dry-run"), 0),
+    "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
     "cancel": (("cancel", "first"), 0),
@@ -135,6 +136,7 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 HAS_JSON = {
     *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
     *(
+        "watch",
         "cancel",
         "runs prune",
         "show",
@@ -150,7 +152,7 @@ HAS_JSON = {
 GIVES_OUTPUTS = {"run", "agent", "prompt", "fork"}
 """Of these, the commands whose run succeeds and has outputs: the outputs go to stdout."""
 ON_STDOUT = [name for name in CALLS if name not in SAYS_IT_ON_STDERR]
-LINES = {"run", "run, waits", "agent", "prompt", "resume", "fork", "runs"}
+LINES = {"run", "run, waits", "agent", "prompt", "resume", "fork", "runs", "watch"}
 """Whose JSON is one object a line."""
 
 

@@ -8,7 +8,13 @@ import pytest
 
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog
-from fractale.record.follow import MOST_TEXT, RunFollower, TextFile, text_being_written
+from fractale.record.follow import (
+    MOST_TEXT,
+    RunFollower,
+    TextFile,
+    text_being_written,
+    texts_being_written,
+)
 from fractale.record.history_reader import read_history
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecord, RunRecords
@@ -132,11 +138,25 @@ def test_a_text_of_a_killed_process_is_not_shown(record):
         assert text_being_written(record) == {}
 
 
-@pytest.mark.parametrize("content", [b"[1]", b"\xff", b'{"a": 1, "b": "text"}', b"{"])
+@pytest.mark.parametrize("content", [b"[1]", b"\xff", b'{"a": 1}', b'{"a": ["b", "c", 1]}', b"{"])
 def test_a_file_that_something_else_wrote_is_no_error(record, content):
     record.written.write_bytes(content)
     with RunLock(record):
-        assert text_being_written(record) in ({}, {"b": "text"})
+        assert text_being_written(record) == {}
+
+
+@pytest.mark.parametrize(
+    ("begin", "is_data"), [('{"plan"', True), ("```json\n{", True), ("[see]", False), ("As", False)]
+)
+def test_json_is_known_by_its_beginning(record, begin, is_data):
+    clock = Clock()
+    texts = TextFile(record, clock)
+    texts(piece(begin))
+    clock.now += 1
+    texts(piece("x" * 3000))
+    with RunLock(record):
+        [text] = texts_being_written(record).values()
+    assert (text.is_data, text.characters) == (is_data, len(begin) + 3000)
 
 
 def test_a_run_without_models_writes_no_file(record):

@@ -149,6 +149,7 @@ LOOKS = {
     "test": ["test", ".fractale/runs/mine"],
     "runs": ["runs"],
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
+    "watch": ["watch", "mine"],
     "show": ["show", "mine"],
     "cancel": ["cancel", "mine"],
     "diff": ["diff", "mine", "mine"],

@@ -338,7 +338,8 @@ class Browser:
     def check(self) -> None:
         """Fail if a page complained, or asked another host."""
         assert not self.elsewhere(), self.elsewhere()
-        assert not self.console_errors(), self.console_errors()
+        errors = [error[:300] for error in self.console_errors()]
+        assert not errors, f"{len(errors)} errors, such as {errors[:3]}"
 
 
 @contextmanager

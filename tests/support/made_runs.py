@@ -521,6 +521,32 @@ def hostile_run(state_dir: Path, run_id: str = "hostile", long_line: int = LONG_
     return record
 
 
+def by_hash() -> dict[str, str]:
+    """The texts as names of tools, each with a hash."""
+    return {text: f"{number:064x}" for number, text in enumerate(HOSTILE)}
+
+
+def hostile_questions(state_dir: Path, run_id: str = "hostile-asks") -> RunRecord:
+    """Write the record of a run that waits for answers to hostile questions, one of each kind."""
+    record = RunRecords(state_dir).new(run_id)
+    outputs = FileOutputs(record.outputs)
+    record.write_head(_hostile_head(outputs, "long"))
+    write_private(record.plan, "name: asks\nsteps: []\n")
+    made = _HostileEvents(outputs, "long")
+    (_, begun), *_ = made.events()
+    started = {"step": "asks", "attempt": 1, "type": "tool", "target": made.bad}
+    asked = made.questions("asks")
+    log = EventLog(record.events)
+    entries: list[tuple[Any, dict[str, Any]]] = [("run_started", begun), ("step_started", started)]
+    entries += [("waiting", {"step": "asks", "question": question}) for question in asked]
+    *_, (_, end) = made.events()
+    end = {**end, "status": "waiting", "outcome": None, "decided": None, "waiting": asked}
+    for number, (kind, data) in enumerate([*entries, ("run_finished", end)]):
+        log(Event(kind, run_id, data, BEGIN + number))
+    log.close()
+    return record
+
+
 def _hostile_head(outputs: FileOutputs, long: str) -> dict[str, Any]:
     by_text = {text: text for text in HOSTILE}
     return {
@@ -672,36 +698,30 @@ class _HostileEvents:
     def questions(self, path: str) -> list[dict[str, Any]]:
         """One question of each kind."""
         arguments = {text: text for text in HOSTILE}
-        call = {"tool": self.bad, "arguments": arguments, "why": ATTACKS}
-        form = {"type": "object", "properties": {self.bad: {"type": "string", "title": self.bad}}}
-        common = {"step": path}
+        origins = [{"argument": self.bad, "from": list(HOSTILE)}]
+        call = {"server": self.bad, "tool": self.bad, "arguments": arguments}
+        titled = {
+            "type": "string",
+            "title": self.bad,
+            "description": ATTACKS,
+            "enum": list(HOSTILE),
+        }
+        form = {"type": "object", "properties": {self.bad: titled, "n": {"type": "integer"}}}
+        follow_up = dict.fromkeys(HOSTILE, self.bad)
+        asked = {"text": ATTACKS, "default": None, "free": True}
+        kinds: dict[str, dict[str, Any]] = {
+            "approval": {**call, "definition": self.bad, "why": ATTACKS, "origins": origins},
+            "in_doubt": call,
+            "question": {**asked, "choices": list(HOSTILE), "follow_up": follow_up},
+            "tool_changed": {"server": self.bad, "tools": by_hash(), "diff": ATTACKS},
+            "review": {"plan": ATTACKS, "changes": ATTACKS, "round": 2},
+            "elicitation": {"server": self.bad, "message": ATTACKS, "schema": form},
+            "job_unknown": {**dict.fromkeys(("job", "scheduler", "reason", "folder"), self.bad)},
+            "interrupt": {**call, "agent": self.bad, "value": {self.bad: ATTACKS}, "schema": form},
+        }
         return [
-            {**common, "id": f"a{self._next:031}", "kind": "approval", **call},
-            {**common, "id": f"b{self._next:031}", "kind": "in_doubt", **call},
-            {
-                **common,
-                "id": f"c{self._next:031}",
-                "kind": "ask",
-                "question": ATTACKS,
-                "choices": list(HOSTILE),
-                "default": self.bad,
-            },
-            {
-                **common,
-                "id": f"d{self._next:031}",
-                "kind": "elicitation",
-                "message": ATTACKS,
-                "schema": form,
-                "server": self.bad,
-            },
-            {
-                **common,
-                "id": f"e{self._next:031}",
-                "kind": "review",
-                "draft": ATTACKS.replace(NUL, ""),
-                "changes": ATTACKS,
-                "number": 2,
-            },
+            {"id": f"{name}-{self._next}", "kind": name, "step": path, **fields}
+            for name, fields in kinds.items()
         ]
 
     def _items(self) -> Iterator[tuple[str, dict[str, Any]]]:

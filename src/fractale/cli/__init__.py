@@ -32,6 +32,10 @@ GROUPS = {
             "fractale.cli.commands.answer",
             "Answer the open questions of a run, from another terminal.",
         ),
+        "watch": (
+            "fractale.cli.commands.watch",
+            "Show a run while another process works on it.",
+        ),
         "cancel": (
             "fractale.cli.commands.cancel",
             "Cancel the batch jobs of a run, and stop the run.",
@@ -46,7 +50,12 @@ GROUPS = {
         ),
         "top": ("fractale.cli.commands.top", "Show all runs as they go, and act on them."),
         "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
+        "web": ("fractale.cli.commands.web", "Show runs in a browser, live, and act on them."),
         "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
+        "report": (
+            "fractale.cli.commands.report",
+            "Write runs as one HTML file that opens without a network.",
+        ),
         "export": (
             "fractale.cli.commands.export",
             "Export a run as a graph, transitions, an RO-Crate or a recording.",

@@ -14,6 +14,7 @@ from fractale.plan.escape import escape
 from fractale.plan.model import POLL_SECONDS, Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, ForEach
 from fractale.plan.values import Expression
+from fractale.plan.way import Way
 from fractale.text import count
 
 Direction = Literal["next", "again", "back", "ahead", "end", "nowhere"]
@@ -89,6 +90,20 @@ def _direction(plan: Plan, step: Step, event: str, target: str) -> Direction:
     if target == step.name:
         return "again"
     return "back" if names.index(target) < here else "ahead"
+
+
+def arrows_of_run(plan: Plan, step: Step, path: str, way: Way | None) -> list[Arrow]:
+    """The arrows that leave a step, with that of a failure that ended the plan without an arrow.
+
+    Args:
+        path: The step's path.
+        way: The way of a run; None for those of the plan.
+    """
+    found = arrows(plan, step)
+    ended = way is not None and (path, END_FAILED) in way.arrows
+    if ended and all(arrow.target != END_FAILED for arrow in found):
+        found.append(Arrow(FAILURE, END_FAILED, (), "end"))
+    return found
 
 
 def drawn_handlers(plan: Plan) -> dict[str, Plan]:

@@ -14,7 +14,9 @@ To add a kind, write a class here, add it to `KINDS`, and write how it runs in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fractale.durations import format_duration
@@ -26,7 +28,7 @@ from fractale.plan.ask import (
     question_values,
     unknown_answers,
 )
-from fractale.plan.escape import escape
+from fractale.plan.escape import ELLIPSIS, escape
 from fractale.plan.fields import join
 from fractale.plan.forms import CALLABLE_PATTERN, NAME, NAMED_VALUES, Form, Key, ref
 from fractale.plan.job import (
@@ -76,6 +78,23 @@ HANDED_OVER: Final = "handed_over_to_planner"
 
 SUMMARY_LIMIT: Final = 60
 """Characters of one part of a step's summary."""
+
+COMMAND_LIMIT: Final = 48
+"""Characters of a command in a step's summary: its program and its first words."""
+
+READ_LIMIT: Final = 4000
+"""Characters of a text that are read for its summary."""
+
+SHELLS: Final = ("sh", "bash", "dash", "ksh", "zsh")
+
+_TEMPLATE: Final = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_IN_A_ROW: Final = re.compile(rf"{ELLIPSIS}[\s{ELLIPSIS}]*{ELLIPSIS}")
+_JOINED: Final = re.compile(r"[ \t]*\\\n[ \t]*")
+_PREPARES: Final = re.compile(
+    r"(?:set|export|unset|cd|module|ml|source|\.|umask|ulimit|trap|shopt)(?:\s|$)|[A-Za-z_]\w*=\S*$"
+    r"|[A-Za-z_]\w*=\$\("
+)
+"""The beginning of a line of a shell script that only prepares for the next lines."""
 
 _OF_A_CALL: Final = frozenset(
     {"instruction", "inputs", "allow_tools", "retry", "approve", "judge", "model"}
@@ -195,7 +214,7 @@ class StepKind:
     def summary(self, step: Step) -> str:
         """The call of the step, as text for a drawing."""
         value = getattr(step, self.field)
-        return escape(str(self.key.form.dump(value)), SUMMARY_LIMIT) if value is not None else ""
+        return "" if value is None else escape(brief(str(self.key.form.dump(value))), SUMMARY_LIMIT)
 
 
 class _Tool(StepKind):
@@ -369,32 +388,45 @@ class _Job(_Program):
 
 
 def _job_summary(job: JobPlan) -> str:
-    """The program of a job and its resources, as far as the plan has them."""
-    what = " ".join(_plain(word) for word in job.command)
+    """The beginning of a job's command, and its resources as far as the plan has numbers."""
+    what = " ".join(brief(_plain(word)) for word in job.command)
     if job.script is not None:
         what = _first_command(_plain(job.script))
+    what = brief(what)
     given = [("nodes", job.nodes), ("tasks", job.tasks)]
-    counts = [
-        f"{_plain(value)} {key[:-1] if value == 1 else key}"
-        for key, value in given
-        if value is not None
-    ]
-    limit = [] if job.time is None else [_time(job.time)]
-    return ", ".join(escape(each, SUMMARY_LIMIT) for each in [what, *counts, *limit])
+    counts = [f"{value} {key[:-1] if value == 1 else key}" for key, value in given if _set(value)]
+    limit = [_time(job.time)] if _set(job.time) else []
+    return ", ".join([escape(what, COMMAND_LIMIT), *(escape(each, 20) for each in counts + limit)])
+
+
+def _set(value: Value) -> bool:
+    """Whether a value is in the plan itself, not in a template."""
+    return value is not None and not isinstance(value, Template)
 
 
 def _time(value: Value) -> str:
-    return str(format_duration(value) if isinstance(value, (int, float)) else _plain(value))
+    return str(format_duration(value) if isinstance(value, (int, float)) else value)
 
 
 def _plain(value: Value) -> str:
     return value.source if isinstance(value, Template) else str(value)
 
 
+def brief(text: str) -> str:
+    """A text with each template as ``…``; several in a row are one."""
+    return _IN_A_ROW.sub(ELLIPSIS, _TEMPLATE.sub(ELLIPSIS, text[:READ_LIMIT]))
+
+
 def _first_command(script: str) -> str:
-    """The first line of a script that is neither a comment nor empty."""
-    lines = (line.strip() for line in script.splitlines())
-    return next((line for line in lines if line and not line.startswith("#")), "script")
+    """The first command of a shell script that starts a program; of others, their language."""
+    first, *_ = lines = _JOINED.sub(" ", script[:READ_LIMIT]).strip().splitlines() or [""]
+    program = PurePosixPath(first.split()[-1]).name if first.startswith("#!") else "sh"
+    if program.rstrip("0123456789.") not in SHELLS:
+        return f"{program} script"
+    commands = [line.strip() for line in lines]
+    commands = [line for line in commands if line and not line.startswith("#")]
+    starting = [line for line in commands if not _PREPARES.match(line)]
+    return next(iter([*starting, *commands]), "script").removeprefix("exec ")
 
 
 class _Parallel(StepKind):

@@ -1,7 +1,7 @@
 """A run that another process works on: its history as it grows, and the texts of its models.
 
 `RunFollower` reads what the run records. A model's text is not recorded while it is written: the
-process of the run keeps the end of it in a small file, which `text_being_written` reads.
+process of the run keeps the end of it in a small file, which `texts_being_written` reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from dataclasses import astuple, dataclass
 
 from fractale.events import Event
 from fractale.plain import to_json
@@ -19,7 +19,13 @@ from fractale.record.history_reader import RunFollower
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 
-__all__ = ["RunFollower", "TextFile", "text_being_written"]
+__all__ = [
+    "RunFollower",
+    "TextFile",
+    "WrittenText",
+    "text_being_written",
+    "texts_being_written",
+]
 
 MOST_TEXT = 2000
 """The last characters of a model's text that other processes see."""
@@ -29,12 +35,39 @@ PAUSE = 0.5
 """The least seconds between two writes of the file."""
 
 
-def text_being_written(record: RunRecord) -> Mapping[str, str]:
-    """The ends of the texts that models are writing in a run now.
+@dataclass(frozen=True, slots=True)
+class WrittenText:
+    """A text that a model is writing.
+
+    Args:
+        end: Its last `MOST_TEXT` characters.
+        characters: How many it has so far.
+        is_data: Whether it is JSON, which is not for people to read.
+    """
+
+    end: str
+    characters: int
+    is_data: bool
+
+    def __add__(self, piece: str) -> WrittenText:
+        """The text with its next piece."""
+        is_data = self.is_data if self.characters else starts_as_data(piece)
+        return WrittenText((self.end + piece)[-MOST_TEXT:], self.characters + len(piece), is_data)
+
+
+NOTHING_YET = WrittenText("", 0, is_data=False)
+
+
+def starts_as_data(text: str) -> bool:
+    """Whether a text that begins so is JSON, also in a block of Markdown."""
+    return text.lstrip().startswith(("{", "[{", '["', "```json"))
+
+
+def texts_being_written(record: RunRecord) -> Mapping[str, WrittenText]:
+    """The texts that models are writing in a run now, by the path of the step or item.
 
     Returns:
-        The path of a step or an item → the last `MOST_TEXT` characters. Empty if no process works
-        on the run.
+        Nothing if no process works on the run.
     """
     try:
         data = record.written.read_bytes()
@@ -42,12 +75,18 @@ def text_being_written(record: RunRecord) -> Mapping[str, str]:
         return {}
     if holder_of(record) is None:  # its process was killed
         return {}
-    with contextlib.suppress(ValueError):
-        found = json.loads(data)
-        if isinstance(found, dict):
-            texts = cast("dict[str, Any]", found)
-            return {step: text for step, text in texts.items() if isinstance(text, str)}
-    return {}
+    try:
+        return {
+            str(step): WrittenText(str(end), int(characters), bool(is_data))
+            for step, (end, characters, is_data) in json.loads(data).items()
+        }
+    except (ValueError, TypeError, AttributeError):  # something else wrote it
+        return {}
+
+
+def text_being_written(record: RunRecord) -> Mapping[str, str]:
+    """The last characters of the texts that models are writing; see `texts_being_written`."""
+    return {step: text.end for step, text in texts_being_written(record).items()}
 
 
 class TextFile:
@@ -64,7 +103,7 @@ class TextFile:
     def __init__(self, record: RunRecord, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = record.written
         self._clock = clock
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, WrittenText] = {}
         self._due = 0.0
         self._exists = True  # perhaps
         self.close()
@@ -72,7 +111,7 @@ class TextFile:
     def __call__(self, event: Event) -> None:
         step = str(event.data.get("step") or "")
         if event.kind == "model_text":
-            self._texts[step] = (self._texts.pop(step, "") + event.data["text"])[-MOST_TEXT:]
+            self._texts[step] = self._texts.pop(step, NOTHING_YET) + event.data["text"]
             if len(self._texts) > MOST_STEPS:
                 del self._texts[next(iter(self._texts))]
         else:
@@ -87,7 +126,8 @@ class TextFile:
     def _write(self) -> None:
         self._due = self._clock() + PAUSE
         with contextlib.suppress(OSError):
-            write_private(self._path, to_json(self._texts), sync="none")
+            data = {step: astuple(text) for step, text in self._texts.items()}
+            write_private(self._path, to_json(data), sync="none")
             self._exists = True
 
     def close(self) -> None:

@@ -22,6 +22,8 @@ from fractale.store.run_record import RunRecord
 
 KEY_START, KEY_END = b'{"key": "', b'"'
 
+MOST_DIGITS = 12
+"""The most digits of an item's index."""
 _ITEM = re.compile(r"(?P<block>.+)\[(?P<index>[0-9]+)\]")
 
 RunStatus = Literal["running", "success", "failed", "waiting", "limit", "stopped"]
@@ -42,6 +44,7 @@ class RecordedCall:
         key: The key of the call in the run's journal, which has the whole result.
         entering: Which start of the attempt made it, from 1; an attempt is started again after a
             question or a crash.
+        agreed: Who agreed to it beforehand, as text; empty if that is not recorded.
     """
 
     kind: Literal["tool", "model"]
@@ -59,6 +62,7 @@ class RecordedCall:
     cost: float = 0.0
     key: str | None = None
     entering: int = 1
+    agreed: str = ""
 
     @property
     def came_back(self) -> bool:
@@ -168,6 +172,7 @@ class RecordedAttempt:
         inputs, outputs: Values, or references to stored values. In older records `inputs` is None
             and `outputs` is cut short (`outputs_cut`).
         is_array: Whether its items are the elements of a job array.
+        items_total: How many items it has; None if none was started.
         enterings: How often it was started: more than once after questions and crashes.
         handler: The handler of the plan that it is a step of: ``on_failure`` or ``finally``.
         parent: The attempt of the step around it.
@@ -195,6 +200,7 @@ class RecordedAttempt:
     outputs: Any = None
     outputs_cut: bool = False
     is_array: bool = False
+    items_total: int | None = None
     enterings: int = 1
     calls: list[RecordedCall] = field(default_factory=list[RecordedCall])
     items: dict[int, RecordedItem] = field(default_factory=dict[int, RecordedItem])
@@ -217,8 +223,12 @@ class RecordedAttempt:
 
         Args:
             path: Such as ``each[3]``; items are counted from 1, elements have their own index.
+                A path without an index, in a damaged record, is ``item ?``.
         """
-        index = int(path[path.rfind("[") + 1 : -1])
+        digits = path[path.rfind("[") + 1 : -1]
+        if not (digits.isdecimal() and len(digits) < MOST_DIGITS):
+            return "item ?"
+        index = int(digits)
         return f"element {index}" if self.is_array else f"item {index + 1}"
 
     @property
@@ -450,30 +460,34 @@ def input_values(history: RunHistory) -> dict[str, Any]:
 
 
 def results_of(record: RunRecord, calls: Iterable[RecordedCall]) -> dict[str, Any]:
-    """The whole results of calls, by their keys in the run's journal.
+    """The whole results of calls, by their keys in the run's journal; see `each_result`."""
+    return dict(each_result(record, calls))
+
+
+def each_result(record: RunRecord, calls: Iterable[RecordedCall]) -> Iterator[tuple[str, Any]]:
+    """The whole results of calls with their keys in the run's journal, one at a time.
 
     Returns:
         For a tool ``{text, structured, is_error, content}`` or ``{error}``; for a model its
-        answer or message. Calls without a key or a result are left out.
+        answer or message. Calls without a key or a result are left out. A result that the journal
+        has twice comes twice; the later one counts.
 
     Raises:
         StoreError: The journal cannot be read.
     """
     wanted = {call.key.encode() for call in calls if call.key}
     if not wanted:
-        return {}
-    found: dict[str, Any] = {}
+        return
     path = record.journal
     try:
         with path.open("rb") as file:
             for line in file:
                 if _key_of(line) in wanted and (entry := json.loads(line)) and "result" in entry:
-                    found[entry["key"]] = entry["result"]
+                    yield entry["key"], entry["result"]
     except FileNotFoundError:
-        return {}
+        return
     except (OSError, ValueError) as error:
         raise StoreError(f"the run's journal {path} cannot be read: {error}") from error
-    return found
 
 
 def _key_of(line: bytes) -> bytes:

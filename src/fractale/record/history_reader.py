@@ -227,8 +227,9 @@ class _Reader:
         return attempt.items.setdefault(index, RecordedItem(index=index)) if attempt else None
 
     def _item_started(self, event: Data) -> None:
-        if event.get("element") and (attempt := self._owner(event["step"])):
-            attempt.is_array = True
+        if attempt := self._owner(event["step"]):
+            attempt.is_array = attempt.is_array or bool(event.get("element"))
+            attempt.items_total = event.get("total") or attempt.items_total
         if item := self._item(event):
             item.started = item.started or event["time"]
 
@@ -262,6 +263,7 @@ class _Reader:
             started=event["time"],
             key=event.get("key"),
             entering=attempt.enterings,
+            agreed=str(event.get("agreed") or ""),
         )
         if lost := _lost_call(attempt, made):
             made = lost

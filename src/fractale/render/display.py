@@ -7,14 +7,25 @@ event on stdout, and ``--quiet`` prints only the summary. Only events are writte
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from fractale.events import Event, Listener
 from fractale.render.run_view import RunView
 from fractale.render.summary import summary
-from fractale.render.text import Line, plain, screen_width, shows_unicode, wants_color, writable
+from fractale.render.text import (
+    Line,
+    plain,
+    row,
+    screen_width,
+    shows_unicode,
+    wants_color,
+    writable,
+)
+
+if TYPE_CHECKING:
+    from fractale.record.follow import WrittenText
 
 __all__ = [
     "Display",
@@ -42,6 +53,14 @@ class Display(Protocol):
 
     def resume(self) -> None:
         """Continue after a pause."""
+        ...
+
+    def written(self, texts: Mapping[str, WrittenText]) -> None:
+        """Show the texts that models are writing in a run of another process."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Print a line of fractale's own about the run."""
         ...
 
     def close(self) -> None:
@@ -73,6 +92,10 @@ class JsonDisplay:
             self._closed = True
             raise
 
+    def written(self, texts: Mapping[str, WrittenText]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
@@ -100,6 +123,10 @@ class QuietDisplay:
         self._stream.write(writable(text, getattr(self._stream, "encoding", None) or "utf-8"))
         self._stream.flush()
 
+    def written(self, texts: Mapping[str, WrittenText]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
@@ -110,10 +137,10 @@ class QuietDisplay:
 class PlainDisplay(QuietDisplay):
     """Prints each step once, when it is finished, without color or control codes."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], *, elsewhere: bool = False) -> None:
         super().__init__(stream)
         unicode = shows_unicode(getattr(stream, "encoding", None) or "utf-8")
-        self._view = RunView(width=PLAIN_WIDTH, unicode=unicode)
+        self._view = RunView(width=PLAIN_WIDTH, unicode=unicode, elsewhere=elsewhere)
         self._printed = False
 
     def _take(self, event: Event) -> None:
@@ -123,6 +150,9 @@ class PlainDisplay(QuietDisplay):
             self._print([])
         super()._take(event)
 
+    def say(self, text: str) -> None:
+        self._print(row(text))
+
     def _print(self, line: Line) -> None:
         self._printed = True
         self._write(plain(line) + "\n")
@@ -130,25 +160,33 @@ class PlainDisplay(QuietDisplay):
 
 @contextmanager
 def open_display(
-    stdout: IO[str], stderr: IO[str], *, as_json: bool = False, quiet: bool = False
+    stdout: IO[str],
+    stderr: IO[str],
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+    elsewhere: bool = False,
 ) -> Generator[Display]:
     """Open the display that fits the streams and the options.
 
     Args:
         stdout: For events as JSON, and nothing else.
         stderr: For all text for the user.
+        elsewhere: Whether another process has the run, see `RunView`.
 
     Yields:
         The display; it is closed when the block ends.
     """
-    display = choose_display(stdout, stderr, as_json=as_json, quiet=quiet)
+    display = choose_display(stdout, stderr, as_json=as_json, quiet=quiet, elsewhere=elsewhere)
     try:
         yield display
     finally:
         display.close()
 
 
-def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bool) -> Display:
+def choose_display(
+    stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bool, elsewhere: bool = False
+) -> Display:
     """Choose a display as `open_display` does; the caller must close it."""
     if as_json:
         return JsonDisplay(stdout)
@@ -156,10 +194,10 @@ def choose_display(stdout: IO[str], stderr: IO[str], *, as_json: bool, quiet: bo
         return QuietDisplay(stderr, color=wants_color(stderr))
     console = _console(stderr) if stderr.isatty() else None
     if console is None:
-        return PlainDisplay(stderr)
+        return PlainDisplay(stderr, elsewhere=elsewhere)
     from fractale.render.live import LiveDisplay
 
-    return LiveDisplay(console)
+    return LiveDisplay(console, elsewhere=elsewhere)
 
 
 def _console(stream: IO[str]) -> Any:

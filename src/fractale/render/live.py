@@ -8,7 +8,7 @@ run of a thousand steps needs as little of the screen as a run of three.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from fractale.render.text import (
     clock,
     count,
     fit,
+    fold,
     inert,
+    plain,
     row,
     shows_unicode,
     writable,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from fractale.record.follow import WrittenText
     from fractale.render.moving_part import MovingPart
 
 STYLES = {"": "", "good": "green", "bad": "red", "now": "cyan", "warn": "yellow", "dim": "dim"}
@@ -46,10 +49,16 @@ class LiveDisplay:
         console: Rich's terminal.
         now: The clock, in Unix time.
         animate: Whether a thread redraws; otherwise each event does.
+        elsewhere: Whether another process has the run, see `RunView`.
     """
 
     def __init__(
-        self, console: Console, *, now: Callable[[], float] = time.time, animate: bool = True
+        self,
+        console: Console,
+        *,
+        now: Callable[[], float] = time.time,
+        animate: bool = True,
+        elsewhere: bool = False,
     ) -> None:
         self._console = console
         self._now = now
@@ -57,7 +66,11 @@ class LiveDisplay:
         self._lock = RLock()
         self._encoding = console.encoding
         self._view = RunView(
-            width=console.width, unicode=shows_unicode(self._encoding), calls=False, most=3
+            width=console.width,
+            unicode=shows_unicode(self._encoding),
+            calls=False,
+            most=3,
+            elsewhere=elsewhere,
         )
         self._moving: MovingPart | None = None
         self._begun = False
@@ -95,19 +108,30 @@ class LiveDisplay:
             self._held.append(line)
             return
         self._begun = True
-        self._console.print(self._text(line), soft_wrap=True)
+        is_command = plain(line).lstrip().startswith("fractale ")  # stays whole, to be copied
+        self._console.print(
+            self._text(line, None if is_command else self._console.width), soft_wrap=True
+        )
 
-    def _text(self, line: Line) -> Text:
+    def _text(self, line: Line, width: int | None) -> Text:
+        """A line, cut to a width."""
         from rich.text import Text
 
         text = Text(no_wrap=True, end="")
-        used, width = 0, self._console.width
+        used, width = 0, width or sum(cells(words) for words, _ in line)
         for words, mark in line:
             # Cut twice: the replacement for a character that the terminal lacks may be longer.
             shown = writable(fit(words, width - used), self._encoding)[: width - used]
             text.append(shown, "" if self._console.no_color else STYLES[mark])
             used += cells(shown)
         return text
+
+    def written(self, texts: Mapping[str, WrittenText]) -> None:
+        with self._lock:
+            self._view.written(texts)
+
+    def say(self, text: str) -> None:
+        self._print(row(fit(text, self._console.width), "dim"))
 
     def pause(self) -> None:
         """Clear the moving part for a question; `resume` prints the lines that come until then."""
@@ -144,7 +168,7 @@ class LiveDisplay:
         """The present lines of the moving part."""
         with self._lock:
             lines = self.frame(self._console.width, self._console.height)
-            return [self._text(line) for line in lines]
+            return [self._text(line, self._console.width) for line in lines]
 
     def frame(self, width: int, height: int) -> list[Line]:
         """The lines of the moving part for a terminal of that size."""
@@ -158,18 +182,22 @@ class LiveDisplay:
         """A step in progress: its line, and its activity."""
         columns = self._view.columns(running.path, running.kind, running.target, running.attempt)
         state = "waits for you" if running.waits else clock(self._now() - running.started)
+        tokens = f"   {count(running.tokens, 'token')}" if running.tokens else ""
+        words = f"{columns}  {state:>9}{tokens}"
         if running.progress:
-            state = f"{running.progress}   {state}"
+            longer = f"{columns}  {f'{running.progress}   {state}':>9}{tokens}"
+            words = longer if cells(longer) + 3 <= width else words  # the counts have it, too
         indent = " " * 5
-        head: Line = [self._view.mark("running"), (f"{columns}  {state:>9}", "")]
-        lines = [head]
-        if running.counts:
-            lines.append(row(fit(f"{indent}{running.counts}", width), "dim"))
-        if running.description and not running.said:
-            lines.append(row(fit(f"{indent}{running.description}", width), "dim"))
-        if running.activity:
-            lines.append(row(fit(f"{indent}{running.activity}", width), "dim"))
-        lines += [row(f"{indent}{words}", "dim") for words in _last_lines(running.said, width - 6)]
+        lines: list[Line] = [[self._view.mark("running"), (words, "")]]
+        counts = fold(running.counts, width - 6) if running.counts else []
+        lines += [row(f"{indent}{each}", "dim") for each in counts]
+        below = [running.activity, running.writing]
+        if not running.said.characters:
+            below.insert(0, running.description)
+        lines += [row(fit(f"{indent}{each}", width), "dim") for each in below if each]
+        if not running.writing:
+            said = _last_lines(running.said.end, width - 6)
+            lines += [row(f"{indent}{words}", "dim") for words in said]
         return lines
 
     def _pending(self, room: int) -> list[Line]:

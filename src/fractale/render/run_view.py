@@ -14,6 +14,7 @@ from typing import Any
 
 from fractale.events import Event
 from fractale.plan.paths import around
+from fractale.record.follow import NOTHING_YET, WrittenText
 from fractale.render.phrases import (
     answer_text,
     call_text,
@@ -26,6 +27,7 @@ from fractale.render.phrases import (
     target_of,
     timer_text,
 )
+from fractale.render.summary import LEAST_ROOM, question_text
 from fractale.render.text import (
     Line,
     Mark,
@@ -35,12 +37,14 @@ from fractale.render.text import (
     fit,
     fold,
     inert,
+    narrowed,
     pad,
     row,
     seconds,
     table,
     table_lines,
 )
+from fractale.runs.result import answer_commands as commands_that_answer
 
 MARKS: dict[str, tuple[str, str, Mark]] = {
     "success": ("✓", "ok", "good"),
@@ -60,8 +64,6 @@ COUNT_SECONDS = 5.0
 """The least time between two lines that count a step's jobs."""
 REPEAT_SECONDS = 60.0
 """The least time between two lines that a step makes its call again."""
-SAID = 600
-"""The last characters of a model's text that are kept while the model writes."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Running:
     """A step in progress.
 
     Attributes:
+        said: The text of the model that was asked last; `said_in` is its step or item.
         total: How many items a foreach has; None of any other step.
         items_done: How many items have ended, also in failure.
         items: Path of an item in progress → whether its job is still in a queue.
@@ -83,8 +86,10 @@ class Running:
     started: float
     description: str = ""
     activity: str = ""
-    said: str = ""
+    said: WrittenText = NOTHING_YET
+    said_in: str = ""
     calls: int = 0
+    tokens: int = 0
     total: int | None = None
     items_done: int = 0
     items_failed: int = 0
@@ -96,6 +101,11 @@ class Running:
     elements: dict[str, int] = field(default_factory=dict[str, int])
     jobs_shown: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     repeats_shown: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def writing(self) -> str:
+        """Words for the text of its model, if that is not for people to read."""
+        return unreadable(self.kind, self.said)
 
     @property
     def progress(self) -> str:
@@ -168,6 +178,26 @@ class Running:
             self.items[path] = state in ("pending", "held")
 
 
+def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
+    """What to do about a question that another process asks, a line each."""
+    commands = commands_that_answer(run, question)
+    return commands or ["it asks for a secret: answer it where the run was started"]
+
+
+def unreadable(kind: str, text: WrittenText) -> str:
+    """Words for a model's text that is not for people to read; empty for any other text.
+
+    Args:
+        kind: Of the step. A model that works for the step of a plan drafts the plan.
+    """
+    if not text.characters:
+        return ""
+    size = count(text.characters, "character")
+    if kind == "plan":
+        return f"drafting a plan, {size}"
+    return f"writing JSON, {size}" if text.is_data else ""
+
+
 class RunView:
     """The view of one run.
 
@@ -176,10 +206,18 @@ class RunView:
         unicode: Whether the terminal can show marks such as ``✓``.
         calls: Whether to show a line for each call of a model.
         most: The most lines of one reason.
+        elsewhere: Whether another process has the run: its questions, and answers that the user
+            typed there, are shown here, too.
     """
 
     def __init__(
-        self, *, width: int = 100, unicode: bool = True, calls: bool = True, most: int = 6
+        self,
+        *,
+        width: int = 100,
+        unicode: bool = True,
+        calls: bool = True,
+        most: int = 6,
+        elsewhere: bool = False,
     ) -> None:
         self.width = width
         self.active: dict[str, Running] = {}
@@ -191,6 +229,7 @@ class RunView:
         self._unicode = unicode
         self._show_calls = calls
         self._most = most
+        self._elsewhere = elsewhere
         self._seen: set[str] = set()
         self._names = self._kinds = self._targets = 8
         self._handlers: dict[str, Callable[[Event], list[Line]]] = {
@@ -314,7 +353,7 @@ class RunView:
             return []
         running.waits = False
         call = call_text(event.data)
-        running.activity, running.said = call, ""
+        running.activity, running.said = call, NOTHING_YET
         if running.kind in OF_ONE_CALL:
             return []
         running.calls += 1
@@ -347,7 +386,8 @@ class RunView:
         path = str(data["step"])
         name = inert(running.named(path), 60)
         named = f"{name}: {words}" if name else words
-        running.activity = f"{named} \u00b7 {line}" if line else named
+        if not data.get("over") or not name:
+            running.activity = f"{named} \u00b7 {line}" if line else named
         if not name:
             running.elements = table(data, "jobs")
         running.job_state(path, str(data.get("state") or ""))
@@ -387,18 +427,35 @@ class RunView:
     def _model_started(self, event: Event) -> list[Line]:
         if running := self._of(event):
             running.activity = f"asks {inert(str(event.data.get('model') or 'the model'), 60)}"
-            running.said = ""
+            running.said, running.said_in = NOTHING_YET, str(event.data["step"])
         return []
 
     def _model_text(self, event: Event) -> list[Line]:
-        if running := self._of(event):
-            running.said = (running.said + str(event.data.get("text") or ""))[-SAID:]
+        running = self._of(event)
+        if running and event.data["step"] == (running.said_in or event.data["step"]):
+            running.said += str(event.data.get("text") or "")
         return []
+
+    def written(self, texts: Mapping[str, WrittenText]) -> None:
+        """Show the texts that models are writing for a run of another process.
+
+        Args:
+            texts: As `fractale.record.follow.texts_being_written` returns them.
+        """
+        for path, text in texts.items():
+            running = self._owner(path)
+            if running and (path == running.said_in or running.said_in not in texts):
+                running.said = text
 
     def _model_finished(self, event: Event) -> list[Line]:
         data = event.data
-        self.tokens += (data.get("input_tokens") or 0) + (data.get("output_tokens") or 0)
+        tokens = (data.get("input_tokens") or 0) + (data.get("output_tokens") or 0)
+        self.tokens += tokens
         self.cost += data.get("cost") or 0.0
+        if running := self._of(event):
+            running.tokens += tokens
+            if running.writing:
+                running.said, running.activity = NOTHING_YET, ""
         return []
 
     def _log(self, event: Event) -> list[Line]:
@@ -419,14 +476,23 @@ class RunView:
     def _waiting(self, event: Event) -> list[Line]:
         if running := self._of(event):
             running.waits = True
-        return []
+        return self._question(event) if self._elsewhere else []
+
+    def _question(self, event: Event) -> list[Line]:
+        """A question of a run of another process, and the command that answers it."""
+        question = table(event.data, "question")
+        step = str(question.get("step") or event.data.get("step") or "")
+        texts = question_text(question, max(self.width - 6, LEAST_ROOM))
+        texts += answer_commands(event.run, question)
+        lines = narrowed([row(f"     {words}") for words in texts], self.width)
+        return [[self.mark("warning"), (f"{inert(step, 60)} asks", "")], *lines]
 
     def _answered(self, event: Event) -> list[Line]:
         """An answer given beforehand or elsewhere; what the user typed is on the screen already."""
         if running := self._of(event):
             running.waits = False
         via = event.data.get("via")
-        if event.data.get("by") == "person" and not via:
+        if event.data.get("by") == "person" and not (via or self._elsewhere):
             return []
         question = table(event.data, "question")
         asked = question.get("text") or question.get("tool") or question.get("kind")

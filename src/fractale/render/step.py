@@ -26,6 +26,7 @@ from fractale.render.text import (
     seconds,
     table_lines,
 )
+from fractale.render.timeline import end_of_call
 
 if TYPE_CHECKING:
     from fractale.record.history import (
@@ -92,6 +93,7 @@ class _AttemptLines:
     ) -> None:
         self._width = width
         self._values_width = width if wrap else UNBOUND
+        self._history = history
         self._record = history.record
         self._attempt = attempt
         self._results = results
@@ -185,7 +187,7 @@ class _AttemptLines:
         for job in self._attempt.jobs:
             where = f", {self._attempt.part(job.step)}" if job.step.endswith("]") else ""
             found.append(row(f"  job {inert(job.job, 60)} of {inert(job.scheduler, 20)}{where}"))
-            for label, text in _job_rows(job, self._record):
+            for label, text in job_rows(job, self._record):
                 for i, piece in enumerate(_pieces(inert(text, 1000), self._width - 16)):
                     found.append([(f"    {label if i == 0 else '':10}", "dim"), (piece, "")])
         return found
@@ -199,7 +201,7 @@ class _AttemptLines:
     def _call_head(self, number: int, call: RecordedCall) -> Line:
         where = f", {self._attempt.part(call.step)}" if call.step.endswith("]") else ""
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
-        end = seconds(call.seconds) if call.finished else "outcome unknown"
+        end = end_of_call(self._history, self._attempt, call)
         used = call.input_tokens + call.output_tokens
         usage = f" · {used:,} tokens" if used else ""
         usage += f" · ${call.cost:.4f}" if call.cost else ""
@@ -241,7 +243,8 @@ def _error_of(record: RunRecord, item: RecordedItem) -> str:
     return str(error or item.error)
 
 
-def _job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
+def job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
+    """Labels and texts about a batch job: its state, nodes, times, key and log."""
     waits = ended = ""
     if job.started and job.submitted:
         waits = f", waited {seconds(max(0.0, job.started - job.submitted))}"
@@ -268,10 +271,7 @@ def decided_by(attempt: RecordedAttempt) -> str:
 
 
 def _question(asked: RecordedQuestion) -> list[str]:
-    try:
-        lines = question_text(asked.question)[:-1]
-    except KeyError:  # a kind that this version of fractale does not know
-        lines = [inert(as_json(asked.question), 1000)]
+    lines = question_text(asked.question)[:-1]
     if not asked.answered:
         return [*lines, "waiting for an answer"]
     answer = exact(as_json(asked.answer))
@@ -330,7 +330,7 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
     column = min(max(cells(name) for name in names.values()), NAME_MOST)
     lines: list[str] = []
     for key, value in table.items():
-        first, *rest = _shown(_timed(key, value), full=full)
+        first, *rest = _shown(timed(key, value), full=full)
         if rest:
             block = [piece for line in (first, *rest) for piece in _pieces(line, width - 4)]
             lines += [names[key], *(f"  │ {line}" for line in block)]
@@ -341,11 +341,11 @@ def _table_lines(table: Mapping[str, Any], *, full: bool, width: int) -> list[st
     return lines
 
 
-def _timed(key: str, value: Any) -> Any:
+def timed(key: str, value: Any) -> Any:
     """A value; a job's time, recognized by its key and size, becomes a date or duration."""
     if isinstance(value, dict):
         moment = cast("dict[str, Any]", value)
-        return _timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
+        return timed(key, moment["wall"]) if "boot_id" in moment and "wall" in moment else moment
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if key in MOMENTS and value > LONG_AGO:

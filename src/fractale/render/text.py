@@ -42,6 +42,7 @@ __all__ = [
     "shorten_path",
     "shows_unicode",
     "table",
+    "table_cell",
     "table_lines",
     "wants_color",
     "when",
@@ -223,7 +224,7 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> li
     if not shown:
         return []
     names = list(shown[0])
-    texts = [[fit(_cell(each.get(name)), WIDEST) for name in names] for each in shown]
+    texts = [[fit(table_cell(each.get(name)), WIDEST) for name in names] for each in shown]
     heads = [inert(str(name)) for name in names]
     widths = [max(cells(text) for text in column) for column in zip(heads, *texts, strict=True)]
     lines = [heads, *texts]
@@ -235,7 +236,8 @@ def table_lines(title: str, rows: Sequence[Mapping[str, Any]], width: int) -> li
     return found
 
 
-def _cell(value: Any) -> str:
+def table_cell(value: Any) -> str:
+    """A value of a table in one line."""
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -243,5 +245,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{inert(str(k))}={_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
+        return ", ".join(f"{inert(str(k))}={table_cell(v)}" for k, v in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
     return inert(to_json(value, default=str), 200)

@@ -90,10 +90,10 @@ class RunReporter:
             self.warned(event.data)
         if self.log:
             self._write_down(self.log, event)
-        if self.texts:
-            self.texts(event)
         if self._options.notifications:
             self._options.notifications.hear(event)
+        if self.texts:
+            self.texts(event)
         for listener in self._options.listeners:
             try:
                 listener(event)

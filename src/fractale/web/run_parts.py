@@ -1,0 +1,220 @@
+"""The parts of a run's page, made by the templates of the report.
+
+A part is one element; see `fractale.web.live`. What never changes while a run is in progress is
+rendered with the page, and again at the run's end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from markupsafe import escape
+
+from fractale.errors import FractaleError
+from fractale.plan.model import Plan
+from fractale.record.follow import WrittenText
+from fractale.record.history import RunHistory, input_values
+from fractale.render.questions import exact
+from fractale.render.run_view import unreadable
+from fractale.render.text import inert
+from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
+from fractale.runs.actions import Actions, OpenQuestion
+from fractale.web.live import MOST_LOGS, TITLE, Part
+from fractale.web.logs import FOLLOWED_LINES, job_logs, log_tail
+from fractale.web.plans import fields_of
+from fractale.web.questions import Field, card_of
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+VISITS: Final = "visits"
+"""The id of the element that has the attempts."""
+CHANGED: Final = "changed."
+"""Before the name of an input, in the form of a fork."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """Renders the parts of a run's page.
+
+    Args:
+        templates: The environment of the pages.
+        actions: Know the open questions.
+    """
+
+    templates: Environment
+    actions: Actions
+    _visits: dict[tuple[str, str], tuple[Visit, Part]] = field(default_factory=dict[Any, Any])
+
+    def __call__(self, history: RunHistory, texts: Mapping[str, WrittenText]) -> dict[str, Part]:
+        page = run_page(history, Paging(details=False))
+        live = self.templates.get_template("run_parts.html").make_module(
+            {"run": history.run, "page": page}
+        )
+        macros: Any = live
+        asked, trouble = self._asked(history)
+        logs = [log for log in job_logs(history) if not log.over][:MOST_LOGS]
+        found = {
+            "said": macros.said(len(asked)),
+            "verdict": macros.verdict(_can(history), history.started),
+            "questions": macros.questions([card_of(each) for each in asked], trouble),
+            "now": macros.now(
+                [
+                    (inert(step, 200), *_written(history, step, text))
+                    for step, text in texts.items()
+                ],
+                [(log, log_tail(log.path, FOLLOWED_LINES)) for log in logs],
+            ),
+            "way": macros.way(),
+            "timeline": macros.timeline(),
+            "results": macros.results(),
+            "rest": macros.rest(),
+        }
+        parts = {f"part-{name}": Part(str(html)) for name, html in found.items()}
+        title = f"{page.word} · {page.plan} {history.run} · fractale"
+        return {TITLE: Part(str(escape(title))), **parts, **self._visits_of(macros, history, page)}
+
+    def _visits_of(self, macros: Any, history: RunHistory, page: RunPage) -> dict[str, Part]:
+        found: dict[str, Part] = {}
+        for number, visit in enumerate(page.visits, 1):
+            key = (history.run, visit.id)
+            known = self._visits.get(key)
+            attempt = history.attempts[number - 1]
+            stamp = _stamp(attempt)
+            if known is None or known[0] != visit or f'"{stamp}"' not in known[1].html:
+                known = (visit, Part(str(macros.visit(visit, number, stamp)), VISITS))
+                self._visits[key] = known
+            found[visit.id] = known[1]
+        if len(self._visits) > 20_000:
+            self._visits.clear()
+        return found
+
+    def _asked(self, history: RunHistory) -> tuple[Sequence[OpenQuestion], str]:
+        """The open questions, and why they cannot be read."""
+        if not any(not asked.answered for asked in history.questions) and (
+            history.status != "waiting"
+        ):
+            return (), ""
+        try:
+            return self.actions.questions(history.run), ""
+        except FractaleError as error:
+            return (), inert(error.message, 400)
+
+
+def _written(history: RunHistory, step: str, text: WrittenText) -> tuple[str, bool]:
+    """A model's text as it is shown, and whether it is the text itself."""
+    kinds = [attempt.kind for attempt in history.of_step(step)]
+    if words := unreadable(kinds[-1] if kinds else "", text):
+        return words, False
+    cut = "…" if text.characters > len(text.end) else ""
+    return cut + exact(text.end), True
+
+
+def _stamp(attempt: Any) -> str:
+    """Changes whenever the details of an attempt do."""
+    done = (
+        attempt.outcome,
+        attempt.enterings,
+        len(attempt.calls),
+        sum(call.finished for call in attempt.calls),
+        [(item.outcome, item.index) for item in attempt.items.values()],
+        [(job.state, job.line, job.over) for job in attempt.jobs],
+        [(asked.answered, asked.step) for asked in attempt.questions],
+        len(attempt.warnings),
+        {name: len(rows) for name, rows in attempt.tables.items()},
+    )
+    return hashlib.blake2b(repr(done).encode(), digest_size=6).hexdigest()
+
+
+def _can(history: RunHistory) -> set[str]:
+    """What can be done with a run now."""
+    able = {"fork"} if history.attempts else set[str]()
+    if history.alive:
+        return able | {"cancel"}
+    if history.status in ("waiting", "limit", "stopped"):
+        able |= {"resume", "cancel"}
+    return able
+
+
+def detail(templates: Environment, history: RunHistory, number: int) -> str | None:
+    """What happened in an attempt, counted from 1; None if there is none."""
+    if not 0 < number <= len(history.attempts):
+        return None
+    found = visit_detail(history, history.attempts[number - 1])
+    macros: Any = templates.get_template("run.html").module
+    return str(macros.visit_detail(found))
+
+
+def plan_picture(plan: Plan) -> str:
+    """The picture of a plan as SVG; empty if it cannot be drawn."""
+    from fractale.plan.picture import svg
+
+    try:
+        return svg(plan, page=True)
+    except FractaleError:
+        return ""
+
+
+# -- forks -----------------------------------------------------------------------------------------
+
+
+def fork_steps(history: RunHistory) -> list[tuple[str, str]]:
+    """The steps that a fork can start at: name or ``NAME#2``, and words; the latest first."""
+    found: list[tuple[str, str]] = []
+    for attempt in reversed(history.attempts):
+        if attempt.parent is None and not attempt.handler:
+            nth = f"#{attempt.number}"
+            words = (
+                f"{attempt.path}, attempt {attempt.number}" if attempt.number > 1 else attempt.path
+            )
+            found.append((attempt.path + nth, inert(words, 200)))
+    return found
+
+
+def fork_fields(history: RunHistory, texts: Mapping[str, str] | None) -> list[Field]:
+    """The inputs of a run, to be changed in a fork."""
+    plan = _plan_of(history)
+    if plan is None:
+        return []
+    values = {**_values(history), **(texts or {})}
+    found = [each for each in fields_of(plan, values) if each.kind != "secret"]
+    return [_renamed(each) for each in found]
+
+
+def _renamed(each: Field) -> Field:
+    name = CHANGED + each.name.partition(".")[2]
+    return Field(name, each.label, each.kind, each.value, each.about, each.required, each.options)
+
+
+def _values(history: RunHistory) -> dict[str, str]:
+    from fractale.web.plans import as_text
+
+    return {name: as_text(value) for name, value in input_values(history).items()}
+
+
+def _plan_of(history: RunHistory) -> Plan | None:
+    from fractale.runs.changes import plan_today
+
+    try:
+        return plan_today(history.record, history.head)
+    except FractaleError:
+        return None
+
+
+def fork_texts(form: Mapping[str, str]) -> dict[str, str]:
+    """The inputs in a submitted form of a fork."""
+    return {
+        name.removeprefix(CHANGED): text.replace("\r\n", "\n")
+        for name, text in form.items()
+        if name.startswith(CHANGED)
+    }
+
+
+def changed_inputs(feed: Any, texts: Mapping[str, str]) -> dict[str, str]:
+    """Those of some inputs that differ from the run's."""
+    with feed.lock:
+        before = _values(feed.history)
+    return {name: text for name, text in texts.items() if text != before.get(name, "")}
