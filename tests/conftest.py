@@ -34,6 +34,8 @@ REAL_FILES = {
     "test_ask_kills": "kills, pseudo-terminals",
     "test_ask_terminal": "tmux",
     "test_browser": "a browser",
+    "test_extras": "a terminal, other processes",
+    "test_other_user_web": "another user of this machine",
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",

@@ -87,7 +87,7 @@ def test_a_failed_jobs_page_says_why_and_shows_its_log(page: Browser, web: Web):
     assert not page.sideways()
     page.screenshot("web-failed-job-400", whole=True)
     page.size(*WIDE)
-    page.js("document.querySelector('details[data-stamp] > summary').focus()")
+    page.js("document.querySelector('.visit > details > summary').focus()")
     page.press("j")
     assert "relax" in page.focus
     page.press("ENTER")
@@ -140,7 +140,7 @@ def test_a_question_comes_to_an_open_page_and_is_answered(page: Browser, web: We
     go(page, web, "/runs/ask-web")
     page.wait_for("Which size should the box have?")
     assert not page.faults()
-    page.named("large", "button").click()
+    page.named("3 large", "button").click()
     page.wait_for("success")
     assert "the large box" in page.text
     assert ended(made, "ask-web") == "success"
@@ -215,7 +215,7 @@ def test_a_question_of_a_terminal_is_answered_in_the_browser(
     with Tmux(made.folder, *python, env=made.env) as terminal:
         terminal.ask_for("Which size should the box have?")
         go(page, web, "/runs/terminal-web")
-        page.named("medium", "button").click()
+        page.named("2 medium", "button").click()
         terminal.wait_for("fractale web")
         assert terminal.end() == 0
         assert "the medium box" in terminal.screen()
@@ -266,7 +266,7 @@ def test_the_whole_way_by_keyboard_alone(page: Browser, web: Web, made: MadeRuns
     page.type("keys")
     page.press("ENTER")
     page.until(lambda: "failed-tool" not in page.text, "the filter")
-    page.tab_to("keys")
+    page.tab_to("a keys")
     assert page.focus_is_visible()
     page.press("ENTER")
     page.until(lambda: page.path == "/runs/keys", "the run's page")

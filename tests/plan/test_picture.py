@@ -224,7 +224,10 @@ def way_of_loops() -> Way:
             "first": StepState(state="success", attempts=1),
             "search": StepState(state="success", attempts=3),
             "trial": StepState(
-                state="failed", attempts=2, items=ItemCounts(total=100, done=3, failed=1)
+                state="failed",
+                attempts=2,
+                items=ItemCounts(total=100, done=3, failed=1),
+                shown_by="trial[1]",
             ),
         },
         arrows={("first", "search"): 1, ("search", "trial"): 2, ("trial", "search"): 2},
@@ -275,10 +278,15 @@ def test_states_do_not_move_anything():
 
 
 def test_a_page_gets_links_and_neither_styles_nor_ids():
-    root = ET.fromstring(svg(looped(), way_of_loops(), page=True))
+    root = ET.fromstring(svg(looped(), way_of_loops(), page=True, prefix="r1-"))
     links = {element.get("data-step"): element.get("href") for element in root.iter("a")}
-    assert links["trial"] == "#step-trial"
-    assert set(links) == {"first", "search", "trial", "report", "last"}
+    assert links == {  # of the steps that were reached
+        "first": "#r1-step-first",
+        "search": "#r1-step-search",
+        "trial": "#r1-step-trial%5B1%5D",
+    }
+    steps = [element.get("data-step") for element in root.iter() if element.get("data-step")]
+    assert steps == ["first", "search", "trial", "report", "last"]
     assert all(element.find("title") is not None for element in root.iter("a"))
     for element in root.iter():
         assert element.tag in {"svg", "g", "a", "title", "rect", "path", "text"}

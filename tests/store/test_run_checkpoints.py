@@ -12,7 +12,7 @@ import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 
 from fractale import paths
-from fractale.errors import StoreError
+from fractale.errors import StoreError, UsageError
 from fractale.questions import Answers
 from fractale.record.pruning import PruneRule, prune
 from fractale.runs import RunOptions, Runs
@@ -240,6 +240,13 @@ async def test_the_latest_run_is_the_one_that_began_last(run_plan, settings, pla
     async with open_checkpoints(settings.checkpoints) as saver:
         await saver.aget_tuple(config("one"))  # SQLite makes and removes files beside it
     assert RunRecords(settings.state_dir).find("-1").run_id == "two"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../runs", "/etc"])
+def test_a_path_is_not_the_id_of_a_run(tmp_path: Path, name: str):
+    RunRecords(tmp_path).new("one")
+    with pytest.raises(UsageError, match="not found"):
+        RunRecords(tmp_path).find(name)
 
 
 # -- the one file of 0.2 ---------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 WIDE, NARROW = (1280, 900), (400, 800)
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a page may take to become what a test waits for."""
 
 OPTIONS = (

@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -30,6 +30,15 @@ def request(
 
     With a body it is a POST of JSON, else a GET.
     """
+    said = as_user(uid, lambda: _ask(port, path, host, body, dict(headers or {})))
+    if isinstance(said, str):
+        return 0, said
+    status, text = said
+    return status, text
+
+
+def as_user(uid: int, do: Callable[[], Any]) -> Any:
+    """What a function gives in a process of another user, as JSON; of an error, its text."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -38,17 +47,16 @@ def request(
                 os.setgroups([])
                 os.setgid(uid)
                 os.setuid(uid)
-            said = _ask(port, path, host, body, dict(headers or {}))
+            said = do()
         except BaseException as error:  # noqa: BLE001 - told to the test
-            said = (0, repr(error))
+            said = repr(error)
         os.write(write, json.dumps(said).encode()[:60_000])
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         data = pipe.read()
     os.waitpid(child, 0)
-    status, text = json.loads(data)
-    return status, text
+    return json.loads(data)
 
 
 def _ask(port: int, path: str, host: str, body: Any, headers: dict[str, str]) -> tuple[int, str]:

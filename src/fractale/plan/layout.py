@@ -372,7 +372,7 @@ class _Layers:
             back.y = node.height - back.y
 
     def _ports_below(self, node: _Node) -> Point:
-        """Spread the arrows that leave downwards; returns the space left and right of the middle."""
+        """Spread the arrows that leave downwards; returns the space on both sides of the middle."""
         where = self._where(node.rank + 1)
 
         def place(hop: _Hop) -> float:

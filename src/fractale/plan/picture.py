@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -264,17 +265,18 @@ class Drawing:
         return self.is_list or any(inside.has_list() for inside in insides if inside)
 
 
-def svg(plan: Plan, way: Way | None = None, *, page: bool = False) -> str:
+def svg(plan: Plan, way: Way | None = None, *, page: bool = False, prefix: str = "") -> str:
     """The plan as an SVG document.
 
     Args:
         way: The way of a run, which marks the boxes and the arrows.
         page: Whether it becomes a part of an HTML page that has `PAGE_STYLE`. It then has neither
-            a background nor a style of its own, and each step is a link to ``#step-PATH``, with
-            its path as ``data-step``.
+            a background nor a style of its own, and each step has its path as ``data-step``. It is
+            a link to ``#step-PATH``, of a run only if the run reached the step.
+        prefix: Before the ids that links lead to, on a page with several runs.
     """
     body = _drawing(plan, way)
-    writer = _Writer(way, page=page)
+    writer = _Writer(way, page=page, prefix=prefix)
     note = [UNDRAWN] if fails_silently(plan) and way is None else []
     note += [LISTED] if body.has_list() else []
     title = [] if page else fold(title_of(plan), 70)
@@ -559,11 +561,12 @@ class _Writer:
 
     Args:
         way: The way of a run; None for a plan alone.
-        page: As of `svg`.
+        page, prefix: As of `svg`.
     """
 
     way: Way | None
     page: bool
+    prefix: str
 
     def drawing(self, drawing: Drawing) -> Iterator[str]:
         """The elements of a drawing: arrows that were taken lie above the others."""
@@ -617,16 +620,17 @@ class _Writer:
     def _box(self, placed: PlacedBox, ends: set[str]) -> Iterator[str]:
         box = placed.box
         state = self.way.of(box.path) if self.way is not None and box.path else None
-        yield self._opening(box, state, ends)
+        link = self._link(box, state)
+        yield self._opening(box, state, link, ends)
         yield from self._head(placed, state)
-        yield "</a>" if self.page and box.path else "</g>"
+        yield "</a>" if link else "</g>"
         if box.inside is not None:
             left = placed.x + (placed.width - box.inside.width) / 2
             yield f'<g transform="translate({left:.1f} {placed.y + box.head - 2:.1f})">'
             yield from self.drawing(box.inside)
             yield "</g>"
 
-    def _opening(self, box: Box, state: StepState | None, ends: set[str]) -> str:
+    def _opening(self, box: Box, state: StepState | None, link: str, ends: set[str]) -> str:
         style = f' class="step {_CLASSES[state.state]}"' if state else ' class="step"'
         if box.target:
             reached = self.way is None or box.target in ends
@@ -634,11 +638,19 @@ class _Writer:
             style = f' class="{end if reached else "is-unreached"}"'
         title = box.title + (f": {state.words}" if state else "")
         told = f"<title>{xml_escape(title)}</title>" if box.title else ""
-        if not (self.page and box.path):
-            return f"<g{style}>{told}"
-        path = escape(box.path)
-        link = quoteattr(f"#step-{quote(path, safe='/')}")
-        return f"<a{style} data-step={quoteattr(path)} href={link}>{told}"
+        about = f" data-step={quoteattr(escape(box.path))}" if self.page and box.path else ""
+        if link:
+            return f"<a{style}{about} href={quoteattr(link)}>{told}"
+        return f"<g{style}{about}>{told}"
+
+    def _link(self, box: Box, state: StepState | None) -> str:
+        """Where a box of a page leads to; empty for one that leads nowhere."""
+        if not self.page or not box.path:
+            return ""
+        if state is not None and state.state in ("not reached", "kept"):
+            return ""
+        path = (state.shown_by if state else "") or box.path
+        return f"#{quote(f'{self.prefix}step-{path}', safe='/', errors='replace')}"
 
     def _head(self, placed: PlacedBox, state: StepState | None) -> Iterator[str]:
         """The outline of a box, and its text."""
@@ -668,13 +680,20 @@ class _Writer:
         box, x, y = placed.box, placed.x, placed.y + 14
         words = "" if state is None or state.state == "not reached" else state.words
         space = int((placed.width - 30) / CHARACTER)
-        words = fit(words, max(space - 8, 8))
+        words, long = _fitted(words, max(space - 8, 8))
         if state is not None:
             yield _mark(x + 12, y - 4, state.state)
-        yield _text(x + 24, y, fit(box.rows[0], max(space - cells(words) - 2, 4)), "name")
+        yield _text(x + 24, y, fit(box.rows[0], max(space - long - 2, 4)), "name")
         if words:
-            left = x + placed.width - cells(words) * CHARACTER - 4
+            left = x + placed.width - long * CHARACTER - 4
             yield _text(left, y, words, "state")
+
+
+@lru_cache(maxsize=1000)
+def _fitted(words: str, most: int) -> tuple[str, int]:
+    """The words of a state, shortened, and their cells; the steps of a run share them."""
+    shown = fit(words, most)
+    return shown, cells(shown)
 
 
 def _arrow(arrow: PlacedArrow, use: str) -> Iterator[str]:

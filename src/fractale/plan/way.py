@@ -64,11 +64,14 @@ class StepState:
     Args:
         attempts: How often it was started; inside of items, the most of one item.
         items: None for a step that is neither a foreach nor inside one.
+        shown_by: The path of an attempt with this state, such as ``each[3]/inner``; empty if it is
+            the step's own path.
     """
 
     state: State = "not reached"
     attempts: int = 0
     items: ItemCounts | None = None
+    shown_by: str = ""
 
     @property
     def words(self) -> str:

@@ -277,6 +277,7 @@ class RunHistory:
         attempts: In the order in which they were started.
         warnings: Those that belong to no step.
         drafts: Step path → the accepted draft, YAML.
+        kept: The steps whose results a fork has from its parent run.
         result: The fields of the last event `run_finished`; empty if there is none.
         alive: Whether a process works on the run.
     """
@@ -291,6 +292,7 @@ class RunHistory:
     processes: list[RunProcess] = field(default_factory=list[RunProcess])
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
     jobs: JobHistory = field(default_factory=JobHistory)
+    kept: list[str] = field(default_factory=list[str])
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
     alive: bool = False
 

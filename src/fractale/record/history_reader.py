@@ -135,6 +135,7 @@ class _Reader:
         history = self._history
         history.title = event.get("title") or history.title
         history.steps = event.get("steps") or history.steps
+        history.kept = (event.get("parent") or {}).get("kept") or history.kept
         process = RunProcess(
             started=event["time"],
             resumed=bool(event.get("resumed")),

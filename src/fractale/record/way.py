@@ -6,11 +6,10 @@ The states come from the events in the run's `RunHistory`, the plan from the cop
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from fractale.errors import PlanError
 from fractale.plan import Plan
@@ -43,9 +42,7 @@ def way_taken(history: RunHistory) -> Way:
             events[path, attempt.event or ""] += 1
     open_questions = [asked for asked in history.questions if not asked.answered]
     asking = {path for asked in open_questions for path in _all(asked.step)}
-    parent: Mapping[str, Any] = history.head.get("parent") or {}
-    kept: list[str] = parent.get("kept") or []
-    steps = {name: StepState(state="kept") for name in kept}
+    steps = {path: StepState(state="kept") for path in history.kept}
     steps |= {path: _step(history, attempts, asking) for path, attempts in found.items()}
     return Way(steps=steps, arrows=arrows, events=events)
 
@@ -56,7 +53,8 @@ def _all(path: str) -> Sequence[str]:
 
 def _step(history: RunHistory, attempts: list[RecordedAttempt], asking: set[str]) -> StepState:
     latest = {attempt.path: attempt for attempt in attempts}  # of each item, its last attempt
-    states: list[State] = [_state(history, attempt, asking) for attempt in latest.values()]
+    states: dict[str, State] = {p: _state(history, each, asking) for p, each in latest.items()}
+    together = _together(states.values())
     [*_, last] = latest.values()
     tries: dict[str, int] = {}
     for attempt in attempts:
@@ -64,7 +62,12 @@ def _step(history: RunHistory, attempts: list[RecordedAttempt], asking: set[str]
             tries[attempt.path] = tries.get(attempt.path, 0) + 1
     inside = "[" in last.path
     counts = _inside(last, latest.values()) if inside else _items(last)
-    return StepState(state=_together(states), attempts=max(tries.values(), default=0), items=counts)
+    return StepState(
+        state=together,
+        attempts=max(tries.values(), default=0),
+        items=counts,
+        shown_by=next(path for path, state in states.items() if state == together),
+    )
 
 
 def _state(history: RunHistory, attempt: RecordedAttempt, asking: set[str]) -> State:
@@ -81,7 +84,7 @@ def _state(history: RunHistory, attempt: RecordedAttempt, asking: set[str]) -> S
             return "failed"
 
 
-def _together(states: Sequence[State]) -> State:
+def _together(states: Collection[State]) -> State:
     """The state of a step in several items: one that needs attention before one that is over."""
     order: tuple[State, ...] = ("waiting", "running", "stopped", "failed", "success", "skipped")
     return next(state for state in order if state in states)
@@ -178,13 +181,13 @@ def _filled(step: Step, drafts: Mapping[str, str], path: str) -> Step:
     return replace(step, plan=_with_drafts(draft, drafts, f"{path}/"))
 
 
-def picture_of_run(history: RunHistory, *, page: bool = False) -> str | None:
+def picture_of_run(history: RunHistory, *, page: bool = False, prefix: str = "") -> str | None:
     """The picture of a run as SVG, or None if its plan has changed since, or is gone.
 
     Args:
-        page: As of `fractale.plan.picture.svg`.
+        page, prefix: As of `fractale.plan.picture.svg`.
     """
     from fractale.plan.picture import svg
 
     plan = plan_of_run(history)
-    return None if plan is None else svg(plan, way_taken(history), page=page)
+    return None if plan is None else svg(plan, way_taken(history), page=page, prefix=prefix)

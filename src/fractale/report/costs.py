@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,35 +11,12 @@ from fractale.errors import StoreError
 from fractale.plan.paths import without_indexes
 from fractale.render.summary import LEAST_HOURS
 from fractale.render.text import inert
+from fractale.report.plots import TableView
 
 if TYPE_CHECKING:
-    from fractale.record.history import RecordedJob, RunHistory
+    from fractale.record.history import RecordedCall, RecordedJob, RunHistory
 
 OTHER_JOBS = "(jobs of tools)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostRow:
-    """One step or one model; a cell is empty if there is nothing to say.
-
-    Args:
-        name: The step's path without indexes of items, or the model.
-        attempts: Of a step.
-        time: Of the step's attempts together; of a model, of its calls.
-        calls: Of tools and models.
-        tokens: Read and written.
-        waited: How long the step's jobs waited in the queue.
-    """
-
-    name: str
-    attempts: str = ""
-    time: str = ""
-    calls: str = ""
-    tokens: str = ""
-    cost: str = ""
-    jobs: str = ""
-    node_hours: str = ""
-    waited: str = ""
 
 
 @dataclass(slots=True)
@@ -55,20 +32,57 @@ class _Sums:
     node_hours: float = 0.0
     waited: float = 0.0
 
-    def row(self, name: str) -> CostRow:
+    def add_calls(self, calls: Iterable[RecordedCall]) -> None:
+        for call in calls:
+            self.tool_calls += call.kind == "tool"
+            self.model_calls += call.kind == "model"
+            self.read += call.input_tokens
+            self.written += call.output_tokens
+            self.cost += call.cost
+
+    def cells(self) -> tuple[str, ...]:
+        """The cells of `COLUMNS`; one is empty if there is nothing to say."""
         kinds = [(self.tool_calls, "tool"), (self.model_calls, "model")]
         used = self.read + self.written
-        return CostRow(
-            name=inert(name, 200),
-            attempts=str(self.attempts) if self.attempts else "",
-            time=in_words(self.seconds) if self.seconds else "",
-            calls=", ".join(f"{number:,} {kind}" for number, kind in kinds if number),
-            tokens=f"{self.read:,} + {self.written:,}" if used else "",
-            cost=f"${self.cost:.4f}" if self.cost else "",
-            jobs=f"{self.jobs:,}" if self.jobs else "",
-            node_hours=hours_text(self.node_hours),
-            waited=in_words(self.waited) if self.waited else "",
+        return (
+            str(self.attempts) if self.attempts else "",
+            in_words(self.seconds) if self.seconds else "",
+            ", ".join(f"{number:,} {kind}" for number, kind in kinds if number),
+            f"{self.read:,} + {self.written:,}" if used else "",
+            f"${self.cost:.4f}" if self.cost else "",
+            f"{self.jobs:,}" if self.jobs else "",
+            hours_text(self.node_hours),
+            in_words(self.waited) if self.waited else "",
         )
+
+
+COLUMNS = (
+    *("attempts", "time", "calls", "tokens in + out", "cost"),
+    *("jobs", "node-hours", "jobs waited"),
+)
+
+
+def cost_tables(history: RunHistory) -> tuple[TableView, ...]:
+    """The cost by step and by model; columns without a value are left out."""
+    tables = [
+        _table("Cost by step", "step", _by_step(history)),
+        _table("Cost by model", "model", _by_model(history)),
+    ]
+    return tuple(table for table in tables if table.rows)
+
+
+def _table(title: str, first: str, sums: Mapping[str, _Sums]) -> TableView:
+    rows = [(inert(name, 200), *own.cells()) for name, own in sums.items()]
+    used = [i for i, _ in enumerate(("", *COLUMNS)) if i == 0 or any(row[i] for row in rows)]
+    heads = (first, *COLUMNS)
+    return TableView(
+        title=title,
+        step="",
+        columns=tuple(heads[i] for i in used),
+        numeric=tuple(i > 0 for i in used),
+        rows=tuple(tuple(row[i] for i in used) for row in rows),
+        named=True,
+    )
 
 
 def hours_text(hours: float) -> str:
@@ -78,7 +92,7 @@ def hours_text(hours: float) -> str:
     return f"{hours:.4g}" if hours >= LEAST_HOURS else f"< {LEAST_HOURS:g}"
 
 
-def by_step(history: RunHistory) -> Iterable[CostRow]:
+def _by_step(history: RunHistory) -> dict[str, _Sums]:
     """The steps in the order in which they were started, and their total if there are several."""
     sums: dict[str, _Sums] = {}
     hours = node_hours(history)
@@ -88,39 +102,31 @@ def by_step(history: RunHistory) -> Iterable[CostRow]:
         own.attempts += attempt.outcome != "skipped"
         own.seconds += attempt.seconds or 0.0
         for each in (own, total):
-            each.tool_calls += sum(1 for call in attempt.calls if call.kind == "tool")
-            each.model_calls += sum(1 for call in attempt.calls if call.kind == "model")
-            each.read += sum(call.input_tokens for call in attempt.calls)
-            each.written += sum(call.output_tokens for call in attempt.calls)
-            each.cost += attempt.cost
+            each.add_calls(attempt.calls)
             each.jobs += len(attempt.jobs)
             for job in attempt.jobs:
                 each.node_hours += hours.get(_key(job), 0.0)
                 if job.submitted and job.started:
                     each.waited += max(0.0, job.started - job.submitted)
-    known = {_key(job) for v in history.attempts for job in v.jobs}
+    known = {_key(job) for attempt in history.attempts for job in attempt.jobs}
     if other := [amount for key, amount in hours.items() if key not in known and amount]:
         sums[OTHER_JOBS] = _Sums(jobs=len(other), node_hours=sum(other))
         total.jobs += len(other)
         total.node_hours += sum(other)
-    yield from (each.row(name) for name, each in sums.items())
     if len(sums) > 1:
         total.seconds = float(history.usage.get("seconds") or 0.0)
-        yield total.row("all steps")
+        sums["all steps"] = total
+    return sums
 
 
-def by_model(history: RunHistory) -> Iterable[CostRow]:
-    """The models that were called."""
+def _by_model(history: RunHistory) -> dict[str, _Sums]:
     sums: dict[str, _Sums] = {}
     for call in history.calls():
         if call.kind == "model":
             own = sums.setdefault(call.name, _Sums())
-            own.model_calls += 1
+            own.add_calls([call])
             own.seconds += call.seconds or 0.0
-            own.read += call.input_tokens
-            own.written += call.output_tokens
-            own.cost += call.cost
-    yield from (each.row(name) for name, each in sums.items())
+    return sums
 
 
 def _key(job: RecordedJob) -> str:

@@ -28,7 +28,7 @@ from fractale.render.run_view import MARKS
 from fractale.render.step import decided_by, job_rows, said
 from fractale.render.summary import Verdict, history_verdict, question_text
 from fractale.render.text import count, exactly, inert, shorten_path
-from fractale.report.costs import CostRow, by_model, by_step
+from fractale.report.costs import cost_tables
 from fractale.report.images import Picture, Pictures
 from fractale.report.plots import TableView, table_view
 from fractale.report.texts import WHOLE, Bounds, Shown, cut, entries_of, shown
@@ -52,6 +52,7 @@ MOST_OPEN: Final = 8
 ATTENTION: Final = ("failure", "waiting", "running", "stopped")
 MOST_CALLS, MOST_ITEMS, MOST_JOBS = 60, 200, 40
 """The most calls, items and jobs of one attempt."""
+FEW_JOBS: Final = 2
 LOG_LINES, LOG_BYTES = 24, 16_384
 """The most of the end of a job's log."""
 CONTEXT_LINES: Final = 2
@@ -100,12 +101,14 @@ class JobView:
 
     Args:
         rows: State, nodes and times.
+        important: Whether it is open at first: it did not complete, or is one of few.
         log: The end of its log.
         path: Of the log.
     """
 
     name: str
     state: str
+    important: bool
     rows: Rows
     log: Shown | None
     path: str
@@ -248,8 +251,7 @@ class RunPage:
     visits: tuple[Visit, ...]
     visits_note: str
     tables: tuple[TableView, ...]
-    steps_cost: tuple[CostRow, ...]
-    models_cost: tuple[CostRow, ...]
+    costs: tuple[TableView, ...]
     inputs: tuple[Shown, ...]
     outputs: tuple[Shown, ...]
     drafts: tuple[Draft, ...]
@@ -354,8 +356,7 @@ class _Page:
                 for attempt in history.attempts
                 for title, rows in attempt.tables.items()
             ),
-            steps_cost=tuple(by_step(history)),
-            models_cost=tuple(by_model(history)),
+            costs=cost_tables(history),
             inputs=entries_of(input_values(history), self._paging.bounds, self._where),
             outputs=self._outputs(),
             drafts=tuple(self._drafts()),
@@ -400,7 +401,8 @@ class _Page:
             yield "forked from", f"run {inert(str(parent.get('run')), 80)} at {at}"
         yield "started", exactly(history.started)
         if history.ended:
-            yield "ended", exactly(history.ended)
+            ended = "waits since" if history.status == "waiting" else "ended"
+            yield ended, exactly(history.ended)
         resumed = [exactly(process.started) for process in history.processes if process.resumed]
         if resumed:
             yield "resumed", ", ".join(resumed[:20]) + (" …" if len(resumed) > 20 else "")
@@ -663,6 +665,7 @@ class _Detail:
         return JobView(
             name=inert(f"job {job.job} of {job.scheduler}{where}", 200),
             state=inert(job.state, 40),
+            important=job.state != "completed" or len(self._attempt.jobs) <= FEW_JOBS,
             rows=tuple((label, inert(text, 1000)) for label, text in job_rows(job, record)),
             log=self._log(path, job),
             path=inert(shorten_path(str(path)), 1000),

@@ -62,6 +62,7 @@ class TableView:
     Args:
         step: The path of the step that reported it.
         numeric: For each column, whether it has numbers.
+        named: Whether the first column has the names of the rows.
         note: What was left out.
     """
 
@@ -70,8 +71,9 @@ class TableView:
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[tuple[str, ...], ...]
-    plots: tuple[Plot, ...]
+    plots: tuple[Plot, ...] = ()
     note: str = ""
+    named: bool = False
 
 
 def table_view(title: str, step: str, rows: Sequence[Mapping[str, Any]]) -> TableView:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fractale.masking import Masker
+from fractale.plan.picture import PAGE_STYLE
 from fractale.render.text import count, exactly
 from fractale.report.compare import compare
 from fractale.report.environment import asset, environment, source_hash
@@ -46,7 +47,7 @@ def report(histories: Sequence[RunHistory], mask: Masker | None = None) -> str:
     if comparison and len(whole) < len(histories):
         note = f"The first {MOST_WHOLE} of {count(len(histories), 'run')} are below in detail."
         comparison = replace(comparison, note=note)
-    style, script = asset("style.css"), asset("script.js")
+    style, script = asset("style.css") + PAGE_STYLE, asset("script.js")
     return (
         environment()
         .get_template("report.html")

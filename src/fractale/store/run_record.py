@@ -237,7 +237,7 @@ class RunRecords:
         Raises:
             UsageError: The run does not exist.
         """
-        if run_id != "-1" and Path(run_id).name == run_id:
+        if ID.fullmatch(run_id):  # neither -1 nor a path such as `..`
             path = self._root / run_id
             if path.is_dir() and not path.is_symlink():
                 return self.at(run_id)

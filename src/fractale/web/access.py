@@ -6,7 +6,7 @@ these checks, in this order; none of them is left to a handler:
 1. One well-formed Host header that names this machine's loopback, against DNS rebinding. Its port
    is free, since `ssh -L` forwards from any port.
 2. Origin, if there is one, is that Host; Sec-Fetch-Site names no other page, except for a link that
-   was clicked. There is no CORS header, so no other page reads an answer.
+   was clicked. No answer has a CORS header, so that no other page can read one.
 3. The other end of the connection belongs to this user (or to root). Browsers send a cookie of
    127.0.0.1 to every port, and so to servers of other users of the machine.
 4. GET and HEAD, or POST with a bounded form.
@@ -89,7 +89,7 @@ class Access:
     """The secrets of one start of the server.
 
     Args:
-        name: Tells the cookies of several servers apart, such as the port.
+        name: Distinguishes the cookies of several servers; such as the port.
         check_user: Whether this machine shows which user connects.
     """
 

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from fractale.errors import FractaleError, PlanError, UsageError
+from fractale.plan.picture import PAGE_STYLE
 from fractale.private import make_folder, write_private
 from fractale.record.plans import plan_hash
 from fractale.render.dry_run import text_lines
@@ -45,6 +46,8 @@ from fractale.web.plans import Checked, PlanFile, checked, fields_of, given_in, 
 from fractale.web.questions import answer_in
 
 BY: Final = "fractale web"
+RECENT: Final = 40
+"""Runs that are listed beside the page of a run."""
 FOLDER: Final = "web"
 """The directory of the server's own files, in the state directory."""
 PING: Final = 15
@@ -66,7 +69,7 @@ DONE: Final[Mapping[str, str]] = {
     "forked": "this is the new run",
     "started": "the run was started in the background",
 }
-"""What a redirect may report; an address cannot name another text."""
+"""The notes that a redirect can name; an address cannot contain another text."""
 
 T = TypeVar("T")
 
@@ -109,6 +112,7 @@ class Web:
         """The application behind its gate."""
         routes = [
             Route("/", self.list),
+            Route("/recent", self.recent),
             Route("/runs/{run}", self.run),
             Route("/runs/{run}/live", self.live),
             Route("/runs/{run}/visits/{number:int}", self.visit),
@@ -152,6 +156,19 @@ class Web:
             return Response(status_code=204)
         return HTMLResponse(table)
 
+    def recent(self, request: Request) -> Response:
+        """The latest runs, beside the page of one of them."""
+        html = self._recent(request.query_params.get("run", ""))
+        if request.query_params.get("seen") == _digest(html):
+            return Response(status_code=204)
+        return HTMLResponse(html)
+
+    def _recent(self, run: str) -> str:
+        found = run_list(self.settings.state_dir, Filter(), most=RECENT)
+        rows = self.templates.get_template("recent.html").render(runs=found, run=run)
+        again = f"/recent?{urlencode({'run': run, 'seen': _digest(rows)})}"
+        return self.templates.get_template("recent_polled.html").render(rows=rows, again=again)
+
     def _table(self, found: Any) -> str:
         table = self.templates.get_template("runs.html").render(runs=found)
         address = found.filter.address()
@@ -169,7 +186,8 @@ class Web:
             title=parts[TITLE].html,
             parts={name: part.html for name, part in parts.items()},
             visits=[part.html for part in parts.values() if part.into == run_parts.VISITS],
-            version=version,
+            at=version,
+            recent=self._recent(record.run_id),
             done=DONE.get(request.query_params.get("done", "")),
         )
 
@@ -238,7 +256,7 @@ class Web:
         """The record of the run in the address.
 
         Raises:
-            HTTPException: There is no such run here.
+            HTTPException: The run was not found.
         """
         name = request.path_params["run"]
         if name == "-1":
@@ -407,7 +425,10 @@ class Web:
     # -- files, and errors
 
     def static(self, request: Request) -> Response:
-        found = STATIC.get(request.path_params["name"])
+        name = request.path_params["name"]
+        if name == "picture.css":
+            return Response(PAGE_STYLE, media_type="text/css")
+        found = STATIC.get(name)
         if found is None:
             raise HTTPException(404, "no such file")
         package, name, kind = found
@@ -432,7 +453,7 @@ class Web:
         )
 
     def on_fault(self, request: Request, error: Exception) -> Response:
-        """A page for an error that nobody expected; its traceback is kept in a file."""
+        """A page for an unexpected error; its traceback is kept in a file."""
         file = self.settings.state_dir / FOLDER / "fault.txt"
         with contextlib.suppress(OSError):
             make_folder(file.parent)

@@ -31,7 +31,7 @@ NUMBERS_FROM: Final = HEADINGS.index("RAN")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What the list shows.
+    """The criteria of the list.
 
     Args:
         text: Part of a run's id, plan, file, or of what it waits for.
@@ -115,8 +115,13 @@ class RunList:
     node_hours: str
 
 
-def run_list(state_dir: Path, wanted: Filter, now: float | None = None) -> RunList:
+def run_list(
+    state_dir: Path, wanted: Filter, now: float | None = None, most: int = PAGE
+) -> RunList:
     """The runs that a filter finds.
+
+    Args:
+        most: Runs on one page.
 
     Raises:
         StoreError: The index of runs cannot be used.
@@ -132,9 +137,9 @@ def run_list(state_dir: Path, wanted: Filter, now: float | None = None) -> RunLi
     counted = Counter(row.status for row in rows)
     if wanted.state:
         rows = [row for row in rows if row.status == wanted.state]
-    pages = max(1, -(-len(rows) // PAGE))
+    pages = max(1, -(-len(rows) // most))
     page = min(wanted.page, pages)
-    shown = rows[(page - 1) * PAGE : page * PAGE]
+    shown = rows[(page - 1) * most : page * most]
     table = [run_cells(row) for row in shown]
     used = [n for n in range(len(HEADINGS)) if n < NUMBERS_FROM or any(c[n] for c in table)]
     hours = sum(row.node_hours for row in rows)

@@ -44,6 +44,8 @@ TITLE: Final = "title"
 MOST_LOGS: Final = 3
 """The most logs of running jobs that a page follows."""
 
+NO_TEXTS: Final[Mapping[str, WrittenText]] = {}
+
 Render = Callable[[RunHistory, Mapping[str, WrittenText]], "dict[str, Part]"]
 """Renders the parts of a page, in their order, from a history and the texts being written."""
 
@@ -89,6 +91,7 @@ class Feed:
     _rendered_at: float = 0.0
     _texts: Mapping[str, WrittenText] = field(default_factory=dict[str, WrittenText])
     _stopped: bool = False
+    _ended: bool = False  # the record is not read any more
 
     def __post_init__(self) -> None:
         self.follower = RunFollower(self.record)
@@ -111,7 +114,7 @@ class Feed:
                 return
             before = self.history.alive
             events = self.follower.read()
-            texts = texts_being_written(self.record) if self.history.alive else {}
+            texts = texts_being_written(self.record) if self.history.alive else NO_TEXTS
             self._read_at = time.monotonic()
             same = not events and before == self.history.alive and texts == self._texts
             if same and seen == self._seen and self._parts and not self._is_old():
@@ -185,9 +188,10 @@ class Feed:
         event = asyncio.Event()
         self._viewers.add(event)
         if self._task is None:
+            self._ended = False
             self._task = asyncio.create_task(self._follow())
         try:
-            while not self._stopped and self._task is not None:
+            while not (self._stopped or self._ended):
                 event.clear()
                 if at != self.version:
                     version, html = self.version, self.since(at)
@@ -206,7 +210,7 @@ class Feed:
             event.set()
 
     async def _follow(self) -> None:
-        """Look at the run's files as long as anybody views the page."""
+        """Look at the run's files as long as the page has viewers."""
         pause, due = LOOK, 0.0
         try:
             while self._viewers and not self._stopped:
@@ -226,7 +230,7 @@ class Feed:
         except FractaleError:  # the record is damaged, or was removed: the page shows which
             pass
         finally:
-            self._task = None
+            self._task, self._ended = None, True
             for event in self._viewers:
                 event.set()
 

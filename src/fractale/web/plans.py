@@ -68,7 +68,7 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _title(path: Path) -> str | None:
-    """What a plan file is about; None if the file is not a plan."""
+    """The subject of a plan file; None if the file is not a plan."""
     try:
         if path.stat().st_size > MOST_BYTES:
             return None
@@ -152,7 +152,7 @@ def as_text(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a form gave.
+    """The inputs in a form.
 
     Args:
         texts: Input → the text that was typed, also if it is the default.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import Any, Final, cast
 
 from fractale.errors import AnswerError
@@ -115,7 +116,7 @@ def card_of(asked: OpenQuestion) -> Card:
     kind = str(question.get("kind"))
     lines = [plain(line) for line in _LINES[kind](question)] if kind in _LINES else []
     head = lines[0] if lines else f"{inert(asked.step)} asks"
-    body = [line.removeprefix("  ") for line in lines[1:]]
+    body = lines[1:]
     buttons, forms = _ways(kind)(question)
     if asked.problem:
         buttons, forms = (), ()
@@ -126,8 +127,8 @@ def card_of(asked: OpenQuestion) -> Card:
         step=inert(asked.step, 200),
         kind=kind,
         head=head.strip(),
-        text="\n".join(body),
-        why=inert(str(question.get("why") or ""), 1000),
+        text=dedent("\n".join(body)),
+        why="" if (why := inert(str(question.get("why") or ""), 1000)) in head else why,
         sources=_sources(question),
         changes=shown.exact(str(question.get("changes") or "")),
         buttons=buttons,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import escape
@@ -19,6 +19,7 @@ from fractale.record.follow import WrittenText
 from fractale.record.history import RunHistory, input_values
 from fractale.render.questions import exact
 from fractale.render.run_view import unreadable
+from fractale.render.summary import NO_BREAKS, history_verdict
 from fractale.render.text import inert
 from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
 from fractale.runs.actions import Actions, OpenQuestion
@@ -50,7 +51,7 @@ class Parts:
     _visits: dict[tuple[str, str], tuple[Visit, Part]] = field(default_factory=dict[Any, Any])
 
     def __call__(self, history: RunHistory, texts: Mapping[str, WrittenText]) -> dict[str, Part]:
-        page = run_page(history, Paging(details=False))
+        page = _without_questions(run_page(history, Paging(details=False)), history)
         live = self.templates.get_template("run_parts.html").make_module(
             {"run": history.run, "page": page}
         )
@@ -102,6 +103,17 @@ class Parts:
             return self.actions.questions(history.run), ""
         except FractaleError as error:
             return (), inert(error.message, 400)
+
+
+def _without_questions(page: RunPage, history: RunHistory) -> RunPage:
+    """The page without the open questions, which have cards of their own."""
+    rows = history_verdict(history, NO_BREAKS).rows
+    asked = {(row.label, row.lines) for row in rows if row.about == "question"}
+    return replace(
+        page,
+        reasons=tuple(row for row in page.reasons if row not in asked),
+        questions=tuple(each for each in page.questions if each.answer),
+    )
 
 
 def _written(history: RunHistory, step: str, text: WrittenText) -> tuple[str, bool]:

@@ -57,7 +57,7 @@ def listen(port: int) -> socket.socket:
 
 
 def listen_at(path: Path) -> socket.socket:
-    """A Unix socket (mode 0600) that listens; one that nobody listens on any more is replaced.
+    """A Unix socket (mode 0600) that listens; one that a killed server left is replaced.
 
     Raises:
         UsageError: Another server listens there, something else has the name, other users may
