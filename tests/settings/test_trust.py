@@ -143,6 +143,7 @@ ACTS = {
     "doctor": ["doctor"],
     "doctor PLAN": ["doctor", "hello.yaml", "-r", "tools.yaml"],
     "studio": ["studio", "--no-browser"],
+    "web": ["web", "--no-browser"],
 }
 LOOKS = {
     "run --dry-run": ["run", "hello.yaml", "-r", "tools.yaml", "--dry-run"],
