@@ -73,6 +73,8 @@ REAL_FILES = {
     "test_stops_anywhere": "kills",
     "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
+    "test_top_actions": "runs in the background",
+    "test_top_command": "tmux",
     "test_two_processes": "kills",
     "test_waiting_kills": "kills",
     "test_watch": "tmux, kills",

@@ -104,6 +104,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
+    "answer": (("answer", "asked"), 0),
     "cancel": (("cancel", "first"), 0),
     "diff": (("diff", "first", "second"), 0),
     "report": (("report", "first", "-o", "-"), 0),
@@ -138,6 +139,7 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 HAS_JSON = {
     *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
     *(
+        "answer",
         "watch",
         "cancel",
         "runs prune",

@@ -27,6 +27,7 @@ from fractale.render.run_view import MARKS
 from fractale.render.step import decided_by, job_rows, said
 from fractale.render.summary import Verdict, history_verdict, question_text
 from fractale.render.text import count, exactly, inert, shorten_path
+from fractale.render.timeline import end_of_call, why
 from fractale.report.costs import cost_tables
 from fractale.report.images import Picture, Pictures
 from fractale.report.plots import TableView, table_view
@@ -52,6 +53,8 @@ ATTENTION: Final = ("failure", "waiting", "running", "stopped")
 MOST_CALLS, MOST_ITEMS, MOST_JOBS = 60, 200, 40
 """The most calls, items and jobs of one attempt."""
 FEW_JOBS: Final = 2
+REASON: Final = Bounds(characters=600)
+STANDING: Final = {"waiting": "waits", "running": "running"}
 LOG_LINES, LOG_BYTES = 24, 16_384
 """The most of the end of a job's log."""
 CONTEXT_LINES: Final = 2
@@ -78,7 +81,6 @@ class CallView:
     failed: bool
     arguments: tuple[Shown, ...]
     result: tuple[Shown, ...]
-    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,7 @@ class VisitDetail:
     questions: tuple[QuestionView, ...]
     warnings: tuple[str, ...]
     outputs: tuple[Shown, ...]
+    pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -425,7 +428,8 @@ class _Page:
         seen = {without_indexes(v.path): v for v in reversed(kept)}
         first_of = {id(v): path for path, v in seen.items() if v.path != path}
         failed = [id(v) for v in kept if _needs_attention(history, v)]
-        opened = {*failed[-MOST_OPEN:], id(kept[-1])} if kept else set[int]()
+        own = [id(v) for v in kept if not v.handler]
+        opened = {*failed[-MOST_OPEN:], *own[-1:]}
         visits = [self._visit(v, first_of.get(id(v)), is_open=id(v) in opened) for v in kept]
         if self._paging.details:
             calls = [call for v in kept for call in v.calls[:MOST_CALLS]]
@@ -587,6 +591,7 @@ class _Detail:
             ),
             warnings=tuple(inert(note.message, 2000) for note in attempt.warnings),
             outputs=self._outputs(),
+            pictures=tuple(self._pictures()),
             notes=tuple(self._notes),
         )
 
@@ -702,18 +707,20 @@ class _Detail:
             if (bool(self._attempt.items) and call.step.endswith("]")) == inside:
                 yield self._call(number, call)
 
-    def _unfinished(self) -> str:
-        """The state of a call whose end is not recorded."""
-        running = self._history.alive and self._attempt.outcome is None
-        return "running" if running else "outcome unknown"
+    def _pictures(self) -> Iterable[Picture]:
+        """The pictures that the calls returned."""
+        for number, call in enumerate(self._attempt.calls[:MOST_CALLS], 1):
+            known = self._results.get(call.key or "") if call.came_back else None
+            for picture in known[1] if known else ():
+                yield replace(picture, words=f"{picture.words}, of call {number}")
 
     def _call(self, number: int, call: RecordedCall) -> CallView:
         known = self._results.get(call.key or "") if call.came_back else None
-        result, pictures = known or (entries_of(call.text, self._paging.bounds), ())
+        result = known[0] if known else entries_of(call.text, self._paging.bounds)
         used = call.input_tokens + call.output_tokens
         about = [
             f"by {inert(call.agent, 80)}" if call.agent else "",
-            in_words(call.seconds or 0.0) if call.finished else self._unfinished(),
+            end_of_call(self._history, self._attempt, call),
             count(used, "token") if used else "",
             f"${call.cost:.4f}" if call.cost else "",
             f"agreed: {inert(call.agreed, 80)}" if call.agreed else "",
@@ -727,7 +734,6 @@ class _Detail:
             failed=call.is_error,
             arguments=entries_of(dict(call.arguments), self._paging.bounds, self._where),
             result=result if call.text or known else (),
-            pictures=pictures,
         )
 
 
@@ -799,11 +805,8 @@ def _figures(attempt: RecordedAttempt) -> str:
 
 
 def _why(attempt: RecordedAttempt, state: str) -> str:
-    if attempt.outcome is None:
-        return {"waiting": "waits", "running": "running"}.get(state, "not finished")
-    if attempt.outcome == "success" and attempt.decided_by in ("default", None):
-        return inert(attempt.reason, 600)
-    return inert(decided_by(attempt), 600)
+    """Why an attempt ended as it did; empty for a plain success."""
+    return cut(why(attempt), REASON)[0] if attempt.outcome else STANDING.get(state, "not finished")
 
 
 def _changes(before: str, after: str) -> Iterable[DraftLine]:
