@@ -180,7 +180,7 @@ class Running:
 
 def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
     """What to do about a question that another process asks, a line each."""
-    commands = commands_that_answer(run, question)
+    commands = [inert(each) for each in commands_that_answer(run, question)]
     return commands or ["it asks for a secret: answer it where the run was started"]
 
 
