@@ -40,8 +40,9 @@ class Bar:
     """One bar.
 
     Args:
-        kind: ``success``, ``failure``, ``skipped``, ``running``, ``stopped``; ``wait`` (for an
-            answer or a time), ``queue`` (of a job), ``job``, ``tool``, ``model``, ``item``.
+        kind: ``success``, ``failure``, ``skipped``, ``running``, ``waiting``, ``stopped``;
+            ``wait`` (for an answer or a time), ``queue`` (of a job), ``job``, ``tool``,
+            ``model``, ``item``.
         href: The id of what it is about; empty if it has no entry on the page.
         again: Whether it is a later attempt.
     """
@@ -80,7 +81,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """The drawing, and its sums in words.
+    """The drawing, and its sums as text.
 
     Args:
         breaks: Waits that are drawn short.
@@ -236,7 +237,8 @@ class _Drawing:
         """The bar of an attempt, and what happened inside."""
         at, href = y + row * ROW, anchor(attempt, self._prefix)
         span = _span(attempt, self._end)
-        state = attempt.outcome or ("running" if self._history.alive else "stopped")
+        other = {"running": "running", "waiting": "waiting"}.get(self._history.status, "stopped")
+        state = attempt.outcome or other
         kind = "wait" if attempt.kind == "wait" and state == "success" else state
         nth = f", {ordinal(attempt.number)} attempt" if attempt.number > 1 else ""
         words = f"{inert(attempt.path, 100)}{nth}: {attempt.outcome or 'not finished'}"
@@ -315,7 +317,7 @@ class _Drawing:
             yield Tick(x=round(x, 1), width=round(width, 1), label=in_words(stop - start))
 
     def _sums(self) -> Iterable[tuple[str, str]]:
-        """Times in words, each only if it is known and not zero."""
+        """Times as text, each only if it is known and not zero."""
         usage = self._history.usage
         found = [
             ("steps and calls", float(usage.get("seconds") or 0.0)),
@@ -325,7 +327,7 @@ class _Drawing:
             ("no process", _length(self._off)),
         ]
         yield from ((label, in_words(value)) for label, value in found if value >= 0.001)
-        yield "from start to end", in_words(self._end - self._begin)
+        yield "from start to end", in_words(max(self._end - self._begin, found[0][1]))
 
 
 STEPS: Final = (
