@@ -65,7 +65,9 @@ class Parts:
         logs = [log for log in job_logs(history) if not log.over][:MOST_LOGS]
         found = {
             "said": macros.said(len(asked)),
-            "verdict": macros.verdict(_can(history), history.started, _failed_logs(history)),
+            "verdict": macros.verdict(
+                _can(history, asks=bool(asked)), history.started, _failed_logs(history)
+            ),
             "questions": macros.questions([card_of(each) for each in asked], trouble),
             "now": macros.now(
                 [
@@ -157,13 +159,13 @@ def _failed_logs(history: RunHistory) -> list[Log]:
     return []
 
 
-def _can(history: RunHistory) -> set[str]:
-    """What can be done with a run now."""
+def _can(history: RunHistory, *, asks: bool) -> set[str]:
+    """What can be done with a run now, beside answering a question, which resumes it, too."""
     able = {"fork"} if history.attempts else set[str]()
     if history.alive:
         return able | {"cancel"}
     if history.status in ("waiting", "limit", "stopped"):
-        able |= {"resume", "cancel"}
+        able |= {"cancel"} if asks else {"resume", "cancel"}
     return able
 
 
