@@ -65,6 +65,7 @@ class Answering:
         self._of_changed: dict[str, Any] = {}
         self._answered = Counter[str]()
         self._open: dict[str, Asked] = {}
+        self._used: set[str] = set()
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -106,6 +107,7 @@ class Answering:
         """The answer given beforehand, or the user's; MISSING if there is none."""
         options, by = self._options, "answers"
         if (mailed := self._from_mailbox(question)) is not MISSING:
+            self._warn_of_unused(question, first)
             return mailed
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
             self._of_changed
@@ -198,6 +200,7 @@ class Answering:
         )
         if self._mailbox and (mail or by == "person"):
             self._mailbox.remove(key)  # the event has it now
+            self._used.add(key)
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
@@ -268,6 +271,15 @@ class Answering:
             return MISSING
         return self._take(question, answer, "person", mail)
 
+    def _warn_of_unused(self, question: Mapping[str, Any], first: Answers) -> None:
+        """Report that an answer of ``--answer`` was too late."""
+        with contextlib.suppress(AnswerError):
+            if first.find(question) is MISSING:
+                return
+        step = str(question.get("step") or "")
+        words = "the answer of --answer was not used: another process answered before"
+        self.context.emit("warning", step=step, code="answer", message=words)
+
     def _claimed(self, question: Mapping[str, Any]) -> Any:
         """Note that a question was answered here; the other answer if it was first."""
         if self._mailbox is None:
@@ -288,7 +300,7 @@ class Answering:
         """Report the answers of other processes to questions that the run will not ask again."""
         if self._mailbox is None or status not in LAST_ENDS:
             return
-        for mail in self._mailbox.drop_all():
+        for mail in self._mailbox.drop_all(self._used):
             words = f"the answer {mail.who} was not used: its question is not asked any more"
             self.context.emit("warning", step=mail.step, code="answer", message=words)
 

@@ -22,7 +22,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -166,11 +166,15 @@ class Mailbox:
         with contextlib.suppress(OSError):
             (self._folder / f"{key}.json").unlink(missing_ok=True)
 
-    def drop_all(self) -> list[Mail]:
-        """Remove every answer; returns those that were the user's own."""
+    def drop_all(self, but: Collection[str]) -> list[Mail]:
+        """Remove every answer; returns those that were the user's own.
+
+        Args:
+            but: Keys of answered questions. Another process is taking back a later answer to one.
+        """
         dropped: list[Mail] = []
-        for name in sorted(self._names() - {ASKING}):
-            mail = self.read(key := name.removesuffix(".json"))
+        for key in sorted(self.arrived() - {*but}):
+            mail = self.read(key)
             self.remove(key)
             if mail and mail.has_answer:
                 dropped.append(mail)
