@@ -191,6 +191,8 @@ class Answering:
         where = {"via": mail.via, "user": mail.user} if mail else {}
         key = self._key(question)
         self._open.pop(key, None)
+        if not self._open:
+            self._publish()
         self.context.emit(
             "answered",
             step=question.get("step"),
