@@ -143,6 +143,7 @@ ACTS = {
     "doctor": ["doctor"],
     "doctor PLAN": ["doctor", "hello.yaml", "-r", "tools.yaml"],
     "studio": ["studio", "--no-browser"],
+    "web": ["web", "--no-browser"],
 }
 LOOKS = {
     "run --dry-run": ["run", "hello.yaml", "-r", "tools.yaml", "--dry-run"],
@@ -155,6 +156,7 @@ LOOKS = {
     "answer": ["answer", "mine"],
     "cancel": ["cancel", "mine"],
     "diff": ["diff", "mine", "mine"],
+    "report": ["report", "mine", "-o", "-"],
     "export": ["export", "mine", "--graph", "json"],
     "freeze": ["freeze", "mine"],
     "validate": ["validate", "hello.yaml", "-r", "tools.yaml"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from fractale.top.app import TopApp
 from made_runs import MARK, hostile_run
 from snapshot import assert_same
 from top_runs import NOW, held, run, screen_text, until, written
+
+ALLOWED = re.compile("[\n\u200c\u200d]")  # scripts and emoji need the joiners
 
 
 async def nothing_asked(talk: object, question: Mapping[str, Any]) -> Any:
@@ -48,7 +51,7 @@ async def test_the_list_and_a_run_at_80_columns(top: Any, settings: Settings) ->
     written(settings.state_dir)
     with held(settings.state_dir, "k7f3"):
         async with top() as pilot:
-            assert_same("top-list", await until(pilot, "m2q9 translate", "meson: not found"))
+            assert_same("top-list", await until(pilot, "m2q9 translate", "exit 127"))
             await pilot.press("down")
             assert_same("top-list-running", await until(pilot, "k7f3 lammps", "Step 81000"))
             await pilot.press("enter")
@@ -145,14 +148,14 @@ async def test_no_runs_and_a_damaged_record(top: Any, settings: Settings) -> Non
 
 
 async def test_a_hostile_run_is_only_text(top: Any, settings: Settings) -> None:
-    hostile_run(settings.state_dir, long_line=1_000_000)
+    hostile_run(settings.state_dir, long_line=100_000)
     async with top((100, 30)) as pilot:
         await until(pilot, "hostile")
         for keys in (["enter"], ["end"], ["l"], ["home"], ["left"], ["left"], ["q"], ["q"]):
             await pilot.press(*keys)
             await pilot.pause(0.3)
             screen = screen_text(pilot)
-            assert screen.replace("\n", "").isprintable(), keys
+            assert ALLOWED.sub("", screen).isprintable(), keys
             assert MARK not in (pilot.app.title, pilot.app.sub_title)
         await pilot.press("slash", *"[red]", "enter")
         await until(pilot, "no run has", "[red]")

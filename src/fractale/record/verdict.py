@@ -81,7 +81,7 @@ def _plan_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _who(data: Mapping[str, Any]) -> str:
     """The step and the evidence that decided a success."""
     decided = table(data, "decided")
-    step, by = inert(str(decided.get("step") or "")), str(decided.get("by") or "")
+    step, by = (inert(str(decided.get(name) or ""), 200) for name in ("step", "by"))
     if not step:
         return ""
     reason = inert(str(decided.get("reason") or ""), 200)

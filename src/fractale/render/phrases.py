@@ -11,7 +11,7 @@ from fractale.render.text import count, entries, exactly, fit, inert, table
 
 def evidence(data: Mapping[str, Any]) -> str:
     """The reason for a step's outcome, in one line; empty for a plain success."""
-    by, event = str(data.get("decided_by") or ""), str(data.get("event_name") or "")
+    by, event = inert(str(data.get("decided_by") or ""), 60), str(data.get("event_name") or "")
     reason = inert(str(data.get("reason") or data.get("error") or ""), 1000)
     if data.get("outcome") == "skipped":
         return f"skipped: {reason}" if reason else "skipped"
@@ -104,6 +104,7 @@ def leads_to(
         seen: The paths of steps that the run has reached.
     """
     path, target = str(data["step"]), data.get("next")
+    named = inert(str(target), 60)
     failed = data.get("outcome") == "failure"
     if target in (None, "success", "failed"):
         return ""
@@ -112,11 +113,11 @@ def leads_to(
     if not failed and _is_next(path, there, [str(step["name"]) for step in order], seen):
         return ""
     if there == path:
-        words = f"→ again {target}"
+        words = f"→ again {named}"
     elif there in seen:
-        words = f"→ back to {target}"
+        words = f"→ back to {named}"
     else:
-        words = f"→ on to {target}"
+        words = f"→ on to {named}"
     return f"{words}{' with the error' if failed else ''}"
 
 

@@ -8,15 +8,12 @@ steps in progress.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fractale.events import Event
 from fractale.plan.paths import around
-from fractale.questions import asks_secret
-from fractale.questions.kinds import examples
 from fractale.record.follow import NOTHING_YET, WrittenText
 from fractale.render.phrases import (
     answer_text,
@@ -47,6 +44,7 @@ from fractale.render.text import (
     table,
     table_lines,
 )
+from fractale.runs.result import answer_commands as commands_that_answer
 
 MARKS: dict[str, tuple[str, str, Mark]] = {
     "success": ("✓", "ok", "good"),
@@ -181,12 +179,9 @@ class Running:
 
 
 def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
-    """The commands that answer a question from another terminal."""
-    if asks_secret(question):
-        return ["it asks for a secret: answer it where the run was started"]
-    step = str(question.get("step") or "")
-    pairs = [shlex.quote(f"{step}={each}") for each in examples(question)]
-    return [f"fractale answer {run} {pair}" for pair in pairs]
+    """What to do about a question that another process asks, a line each."""
+    commands = [inert(each) for each in commands_that_answer(run, question)]
+    return commands or ["it asks for a secret: answer it where the run was started"]
 
 
 def unreadable(kind: str, text: WrittenText) -> str:
@@ -288,6 +283,7 @@ class RunView:
     def _run_started(self, event: Event) -> list[Line]:
         data = event.data
         self.started = event.time
+        self.active.clear()  # of a process that was killed
         self.limits = table(data, "limits")
         self.order = entries(data, "steps")
         self._names = min(max([cells(s["name"]) for s in self.order] + [8]), NAME_MOST)

@@ -26,6 +26,7 @@ from fractale.render.text import (
     seconds,
     table_lines,
 )
+from fractale.render.timeline import end_of_call
 
 if TYPE_CHECKING:
     from fractale.record.history import (
@@ -92,6 +93,7 @@ class _AttemptLines:
     ) -> None:
         self._width = width
         self._values_width = width if wrap else UNBOUND
+        self._history = history
         self._record = history.record
         self._attempt = attempt
         self._results = results
@@ -199,7 +201,7 @@ class _AttemptLines:
     def _call_head(self, number: int, call: RecordedCall) -> Line:
         where = f", {self._attempt.part(call.step)}" if call.step.endswith("]") else ""
         by = f", by {inert(call.agent, 80)}" if call.agent else ""
-        end = seconds(call.seconds) if call.finished else "outcome unknown"
+        end = end_of_call(self._history, self._attempt, call)
         used = call.input_tokens + call.output_tokens
         usage = f" · {used:,} tokens" if used else ""
         usage += f" · ${call.cost:.4f}" if call.cost else ""
@@ -269,10 +271,7 @@ def decided_by(attempt: RecordedAttempt) -> str:
 
 
 def _question(asked: RecordedQuestion) -> list[str]:
-    try:
-        lines = question_text(asked.question)[:-1]
-    except KeyError:  # a kind that this version of fractale does not know
-        lines = [inert(as_json(asked.question), 1000)]
+    lines = question_text(asked.question)[:-1]
     if not asked.answered:
         return [*lines, "waiting for an answer"]
     answer = exact(as_json(asked.answer))

@@ -54,7 +54,7 @@ from fractale.render.text import (
     shorten_path,
     table,
 )
-from fractale.runs.result import resume_command
+from fractale.runs.result import answer_commands, resume_command
 
 if TYPE_CHECKING:
     from fractale.record.history import RunHistory
@@ -71,6 +71,8 @@ ANSWER, ANSWER_LINES = "answer", 200
 """The name of the output of `fractale prompt` and `fractale agent`, and its most lines."""
 MOST_QUESTIONS = 20
 MOST_NOTICES = 8
+MOST_STEPS = 3
+"""The most steps that the verdict on a running run names."""
 MOST_ITEMS = 4
 """The most jobs of a step's items that are listed; more jobs are counted."""
 JOB_STATES = {"running": "running", "pending": "waiting", "held": "not submitted yet"}
@@ -156,13 +158,41 @@ def history_verdict(history: RunHistory, room: int = ROOM) -> Verdict:
         return verdict(history.result, room)
     used = usage_text(history.usage)
     if history.alive:
-        return Verdict(*STATES["running"], used)
+        why = " · ".join(filter(None, (_at(history), used)))
+        return Verdict(*STATES["running"], why, tuple(_open_questions(history, room)))
     why = "its process was killed, or the machine stopped"
     record = inert(shorten_path(str(history.record.path)))
     rows = [_row("used", [used], "used")] if used else []
     rows += [_row("record", [record], "record")]
     rows += [_row("next", [resume_command(history.run)], "next")]
     return Verdict(*STATES["stopped"], why, tuple(rows))
+
+
+def _at(history: RunHistory) -> str:
+    """The steps that a run is at: ``at `tune` and `wait```."""
+    going = [attempt for attempt in history.attempts if attempt.outcome is None]
+    inner = [each for each in going if not any(other.parent is each for other in going)]
+    paths = [f"`{inert(path, 60)}`" for path in dict.fromkeys(each.path for each in inner)]
+    if len(paths) > MOST_STEPS:
+        paths[MOST_STEPS:] = [f"{len(paths) - MOST_STEPS} more"]
+    first = ", ".join(paths[:-1])
+    return f"at {first}{' and ' if first else ''}{paths[-1]}" if paths else ""
+
+
+def _open_questions(history: RunHistory, room: int) -> list[VerdictRow]:
+    """The questions that a running process asks, and the commands that answer them."""
+    questions = [
+        {**asked.question, "step": asked.step}
+        for attempt in history.attempts
+        for asked in attempt.questions
+        if not asked.answered and attempt.outcome is None
+    ]
+    rows = _waiting_rows(questions, room)
+    if len(questions) == 1:
+        commands = answer_commands(history.run, questions[0])
+    else:
+        commands = [f"fractale answer {history.run}"] if questions else []
+    return [*rows, *([_row("next", map(inert, commands), "next")] if commands else [])]
 
 
 def _row(label: str, lines: Iterable[str], about: About) -> VerdictRow:
@@ -265,7 +295,7 @@ def _jobs_text(jobs: list[dict[str, Any]]) -> list[str]:
 
 def _failure_rows(data: Mapping[str, Any], room: int) -> list[VerdictRow]:
     decided = table(data, "decided")
-    by, reason = str(decided.get("by") or ""), inert(str(decided.get("reason") or ""), 600)
+    by, reason = (inert(str(decided.get(name) or ""), 600) for name in ("by", "reason"))
     error = inert(last_error(data), 600)
     rows: list[VerdictRow] = []
     if by == "agent":  # the first line has the reason
@@ -405,8 +435,11 @@ def question_text(question: Mapping[str, Any], room: int = ROOM) -> list[str]:
         return job_text(question)
     if is_timer(question):
         return [timer_text(question)]
-    asked = _SAID[kind](question, room) if kind in _SAID else _ASKED[kind](question)
-    return [*asked, f"answer with: {expected(question)}"]
+    try:
+        asked = _SAID[kind](question, room) if kind in _SAID else _ASKED[kind](question)
+        return [*asked, f"answer with: {inert(expected(question), 400)}"]
+    except (KeyError, TypeError, ValueError, AttributeError):  # of another version of fractale
+        return [inert(as_json(question), 1000), "answer with: see the documentation of the plan"]
 
 
 def _approval_text(question: Mapping[str, Any]) -> list[str]:

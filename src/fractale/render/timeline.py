@@ -96,8 +96,16 @@ def _forked_from(history: RunHistory, parent: Mapping[str, Any]) -> str:
         if attempt > 1
         else parent.get("step")
     )
-    gone = not history.record.sibling(str(parent.get("run"))).path.is_dir()
-    return f"run {parent.get('run')} at {at}{', which was removed since' if gone else ''}"
+    gone = "" if _has(history, parent) else ", which was removed since"
+    return f"run {parent.get('run')} at {at}{gone}"
+
+
+def _has(history: RunHistory, parent: Mapping[str, Any]) -> bool:
+    """Whether the run that a fork came from is still there."""
+    try:
+        return history.record.sibling(str(parent.get("run"))).path.is_dir()
+    except ValueError:  # not the name of a run
+        return False
 
 
 class _Timeline:
@@ -141,7 +149,7 @@ class _Timeline:
         """The line with the counts and the reason if they fit, otherwise below it."""
         if figures := _figures(attempt):
             line = [*line, (f"   {figures}", "")]
-        reason = _why(attempt)
+        reason = why(attempt)
         used = sum(cells(text) for text, _ in line)
         if not reason:
             return [line]
@@ -162,7 +170,9 @@ class _Timeline:
         found: list[Line] = []
         if attempt.kind != "tool" or attempt.items or len(attempt.calls) > 1:
             found += [
-                self._dim(_call(attempt, call)) for call in attempt.calls if call.kind == "tool"
+                self._dim(_call(self._history, attempt, call))
+                for call in attempt.calls
+                if call.kind == "tool"
             ]
         for asked in attempt.questions:
             found += self._folded(_asked(asked))
@@ -215,7 +225,7 @@ def _figures(attempt: RecordedAttempt) -> str:
     return "   ".join(part for part in parts if part)
 
 
-def _why(attempt: RecordedAttempt) -> str:
+def why(attempt: RecordedAttempt) -> str:
     """The evidence and the reason for the outcome; empty for a success by default."""
     if attempt.outcome is None:
         return "not finished"
@@ -231,10 +241,18 @@ def _why(attempt: RecordedAttempt) -> str:
     return evidence({**data, "outcome": attempt.outcome, "event_name": attempt.event})
 
 
-def _call(attempt: RecordedAttempt, call: RecordedCall) -> str:
+def end_of_call(history: RunHistory, attempt: RecordedAttempt, call: RecordedCall) -> str:
+    """How long a call took, or why that is not known."""
+    if call.finished:
+        return seconds(call.seconds)
+    going = history.alive and attempt.outcome is None
+    return "in progress" if going else "outcome unknown"
+
+
+def _call(history: RunHistory, attempt: RecordedAttempt, call: RecordedCall) -> str:
     by = f"{inert(call.agent, 60)} " if call.agent else ""
     item = f"{attempt.part(call.step)} " if call.step.endswith("]") else ""
-    end = seconds(call.seconds) if call.finished else "outcome unknown"
+    end = end_of_call(history, attempt, call)
     words = f"{item}{by}calls {call_text({'tool': call.name, 'arguments': call.arguments})}  {end}"
     return f"{words}  failed: {inert(call.text, 300)}" if call.is_error else words
 

@@ -26,9 +26,10 @@ from fractale.errors import FractaleError
 from fractale.events import Event, EventLog
 from fractale.plain import table, to_json
 from fractale.plan.escape import escape
-from fractale.questions import asks_secret, needs_no_answer, tool_of
-from fractale.questions.kinds import examples, expected
+from fractale.questions import needs_no_answer, tool_of
+from fractale.questions.kinds import expected
 from fractale.record.verdict import verdict_head
+from fractale.runs.result import answer_commands, resume_command
 from fractale.store.locks import RunLock
 from fractale.text import count
 
@@ -245,10 +246,8 @@ def _asked(about: Message, question: Mapping[str, Any]) -> Message:
     """The message of a question that waits for an answer."""
     step = escape(str(question.get("step") or "?"), 200)
     run = about["run"]
-    commands = [f"fractale resume {run}"]
+    commands = answer_commands(run, question) or [resume_command(run)]
     any_answer = f"fractale answer {run} {shlex.quote(f'{step}=ANSWER')}"
-    if not asks_secret(question):
-        commands = answer_commands(run, question)
     shown = {
         "id": question.get("id"),
         "step": step,
@@ -298,12 +297,6 @@ def _asks(question: Mapping[str, Any]) -> str:
         return f"failed: {escape(str(question.get('error') or ''), 300)}"
     text = question.get("text") or question.get("message") or question.get("reason") or kind
     return f"asks: {escape(str(text), 300)}"
-
-
-def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
-    """The commands that answer a question of a run, with examples of answers."""
-    given = [f"{question.get('step')}={each}" for each in examples(question)]
-    return [f"fractale answer {run} {shlex.quote(each)}" for each in given]
 
 
 def _chat(text: str, commands: Sequence[str], run: str) -> str:

@@ -142,6 +142,8 @@ def next_commands(
     if result.status == "failed" and result.decided:
         again = fork_command(result.run, _place(result.decided))
         return [*_looks(result.run, result.decided), again]
+    if result.status == "success" and result.notices:
+        return [_show_command(result.run, str(result.notices[0]["step"]))]
     return [resume, *cancel] if stopped else []
 
 
@@ -150,16 +152,33 @@ def resume_command(run: str) -> str:
     return f"fractale resume {run}"
 
 
+def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
+    """The commands that answer a question from another terminal, with examples of answers.
+
+    None for a secret: that is typed where the run was started.
+    """
+    if asks_secret(question):
+        return []
+    step = str(question.get("step") or "")
+    return [f"fractale answer {run} {shlex.quote(f'{step}={each}')}" for each in examples(question)]
+
+
 def fork_command(run: str, at: str) -> str:
     """The command that starts a new run from a step of this one."""
     return f"fractale fork {run} --at {at}"
 
 
 def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:
-    """The commands that show the job that failed, if one did."""
+    """The commands that show why a step failed: first the log of its job, if it has one."""
     jobs = decided.get("jobs") or ()
-    steps = [shlex.quote(str(job["step"])) for job in jobs][:1]
-    return [f"fractale {word} {run} {step}" for step in steps for word in ("logs", "show")]
+    if not jobs:
+        return [_show_command(run, str(decided.get("gave_up") or decided["step"]))]
+    step = str(jobs[0]["step"])
+    return [f"fractale logs {run} {shlex.quote(step)}", _show_command(run, step)]
+
+
+def _show_command(run: str, step: str) -> str:
+    return f"fractale show {run} {shlex.quote(step)}"
 
 
 def _jobs_go_on(result: RunResult) -> bool:

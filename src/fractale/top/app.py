@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import ClassVar, Final
 
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
 
 from fractale.runs.actions import Actions
 from fractale.store.run_record import RunRecords
@@ -110,7 +112,7 @@ class TopApp(App[None]):
             wanted = next(filter(None, (view.wanted() for view in reversed(views))), Wanted())
             frame = await asyncio.to_thread(self._reader.frame, wanted)
             for view in views:
-                if view.is_attached and view.query("#body"):  # not while it closes
+                with contextlib.suppress(NoMatches):  # of a screen that is being closed
                     view.take(frame)
             await pause(self._look, BUSY_PAUSE if _is_busy(frame) else IDLE_PAUSE)
 

@@ -389,8 +389,9 @@ def _first_step(row: RunRow) -> str:
 def _why(result: Mapping[str, Any]) -> str:
     """Why a run did not succeed: its last error, else what its verdict says."""
     found = verdict(result, NO_BREAKS)
-    reasons = [each.lines[0] for each in found.rows if each.about == "why" and each.lines]
-    return inert(reasons[0] if reasons else found.why, MOST_TEXT)
+    rows = {each.label: each.lines[0] for each in found.rows if each.lines}
+    error = rows.get("last error") or str(result.get("error") or "")
+    return inert(error or found.why, MOST_TEXT)
 
 
 def _number(value: Any) -> float | None:

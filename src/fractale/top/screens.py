@@ -14,7 +14,7 @@ from textual.events import Key, Resize
 from textual.screen import Screen
 from textual.widgets import Input
 
-from fractale.render.text import Line, cells, fit, inert, narrowed, row
+from fractale.render.text import Line, cells, count, fit, inert, narrowed, row
 from fractale.top.conversation import Conversation
 from fractale.top.dialogues import Done, guarded
 from fractale.top.letters import Letters, fitted
@@ -395,7 +395,7 @@ class RunScreen(View):
         self._glance = glance
         plan = inert(glance.row.plan, 60) if glance else ""
         self.body.show(frame.lines)
-        where = f"{self.body.below:,} lines below" if self.body.below else ""
+        where = f"{count(self.body.below, 'line')} below" if self.body.below else ""
         title = fit(f" {self._run}  {plan}", max(self.size.width - cells(where) - 2, 10))
         gap = " " * max(self.size.width - cells(title) - cells(where) - 1, 1)
         self.bar("title").show([(title, ""), (gap + where, "dim")])
@@ -598,7 +598,7 @@ class TalkScreen(Screen[Done]):
 
     def _show_keys(self) -> None:
         body = self.query_one("#body", Lines)
-        above = f"PgUp: {body.top:,} lines above" if body.top else ""
+        above = f"PgUp: {count(body.top, 'line')} above" if body.top else ""
         keys = [("Enter", "takes the line"), ("Esc", "leaves it unanswered")]
         letters = self._palette.letters
         self.query_one("#keys", Bar).show(

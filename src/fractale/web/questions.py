@@ -7,6 +7,7 @@ question that is asked again is another one.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import dedent
@@ -177,7 +178,7 @@ def _approval(question: Mapping[str, Any]) -> Ways:
         Button("always", "always with exactly these arguments", "a"),
         Button("no", "do not call it", "n", "bad"),
     ]
-    written = json.dumps(arguments, indent=2, ensure_ascii=False, default=str)
+    written = _visible(json.dumps(arguments, indent=2, ensure_ascii=False, default=str))
     forms = [
         Form(
             "edit",
@@ -191,6 +192,14 @@ def _approval(question: Mapping[str, Any]) -> Ways:
         ),
     ]
     return buttons, forms
+
+
+def _visible(text: str) -> str:
+    """JSON with invisible characters, and those that turn the direction of writing, escaped."""
+    return "".join(
+        f"\\u{ord(c):04x}" if unicodedata.category(c) == "Cf" and ord(c) < 0x10000 else c
+        for c in text
+    )
 
 
 def _question(question: Mapping[str, Any]) -> Ways:
@@ -208,7 +217,7 @@ def _question(question: Mapping[str, Any]) -> Ways:
         if choice in follow_up:
             about = inert(str(follow_up[choice]), 400)
             text = Field("text", about, "long")
-            forms.append(Form(f"with.{label}", [text], inert(choice, 60), f"{choice} …"))
+            forms.append(Form(f"with.{label}", [text], inert(choice, 60), f"{inert(choice, 60)} …"))
     if default is not None and default not in choices:
         buttons.append(Button("default", f"the default: {inert(str(default), 200)}"))
     if question.get("free"):
