@@ -41,7 +41,7 @@ CHANGED: Final = "changed."
 
 
 @dataclass(slots=True)
-class Parts:
+class RunParts:
     """Renders the parts of a run's page.
 
     Args:
