@@ -13,12 +13,14 @@ import pytest
 from fractale.plan.build import parse_plan
 from fractale.questions import MISSING
 from fractale.record.history_reader import read_history
+from fractale.render.run_list import run_list_lines
 from fractale.render.step import step_lines
 from fractale.render.summary import NO_BREAKS, Verdict, history_verdict, verdict
-from fractale.render.text import plain
+from fractale.render.text import cells, plain
 from fractale.render.timeline import run_lines
 from fractale.runs import RunOptions, Workspace
 from fractale.settings import Settings
+from fractale.store.index import RunRow
 from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 from made_runs import hostile_run
@@ -104,3 +106,20 @@ def test_a_question_of_another_version_is_shown_as_it_is(question):
     data = {"status": "waiting", "waiting": [{**question, "step": "s"}]}
     (row,) = [row for row in verdict(data).rows if row.about == "question"]
     assert row.label == "s"
+
+
+def test_the_list_of_runs_fits_a_narrow_terminal():
+    more = {"ran": 3600.0, "computed": 86400.0, "queued": 7200.0, "node_hours": 12.5, "jobs": 1204}
+    rows = [
+        RunRow("k7f3a", "lammps", "a.yaml", "failed", 1.0, failed_at="tune/measure", **more),
+        RunRow("m2q9b", "translate", "b.yaml", "success", 2.0, tokens=12_000, cost=1.5),
+    ]
+    wide = [plain(line) for line in run_list_lines(rows)]
+    assert len(wide) == 3
+    assert "COMPUTED" in wide[0]
+    assert wide[1].endswith("failed at tune/measure")
+    narrow = [plain(line) for line in run_list_lines(rows, 80)]
+    assert max(map(cells, narrow)) <= 80
+    assert "WAITED" not in narrow[0]
+    assert narrow[2] == "       failed at tune/measure"
+    assert "12,000" in narrow[3]
