@@ -79,7 +79,7 @@ class RunReporter:
     # -- events -----------------------------------------------------------------------------------
 
     def hear(self, event: Event) -> None:
-        """Keep an event, and pass it on."""
+        """Keep an event and pass it on to the listeners."""
         if event.kind == "answered" or event.data.get("agreed"):
             self.audit.listen(event)  # before the call is made
         if event.kind == "step_finished":
@@ -97,10 +97,6 @@ class RunReporter:
             self._options.notifications.hear(event)
         if self.texts:
             self.texts(event)
-        self._pass_on(event)
-
-    def _pass_on(self, event: Event) -> None:
-        """Pass an event on to the listeners."""
         for listener in self._options.listeners:
             try:
                 listener(event)
