@@ -212,10 +212,10 @@ class Feed:
     async def _follow(self) -> None:
         """Look at the run's files as long as the page has viewers."""
         pause, due = LOOK, 0.0
+        announced = -1  # requests for pages and attempts update the parts, too
         try:
             while self._viewers and not self._stopped:
                 began = time.monotonic()
-                version = self._version
                 stale = began - self._read_at >= READ
                 if began >= due and (stale or await asyncio.to_thread(self._stamp) != self._seen):
                     await asyncio.to_thread(self.update)
@@ -223,7 +223,7 @@ class Feed:
                 elif not stale:
                     took = time.monotonic() - began
                     pause = SLOW_LOOK if took > SLOW * 5 else LOOK
-                if self._version != version:
+                if announced != (announced := self._version):
                     for event in self._viewers:
                         event.set()
                 await asyncio.sleep(pause)
