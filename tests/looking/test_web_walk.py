@@ -242,7 +242,7 @@ def test_a_run_is_started_from_its_form(page: Browser, web: Web, made: MadeRuns)
 def test_a_run_is_forked_before_a_step(page: Browser, web: Web, made: MadeRuns):
     made.make("approval", "acts", "-i", "path=acts.sh", code=4)
     go(page, web, "/runs/acts")
-    page.named("fork", "a").click()
+    page.one("a.button[href='/runs/acts/fork']").click()
     page.named("start before step", "select").send_keys("review")
     page.named("start the fork").click()
     page.until(lambda: page.path.startswith("/runs/") and "/acts" not in page.path, "the fork")

@@ -211,7 +211,8 @@ class Feed:
 
     async def _follow(self) -> None:
         """Look at the run's files as long as the page has viewers."""
-        pause, due, version = LOOK, 0.0, self._version
+        pause, due = LOOK, 0.0
+        announced = -1  # requests for pages and attempts update the parts, too
         try:
             while self._viewers and not self._stopped:
                 began = time.monotonic()
@@ -222,8 +223,7 @@ class Feed:
                 elif not stale:
                     took = time.monotonic() - began
                     pause = SLOW_LOOK if took > SLOW * 5 else LOOK
-                if self._version != version:  # a request may have updated it, too
-                    version = self._version
+                if announced != (announced := self._version):
                     for event in self._viewers:
                         event.set()
                 await asyncio.sleep(pause)
