@@ -79,7 +79,7 @@ class RunReporter:
     # -- events -----------------------------------------------------------------------------------
 
     def hear(self, event: Event) -> None:
-        """Keep an event and pass it on to the listeners."""
+        """Keep an event, and pass it on."""
         if event.kind == "answered" or event.data.get("agreed"):
             self.audit.listen(event)  # before the call is made
         if event.kind == "step_finished":
@@ -90,10 +90,17 @@ class RunReporter:
             self.warned(event.data)
         if self.log:
             self._write_down(self.log, event)
+        self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
         if self._options.notifications:
             self._options.notifications.hear(event)
         if self.texts:
             self.texts(event)
+        self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
+        """Pass an event on to the listeners."""
         for listener in self._options.listeners:
             try:
                 listener(event)

@@ -35,7 +35,7 @@ from fractale.render.dry_run import text_lines
 from fractale.render.problems import file_lines, show_problems
 from fractale.render.text import inert
 from fractale.report.page import Paging
-from fractale.runs.actions import Actions, RunFlags, Started
+from fractale.runs.actions import Actions, BackgroundRun, RunFlags
 from fractale.settings import Settings
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.version import __version__
@@ -390,7 +390,7 @@ class Web:
                 note = "the plan has changed since you saw this; look again" if stale else ""
                 return await _in_thread(page, preview=lines, token=token, note=note)
             flags = replace(self.flags, secrets=given.secrets)
-            started: Started = await self.actions.start(str(file.path), given.inputs, flags)
+            started: BackgroundRun = await self.actions.start(str(file.path), given.inputs, flags)
         except FractaleError as error:
             return await _in_thread(page, error=error)
         return _to_run(started.run, "started")
