@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,7 +234,7 @@ class Web:
         """A job's log as it is: text that a browser neither runs nor guesses about."""
         record = self._record(request)
         log = self._log(request, record)
-        name = f"{record.run_id}-{log.name}.log"
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{record.run_id}-{log.name}.log")
         headers = {
             "content-security-policy": SANDBOX,
             "content-disposition": f'attachment; filename="{name}"',
