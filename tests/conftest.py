@@ -52,6 +52,8 @@ REAL_FILES = {
     "test_jobs_faults": "Slurm, kills",
     "test_kills": "kills",
     "test_values_kills": "kills",
+    "test_web_access": "a server, another user",
+    "test_web_pages": "a server, runs in the background",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
     "test_other_user_studio": "another user, the development server",
@@ -75,6 +77,7 @@ REAL_FILES = {
     "test_top_command": "tmux",
     "test_two_processes": "kills",
     "test_waiting_kills": "kills",
+    "test_watch": "tmux, kills",
 }
 REAL_FIXTURES = {"browser", "postgres", "slurm", "studio"}
 

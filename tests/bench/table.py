@@ -15,6 +15,7 @@ import commands
 import five_steps
 import inside
 import lasting
+import looking
 from measure import Row
 
 
@@ -59,6 +60,8 @@ def measure():
     for row in lasting.runs_rows():
         yield show(row)
     yield show(asyncio.run(lasting.show_row()))
+    for row in looking.looking_rows():
+        yield show(row)
 
 
 def show(row: Row) -> Row:

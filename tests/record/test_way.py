@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import BaseMessage
 
 from fractale.cli import run_command as fractale
-from fractale.plan.way import ItemCounts, Way
+from fractale.plan.way import ItemCounts, RunWay
 from fractale.record.history import RunHistory
 from fractale.record.history_reader import read_history
 from fractale.record.plans import keep_plan
@@ -65,7 +65,7 @@ async def history(run_plan, settings) -> RunHistory:
     return read_history(RunRecords(settings.state_dir).find("-1"))
 
 
-def states(way: Way) -> dict[str, str]:
+def states(way: RunWay) -> dict[str, str]:
     return {path: state.words for path, state in way.steps.items()}
 
 

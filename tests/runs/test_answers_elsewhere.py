@@ -10,8 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from fastmcp import Context, FastMCP
+from pydantic import create_model
 
 from fractale.errors import AnswerError, UsageError
+from fractale.mcp import EmbeddedServer, McpToolbox
 from fractale.runs.actions import Actions, AlreadyAnswered, OpenQuestion
 from fractale.runs.mailbox import Mail, Mailbox, key_of
 from fractale.settings import Settings
@@ -81,11 +84,16 @@ async def running(run_plan: Callable[..., Any], plan: str, **more: Any) -> Async
             await task
 
 
-async def asked(actions: Actions, number: int = 1) -> list[OpenQuestion]:
+async def asked(
+    actions: Actions, number: int = 1, after: OpenQuestion | None = None
+) -> list[OpenQuestion]:
+    """The open questions, once there are so many, and none of them is `after`."""
+    old = after.key if after else ""
     async with asyncio.timeout(20):
         while True:
             with contextlib.suppress(UsageError):
-                if len(found := actions.questions("one")) >= number:
+                found = actions.questions("one")
+                if len(found) >= number and old not in [each.key for each in found]:
                     return found
             await asyncio.sleep(0.02)
 
@@ -108,7 +116,7 @@ async def test_an_answer_reaches_the_process_that_asks_and_the_record_says_whose
     assert [(each["via"], each["user"]) for each in audited] == [("fractale web", answered["user"])]
     assert actions.questions("one") == []
     assert list((settings.state_dir / "runs" / "one" / "answers").iterdir()) == []
-    with pytest.raises(AlreadyAnswered, match="`gate` was answered before, by .* in fractale web"):
+    with pytest.raises(AlreadyAnswered, match=r"`gate` was answered before, by .* in fractale web"):
         await actions.answer("one", "gate", "drop")
 
 
@@ -132,7 +140,7 @@ async def test_an_approval_from_elsewhere(run_plan, actions, tools, says, calls)
         assert question.question["arguments"] == {"path": "a"}
         await actions.answer("one", question.key, says)
         if says == "n":  # then the run asks about the failure
-            (failed,) = await asked(actions)
+            (failed,) = await asked(actions, after=question)
             await actions.answer("one", failed.key, "quit")
         await run
     assert len(tools.calls) == calls
@@ -160,17 +168,16 @@ async def test_an_answer_to_a_call_is_not_used_for_the_next_call_of_the_same_kin
 ):
     erase = Reply(tool_calls=[("erase", {"path": "a"})])
     model = ScriptedModel([erase, erase, "Done."])
-    async with running(run_plan, TWICE, tools=tools, model=model) as run:
+    async with running(run_plan, TWICE, tools=tools, model=model):
         (first,) = await asked(actions)
         await actions.answer("one", first.key, "y")
-        while (second := (await asked(actions))[0]).key == first.key:
-            await asyncio.sleep(0.02)
+        (second,) = await asked(actions, after=first)
         assert second.question["arguments"] == first.question["arguments"]
         with pytest.raises(AlreadyAnswered):
             await actions.answer("one", first.key, "y")
         assert len(tools.calls) == 1
         await actions.answer("one", second.key, "n")
-        (failed,) = await asked(actions)
+        (failed,) = await asked(actions, after=second)
         assert failed.question["kind"] == "failure"
     assert len(tools.calls) == 1
 
@@ -249,3 +256,58 @@ async def test_the_first_answer_wins_also_against_the_user_of_the_process(
     seen: PlanRun = await run_plan(GATE, run_id="one", keep=True, person=Late())
     assert seen.outputs == {"said": "publish"}
     assert [each["via"] for each in seen.of("answered")] == ["fractale top"]
+
+
+DRAFTS = """
+name: p
+steps: [{name: made, type: plan, instruction: Erase a.}]
+"""
+
+
+async def test_a_draft_gets_feedback_from_elsewhere(run_plan, actions, tools):
+    """The second draft is another question, with what changed."""
+
+    def manager(messages: Any) -> Reply:
+        text = str(messages)
+        if "Write the steps." not in text:
+            return Reply(text="nothing to find out")
+        path = "b" if "take b" in text else "a"
+        return Reply(data={"steps": [{"name": "go", "tool": "erase", "inputs": {"path": path}}]})
+
+    async with running(run_plan, DRAFTS, tools=tools, model=ScriptedModel(manager)) as run:
+        (first,) = await asked(actions)
+        assert first.question["kind"] == "review"
+        await actions.answer("one", first.key, "take b, please")
+        (second,) = await asked(actions, after=first)
+        assert "+" in second.question["changes"]
+        await actions.answer("one", second.key, "reject")
+        (failed,) = await asked(actions, after=second)
+        await actions.answer("one", failed.key, "quit")
+        seen: PlanRun = await run
+    assert "a person rejected the draft" in seen.result.error
+    assert tools.calls == []
+
+
+async def test_a_secret_is_only_typed_where_the_run_asks(run_plan, actions, settings):
+    server, login = FastMCP("asking"), create_model("Login", password=(str, ...))
+
+    @server.tool
+    async def unlock(ctx: Context) -> dict[str, Any]:
+        """Unlock."""
+        return {"action": (await ctx.elicit("The password?", response_type=login)).action}
+
+    plan = "name: p\nsteps: [{name: s, tool: unlock}]\noutputs: {a: '{{ steps.s.outputs.action }}'}"
+    async with (
+        McpToolbox([EmbeddedServer(name="asking", server=server)]) as box,
+        running(run_plan, plan, tools=box) as run,
+    ):
+        (question,) = await asked(actions)
+        assert (question.step, question.turn) == ("s", True)
+        assert "secret" in question.problem
+        with pytest.raises(AnswerError, match="not taken from another process"):
+            await actions.answer("one", question.key, "hunter2-canary")
+        await actions.answer("one", question.key, "decline")
+        seen: PlanRun = await run
+    assert seen.outputs == {"a": "decline"}
+    for file in settings.state_dir.rglob("*"):
+        assert not file.is_file() or b"hunter2-canary" not in file.read_bytes(), file

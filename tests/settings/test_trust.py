@@ -133,6 +133,7 @@ ACTS = {
     "prompt": ["prompt", "--direct", "hello"],
     "resume": ["resume", "mine"],
     "resume --ready": ["resume", "--ready"],
+    "answer": ["answer", "mine", "greet=yes"],
     "fork": ["fork", "mine", "--at", "greet", "-r", "tools.yaml"],
     "replay --live": ["replay", "mine", "--live", "tools"],
     "validate --online": ["validate", "--online", "hello.yaml"],
@@ -142,6 +143,7 @@ ACTS = {
     "doctor": ["doctor"],
     "doctor PLAN": ["doctor", "hello.yaml", "-r", "tools.yaml"],
     "studio": ["studio", "--no-browser"],
+    "web": ["web", "--no-browser"],
 }
 LOOKS = {
     "run --dry-run": ["run", "hello.yaml", "-r", "tools.yaml", "--dry-run"],
@@ -151,8 +153,10 @@ LOOKS = {
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
     "watch": ["watch", "mine"],
     "show": ["show", "mine"],
+    "answer": ["answer", "mine"],
     "cancel": ["cancel", "mine"],
     "diff": ["diff", "mine", "mine"],
+    "report": ["report", "mine", "-o", "-"],
     "export": ["export", "mine", "--graph", "json"],
     "freeze": ["freeze", "mine"],
     "validate": ["validate", "hello.yaml", "-r", "tools.yaml"],

@@ -14,7 +14,7 @@ from fractale.plan.escape import escape
 from fractale.plan.model import POLL_SECONDS, Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS, FAILURE, SUCCESS, ForEach
 from fractale.plan.values import Expression
-from fractale.plan.way import Way
+from fractale.plan.way import RunWay
 from fractale.text import count
 
 Direction = Literal["next", "again", "back", "ahead", "end", "nowhere"]
@@ -92,7 +92,7 @@ def _direction(plan: Plan, step: Step, event: str, target: str) -> Direction:
     return "back" if names.index(target) < here else "ahead"
 
 
-def arrows_of_run(plan: Plan, step: Step, path: str, way: Way | None) -> list[Arrow]:
+def arrows_of_run(plan: Plan, step: Step, path: str, way: RunWay | None) -> list[Arrow]:
     """The arrows that leave a step, with that of a failure that ended the plan without an arrow.
 
     Args:

@@ -25,7 +25,7 @@ from fractale.plan.inputs import InputSpec
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS
-from fractale.plan.way import MARKS, StepState, Way, times
+from fractale.plan.way import MARKS, RunWay, StepState, times
 
 NAME_WIDTH = 24
 KIND_WIDTH = 10
@@ -51,7 +51,7 @@ ENTITIES = {ord(c): f"#{ord(c)};" for c in '"#&<>`\\[]{}()|;%*~'}
 """Characters that Mermaid, its Markdown labels or HTML would interpret → their entities."""
 
 
-def svg(plan: Plan, way: Way | None = None) -> str:
+def svg(plan: Plan, way: RunWay | None = None) -> str:
     """The plan as a picture.
 
     Args:
@@ -62,7 +62,7 @@ def svg(plan: Plan, way: Way | None = None) -> str:
     return draw_svg(plan, way)
 
 
-def png(plan: Plan, way: Way | None = None) -> bytes:
+def png(plan: Plan, way: RunWay | None = None) -> bytes:
     """The plan as a bitmap, with two pixels per unit of the SVG.
 
     Raises:
@@ -73,7 +73,7 @@ def png(plan: Plan, way: Way | None = None) -> bytes:
     return draw_png(plan, way)
 
 
-def text(plan: Plan, width: int = 80, *, way: Way | None = None, color: bool = False) -> str:
+def text(plan: Plan, width: int = 80, *, way: RunWay | None = None, color: bool = False) -> str:
     """The plan as a list of its steps, read from top to bottom.
 
     Each step leads to the one below, unless an arrow says otherwise.
@@ -96,7 +96,7 @@ def text(plan: Plan, width: int = 80, *, way: Way | None = None, color: bool = F
 class _Writer:
     """Collects the lines of one drawing."""
 
-    def __init__(self, width: int, color: bool, way: Way | None) -> None:
+    def __init__(self, width: int, color: bool, way: RunWay | None) -> None:
         self.width = width
         self.lines: list[str] = []
         self._color = color
@@ -141,13 +141,19 @@ class _Writer:
             self._step(step, going, path, prefix, mark, "│" if flows else " ", names)
             self.add(f"{prefix}{'│' if flows else ''}")
         if flows:
-            self.add(f"{prefix}◆ {end}")
+            self.add(f"{prefix}◆ {end}", "" if self._ends(plan, path) else "  not reached")
         else:
             self.lines.pop()
         for name, handler in drawn_handlers(plan).items():
             self.add(prefix.rstrip())
             self.add(f"{prefix}{name}  ", HANDLER_TITLES[name])
             self.steps(handler, f"{path}{name}/", prefix, HANDLER_END)
+
+    def _ends(self, plan: Plan, path: str) -> bool:
+        """Whether the run reached the plan's success; True without a run."""
+        way = self._way
+        ends = [(f"{path}{step.name}", END_SUCCESS) for step in plan.steps]
+        return way is None or any(end in way.arrows for end in ends)
 
     def _mark(self, path: str) -> str:
         return "●" if self._way is None else MARKS[self._way.of(path).state]
@@ -222,7 +228,7 @@ def _input(spec: InputSpec) -> str:
 # Mermaid
 
 
-def mermaid(plan: Plan, way: Way | None = None) -> str:
+def mermaid(plan: Plan, way: RunWay | None = None) -> str:
     """The plan as a Mermaid flowchart, top down.
 
     Solid arrows lead to the next step, dotted arrows are for failures, thick arrows were taken. No
@@ -253,7 +259,7 @@ def label(text: str) -> str:
 class _Flowchart:
     """Collects the lines of one flowchart."""
 
-    def __init__(self, way: Way | None) -> None:
+    def __init__(self, way: RunWay | None) -> None:
         self.lines: list[str] = []
         self._way = way
         self._states: dict[str, list[str]] = {}
@@ -272,7 +278,9 @@ class _Flowchart:
         self.lines.append(f'{indent}{start}(["start"])')
         for step in plan.steps:
             self._node(step, ids[step.name], path, indent)
-        self.lines.append(f"{indent}{start} --> {ids[plan.steps[0].name]}")
+        first = plan.steps[0].name
+        begun = self._way is not None and self._way.of(f"{path}{first}").attempts
+        self.lines.append(f"{indent}{start} {'==>' if begun else '-->'} {ids[first]}")
         for step in plan.steps:
             self._leaving(plan, step, path, ids, indent, end)
         for name, handler in drawn_handlers(plan).items():

@@ -34,7 +34,7 @@ def escape(text: str, limit: int | None = None, *, lines: bool = False) -> str:
     cut = limit is not None and len(text) > 4 * limit + 1000
     if limit is not None and cut:
         text = text[: 4 * limit + 1000]
-    plain = _ANSI.sub("", text)
+    plain = _ANSI.sub("", text) if "\x1b" in text else text
     if lines:
         rows = plain.replace("\r\n", "\n").replace("\r", "\n").expandtabs(4).split("\n")
         shown = "\n".join(_visible(row) for row in rows)

@@ -206,10 +206,12 @@ class _Layers:
             if order[link.source] < order[link.target]:
                 forward.append(i)
                 after[link.source].append(link.target)
+        tops = {link.target for link in self._links if not order[link.source]}
         for i, link in enumerate(self._links):
             if order[link.source] <= order[link.target]:
                 continue
-            if _reaches(after, link.target, link.source):
+            # A plan begins at the top, even if its first step is not in a cycle.
+            if link.target in tops or _reaches(after, link.target, link.source):
                 backward.append(i)
             else:
                 forward.append(i)
@@ -678,6 +680,6 @@ def _wanted(node: _Node, *, above: bool, below: bool) -> tuple[float, float]:
 
 
 def _weight(hop: _Hop) -> float:
-    """How much an arrow should be straight: the most where it passes two layers."""
+    """How much an arrow should be straight: the usual way first, then what passes two layers."""
     ends = [end for end in (hop.source, hop.target) if end is not None and not end.box]
-    return {0: 4.0 if hop.main else 1.0, 1: 2.0, 2: 8.0}[len(ends)]
+    return {0: 2000.0 if hop.main else 1.0, 1: 2.0, 2: 8.0}[len(ends)]

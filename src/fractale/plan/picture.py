@@ -35,7 +35,7 @@ from fractale.plan.kinds import KINDS
 from fractale.plan.layout import Heading, Layout, Link, Size, lay_out
 from fractale.plan.model import Plan, Step
 from fractale.plan.rules import END_FAILED, END_SUCCESS
-from fractale.plan.way import State, StepState, Way, times
+from fractale.plan.way import RunWay, State, StepState, times
 
 INSTALL = "pip install 'fractale[draw]'"
 FONTS = "Lato, 'DejaVu Sans', Verdana, Helvetica, Arial, sans-serif"
@@ -265,7 +265,7 @@ class Drawing:
         return self.is_list or any(inside.has_list() for inside in insides if inside)
 
 
-def svg(plan: Plan, way: Way | None = None, *, page: bool = False, prefix: str = "") -> str:
+def svg(plan: Plan, way: RunWay | None = None, *, page: bool = False, prefix: str = "") -> str:
     """The plan as an SVG document.
 
     Args:
@@ -311,7 +311,7 @@ def svg(plan: Plan, way: Way | None = None, *, page: bool = False, prefix: str =
     return "\n".join(parts) + "\n"
 
 
-def png(plan: Plan, way: Way | None = None) -> bytes:
+def png(plan: Plan, way: RunWay | None = None) -> bytes:
     """The plan as a PNG, two pixels per unit of the SVG.
 
     Args:
@@ -352,7 +352,7 @@ def packaged_fonts() -> list[Path]:
 _kept: OrderedDict[tuple[int, tuple[str, ...] | None], tuple[Plan, Drawing]] = OrderedDict()
 
 
-def _drawing(plan: Plan, way: Way | None) -> Drawing:
+def _drawing(plan: Plan, way: RunWay | None) -> Drawing:
     """The drawing of a plan, laid out once for a plan and the failures that ended it."""
     # The plan is kept, too, so that no other object can have its id.
     key = (id(plan), None if way is None else _ended_by(way))
@@ -365,7 +365,7 @@ def _drawing(plan: Plan, way: Way | None) -> Drawing:
     return drawing
 
 
-def _ended_by(way: Way) -> tuple[str, ...]:
+def _ended_by(way: RunWay) -> tuple[str, ...]:
     return tuple(sorted(path for path, target in way.arrows if target == END_FAILED))
 
 
@@ -390,7 +390,7 @@ class _Drafter:
             says, only the failures that ended a plan without an arrow change the positions.
     """
 
-    way: Way | None
+    way: RunWay | None
     items: int = 0  # how many foreach are around
 
     def plan(self, plan: Plan, prefix: str, end: str = END_SUCCESS) -> Drawing:
@@ -564,7 +564,7 @@ class _Writer:
         page, prefix: As of `svg`.
     """
 
-    way: Way | None
+    way: RunWay | None
     page: bool
     prefix: str
 

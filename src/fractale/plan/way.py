@@ -90,7 +90,7 @@ NOT_REACHED: Final = StepState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class RunWay:
     """The way of a run.
 
     Args:

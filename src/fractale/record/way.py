@@ -17,7 +17,7 @@ from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import Step
 from fractale.plan.paths import around, without_indexes
 from fractale.plan.rules import FAILURE
-from fractale.plan.way import ItemCounts, State, StepState, Way
+from fractale.plan.way import ItemCounts, RunWay, State, StepState
 from fractale.record.history import RecordedAttempt, RunHistory
 from fractale.record.plans import plan_file
 
@@ -25,7 +25,7 @@ PLANS_KEPT = 16
 """Plans of runs that stay in memory, so that a page which is drawn again reads no file again."""
 
 
-def way_taken(history: RunHistory) -> Way:
+def way_taken(history: RunHistory) -> RunWay:
     """The state of each step that a run reached, and the arrows that it took.
 
     The steps inside a foreach are counted over its items. A step that a fork took over from its
@@ -44,7 +44,7 @@ def way_taken(history: RunHistory) -> Way:
     asking = {path for asked in open_questions for path in _all(asked.step)}
     steps = {path: StepState(state="kept") for path in history.kept}
     steps |= {path: _step(history, attempts, asking) for path, attempts in found.items()}
-    return Way(steps=steps, arrows=arrows, events=events)
+    return RunWay(steps=steps, arrows=arrows, events=events)
 
 
 def _all(path: str) -> Sequence[str]:

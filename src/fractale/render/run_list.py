@@ -16,20 +16,29 @@ HEADINGS = (
     *("RUN", "PLAN", "STATE", "STARTED", "RAN", "COMPUTED", "WAITED"),
     *("JOBS", "NODE-H", "TOKENS", "COST"),
 )
+SPARE = ("WAITED", "COMPUTED", "JOBS", "NODE-H", "COST")
+"""The columns that a narrow terminal has no space for, in the order in which they are left out."""
 LEFT = 4
 """The number of left-aligned text columns; the columns after them are numbers, right-aligned."""
 
 
-def run_list_lines(rows: Sequence[RunRow]) -> list[Line]:
+def run_list_lines(rows: Sequence[RunRow], width: int | None = None) -> list[Line]:
     """A line per run below the headings, in columns as wide as their widest cell.
 
-    Number columns without a value in any run are left out.
+    Number columns without a value in any run are left out. If the columns are wider than the
+    terminal, those of `SPARE` are left out, too, and what is said after the columns is below them.
+
+    Args:
+        width: The terminal's columns; None without a terminal.
     """
     if not rows:
         return []
     table = [run_cells(row) for row in rows]
     used = [n for n in range(len(HEADINGS)) if n < LEFT or any(parts[n] for parts in table)]
     widths = {n: max(cells(line[n]) for line in (HEADINGS, *table)) for n in used}
+    for spare in SPARE:
+        if width is not None and sum(widths[n] + 2 for n in used) - 2 > width:
+            used = [n for n in used if HEADINGS[n] != spare]
 
     def shown(parts: Sequence[str]) -> list[str]:
         return [pad(parts[n], widths[n]) if n < LEFT else parts[n].rjust(widths[n]) for n in used]
@@ -38,9 +47,14 @@ def run_list_lines(rows: Sequence[RunRow]) -> list[Line]:
     for row, parts in zip(rows, table, strict=True):
         words = shown(parts)
         mark = STATES.get(row.status, ("", "now"))[1]
-        rest = "  ".join(["", *words[3:]])
-        about = f"  {about_run(row)}" if about_run(row) else ""
-        lines.append([("  ".join([*words[:2], ""]), ""), (words[2], mark), (rest + about, "")])
+        rest, about = "  ".join(["", *words[3:]]), about_run(row)
+        line: Line = [("  ".join([*words[:2], ""]), ""), (words[2], mark), (rest, "")]
+        below = width is not None and cells("  ".join(words)) + 2 + cells(about) > width
+        if about and not below:
+            line.append((f"  {about}", ""))
+        lines.append(line)
+        if about and below:
+            lines.append([(f"{' ' * (widths[0] + 2)}{about}", "")])
     return lines
 
 

@@ -180,7 +180,7 @@ class Running:
 
 def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
     """What to do about a question that another process asks, a line each."""
-    commands = commands_that_answer(run, question)
+    commands = [inert(each) for each in commands_that_answer(run, question)]
     return commands or ["it asks for a secret: answer it where the run was started"]
 
 
@@ -283,6 +283,7 @@ class RunView:
     def _run_started(self, event: Event) -> list[Line]:
         data = event.data
         self.started = event.time
+        self.active.clear()  # of a process that was killed
         self.limits = table(data, "limits")
         self.order = entries(data, "steps")
         self._names = min(max([cells(s["name"]) for s in self.order] + [8]), NAME_MOST)

@@ -437,7 +437,7 @@ def question_text(question: Mapping[str, Any], room: int = ROOM) -> list[str]:
         return [timer_text(question)]
     try:
         asked = _SAID[kind](question, room) if kind in _SAID else _ASKED[kind](question)
-        return [*asked, f"answer with: {expected(question)}"]
+        return [*asked, f"answer with: {inert(expected(question), 400)}"]
     except (KeyError, TypeError, ValueError, AttributeError):  # of another version of fractale
         return [inert(as_json(question), 1000), "answer with: see the documentation of the plan"]
 

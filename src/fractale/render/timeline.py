@@ -149,7 +149,7 @@ class _Timeline:
         """The line with the counts and the reason if they fit, otherwise below it."""
         if figures := _figures(attempt):
             line = [*line, (f"   {figures}", "")]
-        reason = _why(attempt)
+        reason = why(attempt)
         used = sum(cells(text) for text, _ in line)
         if not reason:
             return [line]
@@ -225,7 +225,7 @@ def _figures(attempt: RecordedAttempt) -> str:
     return "   ".join(part for part in parts if part)
 
 
-def _why(attempt: RecordedAttempt) -> str:
+def why(attempt: RecordedAttempt) -> str:
     """The evidence and the reason for the outcome; empty for a success by default."""
     if attempt.outcome is None:
         return "not finished"

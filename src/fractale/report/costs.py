@@ -1,4 +1,4 @@
-"""What a run cost: time, tokens, dollars and node-hours by step and by model."""
+"""The cost of a run: time, tokens, dollars and node-hours by step and by model."""
 
 from __future__ import annotations
 

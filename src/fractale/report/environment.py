@@ -6,9 +6,12 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+
+from fractale.render.questions import exact
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "templates"
@@ -25,6 +28,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -32,6 +36,13 @@ def environment() -> Environment:
     made.filters["fragment"] = fragment
     made.filters["drawn"] = drawn
     return made
+
+
+def visible(value: Any) -> Any:
+    """A printed value, with any control character that reached it written out."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return exact(value)
 
 
 def fragment(name: str) -> str:

@@ -86,7 +86,7 @@ def type_of(data: bytes) -> str:
 
 
 def _encoded(part: Any) -> tuple[str, str] | None:
-    """The type that a tool named, and the base64 text; None for a part that is no picture."""
+    """The type that a tool named, and the base64 text; None for any other part."""
     if not isinstance(part, Mapping):
         return None
     table = cast("Mapping[str, Any]", part)

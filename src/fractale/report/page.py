@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import quote
 
 from fractale.durations import in_words
 from fractale.errors import FractaleError
@@ -28,6 +27,7 @@ from fractale.render.run_view import MARKS
 from fractale.render.step import decided_by, job_rows, said
 from fractale.render.summary import Verdict, history_verdict, question_text
 from fractale.render.text import count, exactly, inert, shorten_path
+from fractale.render.timeline import end_of_call, why
 from fractale.report.costs import cost_tables
 from fractale.report.images import Picture, Pictures
 from fractale.report.plots import TableView, table_view
@@ -53,6 +53,8 @@ ATTENTION: Final = ("failure", "waiting", "running", "stopped")
 MOST_CALLS, MOST_ITEMS, MOST_JOBS = 60, 200, 40
 """The most calls, items and jobs of one attempt."""
 FEW_JOBS: Final = 2
+REASON: Final = Bounds(characters=600)
+STANDING: Final = {"waiting": "waits", "running": "running"}
 LOG_LINES, LOG_BYTES = 24, 16_384
 """The most of the end of a job's log."""
 CONTEXT_LINES: Final = 2
@@ -79,7 +81,6 @@ class CallView:
     failed: bool
     arguments: tuple[Shown, ...]
     result: tuple[Shown, ...]
-    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,7 @@ class ItemView:
     why: str
     took: str
     inputs: tuple[Shown, ...]
+    calls: tuple[CallView, ...]
     outputs: tuple[Shown, ...]
 
 
@@ -145,6 +147,7 @@ class VisitDetail:
     questions: tuple[QuestionView, ...]
     warnings: tuple[str, ...]
     outputs: tuple[Shown, ...]
+    pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -191,7 +194,7 @@ class DraftLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class DraftView:
     """A plan that a model drafted for a step.
 
     Args:
@@ -216,14 +219,14 @@ class RunPage:
     Args:
         prefix: Of all ids on the page.
         state: ``success``, ``failed``, ``waiting``, ``limit``, ``stopped`` or ``running``.
-        word: The state in words; `why` says who decided it or what the run waits for.
+        word: The state as text; `why` says who decided it or what the run waits for.
         mark: Its color: ``good``, ``bad``, ``warn`` or ``now``.
         reasons: The rows of the verdict before the costs: why, notices, what to do.
         used: Time, tokens, cost and node-hours in one line.
         next: The commands to type next.
         now: The steps that are running, and since when.
-        picture: Inline SVG of the plan with the way taken; empty if there is none.
-        picture_note: Why there is no picture, or what it lacks.
+        picture: Inline SVG of the plan with the way taken; empty if it is missing.
+        picture_note: Why the picture is missing.
         visits_note: Attempts that were left out.
         repeat: Label and command.
     """
@@ -254,7 +257,7 @@ class RunPage:
     costs: tuple[TableView, ...]
     inputs: tuple[Shown, ...]
     outputs: tuple[Shown, ...]
-    drafts: tuple[Draft, ...]
+    drafts: tuple[DraftView, ...]
     warnings: tuple[str, ...]
     files: Rows
     versions: Rows
@@ -387,8 +390,7 @@ class _Page:
         for attempt in going:
             if id(attempt) not in around:
                 words = inert(f"{attempt.kind} {_target(attempt)}".strip(), 200)
-                since = in_words(max(0.0, self._now - attempt.started))
-                yield inert(attempt.path, 200), f"{words}, for {since}"
+                yield inert(attempt.path, 200), f"{words}, since {exactly(attempt.started)}"
 
     def _about(self) -> Iterable[tuple[str, str]]:
         history, head = self._history, self._history.head
@@ -411,13 +413,12 @@ class _Page:
 
     def _picture(self) -> tuple[str, str]:
         try:
-            drawn = picture_of_run(self._history, page=True)
+            drawn = picture_of_run(self._history, page=True, prefix=self._paging.prefix)
         except FractaleError as error:
             return "", inert(error.message, 400)
         if drawn is None:
-            return "", "The plan has changed since, or was removed: there is no picture of it."
-        prefix = quote(self._paging.prefix)  # several runs in one file have ids of their own
-        return drawn.replace(' href="#step-', f' href="#{prefix}step-'), ""
+            return "", "The plan has changed since, or was removed, so its picture is missing."
+        return drawn, ""
 
     # -- attempts
 
@@ -427,7 +428,8 @@ class _Page:
         seen = {without_indexes(v.path): v for v in reversed(kept)}
         first_of = {id(v): path for path, v in seen.items() if v.path != path}
         failed = [id(v) for v in kept if _needs_attention(history, v)]
-        opened = {*failed[-MOST_OPEN:], id(kept[-1])} if kept else set[int]()
+        own = [id(v) for v in kept if not v.handler]
+        opened = {*failed[-MOST_OPEN:], *own[-1:]}
         visits = [self._visit(v, first_of.get(id(v)), is_open=id(v) in opened) for v in kept]
         if self._paging.details:
             calls = [call for v in kept for call in v.calls[:MOST_CALLS]]
@@ -469,7 +471,7 @@ class _Page:
         href = anchor(owners[-1], self._paging.prefix) if owners else ""
         return question_view(asked, href)
 
-    def _drafts(self) -> Iterable[Draft]:
+    def _drafts(self) -> Iterable[DraftView]:
         rounds: dict[str, list[RecordedQuestion]] = {}
         for asked in self._history.questions:
             if asked.question.get("kind") == "review":
@@ -477,7 +479,7 @@ class _Page:
         for step in dict.fromkeys([*rounds, *self._history.drafts]):
             yield from self._drafts_of(step, rounds.get(step, []))
 
-    def _drafts_of(self, step: str, rounds: Sequence[RecordedQuestion]) -> Iterable[Draft]:
+    def _drafts_of(self, step: str, rounds: Sequence[RecordedQuestion]) -> Iterable[DraftView]:
         before = ""
         for asked in rounds:
             text = str(asked.question.get("plan") or "")
@@ -489,14 +491,14 @@ class _Page:
         if accepted is not None and accepted.strip() != before.strip():
             yield self._draft(step, 0, "accepted", accepted, before)
 
-    def _draft(self, step: str, number: int, words: str, text: str, before: str) -> Draft:
+    def _draft(self, step: str, number: int, words: str, text: str, before: str) -> DraftView:
         path = shorten_path(str(self._record.drafts / f"{step}.yaml"))
         text, note = cut(self._mask(text), self._paging.bounds, inert(path, 400))
         lines = [DraftLine(mark="", text=line) for line in text.rstrip("\n").split("\n")]
         if before:
             old, _ = cut(self._mask(before), self._paging.bounds)
             lines = list(_changes(old, text))
-        return Draft(
+        return DraftView(
             step=inert(step, 200),
             round=number,
             words=words,
@@ -571,7 +573,8 @@ class _Detail:
     ) -> None:
         self._history, self._attempt = history, attempt
         self._results, self._paging = results, paging
-        self._where = f"`fractale show {history.run} {shlex.quote(attempt.path)} --full`"
+        command = f"fractale show {history.run} {shlex.quote(attempt.path)} --full"
+        self._where = f"`{inert(command, 400)}`"
         self._notes: list[str] = []
 
     def made(self) -> VisitDetail:
@@ -588,6 +591,7 @@ class _Detail:
             ),
             warnings=tuple(inert(note.message, 2000) for note in attempt.warnings),
             outputs=self._outputs(),
+            pictures=tuple(self._pictures()),
             notes=tuple(self._notes),
         )
 
@@ -632,10 +636,14 @@ class _Detail:
             self._attempt.items.values(), key=lambda i: (i.outcome == "success", i.index)
         )
         self._left_out(len(items), MOST_ITEMS, "item")
+        calls: dict[str, list[CallView]] = {}
+        for call in self._calls(inside=True):
+            calls.setdefault(call.part, []).append(call)
         for item in sorted(items[:MOST_ITEMS], key=lambda i: i.index):
-            yield self._item(item)
+            name = self._attempt.part(f"[{item.index}]")
+            yield self._item(item, calls.get(name, []))
 
-    def _item(self, item: RecordedItem) -> ItemView:
+    def _item(self, item: RecordedItem, calls: Sequence[CallView]) -> ItemView:
         attempt = self._attempt
         state = item.outcome or ("running" if self._history.alive else "stopped")
         sign = MARKS.get("warning" if state == "stopped" else state)
@@ -646,6 +654,7 @@ class _Detail:
             why=inert(item.error or "", 1000),
             took=in_words(item.seconds) if item.seconds is not None else "",
             inputs=self._value(item.inputs),
+            calls=tuple(calls),
             outputs=self._value(item.outputs),
         )
 
@@ -685,19 +694,33 @@ class _Detail:
         note = f"its end; the whole log has {count(part.size, 'byte')}: {inert(command, 400)}"
         return Shown(label="log", text=text, block=True, note="" if whole else note)
 
-    def _calls(self) -> Iterable[CallView]:
+    def _calls(self, *, inside: bool = False) -> Iterable[CallView]:
+        """The calls, numbered as `fractale show` does.
+
+        Args:
+            inside: Whether to give those of items, or the others.
+        """
         calls = self._attempt.calls
-        self._left_out(len(calls), MOST_CALLS, "call")
+        if not inside:
+            self._left_out(len(calls), MOST_CALLS, "call")
         for number, call in enumerate(calls[:MOST_CALLS], 1):
-            yield self._call(number, call)
+            if (bool(self._attempt.items) and call.step.endswith("]")) == inside:
+                yield self._call(number, call)
+
+    def _pictures(self) -> Iterable[Picture]:
+        """The pictures that the calls returned."""
+        for number, call in enumerate(self._attempt.calls[:MOST_CALLS], 1):
+            known = self._results.get(call.key or "") if call.came_back else None
+            for picture in known[1] if known else ():
+                yield replace(picture, words=f"{picture.words}, of call {number}")
 
     def _call(self, number: int, call: RecordedCall) -> CallView:
         known = self._results.get(call.key or "") if call.came_back else None
-        result, pictures = known or (entries_of(call.text, self._paging.bounds), ())
+        result = known[0] if known else entries_of(call.text, self._paging.bounds)
         used = call.input_tokens + call.output_tokens
         about = [
             f"by {inert(call.agent, 80)}" if call.agent else "",
-            in_words(call.seconds or 0.0) if call.finished else "outcome unknown",
+            end_of_call(self._history, self._attempt, call),
             count(used, "token") if used else "",
             f"${call.cost:.4f}" if call.cost else "",
             f"agreed: {inert(call.agreed, 80)}" if call.agreed else "",
@@ -711,7 +734,6 @@ class _Detail:
             failed=call.is_error,
             arguments=entries_of(dict(call.arguments), self._paging.bounds, self._where),
             result=result if call.text or known else (),
-            pictures=pictures,
         )
 
 
@@ -783,11 +805,8 @@ def _figures(attempt: RecordedAttempt) -> str:
 
 
 def _why(attempt: RecordedAttempt, state: str) -> str:
-    if attempt.outcome is None:
-        return {"waiting": "waits", "running": "running"}.get(state, "not finished")
-    if attempt.outcome == "success" and attempt.decided_by in ("default", None):
-        return inert(attempt.reason, 600)
-    return inert(decided_by(attempt), 600)
+    """Why an attempt ended as it did; empty for a plain success."""
+    return cut(why(attempt), REASON)[0] if attempt.outcome else STANDING.get(state, "not finished")
 
 
 def _changes(before: str, after: str) -> Iterable[DraftLine]:

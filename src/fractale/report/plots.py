@@ -1,9 +1,7 @@
 """Tables of a run, and plots of their numbers that need no script.
 
 Each column of numbers is plotted against the first column that grows from row to row, or against
-the row's number. Two libraries were compared for this, uPlot (50 KB of script, draws on a canvas)
-and Observable Plot (with D3 some 300 KB): neither shows anything where scripts are off or on
-paper, so that these few lines of SVG draw the plots of a report.
+the row's number. docs/decisions/0018-report-file.md says why no library draws them.
 """
 
 from __future__ import annotations

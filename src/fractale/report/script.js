@@ -8,5 +8,16 @@ function reveal() {
   if (own) own.open = true;
   found.scrollIntoView();
 }
+// On paper, everything is open that a reader could open.
+const MOST = 400;
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  if (opened.length > MOST) opened = [];
+  for (const e of opened) e.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const e of opened) e.open = false;
+});
 addEventListener("hashchange", reveal);
 addEventListener("DOMContentLoaded", reveal);

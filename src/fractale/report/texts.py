@@ -115,7 +115,7 @@ def cut(text: str, bounds: Bounds = WHOLE, where: str = "") -> tuple[str, str]:
     if whole and not long:
         return escaped, ""
     size = f"{count(len(text), 'character')} in {count(text.count(chr(10)) + 1, 'line')}"
-    return escaped, f"cut: the whole text has {size}{f'; see {where}' if where else ''}"
+    return escaped, f"cut: the whole text has {size}{f'; see {inert(where, 400)}' if where else ''}"
 
 
 def _json(value: Any) -> str:

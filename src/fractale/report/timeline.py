@@ -36,12 +36,13 @@ LONG: Final = 0.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class TimelineBar:
     """One bar.
 
     Args:
-        kind: ``success``, ``failure``, ``skipped``, ``running``, ``stopped``; ``wait`` (for an
-            answer or a time), ``queue`` (of a job), ``job``, ``tool``, ``model``, ``item``.
+        kind: ``success``, ``failure``, ``skipped``, ``running``, ``waiting``, ``stopped``;
+            ``wait`` (for an answer or a time), ``queue`` (of a job), ``job``, ``tool``,
+            ``model``, ``item``.
         href: The id of what it is about; empty if it has no entry on the page.
         again: Whether it is a later attempt.
     """
@@ -66,7 +67,7 @@ class Lane:
     full: str
     indent: float
     href: str
-    bars: tuple[Bar, ...]
+    bars: tuple[TimelineBar, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """The drawing, and its sums in words.
+    """The drawing, and its sums as text.
 
     Args:
         breaks: Waits that are drawn short.
@@ -216,7 +217,7 @@ class _Drawing:
         spans = [(job.submitted or job.started or v.started, job.ended or self._end)
                  for v, job in jobs]  # fmt: skip
         places, rows = self._packed(spans)
-        bars: list[Bar] = []
+        bars: list[TimelineBar] = []
         for (attempt, job), row in zip(jobs, places, strict=True):
             at, href_of = y + row * ROW, anchor(attempt, self._prefix)
             named = f"job {inert(job.job, 40)} of {inert(job.step, 60)}"
@@ -232,11 +233,12 @@ class _Drawing:
         label = "job" if len(jobs) == 1 else f"{len(jobs)} jobs"
         return _lane(label, f"{path}: {label}", y, rows, depth + 1, href, bars)
 
-    def _bars(self, attempt: RecordedAttempt, y: float, row: int) -> Iterable[Bar]:
+    def _bars(self, attempt: RecordedAttempt, y: float, row: int) -> Iterable[TimelineBar]:
         """The bar of an attempt, and what happened inside."""
         at, href = y + row * ROW, anchor(attempt, self._prefix)
         span = _span(attempt, self._end)
-        state = attempt.outcome or ("running" if self._history.alive else "stopped")
+        other = {"running": "running", "waiting": "waiting"}.get(self._history.status, "stopped")
+        state = attempt.outcome or other
         kind = "wait" if attempt.kind == "wait" and state == "success" else state
         nth = f", {ordinal(attempt.number)} attempt" if attempt.number > 1 else ""
         words = f"{inert(attempt.path, 100)}{nth}: {attempt.outcome or 'not finished'}"
@@ -250,7 +252,7 @@ class _Drawing:
                 yield from self._bar(waited, at, "wait", text, href)
         yield from self._inside(attempt, at, href)
 
-    def _inside(self, attempt: RecordedAttempt, at: float, href: str) -> Iterable[Bar]:
+    def _inside(self, attempt: RecordedAttempt, at: float, href: str) -> Iterable[TimelineBar]:
         last: tuple[str, float] | None = None
         parts: list[tuple[str, Span, str]] = []
         for call in attempt.calls:
@@ -272,11 +274,11 @@ class _Drawing:
     def _bar(
         self, span: Span, y: float, kind: str, title: str, href: str, *, again: bool = False,
         height: float = ROW - 3,
-    ) -> Iterable[Bar]:  # fmt: skip
+    ) -> Iterable[TimelineBar]:  # fmt: skip
         self._left -= 1
         x = self._axis.x(span[0])
         width = max(self._axis.x(span[1]) - x, 2.0)
-        yield Bar(
+        yield TimelineBar(
             x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1),
             kind=kind, title=title, href=href, again=again,
         )  # fmt: skip
@@ -315,7 +317,7 @@ class _Drawing:
             yield Tick(x=round(x, 1), width=round(width, 1), label=in_words(stop - start))
 
     def _sums(self) -> Iterable[tuple[str, str]]:
-        """Times in words, each only if it is known and not zero."""
+        """Times as text, each only if it is known and not zero."""
         usage = self._history.usage
         found = [
             ("steps and calls", float(usage.get("seconds") or 0.0)),
@@ -325,7 +327,7 @@ class _Drawing:
             ("no process", _length(self._off)),
         ]
         yield from ((label, in_words(value)) for label, value in found if value >= 0.001)
-        yield "from start to end", in_words(self._end - self._begin)
+        yield "from start to end", in_words(max(self._end - self._begin, found[0][1]))
 
 
 STEPS: Final = (
@@ -351,7 +353,7 @@ def step_id(path: str, prefix: str = "") -> str:
 
 
 def _lane(
-    name: str, full: str, y: float, rows: int, depth: int, href: str, bars: list[Bar]
+    name: str, full: str, y: float, rows: int, depth: int, href: str, bars: list[TimelineBar]
 ) -> Lane:
     indent = min(depth, 6) * 10.0
     return Lane(

@@ -391,7 +391,13 @@ class Actions:
             env=self._environment(),
             start_new_session=True,
         )
-        out, err = await asyncio.wait_for(process.communicate(), CANCEL_SECONDS)
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), CANCEL_SECONDS)
+        except TimeoutError:
+            raise NotStarted(
+                f"`fractale cancel {record.run_id}` has not ended in {CANCEL_SECONDS:.0f} s",
+                hint=f"see `fractale show {record.run_id}`; it may still end",
+            ) from None
         text = err.decode(errors="replace").strip()[-LONGEST_REASON:]
         try:
             data: dict[str, Any] = json.loads(out)
@@ -654,32 +660,46 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
             _open(mailbox, key, one, held=True, turn=key == now or not one.question.get("id"))
             for key, one in asked.items()
         ]
-    answered, waiting, left = Counter[str](), list[dict[str, Any]](), False
-    times: dict[str, float] = {}
+    last = next(record.events_from_end(("run_started", "run_finished")), None)
+    if last is None or last.get("status", "waiting") != "waiting":
+        return []
+    try:
+        return _left_open(record, mailbox, last)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # A damaged line can be valid JSON that is not an event.
+        raise StoreError(
+            f"the record of run {record.run_id} is damaged: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _left_open(record: RunRecord, mailbox: Mailbox, last: Mapping[str, Any]) -> list[OpenQuestion]:
+    """The open questions of a run without a process.
+
+    Args:
+        last: Its last event `run_started` or `run_finished`.
+    """
+    answered = Counter[str]()
+    asked: dict[str, tuple[dict[str, Any], float]] = {}
     for event in record.read_events():
-        kind = event["event"]
-        if kind == "answered":
-            answered[identity(event["question"])] += 1
-            waiting = [q for q in waiting if identity(q) != identity(event["question"])]
-        elif kind == "waiting":
-            times.setdefault(_name(event["question"], answered), float(event["time"]))
-            waiting.append(event["question"])
-        elif kind == "run_started":
-            waiting, left = [], False
-        elif kind == "run_finished":
-            left = True
-            of_run = cast("list[dict[str, Any]]", event.get("waiting") or [])
-            waiting = of_run if event.get("status") == "waiting" else []
-    if not left:  # its process was killed
-        asked = mailbox.asked_last()
-        waiting = [one.question for one in asked.values()] or waiting
-        waiting = [each for each in waiting if each.get("kind") != "failure"]
+        if event["event"] == "answered":
+            answered[name := identity(event["question"])] += 1
+            asked.pop(name, None)
+        elif event["event"] == "waiting":
+            asked[identity(event["question"])] = event["question"], float(event["time"])
+    if last["event"] == "run_finished":
+        waiting = cast("list[dict[str, Any]]", last.get("waiting") or [])
+    else:  # its process was killed
+        of_process = [one.question for one in mailbox.asked_last().values()]
+        since = float(last["time"])
+        of_events = [question for question, at in asked.values() if at >= since]
+        waiting = [q for q in of_process or of_events if q.get("kind") != "failure"]
     found: dict[str, OpenQuestion] = {}
     for question in waiting:
         if not needs_no_answer(question):
-            key = key_of(question, answered[identity(question)])
-            one = Asked(question, times.get(_name(question, answered), 0.0))
-            found.setdefault(key, _open(mailbox, key, one, held=False))
+            name = identity(question)
+            key = key_of(question, answered[name])
+            at = asked[name][1] if name in asked else 0.0
+            found.setdefault(key, _open(mailbox, key, Asked(question, at), held=False))
     return list(found.values())
 
 
@@ -689,10 +709,6 @@ def short_name(question: OpenQuestion, asked: Sequence[OpenQuestion]) -> str:
     others = [each for each in asked if each.key != question.key]
     alone = not any(question.step in keys_of(each.question) for each in others)
     return question.step if alone and question.step in names else question.key[:SHORT_KEY]
-
-
-def _name(question: Mapping[str, Any], answered: Counter[str]) -> str:
-    return key_of(question, answered[identity(question)])
 
 
 def _open(

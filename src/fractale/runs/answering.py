@@ -65,6 +65,8 @@ class Answering:
         self._of_changed: dict[str, Any] = {}
         self._answered = Counter[str]()
         self._open: dict[str, Asked] = {}
+        self._shown: tuple[str, ...] = ()
+        self._used: set[str] = set()
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
         self.asking = False
@@ -106,6 +108,7 @@ class Answering:
         """The answer given beforehand, or the user's; MISSING if there is none."""
         options, by = self._options, "answers"
         if (mailed := self._from_mailbox(question)) is not MISSING:
+            self._warn_of_unused(question, first)
             return mailed
         if question.get("kind") == "tool_changed" and (known := _changed(question)) in (
             self._of_changed
@@ -155,6 +158,7 @@ class Answering:
             while not (await asyncio.wait((person,), timeout=LOOK_SECONDS))[0]:
                 if self._options.control.drain_requested:
                     return MISSING
+                self._publish()
                 if (mailed := self._from_mailbox(question, key)) is not MISSING:
                     why = ANSWERED_ELSEWHERE
                     return _Taken(mailed)
@@ -186,8 +190,9 @@ class Answering:
         shown = without_secrets(question, answer)
         where = {"via": mail.via, "user": mail.user} if mail else {}
         key = self._key(question)
-        if self._mailbox and self._open.pop(key, None) is not None:
-            self._mailbox.publish(self._open)
+        self._open.pop(key, None)
+        if not self._open:
+            self._publish()
         self.context.emit(
             "answered",
             step=question.get("step"),
@@ -198,6 +203,7 @@ class Answering:
         )
         if self._mailbox and (mail or by == "person"):
             self._mailbox.remove(key)  # the event has it now
+            self._used.add(key)
         return answer
 
     def keep(self, question: Mapping[str, Any], answer: Any) -> None:
@@ -240,12 +246,24 @@ class Answering:
         new = {key: one for key, one in asked.items() if key not in self._open}
         if new:
             self._open |= new
-            self._mailbox.publish(self._open)
+            self._publish()
         try:
             yield
         finally:
-            if [self._open.pop(key) for key in new if key in self._open]:
-                self._mailbox.publish(self._open)
+            for key in new:
+                self._open.pop(key, None)
+            if not self._open:
+                self._publish()
+
+    def _publish(self) -> None:
+        """Publish the open questions, if others are published.
+
+        Answered ones are left out with some delay, so that a user in Python who answers thousands
+        at once costs no thousand files. An answer that comes too late for one is not used.
+        """
+        if self._mailbox and (keys := tuple(self._open)) != self._shown:
+            self._mailbox.publish(self._open)
+            self._shown = keys
 
     def _from_mailbox(self, question: Mapping[str, Any], key: str = "") -> Any:
         """The answer of another process; MISSING if there is none.
@@ -268,6 +286,15 @@ class Answering:
             return MISSING
         return self._take(question, answer, "person", mail)
 
+    def _warn_of_unused(self, question: Mapping[str, Any], first: Answers) -> None:
+        """Report that an answer of ``--answer`` was too late."""
+        with contextlib.suppress(AnswerError):
+            if first.find(question) is MISSING:
+                return
+        step = str(question.get("step") or "")
+        words = "the answer of --answer was not used: another process answered before"
+        self.context.emit("warning", step=step, code="answer", message=words)
+
     def _claimed(self, question: Mapping[str, Any]) -> Any:
         """Note that a question was answered here; the other answer if it was first."""
         if self._mailbox is None:
@@ -288,7 +315,7 @@ class Answering:
         """Report the answers of other processes to questions that the run will not ask again."""
         if self._mailbox is None or status not in LAST_ENDS:
             return
-        for mail in self._mailbox.drop_all():
+        for mail in self._mailbox.drop_all(self._used):
             words = f"the answer {mail.who} was not used: its question is not asked any more"
             self.context.emit("warning", step=mail.step, code="answer", message=words)
 

@@ -22,7 +22,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -130,7 +130,7 @@ class Mailbox:
         with contextlib.suppress(OSError):
             if questions:
                 first = islice(questions.items(), MOST_ASKED)
-                asked = [{"key": key, **asdict(one)} for key, one in first]
+                asked = [{"key": k, "question": one.question, "at": one.at} for k, one in first]
                 me = {"pid": os.getpid(), "host": socket.gethostname()}
                 make_folder(self._folder)
                 self._published = True
@@ -166,11 +166,15 @@ class Mailbox:
         with contextlib.suppress(OSError):
             (self._folder / f"{key}.json").unlink(missing_ok=True)
 
-    def drop_all(self) -> list[Mail]:
-        """Remove every answer; returns those that were the user's own."""
+    def drop_all(self, but: Collection[str]) -> list[Mail]:
+        """Remove every answer; returns those that were the user's own.
+
+        Args:
+            but: Keys of answered questions. Another process is taking back a later answer to one.
+        """
         dropped: list[Mail] = []
-        for name in sorted(self._names() - {ASKING}):
-            mail = self.read(key := name.removesuffix(".json"))
+        for key in sorted(self.arrived() - {*but}):
+            mail = self.read(key)
             self.remove(key)
             if mail and mail.has_answer:
                 dropped.append(mail)
@@ -205,7 +209,7 @@ class Mailbox:
             make_folder(self._folder)
             if fault := self._fault():
                 raise StoreError(f"{self._folder} cannot be used: {fault}")
-            self._make(part, data)
+            self._make(part, data, sync=mail.has_answer)
             try:
                 _link(part, path)  # complete, and never replacing an existing one
             finally:
@@ -217,12 +221,13 @@ class Mailbox:
         return None
 
     @staticmethod
-    def _make(path: Path, data: bytes) -> None:
+    def _make(path: Path, data: bytes, *, sync: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(path, flags, FILE_MODE), "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
 
     # -- files -------------------------------------------------------------------------------------
 

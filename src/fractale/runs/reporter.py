@@ -90,6 +90,9 @@ class RunReporter:
             self.warned(event.data)
         if self.log:
             self._write_down(self.log, event)
+        self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
         if self._options.notifications:
             self._options.notifications.hear(event)
         if self.texts:

@@ -26,12 +26,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from fractale.errors import FractaleError, PlanError, UsageError
+from fractale.masking import Masker
 from fractale.plan.picture import PAGE_STYLE
 from fractale.private import make_folder, write_private
 from fractale.record.plans import plan_hash
 from fractale.render.dry_run import text_lines
 from fractale.render.problems import file_lines, show_problems
 from fractale.render.text import inert
+from fractale.report.page import Paging
 from fractale.runs.actions import Actions, RunFlags, Started
 from fractale.settings import Settings
 from fractale.store.run_record import RunRecord, RunRecords
@@ -42,7 +44,7 @@ from fractale.web.environment import environment
 from fractale.web.lists import SINCE, Filter, run_list
 from fractale.web.live import TITLE, Feeds
 from fractale.web.logs import job_logs, log_tail
-from fractale.web.plans import Checked, PlanFile, checked, fields_of, given_in, plan_files
+from fractale.web.plans import CheckedPlan, PlanFile, checked, fields_of, given_in, plan_files
 from fractale.web.questions import answer_in
 
 BY: Final = "fractale web"
@@ -94,6 +96,7 @@ class Web:
     feeds: Feeds = field(init=False)
     records: RunRecords = field(init=False)
     templates: Any = field(init=False)
+    paging: Paging = field(init=False)
 
     def __post_init__(self) -> None:
         self.actions = Actions(self.settings, by=BY)
@@ -106,7 +109,8 @@ class Web:
             "version": __version__,
             "place": inert(str(self.directory), 200),
         }
-        self.feeds = Feeds(run_parts.Parts(self.templates, self.actions))
+        self.paging = Paging(details=False, mask=Masker(self.settings.secrets))
+        self.feeds = Feeds(run_parts.RunParts(self.templates, self.actions, self.paging))
 
     def app(self) -> ASGIApp:
         """The application behind its gate."""
@@ -147,33 +151,28 @@ class Web:
 
     def list(self, request: Request) -> Response:
         """The list of runs; only its table for htmx, and nothing if the table is known."""
-        wanted = Filter.of(request.query_params)
-        found = run_list(self.settings.state_dir, wanted)
-        if request.headers.get("hx-request") != "true":
-            return self._page("list.html", runs=found, since=SINCE, table=self._table(found))
-        table = self._table(found)
-        if request.query_params.get("seen") == _digest(table):
-            return Response(status_code=204)
-        return HTMLResponse(table)
-
-    def recent(self, request: Request) -> Response:
-        """The latest runs, beside the page of one of them."""
-        html = self._recent(request.query_params.get("run", ""))
-        if request.query_params.get("seen") == _digest(html):
-            return Response(status_code=204)
-        return HTMLResponse(html)
-
-    def _recent(self, run: str) -> str:
-        found = run_list(self.settings.state_dir, Filter(), most=RECENT)
-        rows = self.templates.get_template("recent.html").render(runs=found, run=run)
-        again = f"/recent?{urlencode({'run': run, 'seen': _digest(rows)})}"
-        return self.templates.get_template("recent_polled.html").render(rows=rows, again=again)
-
-    def _table(self, found: Any) -> str:
+        found = run_list(self.settings.state_dir, Filter.of(request.query_params))
         table = self.templates.get_template("runs.html").render(runs=found)
         address = found.filter.address()
         again = address + ("&" if "?" in address else "?") + urlencode({"seen": _digest(table)})
-        return self.templates.get_template("polled.html").render(table=table, again=again)
+        polled = self.templates.get_template("polled.html").render(table=table, again=again)
+        if request.headers.get("hx-request") != "true":
+            return self._page("list.html", runs=found, since=SINCE, table=polled)
+        known = request.query_params.get("seen") == _digest(table)
+        return Response(status_code=204) if known else HTMLResponse(polled)
+
+    def recent(self, request: Request) -> Response:
+        """The latest runs, beside the page of one of them; nothing if they are known."""
+        rows, polled = self._recent(request.query_params.get("run", ""))
+        known = request.query_params.get("seen") == _digest(rows)
+        return Response(status_code=204) if known else HTMLResponse(polled)
+
+    def _recent(self, run: str) -> tuple[str, str]:
+        found = run_list(self.settings.state_dir, Filter(), most=RECENT)
+        rows = self.templates.get_template("recent.html").render(runs=found, run=run)
+        again = f"/recent?{urlencode({'run': run, 'seen': _digest(rows)})}"
+        polled = self.templates.get_template("recent_polled.html").render(rows=rows, again=again)
+        return rows, polled
 
     def run(self, request: Request) -> Response:
         record = self._record(request)
@@ -187,7 +186,7 @@ class Web:
             parts={name: part.html for name, part in parts.items()},
             visits=[part.html for part in parts.values() if part.into == run_parts.VISITS],
             at=version,
-            recent=self._recent(record.run_id),
+            recent=self._recent(record.run_id)[1],
             done=DONE.get(request.query_params.get("done", "")),
         )
 
@@ -209,7 +208,7 @@ class Web:
         feed.update()
         with feed.lock:
             html = run_parts.detail(
-                self.templates, feed.history, int(request.path_params["number"])
+                self.templates, feed.history, int(request.path_params["number"]), self.paging
             )
         if html is None:
             raise HTTPException(404, "no such attempt")
@@ -344,7 +343,7 @@ class Web:
     def _plan_page(
         self,
         file: PlanFile,
-        found: Checked,
+        found: CheckedPlan,
         *,
         texts: Mapping[str, str] | None = None,
         error: Any = None,
@@ -414,7 +413,11 @@ class Web:
         if chosen := query.getlist("run"):
             names = chosen[-2:] if len(chosen) == 2 else [*chosen, "", ""][:2]
         if not all(names) or len(query.getlist("run")) > 2:
-            raise UsageError("choose two runs to compare", hint="mark two runs in the list of runs")
+            words = {
+                "message": "choose two runs to compare",
+                "hint": "mark two in the list of runs",
+            }
+            return self._page("error.html", title="two runs", error=words, back="/")
         try:
             a, b = (read_history(self.records.find(name)) for name in names if name != "-1")
         except UsageError as error:

@@ -211,11 +211,10 @@ class Feed:
 
     async def _follow(self) -> None:
         """Look at the run's files as long as the page has viewers."""
-        pause, due = LOOK, 0.0
+        pause, due, version = LOOK, 0.0, self._version
         try:
             while self._viewers and not self._stopped:
                 began = time.monotonic()
-                version = self._version
                 stale = began - self._read_at >= READ
                 if began >= due and (stale or await asyncio.to_thread(self._stamp) != self._seen):
                     await asyncio.to_thread(self.update)
@@ -223,7 +222,8 @@ class Feed:
                 elif not stale:
                     took = time.monotonic() - began
                     pause = SLOW_LOOK if took > SLOW * 5 else LOOK
-                if self._version != version:
+                if self._version != version:  # a request may have updated it, too
+                    version = self._version
                     for event in self._viewers:
                         event.set()
                 await asyncio.sleep(pause)

@@ -38,8 +38,8 @@ class Log:
     over: bool
 
     def response(self, headers: Mapping[str, str]) -> Response:
-        """The whole log, as text."""
-        if not self.path.is_file():
+        """The whole log, as text; nothing if a job has put a link in its place."""
+        if self.path.is_symlink() or not self.path.is_file():
             return PlainTextResponse("", headers=headers)
         return FileResponse(self.path, media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -68,6 +68,8 @@ def log_of(history: RunHistory, job: RecordedJob) -> Log:
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
     """The last lines of a log, with control characters escaped; empty if there is none yet."""
+    if path.is_symlink():
+        return ""
     try:
         text = read_tail(path, lines, LONGEST_TAIL).text
     except OSError:

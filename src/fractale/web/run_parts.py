@@ -21,10 +21,11 @@ from fractale.render.questions import exact
 from fractale.render.run_view import unreadable
 from fractale.render.summary import NO_BREAKS, history_verdict
 from fractale.render.text import inert
+from fractale.report.images import Pictures
 from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
 from fractale.runs.actions import Actions, OpenQuestion
 from fractale.web.live import MOST_LOGS, TITLE, Part
-from fractale.web.logs import FOLLOWED_LINES, job_logs, log_tail
+from fractale.web.logs import FOLLOWED_LINES, Log, job_logs, log_of, log_tail
 from fractale.web.plans import fields_of
 from fractale.web.questions import Field, card_of
 
@@ -33,25 +34,29 @@ if TYPE_CHECKING:
 
 VISITS: Final = "visits"
 """The id of the element that has the attempts."""
+MOST_LINKS: Final = 40
+"""The most logs that an attempt links to."""
 CHANGED: Final = "changed."
 """Before the name of an input, in the form of a fork."""
 
 
 @dataclass(slots=True)
-class Parts:
+class RunParts:
     """Renders the parts of a run's page.
 
     Args:
         templates: The environment of the pages.
         actions: Know the open questions.
+        paging: Masks secrets in logs, drafts and plans.
     """
 
     templates: Environment
     actions: Actions
+    paging: Paging = field(default_factory=lambda: Paging(details=False))
     _visits: dict[tuple[str, str], tuple[Visit, Part]] = field(default_factory=dict[Any, Any])
 
     def __call__(self, history: RunHistory, texts: Mapping[str, WrittenText]) -> dict[str, Part]:
-        page = _without_questions(run_page(history, Paging(details=False)), history)
+        page = _without_questions(run_page(history, self.paging), history)
         live = self.templates.get_template("run_parts.html").make_module(
             {"run": history.run, "page": page}
         )
@@ -60,7 +65,9 @@ class Parts:
         logs = [log for log in job_logs(history) if not log.over][:MOST_LOGS]
         found = {
             "said": macros.said(len(asked)),
-            "verdict": macros.verdict(_can(history), history.started),
+            "verdict": macros.verdict(
+                _can(history, asks=bool(asked)), history.started, _failed_logs(history)
+            ),
             "questions": macros.questions([card_of(each) for each in asked], trouble),
             "now": macros.now(
                 [
@@ -141,23 +148,38 @@ def _stamp(attempt: Any) -> str:
     return hashlib.blake2b(repr(done).encode(), digest_size=6).hexdigest()
 
 
-def _can(history: RunHistory) -> set[str]:
-    """What can be done with a run now."""
+def _failed_logs(history: RunHistory) -> list[Log]:
+    """The logs of the jobs that failed in the last attempt with such a job."""
+    if history.status != "failed":
+        return []
+    for attempt in reversed(history.attempts):
+        failed = [job for job in attempt.jobs if job.over and job.state != "completed"]
+        if failed:
+            return [log_of(history, job) for job in failed[:MOST_LOGS]]
+    return []
+
+
+def _can(history: RunHistory, *, asks: bool) -> set[str]:
+    """What can be done with a run now, beside answering a question, which resumes it, too."""
     able = {"fork"} if history.attempts else set[str]()
     if history.alive:
         return able | {"cancel"}
     if history.status in ("waiting", "limit", "stopped"):
-        able |= {"resume", "cancel"}
+        able |= {"cancel"} if asks else {"resume", "cancel"}
     return able
 
 
-def detail(templates: Environment, history: RunHistory, number: int) -> str | None:
-    """What happened in an attempt, counted from 1; None if there is none."""
+def detail(templates: Environment, history: RunHistory, number: int, paging: Paging) -> str | None:
+    """The contents of an attempt, counted from 1; None if it does not exist."""
     if not 0 < number <= len(history.attempts):
         return None
-    found = visit_detail(history, history.attempts[number - 1])
-    macros: Any = templates.get_template("run.html").module
-    return str(macros.visit_detail(found))
+    attempt = history.attempts[number - 1]
+    jobs = sorted(attempt.jobs, key=lambda job: job.state == "completed")[:MOST_LINKS]
+    return templates.get_template("visit_detail.html").render(
+        run=history.run,
+        detail=visit_detail(history, attempt, replace(paging, pictures=Pictures())),
+        logs=[log_of(history, job) for job in jobs],
+    )
 
 
 def plan_picture(plan: Plan) -> str:

@@ -183,6 +183,6 @@ def _listed(record: RunRecord, asked: list[OpenQuestion]) -> list[str]:
     lines.append("")
     for number, each in enumerate(open_here):
         pair = shlex.quote(f"{short_name(each, asked)}={examples(each.question)[0]}")
-        lines.append(f"{'next' if not number else '':8}fractale answer {run} {pair}")
+        lines.append(f"{'next' if not number else '':8}fractale answer {run} {inert(pair, 1000)}")
     width = screen_width(sys.stdout)
     return [plain(line) for line in narrowed([row(words) for words in lines], width)]

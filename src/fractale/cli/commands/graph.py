@@ -14,7 +14,7 @@ from fractale.cli.commands.run import complete_plans
 
 if TYPE_CHECKING:
     from fractale.plan import Plan
-    from fractale.plan.way import Way
+    from fractale.plan.way import RunWay
 
 FORMATS = ("text", "mermaid", "svg", "png")
 ENDINGS = {".mmd": "mermaid", ".md": "mermaid", ".svg": "svg", ".png": "png", ".txt": "text"}
@@ -80,7 +80,7 @@ def command(plan: str | None, run_id: str | None, form: str | None, output: Path
         click.echo(writable(data.rstrip("\n"), sys.stdout.encoding))
 
 
-def _of_run(run_id: str) -> tuple[Plan, Way]:
+def _of_run(run_id: str) -> tuple[Plan, RunWay]:
     """The plan of a run with its drafts, and the way that the run took.
 
     Raises:

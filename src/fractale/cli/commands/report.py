@@ -59,7 +59,7 @@ def command(run_ids: tuple[str, ...], output: Path | None) -> int:
 
 
 def _may_replace(path: Path) -> bool:
-    """Whether there is no file of that name, or only an older report."""
+    """Whether the name is free, or that of an older report."""
     try:
         with path.open("rb") as file:
             return MARK in file.read(HEAD_BYTES)

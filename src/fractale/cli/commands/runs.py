@@ -123,10 +123,11 @@ def _since(text: str | None) -> float | None:
 
 def _print(rows: Sequence[RunRow], *, more: bool) -> None:
     from fractale.render.run_list import run_list_lines
-    from fractale.render.text import paint, wants_color, writable
+    from fractale.render.text import narrowed, paint, screen_width, wants_color, writable
 
     color = wants_color(sys.stdout)
-    for line in run_list_lines(rows):
+    width = screen_width(sys.stdout)
+    for line in narrowed(run_list_lines(rows, width), width):
         click.echo(writable(paint(line, color=color), sys.stdout.encoding))
     if not rows:
         click.echo("no runs", err=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,10 @@ BEGIN_SECONDS = 3.0
 """Seconds to wait for a run that does not exist yet; its process may be starting."""
 MOST_BEGIN_SECONDS = 15.0
 """The same once its directory exists."""
+LOOK_PAUSE = 3.0
+"""Seconds between two looks whether a job of a run without a process has ended."""
+MOST_LOOKED_AT = 100
+"""The most jobs to look at."""
 END_SECONDS = 2.0
 """Seconds to wait until the process of a run that has ended is gone: it may also be the next one,
 which has not reported anything yet."""
@@ -54,6 +60,8 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
     settings = options.settings_of()
     record = _begun(RunRecords(settings.state_dir), run_id)
     output = sys.stdout
+    if output.isatty():
+        signal.signal(signal.SIGTERM, _exit)  # the terminal is left as it was
     with open_display(output, output, as_json=as_json, quiet=quiet, elsewhere=True) as display:
         watching = _Watching(record, display, as_json=as_json)
         try:
@@ -62,6 +70,10 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
             display.close()
             watching.leave()
             return 130
+
+
+def _exit(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _begun(records: RunRecords, run_id: str) -> RunRecord:
@@ -96,7 +108,7 @@ class _Watching:
         self._asked: list[Mapping[str, Any]] = []
         self._end: Mapping[str, Any] | None = None
         self._ended_at = 0.0
-        self._reported: set[str] = set()
+        self._look_due = 0.0
 
     def follow(self) -> int:
         """Show the run; returns the exit code."""
@@ -114,7 +126,7 @@ class _Watching:
                         return code
                     self._end, drawn = None, False
             elif last and last.status:
-                self._look_at_jobs()
+                self._look_at_waits()
             elif not history.alive and (last or time.monotonic() > begin + MOST_BEGIN_SECONDS):
                 return self._killed()
             elif last:
@@ -162,9 +174,13 @@ class _Watching:
         self._display.listener(Event(event["event"], self._record.run_id, data, event["time"]))
 
     def _is_open(self, event: Mapping[str, Any]) -> bool:
-        asked = self._follower.history.questions
-        same = [each for each in asked if each.question == event["question"]]
-        return bool(same) and not same[-1].answered
+        """Whether a question has no answer yet; another process may have counted it otherwise."""
+        question = event["question"]
+        for asked in reversed(self._follower.history.questions):
+            key = asked.question.get("id")
+            if key == question.get("id") if key else asked.question == question:
+                return not asked.answered
+        return False
 
     # -- ends -------------------------------------------------------------------------------------
 
@@ -181,34 +197,26 @@ class _Watching:
         waiting: list[dict[str, Any]] = end.get("waiting") or []
         if end["status"] != "waiting" or not all(map(needs_no_answer, waiting)):
             return EXIT_CODES[end["status"]]
-        self._reported.clear()
-        self._display.say(
-            "watching on: the next process of the run is shown here; Ctrl-C ends only the watching"
-        )
+        self._look_due = 0.0
+        self._display.say("watched until a process resumes it; Ctrl-C ends only the watching")
         return None
 
-    def _look_at_jobs(self) -> None:
-        """Report the waits that are over, once each. No scheduler is asked."""
-        from fractale.clock import SystemClock
-        from fractale.questions import is_due, is_job
+    def _look_at_waits(self) -> None:
+        """Report the first wait of the run that is over. No scheduler is asked."""
+        from fractale.render.text import inert
         from fractale.runs.result import resume_command
-        from fractale.schedulers.folder import JobFolder
-        from fractale.schedulers.job import JobHandle
 
-        for each in self._follower.history.result.get("waiting") or ():
-            step = str(each.get("step"))
-            if step in self._reported:
-                continue
-            words = ""
-            if is_job(each) and each.get("handle"):
-                handle = JobHandle.from_dict(each["handle"])
-                if JobFolder(handle.own_dir).ended() is not None:
-                    words = f"job {handle.title} of `{step}` has ended"
-            elif is_due(each, SystemClock()):
-                words = f"the wait of `{step}` is over"
-            if words:
-                self._reported.add(step)
-                self._display.say(f"{words}; next: {resume_command(self._record.run_id)}")
+        now = time.monotonic()
+        if now < self._look_due:
+            return
+        self._look_due = now + LOOK_PAUSE
+        waiting: list[dict[str, Any]] = self._follower.history.result.get("waiting") or []
+        over = (text for each in waiting[:MOST_LOOKED_AT] if (text := _over(each)))
+        words = next(over, "")
+        if words:
+            self._look_due = math.inf
+            again = resume_command(self._record.run_id)
+            self._display.say(inert(f"{words}; next: {again}"))
 
     def _killed(self) -> int:
         """Print the verdict on a run whose process is gone without an end."""
@@ -223,3 +231,19 @@ class _Watching:
             text = text_of(lambda room: history_verdict(history, room), color=color, width=width)
             sys.stdout.write(writable(text, sys.stdout.encoding))
         return EXIT_CODES["stopped"]
+
+
+def _over(waiting: Mapping[str, Any]) -> str:
+    """Words for a batch job that left its evidence, or a time that has come; else empty."""
+    from fractale.clock import SystemClock
+    from fractale.questions import is_due, is_job
+    from fractale.schedulers.folder import JobFolder
+    from fractale.schedulers.job import JobHandle
+
+    if is_job(waiting) and waiting.get("handle"):
+        handle = JobHandle.from_dict(waiting["handle"])
+        if JobFolder(handle.own_dir).ended() is not None:
+            return f"job {handle.title} of `{waiting['step']}` has ended"
+    elif is_due(waiting, SystemClock()):
+        return f"the wait of `{waiting['step']}` is over"
+    return ""
