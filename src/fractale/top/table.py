@@ -164,7 +164,7 @@ def _that_fit(
         needed = 1 + sum(widths[c.heading] + len(GAP) for c in used)
         if column.order and needed - len(GAP) * (not wanted) + wanted > width:
             used = [c for c in used if c is not column]
-            if column.order == 1:  # the plan's name, shortened, if there is room for a part
+            if column.order == 1:  # the plan's name, shortened if a part of it fits
                 rest = 1 + sum(widths[c.heading] + len(GAP) for c in used)
                 if (room := width - rest - len(GAP)) >= 6:
                     widths["PLAN"] = min(widths["PLAN"], room)
