@@ -130,6 +130,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
 NOT_CALLED = {
     "serve": "serves until it is stopped",
     "studio": "starts a server of its own",
+    "top": "needs a terminal: tests/top",
     "web": "serves until it is stopped: tests/web",
     "logs": "needs a batch job: tests/cli/test_see_and_stop.py",
 }

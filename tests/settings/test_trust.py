@@ -144,6 +144,7 @@ ACTS = {
     "doctor PLAN": ["doctor", "hello.yaml", "-r", "tools.yaml"],
     "studio": ["studio", "--no-browser"],
     "web": ["web", "--no-browser"],
+    "top": ["top"],
 }
 LOOKS = {
     "run --dry-run": ["run", "hello.yaml", "-r", "tools.yaml", "--dry-run"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ async def top(
     """Opens `fractale top` on the written runs, at a fixed time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
 
     @asynccontextmanager
     async def opened(size: tuple[int, int] = (80, 24), **options: Any) -> AsyncIterator[Any]:
@@ -44,7 +46,9 @@ async def top(
         async with app.run_test(size=size) as pilot:
             yield pilot
 
-    return opened
+    yield opened
+    monkeypatch.undo()
+    time.tzset()
 
 
 async def test_the_list_and_a_run_at_80_columns(top: Any, settings: Settings) -> None:

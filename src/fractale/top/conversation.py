@@ -42,7 +42,7 @@ class Prompter(Protocol):
 
 
 class Conversation:
-    """What a dialogue needs of a terminal, on a screen.
+    """The parts of a terminal that a dialogue needs, on a screen.
 
     Args:
         environment: Names the user's editor, as VISUAL or EDITOR.

@@ -86,7 +86,7 @@ def fitted(parts: Sequence[tuple[str, str]], width: int, letters: Letters, drop:
     """Keys with their words on one line.
 
     Args:
-        parts: Keys and what they do; the words of all others are left out if there is no room.
+        parts: Keys and what they do; those that do not fit are left out.
         drop: The keys that are left out first, one after the other.
     """
     kept, line = list(parts), ""

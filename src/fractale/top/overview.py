@@ -58,10 +58,10 @@ RANKS: Final = {"waiting": Rank.WAITS, "limit": Rank.STOPPED, "stopped": Rank.ST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
-    """What one line shows of a run.
+    """One run, as a line of the list shows it.
 
     Args:
-        state: In words, such as ``asks`` or ``job 4711 R n3``.
+        state: As text, such as ``asks`` or ``job 4711 R n3``.
         since: When the present step, or the wait for an answer, began; Unix time, None if unknown
             or over.
         says: What it asks, or why it failed.
@@ -86,7 +86,7 @@ class Glance:
 
     @property
     def text(self) -> str:
-        """What a filter looks through, in lower case."""
+        """The text that a filter searches, in lower case."""
         row = self.row
         words = (row.id, row.plan, row.status, self.state, self.step, self.says, row.parent or "")
         return " ".join(words).casefold()

@@ -1,4 +1,4 @@
-"""What the screens show, read in a thread: the interface itself never waits for a file."""
+"""Reads the data of the screens in a thread: the interface itself never waits for a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_SHOWN: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is on the screen.
+    """The runs and the lines on the screen.
 
     Args:
         shown: The runs in the list.
@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What was read for a `Wanted`.
+    """The data that was read for a `Wanted`.
 
     Args:
         lines: Of the run, or of the log.

@@ -91,7 +91,7 @@ def _with_blank(lines: Iterable[Line]) -> list[Line]:
 def panel_lines(
     run: FollowedRun, width: int, height: int, now: float, letters: Letters
 ) -> list[Line]:
-    """What a few lines can say about the selected run.
+    """A few lines about the selected run.
 
     Args:
         now: Unix time.

@@ -149,7 +149,7 @@ class View(Screen[None]):
     # -- keys
 
     async def on_key(self, event: Key) -> None:
-        """Act on a key. What was typed for this screen is dropped once another one is open."""
+        """Act on a key. A key that was typed for this screen is dropped once another is open."""
         if self.app.screen is not self:
             event.stop()
         elif not self.takes(event) and (action := self.KEYS.get(event.key)):
@@ -671,7 +671,7 @@ class TalkScreen(Screen[Done]):
         if self.talk.waits:
             self.talk.leave()
         else:
-            self.dismiss(Done(words="it goes on; the result is shown here"))
+            self.dismiss(Done(words="in progress; the result is shown here"))
 
     def action_by(self, number: int) -> None:
         self.query_one("#body", Lines).move_by(number)

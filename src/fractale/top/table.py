@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fractale.render.summary import LEAST_HOURS
-from fractale.render.text import Line, Mark, cells, clock, fit, inert, pad
+from fractale.render.text import Line, Mark, cells, clock, fit, inert, pad, row
 from fractale.top.letters import Letters
 from fractale.top.overview import Glance, Rank
 
@@ -75,21 +75,31 @@ def heading(glances: Sequence[Glance], place: str, width: int, letters: Letters)
         (found.count(Rank.ENDED) - failed, "done", ""),
         (failed, "failed", "bad"),
     ]
-    middle: Line = []
+    right = node_hours(glances)
+    for named, kept, hours in (
+        (True, counts, right),
+        (False, counts, right),
+        (False, [each for each in counts if each[1] != "done"], right),
+        (False, counts, ""),
+    ):
+        middle = _counts(kept)
+        used = sum(cells(text) for text, _ in middle)
+        room = width - used - cells(hours) - 2
+        left = f" fractale  {fit(place, max(room - 15, 0))}".rstrip() + "   " if named else " "
+        if cells(left) <= room:
+            break
+    gap = " " * max(width - cells(left) - used - cells(hours) - 1, 0)
+    line: Line = [(left, ""), *middle, (gap + hours if hours else "", "")]
+    return [(letters.own(text), mark) for text, mark in line]
+
+
+def _counts(counts: Sequence[tuple[int, str, Mark]]) -> Line:
+    line: Line = []
     for number, word, mark in counts:
         if number:
-            middle.append((" · " if middle else "", ""))
-            middle.append((f"{number:,} {word}", mark))
-    middle = middle or [("no runs", "")]
-    used = sum(cells(text) for text, _ in middle)
-    right = node_hours(glances)
-    left = f" fractale  {fit(place, max(width - used - cells(right) - 16, 0))}".rstrip()
-    if cells(left) + used + 3 > width:
-        left = ""
-    rest = width - cells(left) - used - cells(right) - 5
-    tail = " " * (rest + 1) + right if rest >= 0 and right else ""
-    line: Line = [(left, ""), ("   " if left else " ", ""), *middle, (tail, "")]
-    return [(letters.own(text), mark) for text, mark in line]
+            line.append((" · " if line else "", ""))
+            line.append((f"{number:,} {word}", mark))
+    return line or row("no runs")
 
 
 def node_hours(glances: Sequence[Glance]) -> str:
@@ -154,7 +164,7 @@ def _that_fit(
         needed = 1 + sum(widths[c.heading] + len(GAP) for c in used)
         if column.order and needed - len(GAP) * (not wanted) + wanted > width:
             used = [c for c in used if c is not column]
-            if column.order == 1:  # the plan's name, shortened, if there is room for a part
+            if column.order == 1:  # the plan's name, shortened if a part of it fits
                 rest = 1 + sum(widths[c.heading] + len(GAP) for c in used)
                 if (room := width - rest - len(GAP)) >= 6:
                     widths["PLAN"] = min(widths["PLAN"], room)

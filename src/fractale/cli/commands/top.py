@@ -38,7 +38,7 @@ def command() -> int:
     """
     from fractale.errors import UsageError
 
-    settings = options.settings_of()
+    settings = options.settings_of(acts=True)
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
         raise UsageError(
             "`fractale top` needs a terminal",
