@@ -422,6 +422,7 @@ def test_one_process_can_run_any_number_of_commands(capsys):
     assert capsys.readouterr().out == listed
     assert [each.value for each in cli.shell_complete(click.Context(cli), "re")] == [
         "resume",
+        "report",
         "replay",
     ]
 

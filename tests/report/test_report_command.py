@@ -59,6 +59,8 @@ def assert_closed(html: str) -> Parsed:
     )
     ids = [attrs["id"] for _, attrs in found.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
+    links = {attrs["href"] for tag, attrs in found.elements if tag == "a"}
+    assert {link.removeprefix("#") for link in links} <= set(ids)
     for tag, attrs in found.elements:
         assert tag not in ("iframe", "object", "embed", "form", "base", "template"), tag
         assert "style" not in attrs, (tag, attrs)

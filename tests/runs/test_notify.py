@@ -117,6 +117,9 @@ def test_a_failure_is_sent_once_and_a_success_not_as_a_failure():
     with Hook() as hook:
         sent({"on": ["end", "failure"], "webhook": hook.url})
         sent({"on": ["failure"], "webhook": hook.url}, data={**FINISHED, "status": "success"})
+        interrupted = {"status": "stopped", "error": "interrupted; it is not known whether `a` ran"}
+        sent({"webhook": hook.url}, data=interrupted)  # by Ctrl-C: the user knows
+        sent({"webhook": hook.url}, data={"status": "waiting"})
         assert [body["event"] for body in hook.bodies] == ["failure"]
 
 

@@ -38,6 +38,7 @@ def test_a_real_terminal_refuses_a_call_and_leaves(made: MadeRuns) -> None:
         terminal.key("a")
         screen = terminal.wait_for("y once")
         assert "#FLUX: -N2" in screen
+        terminal.wait_for("\n>\n")  # a line can be typed
         terminal.type("n")
         terminal.wait_for("answered: run tmux-no")
         terminal.key("q")

@@ -38,7 +38,7 @@ class RunColumn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class RunDifference:
     """A place where two runs differ."""
 
     place: str
@@ -55,7 +55,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """Several runs.
 
     Args:
@@ -73,13 +73,13 @@ class Comparison:
     rows: tuple[RunColumn, ...]
     plots: tuple[Plot, ...]
     reasons: tuple[Reason, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[RunDifference, ...]
     a: str
     b: str
     note: str = ""
 
 
-def compare(histories: Sequence[RunHistory], prefixes: Mapping[str, str]) -> Comparison:
+def compare(histories: Sequence[RunHistory], prefixes: Mapping[str, str]) -> RunComparison:
     """What differs between runs.
 
     Args:
@@ -98,7 +98,7 @@ def compare(histories: Sequence[RunHistory], prefixes: Mapping[str, str]) -> Com
         for own, values in zip(fixed, flat, strict=True)
     ]
     both = len(histories) == 2
-    return Comparison(
+    return RunComparison(
         head=_head(histories),
         columns=tuple(inert(name, 80) for name in names),
         differs=tuple(len({text[name] for text in texts}) > 1 for name in names),
@@ -195,7 +195,7 @@ def _reasons(histories: Sequence[RunHistory]) -> Iterable[Reason]:
             yield Reason(words=words, runs=tuple(runs))
 
 
-def _differences(a: RunHistory, b: RunHistory) -> Iterable[Difference]:
+def _differences(a: RunHistory, b: RunHistory) -> Iterable[RunDifference]:
     """The places where two runs differ, those of their heads first."""
     found = diff_runs(a, b)
     lines = [_difference(f"{each.path}", each) for each in found.about]
@@ -206,7 +206,7 @@ def _differences(a: RunHistory, b: RunHistory) -> Iterable[Difference]:
         place += f", attempt {attempt.number}" if attempt.number > 1 else ""
         if attempt.a is None or attempt.b is None:
             lines.append(
-                Difference(
+                RunDifference(
                     place=place,
                     a=_outcome(attempt.a) if attempt.a else "not reached",
                     b=_outcome(attempt.b) if attempt.b else "not reached",
@@ -219,13 +219,13 @@ def _differences(a: RunHistory, b: RunHistory) -> Iterable[Difference]:
             _difference(f"{place}: {kind} {each.path}".rstrip(), each) for kind, each in values
         ]
         if "outcome" in attempt.changed:
-            lines.append(Difference(place=place, a=_outcome(attempt.a), b=_outcome(attempt.b)))
+            lines.append(RunDifference(place=place, a=_outcome(attempt.a), b=_outcome(attempt.b)))
         if not values and "calls" in attempt.changed:
-            lines.append(Difference(place=place, a="calls differ", b="calls differ"))
+            lines.append(RunDifference(place=place, a="calls differ", b="calls differ"))
     yield from lines[:MOST_CHANGES]
     if more := max(len(lines) - MOST_CHANGES, 0):
         words = f"fractale diff {a.run} {b.run}"
-        yield Difference(place=f"… {count(more, 'more difference')}", a=words, b="")
+        yield RunDifference(place=f"… {count(more, 'more difference')}", a=words, b="")
 
 
 def _outcome(attempt: Any) -> str:
@@ -235,8 +235,8 @@ def _outcome(attempt: Any) -> str:
     ) else words  # fmt: skip
 
 
-def _difference(place: str, change: ValueChange) -> Difference:
-    return Difference(
+def _difference(place: str, change: ValueChange) -> RunDifference:
+    return RunDifference(
         place=inert(place, 300),
         a="(missing)" if change.missing == "a" else _cell(change.a) or "null",
         b="(missing)" if change.missing == "b" else _cell(change.b) or "null",

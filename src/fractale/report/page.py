@@ -194,7 +194,7 @@ class DraftLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class DraftView:
     """A plan that a model drafted for a step.
 
     Args:
@@ -257,7 +257,7 @@ class RunPage:
     costs: tuple[TableView, ...]
     inputs: tuple[Shown, ...]
     outputs: tuple[Shown, ...]
-    drafts: tuple[Draft, ...]
+    drafts: tuple[DraftView, ...]
     warnings: tuple[str, ...]
     files: Rows
     versions: Rows
@@ -471,7 +471,7 @@ class _Page:
         href = anchor(owners[-1], self._paging.prefix) if owners else ""
         return question_view(asked, href)
 
-    def _drafts(self) -> Iterable[Draft]:
+    def _drafts(self) -> Iterable[DraftView]:
         rounds: dict[str, list[RecordedQuestion]] = {}
         for asked in self._history.questions:
             if asked.question.get("kind") == "review":
@@ -479,7 +479,7 @@ class _Page:
         for step in dict.fromkeys([*rounds, *self._history.drafts]):
             yield from self._drafts_of(step, rounds.get(step, []))
 
-    def _drafts_of(self, step: str, rounds: Sequence[RecordedQuestion]) -> Iterable[Draft]:
+    def _drafts_of(self, step: str, rounds: Sequence[RecordedQuestion]) -> Iterable[DraftView]:
         before = ""
         for asked in rounds:
             text = str(asked.question.get("plan") or "")
@@ -491,14 +491,14 @@ class _Page:
         if accepted is not None and accepted.strip() != before.strip():
             yield self._draft(step, 0, "accepted", accepted, before)
 
-    def _draft(self, step: str, number: int, words: str, text: str, before: str) -> Draft:
+    def _draft(self, step: str, number: int, words: str, text: str, before: str) -> DraftView:
         path = shorten_path(str(self._record.drafts / f"{step}.yaml"))
         text, note = cut(self._mask(text), self._paging.bounds, inert(path, 400))
         lines = [DraftLine(mark="", text=line) for line in text.rstrip("\n").split("\n")]
         if before:
             old, _ = cut(self._mask(before), self._paging.bounds)
             lines = list(_changes(old, text))
-        return Draft(
+        return DraftView(
             step=inert(step, 200),
             round=number,
             words=words,

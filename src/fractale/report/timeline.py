@@ -36,7 +36,7 @@ LONG: Final = 0.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class TimelineBar:
     """One bar.
 
     Args:
@@ -67,7 +67,7 @@ class Lane:
     full: str
     indent: float
     href: str
-    bars: tuple[Bar, ...]
+    bars: tuple[TimelineBar, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +217,7 @@ class _Drawing:
         spans = [(job.submitted or job.started or v.started, job.ended or self._end)
                  for v, job in jobs]  # fmt: skip
         places, rows = self._packed(spans)
-        bars: list[Bar] = []
+        bars: list[TimelineBar] = []
         for (attempt, job), row in zip(jobs, places, strict=True):
             at, href_of = y + row * ROW, anchor(attempt, self._prefix)
             named = f"job {inert(job.job, 40)} of {inert(job.step, 60)}"
@@ -233,7 +233,7 @@ class _Drawing:
         label = "job" if len(jobs) == 1 else f"{len(jobs)} jobs"
         return _lane(label, f"{path}: {label}", y, rows, depth + 1, href, bars)
 
-    def _bars(self, attempt: RecordedAttempt, y: float, row: int) -> Iterable[Bar]:
+    def _bars(self, attempt: RecordedAttempt, y: float, row: int) -> Iterable[TimelineBar]:
         """The bar of an attempt, and what happened inside."""
         at, href = y + row * ROW, anchor(attempt, self._prefix)
         span = _span(attempt, self._end)
@@ -252,7 +252,7 @@ class _Drawing:
                 yield from self._bar(waited, at, "wait", text, href)
         yield from self._inside(attempt, at, href)
 
-    def _inside(self, attempt: RecordedAttempt, at: float, href: str) -> Iterable[Bar]:
+    def _inside(self, attempt: RecordedAttempt, at: float, href: str) -> Iterable[TimelineBar]:
         last: tuple[str, float] | None = None
         parts: list[tuple[str, Span, str]] = []
         for call in attempt.calls:
@@ -274,11 +274,11 @@ class _Drawing:
     def _bar(
         self, span: Span, y: float, kind: str, title: str, href: str, *, again: bool = False,
         height: float = ROW - 3,
-    ) -> Iterable[Bar]:  # fmt: skip
+    ) -> Iterable[TimelineBar]:  # fmt: skip
         self._left -= 1
         x = self._axis.x(span[0])
         width = max(self._axis.x(span[1]) - x, 2.0)
-        yield Bar(
+        yield TimelineBar(
             x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1),
             kind=kind, title=title, href=href, again=again,
         )  # fmt: skip
@@ -353,7 +353,7 @@ def step_id(path: str, prefix: str = "") -> str:
 
 
 def _lane(
-    name: str, full: str, y: float, rows: int, depth: int, href: str, bars: list[Bar]
+    name: str, full: str, y: float, rows: int, depth: int, href: str, bars: list[TimelineBar]
 ) -> Lane:
     indent = min(depth, 6) * 10.0
     return Lane(

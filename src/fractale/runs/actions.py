@@ -109,7 +109,7 @@ class OpenQuestion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class BackgroundRun:
     """A background process that works on a run.
 
     Args:
@@ -144,7 +144,7 @@ class Delivered:
     answer: Any
     taken: bool
     process: str = ""
-    started: Started | None = None
+    started: BackgroundRun | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +292,7 @@ class Actions:
         self, record: RunRecord, mailbox: Mailbox, posts: Sequence[_Post]
     ) -> list[Delivered]:
         """Wait until the run has the answers; resume it if it has no process."""
-        started: Started | None = None
+        started: BackgroundRun | None = None
         keys, began, resumes = {post.open.key for post in posts}, time.monotonic(), 0
         process = str(holder_of(record) or "")
         check, until = 0.0, TAKE_SECONDS
@@ -414,7 +414,7 @@ class Actions:
             trouble=trouble,
         )
 
-    async def resume(self, run_id: str) -> Started:
+    async def resume(self, run_id: str) -> BackgroundRun:
         """Resume a run in the background.
 
         Raises:
@@ -432,13 +432,15 @@ class Actions:
             )
         return await self._resume(record)
 
-    async def _resume(self, record: RunRecord) -> Started:
+    async def _resume(self, record: RunRecord) -> BackgroundRun:
         if holder := holder_of(record):
             raise RunHeld(f"run {record.run_id} is held by {holder}")
         self._record("resume", record.run_id)
         return await self._spawn(record, ["resume", record.run_id, "--quiet"])
 
-    async def fork(self, run_id: str, at: str, inputs: Mapping[str, Any] | None = None) -> Started:
+    async def fork(
+        self, run_id: str, at: str, inputs: Mapping[str, Any] | None = None
+    ) -> BackgroundRun:
         """Start a new run from the state of another one before a step, in the background.
 
         Args:
@@ -474,7 +476,7 @@ class Actions:
         plan: str | Path,
         inputs: Mapping[str, Any] | None = None,
         flags: RunFlags | None = None,
-    ) -> Started:
+    ) -> BackgroundRun:
         """Run a plan in the background.
 
         Args:
@@ -562,7 +564,7 @@ class Actions:
         words: Sequence[str],
         inputs: Mapping[str, Any] | None,
         secrets: Mapping[str, str] | None = None,
-    ) -> Started:
+    ) -> BackgroundRun:
         """Start a process that begins a run, with its inputs in a file that only the user reads."""
         given: list[str] = []
         if inputs:
@@ -579,7 +581,7 @@ class Actions:
 
     async def _spawn(
         self, record: RunRecord, words: Sequence[str], secrets: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> BackgroundRun:
         """Start a background process, and wait until it has taken up its run.
 
         Raises:
@@ -597,7 +599,7 @@ class Actions:
                     raise RunHeld(f"run {record.run_id} is held by {holder}")
                 raise _not_started(record, words, written)
             await asyncio.sleep(LOOK_SECONDS)
-        return Started(
+        return BackgroundRun(
             run=record.run_id,
             pid=process.pid,
             log=record.output,

@@ -65,6 +65,7 @@ class Answering:
         self._of_changed: dict[str, Any] = {}
         self._answered = Counter[str]()
         self._open: dict[str, Asked] = {}
+        self._shown: tuple[str, ...] = ()
         self._used: set[str] = set()
         self.context = RunContext()
         self.waiting: list[dict[str, Any]] = []
@@ -157,6 +158,7 @@ class Answering:
             while not (await asyncio.wait((person,), timeout=LOOK_SECONDS))[0]:
                 if self._options.control.drain_requested:
                     return MISSING
+                self._publish()
                 if (mailed := self._from_mailbox(question, key)) is not MISSING:
                     why = ANSWERED_ELSEWHERE
                     return _Taken(mailed)
@@ -188,8 +190,9 @@ class Answering:
         shown = without_secrets(question, answer)
         where = {"via": mail.via, "user": mail.user} if mail else {}
         key = self._key(question)
-        if self._mailbox and self._open.pop(key, None) is not None:
-            self._mailbox.publish(self._open)
+        self._open.pop(key, None)
+        if not self._open:
+            self._publish()
         self.context.emit(
             "answered",
             step=question.get("step"),
@@ -243,12 +246,24 @@ class Answering:
         new = {key: one for key, one in asked.items() if key not in self._open}
         if new:
             self._open |= new
-            self._mailbox.publish(self._open)
+            self._publish()
         try:
             yield
         finally:
-            if [self._open.pop(key) for key in new if key in self._open]:
-                self._mailbox.publish(self._open)
+            for key in new:
+                self._open.pop(key, None)
+            if not self._open:
+                self._publish()
+
+    def _publish(self) -> None:
+        """Publish the open questions, if others are published.
+
+        Answered ones are left out with some delay, so that a user in Python who answers thousands
+        at once costs no thousand files. An answer that comes too late for one is not used.
+        """
+        if self._mailbox and (keys := tuple(self._open)) != self._shown:
+            self._mailbox.publish(self._open)
+            self._shown = keys
 
     def _from_mailbox(self, question: Mapping[str, Any], key: str = "") -> Any:
         """The answer of another process; MISSING if there is none.

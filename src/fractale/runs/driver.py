@@ -37,7 +37,7 @@ from fractale.runs.handlers import ENDS, Handlers, open_handlers, plan_end
 from fractale.runs.mailbox import Mailbox
 from fractale.runs.options import RunOptions
 from fractale.runs.reporter import End, RunReporter, limits_of, spent_by, used_in
-from fractale.runs.result import BY_CANCEL, RunResult
+from fractale.runs.result import BY_CANCEL, INTERRUPTED, RunResult
 from fractale.runs.rounds import Rounds, Thread
 from fractale.settings import Settings
 from fractale.settings.files import CONFIG_VARIABLE
@@ -453,7 +453,7 @@ class RunDriver:
         else:
             unknown = self.context.journal.unfinished()
             calls = [f"`{tool}` of step `{step}`" for step, tool in dict.fromkeys(unknown)]
-            words, hint = "interrupted", None
+            words, hint = INTERRUPTED, None
             if calls:
                 words += f"; it is not known whether {', '.join(calls)} was done"
                 hint = f"`fractale resume {self.context.run_id}` asks before it calls it again"

@@ -130,7 +130,7 @@ class Mailbox:
         with contextlib.suppress(OSError):
             if questions:
                 first = islice(questions.items(), MOST_ASKED)
-                asked = [{"key": key, **asdict(one)} for key, one in first]
+                asked = [{"key": k, "question": one.question, "at": one.at} for k, one in first]
                 me = {"pid": os.getpid(), "host": socket.gethostname()}
                 make_folder(self._folder)
                 self._published = True
@@ -209,7 +209,7 @@ class Mailbox:
             make_folder(self._folder)
             if fault := self._fault():
                 raise StoreError(f"{self._folder} cannot be used: {fault}")
-            self._make(part, data)
+            self._make(part, data, sync=mail.has_answer)
             try:
                 _link(part, path)  # complete, and never replacing an existing one
             finally:
@@ -221,12 +221,13 @@ class Mailbox:
         return None
 
     @staticmethod
-    def _make(path: Path, data: bytes) -> None:
+    def _make(path: Path, data: bytes, *, sync: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(path, flags, FILE_MODE), "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
 
     # -- files -------------------------------------------------------------------------------------
 

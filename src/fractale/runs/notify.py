@@ -29,7 +29,7 @@ from fractale.plan.escape import escape
 from fractale.questions import needs_no_answer, tool_of
 from fractale.questions.kinds import expected
 from fractale.record.verdict import verdict_head
-from fractale.runs.result import answer_commands, resume_command
+from fractale.runs.result import INTERRUPTED, answer_commands, resume_command
 from fractale.store.locks import RunLock
 from fractale.text import count
 
@@ -111,8 +111,8 @@ class Notifications:
             self._send(("question",), _asked(self._about(event), question))
 
     def _end(self, event: Event) -> None:
-        status = str(event.data.get("status"))
-        if status == "waiting":
+        status, error = str(event.data.get("status")), str(event.data.get("error"))
+        if status == "waiting" or (status == "stopped" and error.startswith(INTERRUPTED)):
             return
         occasions: tuple[Occasion, ...] = (
             ("failure", "end") if status in ("failed", "limit") else ("end",)

@@ -82,14 +82,12 @@ class RunReporter:
         """Keep an event and pass it on to the listeners."""
         if event.kind == "answered" or event.data.get("agreed"):
             self.audit.listen(event)  # before the call is made
-        if event.kind == "step_finished":
-            self.step_finished(event.data)
-        elif event.kind == "job_state":
-            self.jobs.add(event.data, event.time)
-        elif event.kind == "warning":
-            self.warned(event.data)
+        self._count(event)
         if self.log:
             self._write_down(self.log, event)
+        self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
         if self._options.notifications:
             self._options.notifications.hear(event)
         if self.texts:
@@ -102,6 +100,15 @@ class RunReporter:
                     raise
                 # The output is closed, or its disk is full: stop here, so that nothing is lost.
                 self._options.control.request_drain("its output was closed")
+
+    def _count(self, event: Event) -> None:
+        """Keep what the result of the run has of an event."""
+        if event.kind == "step_finished":
+            self.step_finished(event.data)
+        elif event.kind == "job_state":
+            self.jobs.add(event.data, event.time)
+        elif event.kind == "warning":
+            self.warned(event.data)
 
     def _write_down(self, log: EventLog, event: Event) -> None:
         """Store an event. If the disk is full, the run ends, and only its end is not stored."""

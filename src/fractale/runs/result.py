@@ -28,6 +28,9 @@ EXIT_CODES: Mapping[Status, int] = {
 BY_CANCEL = "cancelled by `fractale cancel`"
 """The error of a run that was cancelled, and whose plan's `finally` steps have run."""
 
+INTERRUPTED = "interrupted"
+"""The beginning of the error of a run whose process was told to end at once."""
+
 CANCEL_REQUEST = "fractale cancel"
 """Why the process of a run stops that `fractale cancel` stops."""
 

@@ -24,7 +24,7 @@ from fractale.top.overview import asked_in_short
 from fractale.top.run_text import origin_lines
 
 if TYPE_CHECKING:
-    from fractale.runs.actions import CancelOutcome, Started
+    from fractale.runs.actions import BackgroundRun, CancelOutcome
 
 Ask = Callable[[Conversation, Mapping[str, Any]], Awaitable[Any]]
 """Asks one question in a conversation, as at a terminal; returns the answer or MISSING."""
@@ -256,6 +256,6 @@ def _cancelled(done: CancelOutcome, what: str) -> str:
     return f"cancelled {what}{jobs}{later}"
 
 
-def _started(started: Started, word: str) -> str:
+def _started(started: BackgroundRun, word: str) -> str:
     ready = "" if started.begun else "; it still opens its servers"
     return f"{word} run {started.run} in the background (process {started.pid}){ready}"

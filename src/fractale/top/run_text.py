@@ -57,13 +57,14 @@ class RunText:
             now: Unix time.
         """
         verdict = history_verdict(run.history, max(width - LABEL - 6, 20))
-        lines = [
-            *verdict_lines(verdict, width, ("why", "notice")),
+        lines: list[Line] = [
+            *head_of(verdict, width),
+            *row_lines(verdict, width, ("why", "notice")),
             *question_lines(run.history, width),
             *_with_blank(now_lines(run, width, now, self.letters)),
         ]
         lines += _with_blank(self._taken(run, width))
-        rest = verdict_lines(verdict, width, ("output", "to do", "used", "record", "next"))[1:]
+        rest = row_lines(verdict, width, ("output", "to do", "used", "record", "next"))
         lines += _with_blank(rest)
         return [*lines, row(""), *narrowed(head_lines(run.history, width), width)]
 
@@ -103,25 +104,30 @@ def panel_lines(
         step = inert(str(questions[0].get("step") or ""), 60)
         first = f"{title}{step} {plain(lines[0]).strip()}"
         lines = [row(fit(first, width), "warn"), *lines[1:]]
-        rest = verdict_lines(verdict, width, ("used",))[1:]
+        rest = row_lines(verdict, width, ("used",))
         if len(lines) + len(rest) <= height:
             return [*lines, *rest]
     else:
-        parts = verdict_lines(verdict, width, ("why", "notice", "output", "to do", "used", "next"))
-        head: Line = [(title, ""), *parts[0]]
+        parts = row_lines(verdict, width, ("why", "notice", "output", "to do", "used", "next"))
         moving = now_lines(run, width, now, letters)
-        lines = [*narrowed([head], width), *moving, *parts[1:]]
+        lines = [*head_of(verdict, width, title), *moving, *parts]
     if len(lines) > height:
         more = len(lines) - height + 1
         lines = [*lines[: height - 1], row(f"  … {count(more, 'more line')}", "dim")]
     return lines
 
 
-def verdict_lines(verdict: Verdict, width: int, about: Iterable[str]) -> list[Line]:
-    """The verdict's head, and its rows of some kinds."""
+def head_of(verdict: Verdict, width: int, title: str = "") -> list[Line]:
+    """The verdict's first line, after a title; broken at the width."""
+    (head,) = replace(verdict, rows=()).lines()
+    return narrowed([[*row(title), *head]], width)
+
+
+def row_lines(verdict: Verdict, width: int, about: Iterable[str]) -> list[Line]:
+    """The verdict's rows of some kinds."""
     wanted = set(about)
     rows = tuple(each for each in verdict.rows if each.about in wanted)
-    return narrowed(replace(verdict, rows=rows).lines(), width)
+    return narrowed(replace(verdict, rows=rows).lines()[1:], width)
 
 
 def question_lines(history: RunHistory, width: int) -> list[Line]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from textual.app import ComposeResult
@@ -48,34 +48,40 @@ def acting_keys(glance: Glance | None) -> list[tuple[str, str]]:
     return [*asks, *keys, ("f", "fork")]
 
 
-def _key(keys: str, action: str) -> BindingType:
-    return Binding(keys, action, show=False)
+def _keys(actions: Mapping[str, str]) -> dict[str, str]:
+    """Key → action, from keys with commas between."""
+    return {key: action for keys, action in actions.items() for key in keys.split(",")}
 
 
-SCROLLING: Final[list[BindingType]] = [
-    _key("up,k", "by(-1)"),
-    _key("down,j", "by(1)"),
-    _key("pageup,ctrl+b", "page(-1)"),
-    _key("pagedown,space,ctrl+f", "page(1)"),
-    _key("home,g", "to_start"),
-    _key("end,G", "to_end"),
-]
-ACTING: Final[list[BindingType]] = [
-    _key("a", "act('answer')"),
-    _key("c", "act('cancel')"),
-    _key("r", "act('resume')"),
-    _key("f", "act('fork')"),
-    _key("l", "log"),
-    _key("question_mark,h,f1", "help"),
-    _key("q", "back"),
-    _key("escape", "back"),
-]
+SCROLLING: Final = _keys(
+    {
+        "up,k": "by(-1)",
+        "down,j": "by(1)",
+        "pageup,ctrl+b": "page(-1)",
+        "pagedown,space,ctrl+f": "page(1)",
+        "home,g": "to_start",
+        "end,G": "to_end",
+        "question_mark,h,f1": "help",
+        "q,escape": "back",
+    }
+)
+ACTING: Final = _keys(
+    {
+        "a": "act('answer')",
+        "c": "act('cancel')",
+        "r": "act('resume')",
+        "f": "act('fork')",
+        "l": "log",
+    }
+)
 
 
 class View(Screen[None]):
     """What all screens share: a title, lines, a message, and the keys in the last line."""
 
     AUTO_FOCUS = ""
+    KEYS: ClassVar[Mapping[str, str]] = {}
+    """Key → action. A screen acts on its keys one after the other, before it takes the next."""
 
     def __init__(self, palette: Palette) -> None:
         super().__init__()
@@ -140,7 +146,20 @@ class View(Screen[None]):
     def action_to_end(self) -> None:
         self.body.to_end()
 
-    # -- keys that all have
+    # -- keys
+
+    async def on_key(self, event: Key) -> None:
+        """Act on a key. What was typed for this screen is dropped once another one is open."""
+        if self.app.screen is not self:
+            event.stop()
+        elif not self.takes(event) and (action := self.KEYS.get(event.key)):
+            event.stop()
+            await self.run_action(action)
+
+    def takes(self, event: Key) -> bool:
+        """Whether a key is text that is being typed, and no command."""
+        del event
+        return False
 
     @property
     def run_id(self) -> str | None:
@@ -165,13 +184,11 @@ class View(Screen[None]):
 class ListScreen(View):
     """All runs, with a panel about the selected one."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *SCROLLING,
-        *ACTING,
-        _key("enter,s,right", "open"),
-        _key("slash", "filter"),
-        _key("o", "sort"),
-    ]
+    KEYS: ClassVar[Mapping[str, str]] = {
+        **SCROLLING,
+        **ACTING,
+        **_keys({"enter,s,right": "open", "slash": "filter", "o": "sort", "q": "leave"}),
+    }
 
     def __init__(self, palette: Palette, place: str) -> None:
         super().__init__(palette)
@@ -317,17 +334,13 @@ class ListScreen(View):
         entry = self.query_one("#filter", Input)
         entry.value = self._words
         entry.display = True
-        entry.focus()
+        self.set_focus(entry)  # at once: the next key belongs to it
         self.show_keys([("", "words, such as a plan, a state or a step"), ("Esc", "all")])
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        if event.input.display:
+        if event.input.display and event.value == event.input.value:
             self._words = event.value
             self._draw()
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        del event
-        self._close_filter()
 
     def _close_filter(self) -> None:
         entry = self.query_one("#filter", Input)
@@ -337,21 +350,26 @@ class ListScreen(View):
         self.top.look()
 
     def action_back(self) -> None:
-        """Leave; with Esc, a filter first."""
-        if self.query_one("#filter", Input).display or self._words:
-            self._words = ""
-            self._close_filter()
-        else:
-            self.top.leave()
+        """End the filter. Esc alone does not leave: it is pressed too easily."""
+        self._words = ""
+        self._close_filter()
 
-    def on_key(self, event: Key) -> None:
-        if event.key == "q" and not self.query_one("#filter", Input).display:
+    def action_leave(self) -> None:
+        self.top.leave()
+
+    def takes(self, event: Key) -> bool:
+        """Whether a key belongs to the filter, which may be open but not have the focus yet."""
+        entry = self.query_one("#filter", Input)
+        if not entry.display or event.key == "escape":
+            return False
+        if event.key == "enter":
             event.stop()
-            self.top.leave()
-        elif event.key == "escape" and not self._words:
-            event.stop()  # Esc alone does not leave: it is pressed too easily
-            if self.query_one("#filter", Input).display:
-                self._close_filter()
+            self._words = entry.value
+            self._close_filter()
+        elif event.is_printable and event.character:  # the entry stops those that it has itself
+            event.stop()
+            entry.insert_text_at_cursor(event.character)
+        return True
 
 
 class FilterInput(Input):
@@ -364,7 +382,7 @@ class FilterInput(Input):
 class RunScreen(View):
     """One run."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [*SCROLLING, *ACTING, _key("left", "back")]
+    KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, **ACTING, "left": "back"}
 
     def __init__(self, palette: Palette, run_id: str) -> None:
         super().__init__(palette)
@@ -415,13 +433,7 @@ class RunScreen(View):
 class LogScreen(View):
     """The end of a job's log, as it grows."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *SCROLLING,
-        _key("left", "other(1)"),
-        _key("right", "other(-1)"),
-        _key("question_mark,h,f1", "help"),
-        _key("q,escape", "back"),
-    ]
+    KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, "left": "other(1)", "right": "other(-1)"}
 
     def __init__(self, palette: Palette, run_id: str) -> None:
         super().__init__(palette)
@@ -517,7 +529,7 @@ HELP: Final = """
 class HelpScreen(View):
     """The keys and the states."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [*SCROLLING, _key("q,escape,question_mark", "back")]
+    KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, **_keys({"question_mark,h,f1": "back"})}
 
     def on_mount(self) -> None:
         self.bar("title").show(row(" fractale top"))
@@ -539,11 +551,11 @@ class TalkScreen(Screen[Done]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        _key("escape", "leave"),
-        _key("up", "by(-1)"),
-        _key("down", "by(1)"),
-        _key("pageup", "page(-1)"),
-        _key("pagedown", "page(1)"),
+        Binding("escape", "leave", show=False),
+        Binding("up", "by(-1)", show=False),
+        Binding("down", "by(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
     ]
 
     AUTO_FOCUS = ""
@@ -622,17 +634,18 @@ class TalkScreen(Screen[Done]):
         prompt.show(row(words))
         entry.password = hidden
         entry.value = ""
-        self.query_one("#line").display = True
+        self.query_one("#line").display = self._ready
         if self._ready:
-            entry.focus()
+            self.set_focus(entry)
         else:
             self.set_timer(GUARD_SECONDS, self._open_entry)
 
     def _open_entry(self) -> None:
         self._ready = True
+        self.query_one("#line").display = True
         entry = self.query_one("#entry", Input)
         entry.value = ""
-        entry.focus()
+        self.set_focus(entry)
 
     def suspended(self, work: Callable[[], str | None]) -> str | None:
         """Do something that needs the whole terminal."""
@@ -649,6 +662,7 @@ class TalkScreen(Screen[Done]):
         words = self.query_one("#prompt", Bar).text
         event.input.value = ""
         self._said.append([(f"{words}", "dim"), (shown, "")])
+        self.query_one("#line").display = False  # until the next line is asked for
         self._draw()
         self.talk.typed(event.value)
 

@@ -34,7 +34,7 @@ from fractale.render.dry_run import text_lines
 from fractale.render.problems import file_lines, show_problems
 from fractale.render.text import inert
 from fractale.report.page import Paging
-from fractale.runs.actions import Actions, RunFlags, Started
+from fractale.runs.actions import Actions, BackgroundRun, RunFlags
 from fractale.settings import Settings
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.version import __version__
@@ -44,7 +44,7 @@ from fractale.web.environment import environment
 from fractale.web.lists import SINCE, Filter, run_list
 from fractale.web.live import TITLE, Feeds
 from fractale.web.logs import job_logs, log_tail
-from fractale.web.plans import Checked, PlanFile, checked, fields_of, given_in, plan_files
+from fractale.web.plans import CheckedPlan, PlanFile, checked, fields_of, given_in, plan_files
 from fractale.web.questions import answer_in
 
 BY: Final = "fractale web"
@@ -110,7 +110,7 @@ class Web:
             "place": inert(str(self.directory), 200),
         }
         self.paging = Paging(details=False, mask=Masker(self.settings.secrets))
-        self.feeds = Feeds(run_parts.Parts(self.templates, self.actions, self.paging))
+        self.feeds = Feeds(run_parts.RunParts(self.templates, self.actions, self.paging))
 
     def app(self) -> ASGIApp:
         """The application behind its gate."""
@@ -343,7 +343,7 @@ class Web:
     def _plan_page(
         self,
         file: PlanFile,
-        found: Checked,
+        found: CheckedPlan,
         *,
         texts: Mapping[str, str] | None = None,
         error: Any = None,
@@ -389,7 +389,7 @@ class Web:
                 note = "the plan has changed since you saw this; look again" if stale else ""
                 return await _in_thread(page, preview=lines, token=token, note=note)
             flags = replace(self.flags, secrets=given.secrets)
-            started: Started = await self.actions.start(str(file.path), given.inputs, flags)
+            started: BackgroundRun = await self.actions.start(str(file.path), given.inputs, flags)
         except FractaleError as error:
             return await _in_thread(page, error=error)
         return _to_run(started.run, "started")

@@ -83,7 +83,7 @@ def _title(path: Path) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedPlan:
     """A plan file as ``fractale validate`` sees it.
 
     Args:
@@ -97,11 +97,11 @@ class Checked:
     is_valid: bool
 
 
-def checked(path: Path) -> Checked:
+def checked(path: Path) -> CheckedPlan:
     """Check a plan file."""
     plan, problems = file_problems(path)
     text = show_problems(problems, file_lines(), color=False) if problems else ""
-    return Checked(plan, text, plan is not None and not any(map(_is_error, problems)))
+    return CheckedPlan(plan, text, plan is not None and not any(map(_is_error, problems)))
 
 
 def _is_error(problem: Problem) -> bool:

@@ -69,7 +69,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class AnswerForm:
     """A form of a card.
 
     Args:
@@ -105,7 +105,7 @@ class Card:
     sources: Sequence[tuple[str, str]] = ()
     changes: str = ""
     buttons: Sequence[Button] = ()
-    forms: Sequence[Form] = ()
+    forms: Sequence[AnswerForm] = ()
     problem: str = ""
     held: bool = False
     notes: Sequence[str] = ()
@@ -163,7 +163,7 @@ _LINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Sequence[Any]]]] = {
     "interrupt": lambda q: shown.interrupt_lines(q, ""),
 }
 
-Ways = tuple[Sequence[Button], Sequence[Form]]
+Ways = tuple[Sequence[Button], Sequence[AnswerForm]]
 
 
 def _ways(kind: str) -> Callable[[Mapping[str, Any]], Ways]:
@@ -180,14 +180,14 @@ def _approval(question: Mapping[str, Any]) -> Ways:
     ]
     written = _visible(json.dumps(arguments, indent=2, ensure_ascii=False, default=str))
     forms = [
-        Form(
+        AnswerForm(
             "edit",
             [Field("arguments", "arguments, as JSON", "long", written, required=True)],
             f"call {tool} with these arguments",
             "change the arguments",
             "e",
         ),
-        Form(
+        AnswerForm(
             "refuse", [Field("reason", "why not", required=True)], "refuse", "refuse, and say why"
         ),
     ]
@@ -204,7 +204,7 @@ def _visible(text: str) -> str:
 
 def _question(question: Mapping[str, Any]) -> Ways:
     if form := form_of(question):
-        return (), [Form("form", _fields(form), "answer")]
+        return (), [AnswerForm("form", _fields(form), "answer")]
     follow_up = table(question, "follow_up")
     default = default_word(question)
     choices: Sequence[str] = question.get("choices") or ()
@@ -212,17 +212,19 @@ def _question(question: Mapping[str, Any]) -> Ways:
         Button(f"choice.{label}", inert(choice, 200), label if len(label) == 1 else "")
         for label, choice in zip(labels(question), choices, strict=False)
     ]
-    forms: list[Form] = []
+    forms: list[AnswerForm] = []
     for label, choice in zip(labels(question), choices, strict=False):
         if choice in follow_up:
             about = inert(str(follow_up[choice]), 400)
             text = Field("text", about, "long")
-            forms.append(Form(f"with.{label}", [text], inert(choice, 60), f"{inert(choice, 60)} …"))
+            forms.append(
+                AnswerForm(f"with.{label}", [text], inert(choice, 60), f"{inert(choice, 60)} …")
+            )
     if default is not None and default not in choices:
         buttons.append(Button("default", f"the default: {inert(str(default), 200)}"))
     if question.get("free"):
         folded = "something else …" if choices else ""
-        forms.append(Form("text", [Field("text", "answer", required=True)], "answer", folded))
+        forms.append(AnswerForm("text", [Field("text", "answer", required=True)], "answer", folded))
     return buttons, forms
 
 
@@ -232,14 +234,14 @@ def _review(question: Mapping[str, Any]) -> Ways:
         Button("reject", "reject it", "r", "bad"),
     ]
     forms = [
-        Form(
+        AnswerForm(
             "feedback",
             [Field("text", "what should change?", "long", required=True)],
             "ask for these changes",
             "ask for changes",
             "f",
         ),
-        Form(
+        AnswerForm(
             "plan",
             [Field("plan", "the plan, YAML", "long", str(question["plan"]), required=True)],
             "use this plan",
@@ -255,7 +257,9 @@ def _elicitation(question: Mapping[str, Any]) -> Ways:
     decline = Button("decline", "decline", "n", "bad")
     if not properties_of(schema):
         return [Button("yes", "yes", "y", "good"), decline], ()
-    return [decline, Button("cancel", "cancel the call")], [Form("form", _fields(schema), "send")]
+    return [decline, Button("cancel", "cancel the call")], [
+        AnswerForm("form", _fields(schema), "send")
+    ]
 
 
 def _interrupt(question: Mapping[str, Any]) -> Ways:
@@ -266,7 +270,7 @@ def _interrupt(question: Mapping[str, Any]) -> Ways:
         buttons = [Button("yes", "yes", "y", "good"), Button("no", "no", "n", "bad")]
     about = f"answer with: {inert(expected(question), 400)}"
     return buttons, [
-        Form("text", [Field("text", "answer", "long", about=about, required=True)], "answer")
+        AnswerForm("text", [Field("text", "answer", "long", about=about, required=True)], "answer")
     ]
 
 
@@ -275,7 +279,7 @@ def _in_doubt(question: Mapping[str, Any]) -> Ways:
     buttons = [Button("again", "call it again", "a"), Button("failed", "it failed", "f")]
     outputs = Field("outputs", "its outputs, as JSON", "long", "{}", required=True)
     return buttons, [
-        Form("outputs", [outputs], "it was done, with these outputs", "it was done", "d")
+        AnswerForm("outputs", [outputs], "it was done, with these outputs", "it was done", "d")
     ]
 
 
@@ -286,7 +290,7 @@ def _words(*words: tuple[str, str, str]) -> Callable[[Mapping[str, Any]], Ways]:
 
 def _free(question: Mapping[str, Any]) -> Ways:
     about = f"answer with: {inert(expected(question), 400)}"
-    return (), [Form("text", [Field("text", "answer", about=about, required=True)], "answer")]
+    return (), [AnswerForm("text", [Field("text", "answer", about=about, required=True)], "answer")]
 
 
 _WAYS: Final[Mapping[str, Callable[[Mapping[str, Any]], Ways]]] = {

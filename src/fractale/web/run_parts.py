@@ -41,7 +41,7 @@ CHANGED: Final = "changed."
 
 
 @dataclass(slots=True)
-class Parts:
+class RunParts:
     """Renders the parts of a run's page.
 
     Args:
@@ -170,7 +170,7 @@ def _can(history: RunHistory, *, asks: bool) -> set[str]:
 
 
 def detail(templates: Environment, history: RunHistory, number: int, paging: Paging) -> str | None:
-    """The contents of an attempt, counted from 1; None if there is no such attempt."""
+    """The contents of an attempt, counted from 1; None if it does not exist."""
     if not 0 < number <= len(history.attempts):
         return None
     attempt = history.attempts[number - 1]
