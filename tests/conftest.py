@@ -45,6 +45,7 @@ REAL_FILES = {
     "test_ending": "what never returns is waited for",
     "test_full_disk": "mounts, kills",
     "test_graph_agent_kills": "kills",
+    "test_hostile": "a browser, a terminal",
     "test_handler_kills": "kills",
     "test_job_folders": "batch jobs whose ends are waited for",
     "test_job_queue": "batch jobs of several processes, kills",
