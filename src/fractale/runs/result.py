@@ -29,7 +29,7 @@ BY_CANCEL = "cancelled by `fractale cancel`"
 """The error of a run that was cancelled, and whose plan's `finally` steps have run."""
 
 INTERRUPTED = "interrupted"
-"""The beginning of the error of a run whose process was told to end at once."""
+"""The beginning of the error of a run whose process a signal ended at once."""
 
 CANCEL_REQUEST = "fractale cancel"
 """Why the process of a run stops that `fractale cancel` stops."""

@@ -18,8 +18,8 @@ from fractale.store.run_record import RunRecords
 from fractale.top.dialogues import Ask, Dialogues, Done
 from fractale.top.letters import Letters
 from fractale.top.overview import Rank
-from fractale.top.reading import Frame, Reader, Wanted
-from fractale.top.screens import ListScreen, TalkScreen, View, pause
+from fractale.top.reading import Frame, FrameReader, OnScreen
+from fractale.top.screens import KeyScreen, ListScreen, TalkScreen, pause
 from fractale.top.widgets import Palette
 
 BUSY_PAUSE: Final = 0.5
@@ -48,7 +48,7 @@ class TopApp(App[None]):
         Binding("ctrl+q", "leave", show=False, priority=True),
     ]
     CSS = """
-    Screen, View, Horizontal, Input, Lines, Bar {
+    Screen, KeyScreen, Horizontal, Input, ScrolledLines, Bar {
         background: ansi_default; color: ansi_default;
     }
     #line { height: 1; }
@@ -75,7 +75,7 @@ class TopApp(App[None]):
         self.now = now
         letters = Letters(unicode=unicode)
         self._palette = Palette(letters, color=color)
-        self._reader = Reader(state_dir, letters, now=now)
+        self._reader = FrameReader(state_dir, letters, now=now)
         self._dialogues = Dialogues(RunRecords(state_dir), actions, ask)
         self._place = place
         self._look = asyncio.Event()
@@ -108,8 +108,10 @@ class TopApp(App[None]):
     async def _read(self) -> None:
         """Read what the screens show, again and again."""
         while True:
-            views = [each for each in self.screen_stack if isinstance(each, View) and each.is_ready]
-            wanted = next(filter(None, (view.wanted() for view in reversed(views))), Wanted())
+            views = [
+                each for each in self.screen_stack if isinstance(each, KeyScreen) and each.is_ready
+            ]
+            wanted = next(filter(None, (view.wanted() for view in reversed(views))), OnScreen())
             frame = await asyncio.to_thread(self._reader.frame, wanted)
             for view in views:
                 with contextlib.suppress(NoMatches):  # of a screen that is being closed
@@ -124,7 +126,7 @@ class TopApp(App[None]):
             self._reader.reread()
             if done is not None and done.words:
                 for screen in self.screen_stack:
-                    if isinstance(screen, View):
+                    if isinstance(screen, KeyScreen):
                         screen.say(done.words)
             if done is not None and done.run and self._list is not None:
                 self._list.select(done.run)

@@ -21,7 +21,7 @@ from fractale.render.text import Line
 EDITORS: Final = ("sensible-editor", "vim", "nano", "vi")
 
 
-class Left(Exception):
+class ConversationLeft(Exception):
     """The user left the conversation, or it ended elsewhere."""
 
 
@@ -69,10 +69,10 @@ class Conversation:
             hidden: Do not show the characters.
 
         Raises:
-            Left: The user left the conversation.
+            ConversationLeft: The user left the conversation.
         """
         if self._left:
-            raise Left
+            raise ConversationLeft
         self._typed = asyncio.get_running_loop().create_future()
         self._screen.prompt(prompt, hidden=hidden)
         try:
@@ -93,10 +93,10 @@ class Conversation:
         return self._typed is not None and not self._typed.done()
 
     def leave(self) -> None:
-        """End the conversation: the `line` that waits raises Left."""
+        """End the conversation: the `line` that waits raises ConversationLeft."""
         self._left = True
         if self._typed is not None and not self._typed.done():
-            self._typed.set_exception(Left())
+            self._typed.set_exception(ConversationLeft())
 
     def reopen(self) -> None:
         """Take up a conversation that ended elsewhere, to show why."""

@@ -19,7 +19,7 @@ from fractale.render.text import count, fit, inert, row
 from fractale.runs.actions import Actions, AlreadyAnswered, OpenQuestion
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecords
-from fractale.top.conversation import Conversation, Left
+from fractale.top.conversation import Conversation, ConversationLeft
 from fractale.top.overview import asked_in_short
 from fractale.top.run_text import origin_lines
 
@@ -81,7 +81,11 @@ class Dialogues:
             watching.cancel()
         if answer is MISSING:
             gone = watching.done() and not watching.cancelled()
-            raise Left if not gone else AlreadyAnswered("it was answered elsewhere meanwhile")
+            raise (
+                ConversationLeft
+                if not gone
+                else AlreadyAnswered("it was answered elsewhere meanwhile")
+            )
         talk.show(row("  answering …", "dim"))
         done = await self._actions.answer(run_id, chosen.key, answer)
         left = f"; {count(len(questions) - 1, 'more question')}" if len(questions) > 1 else ""
@@ -175,14 +179,14 @@ async def guarded(talk: Conversation, work: Awaitable[Done]) -> Done:
     """A conversation to its end; an error is shown until the user goes back."""
     try:
         return await work
-    except Left:
+    except ConversationLeft:
         return Done()
     except FractaleError as error:
         talk.reopen()
         talk.show(row(""), row(f"  not done: {inert(error.message, 2000)}", "bad"))
         if error.hint:
             talk.show(row(f"  {inert(error.hint, 2000)}"))
-        with contextlib.suppress(Left):
+        with contextlib.suppress(ConversationLeft):
             await talk.line("  Enter to go back > ")
         return Done(words=f"not done: {inert(error.message, 200)}")
 

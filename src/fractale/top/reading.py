@@ -14,7 +14,7 @@ from fractale.top.letters import Letters
 from fractale.top.overview import Glance, Overview
 from fractale.top.run_text import RunText, log_tail, logs_of, panel_lines
 
-View: TypeAlias = Literal["panel", "run", "log"]
+KeyScreen: TypeAlias = Literal["panel", "run", "log"]
 
 LOG_LINES: Final = 2000
 """The most last lines of a log on its screen."""
@@ -26,7 +26,7 @@ NOT_SHOWN: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class OnScreen:
     """The runs and the lines on the screen.
 
     Args:
@@ -39,7 +39,7 @@ class Wanted:
 
     shown: Sequence[str] = ()
     run: str | None = None
-    view: View = "panel"
+    view: KeyScreen = "panel"
     log: int = 0
     width: int = 80
     height: int = 24
@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The data that was read for a `Wanted`.
+    """The data that was read for a `OnScreen`.
 
     Args:
         lines: Of the run, or of the log.
@@ -55,14 +55,14 @@ class Frame:
         trouble: Why the runs cannot be listed.
     """
 
-    wanted: Wanted
+    wanted: OnScreen
     glances: Sequence[Glance] = ()
     lines: list[Line] = field(default_factory=list[Line])
     title: str = ""
     trouble: str = ""
 
 
-class Reader:
+class FrameReader:
     """Makes frames. Only one thread at a time may call `frame`.
 
     Args:
@@ -82,7 +82,7 @@ class Reader:
         """Read the list again, since something was done to a run."""
         self._overview.reread()
 
-    def frame(self, wanted: Wanted) -> Frame:
+    def frame(self, wanted: OnScreen) -> Frame:
         """Read what is wanted; errors become texts."""
         try:
             self._glances = self._overview.read(wanted.shown, wanted.run)
@@ -96,7 +96,7 @@ class Reader:
             title, lines = "", narrowed([row(f" {words}", "bad")], wanted.width)
         return Frame(wanted=wanted, glances=self._glances, lines=lines, title=title)
 
-    def _of_run(self, wanted: Wanted) -> tuple[str, list[Line]]:
+    def _of_run(self, wanted: OnScreen) -> tuple[str, list[Line]]:
         if wanted.run is None:
             return "", []
         width = min(wanted.width, MOST_WIDTH)

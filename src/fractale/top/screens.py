@@ -19,9 +19,9 @@ from fractale.top.conversation import Conversation
 from fractale.top.dialogues import Done, guarded
 from fractale.top.letters import Letters, fitted
 from fractale.top.overview import SORTS, Glance, Rank, chosen
-from fractale.top.reading import Frame, Wanted
+from fractale.top.reading import Frame, OnScreen
 from fractale.top.table import heading, list_lines
-from fractale.top.widgets import Bar, Lines, Palette
+from fractale.top.widgets import Bar, Palette, ScrolledLines
 
 if TYPE_CHECKING:
     from fractale.top.app import TopApp
@@ -76,7 +76,7 @@ ACTING: Final = _keys(
 )
 
 
-class View(Screen[None]):
+class KeyScreen(Screen[None]):
     """What all screens share: a title, lines, a message, and the keys in the last line."""
 
     AUTO_FOCUS = ""
@@ -102,7 +102,7 @@ class View(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Bar(self.palette, id="title")
-        yield Lines(self.palette, id="body")
+        yield ScrolledLines(self.palette, id="body")
         yield Bar(self.palette, id="message")
         yield Bar(self.palette, id="keys", reverse=True)
 
@@ -110,10 +110,10 @@ class View(Screen[None]):
         return self.query_one(f"#{name}", Bar)
 
     @property
-    def body(self) -> Lines:
-        return self.query_one("#body", Lines)
+    def body(self) -> ScrolledLines:
+        return self.query_one("#body", ScrolledLines)
 
-    def wanted(self) -> Wanted | None:
+    def wanted(self) -> OnScreen | None:
         """What to read for this screen; None for what the screen below it wants."""
         return None
 
@@ -181,7 +181,7 @@ class View(Screen[None]):
         self.dismiss()
 
 
-class ListScreen(View):
+class ListScreen(KeyScreen):
     """All runs, with a panel about the selected one."""
 
     KEYS: ClassVar[Mapping[str, str]] = {
@@ -205,9 +205,9 @@ class ListScreen(View):
     def compose(self) -> ComposeResult:
         yield Bar(self.palette, id="title")
         yield Bar(self.palette, id="columns")
-        yield Lines(self.palette, id="body")
+        yield ScrolledLines(self.palette, id="body")
         yield Bar(self.palette, id="message")
-        yield Lines(self.palette, id="panel")
+        yield ScrolledLines(self.palette, id="panel")
         yield FilterInput(id="filter")
         yield Bar(self.palette, id="keys", reverse=True)
 
@@ -224,18 +224,18 @@ class ListScreen(View):
         self.top.look()
 
     @property
-    def panel(self) -> Lines:
-        return self.query_one("#panel", Lines)
+    def panel(self) -> ScrolledLines:
+        return self.query_one("#panel", ScrolledLines)
 
     @property
     def run_id(self) -> str | None:
         return self._selected
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> OnScreen:
         height = max(self.body.size.height, 1)
         shown = [each.id for each in self._chosen[self._first : self._first + height]]
         width, lines = self.size.width, max(self.panel.size.height, 1)
-        return Wanted(shown=shown, run=self._selected, width=width, height=lines)
+        return OnScreen(shown=shown, run=self._selected, width=width, height=lines)
 
     def select(self, run_id: str) -> None:
         """Select a run, as soon as it is in the list."""
@@ -379,7 +379,7 @@ class FilterInput(Input):
         super().__init__(id=id, compact=True, select_on_focus=False)
 
 
-class RunScreen(View):
+class RunScreen(KeyScreen):
     """One run."""
 
     KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, **ACTING, "left": "back"}
@@ -403,8 +403,8 @@ class RunScreen(View):
         self.call_after_refresh(self._show_keys)
         self.top.look()
 
-    def wanted(self) -> Wanted:
-        return Wanted(run=self._run, view="run", width=self.size.width, height=self.size.height)
+    def wanted(self) -> OnScreen:
+        return OnScreen(run=self._run, view="run", width=self.size.width, height=self.size.height)
 
     def take(self, frame: Frame) -> None:
         if frame.wanted.run != self._run or frame.wanted.view != "run":
@@ -430,7 +430,7 @@ class RunScreen(View):
         self.top.look()
 
 
-class LogScreen(View):
+class LogScreen(KeyScreen):
     """The end of a job's log, as it grows."""
 
     KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, "left": "other(1)", "right": "other(-1)"}
@@ -451,9 +451,9 @@ class LogScreen(View):
         self.call_after_refresh(self._show_keys)
         self.top.look()
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> OnScreen:
         width, height = self.size.width, self.size.height
-        return Wanted(run=self._run, view="log", log=self._log, width=width, height=height)
+        return OnScreen(run=self._run, view="log", log=self._log, width=width, height=height)
 
     def take(self, frame: Frame) -> None:
         if frame.wanted.run != self._run or frame.wanted.log != self._log:
@@ -526,7 +526,7 @@ HELP: Final = """
 """
 
 
-class HelpScreen(View):
+class HelpScreen(KeyScreen):
     """The keys and the states."""
 
     KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, **_keys({"question_mark,h,f1": "back"})}
@@ -577,7 +577,7 @@ class TalkScreen(Screen[Done]):
 
     def compose(self) -> ComposeResult:
         yield Bar(self._palette, id="title")
-        yield Lines(self._palette, id="body")
+        yield ScrolledLines(self._palette, id="body")
         with Horizontal(id="line"):
             yield Bar(self._palette, id="prompt")
             yield Input(id="entry", compact=True, select_on_focus=False)
@@ -603,13 +603,13 @@ class TalkScreen(Screen[Done]):
         self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
-        body = self.query_one("#body", Lines)
+        body = self.query_one("#body", ScrolledLines)
         body.show(narrowed(self._said, self.size.width))
         body.to_end()
         self._show_keys()
 
     def _show_keys(self) -> None:
-        body = self.query_one("#body", Lines)
+        body = self.query_one("#body", ScrolledLines)
         above = f"PgUp: {count(body.top, 'line')} above" if body.top else ""
         keys = [("Enter", "takes the line"), ("Esc", "leaves it unanswered")]
         letters = self._palette.letters
@@ -674,11 +674,11 @@ class TalkScreen(Screen[Done]):
             self.dismiss(Done(words="in progress; the result is shown here"))
 
     def action_by(self, number: int) -> None:
-        self.query_one("#body", Lines).move_by(number)
+        self.query_one("#body", ScrolledLines).move_by(number)
         self._show_keys()
 
     def action_page(self, number: int) -> None:
-        self.action_by(number * max(self.query_one("#body", Lines).size.height - 1, 1))
+        self.action_by(number * max(self.query_one("#body", ScrolledLines).size.height - 1, 1))
 
 
 async def pause(event: asyncio.Event, seconds: float) -> None:

@@ -90,11 +90,11 @@ class Bar(Widget):
         return self.text  # not used: `render_line` draws
 
 
-class Lines(ScrollView, can_focus=False):
+class ScrolledLines(ScrollView, can_focus=False):
     """Lines that scroll, with or without a cursor."""
 
     DEFAULT_CSS = """
-    Lines { height: 1fr; width: 1fr; scrollbar-size: 0 0; overflow-x: hidden; }
+    ScrolledLines { height: 1fr; width: 1fr; scrollbar-size: 0 0; overflow-x: hidden; }
     """
 
     def __init__(self, palette: Palette, *, id: str) -> None:  # noqa: A002 - Textual's name
