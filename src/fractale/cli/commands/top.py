@@ -133,11 +133,11 @@ class _ScreenInput(TerminalInput):
         self._talk.show(*lines)
 
     async def line(self, prompt: str = "> ", *, hidden: bool = False) -> str:
-        from fractale.top.conversation import Left
+        from fractale.top.conversation import ConversationLeft
 
         try:
             return await self._talk.line(prompt, hidden=hidden)
-        except Left as error:
+        except ConversationLeft as error:
             raise EndOfInput from error
 
     def leave(self) -> None:
