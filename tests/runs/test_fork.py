@@ -203,7 +203,10 @@ async def test_the_fork_of_a_parent_is_in_the_list_and_in_its_record(bench):
 
 async def test_a_failed_run_names_the_fork_that_goes_on(bench):
     parent = await bench.start(THREE)
-    assert bench.told("run_finished")[0]["next"] == [f"fractale fork {parent.run} --at run"]
+    assert bench.told("run_finished")[0]["next"] == [
+        f"fractale show {parent.run} run",
+        f"fractale fork {parent.run} --at run",
+    ]
 
 
 async def test_an_input_that_an_earlier_step_read_is_warned_of(bench):
@@ -313,7 +316,10 @@ async def test_a_visit_that_never_was_is_none_to_fork_at(bench, number):
 async def test_a_step_that_gave_up_has_all_its_tries_again(bench):
     parent = await bench.start(LOOP, {"enough": 9})
     assert parent.decided["gave_up"] == "make"
-    assert bench.told("run_finished")[0]["next"] == [f"fractale fork {parent.run} --at make"]
+    assert bench.told("run_finished")[0]["next"] == [
+        f"fractale show {parent.run} make",
+        f"fractale fork {parent.run} --at make",
+    ]
     fork = await bench.fork(parent.run, "make")
     assert fork.status == "success"
     assert fork.outputs == {"made": 9, "times": 9}
