@@ -151,8 +151,9 @@ def test_a_webhook_that_is_not_there_or_not_set():
     (gone,) = sent({"webhook": url})
     assert "failed 3 of 3 attempts" in gone
     assert "T123" not in gone
-    (unset,) = sent({"webhook": "https://${NO_HOST}/x"})
-    assert "the environment variable `NO_HOST` is not set" in unset
+    (unset,) = sent({"webhook": "${NO_HOOK}"})
+    says = "was not sent: the environment variable `NO_HOOK` is not set"
+    assert unset == f"notification by ${{NO_HOOK}} {says}"
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -226,13 +227,14 @@ def test_a_message_is_bounded_and_without_control_characters():
     assert short == {"run": "r", "text": "t", "next": ["a"], "shortened": True}
 
 
-def test_nothing_in_the_text_is_markup_of_a_chat():
+@pytest.mark.parametrize("answer", ["<!here>", "s=[x](https://evil.example)"])
+def test_nothing_in_the_text_is_markup_of_a_chat(answer):
     said = {
         **FINISHED,
         "error": "<!channel> @all [x](https://evil.example) <https://evil.example|y>",
     }
     with Hook() as hook:
-        sent({"webhook": hook.url}, data={**said, "next": ["fractale fork r --at '<!here>'"]})
+        sent({"webhook": hook.url}, data={**said, "next": [f"fractale answer r '{answer}'"]})
         text = hook.bodies[0]["text"]
     assert not set(text) & set("<>@")
     assert "](" not in text

@@ -370,7 +370,7 @@ def _asks(question: Mapping[str, Any]) -> str:
 
 def _chat(text: str, commands: Sequence[str], run: str) -> str:
     """A text for people, in which nothing that a tool or model said is markup of a chat."""
-    shown = [each for each in commands[:2] if not set(each) & set("<>@")]
+    shown = [each for each in commands[:2] if not (set(each) & set("<>@") or "](" in each)]
     lines = [escape(text, 1000).translate(MARKUP).replace("](", "] (")]
     lines += [f"next: {escape(each, 400)}" for each in shown or [f"fractale show {run}"]]
     return "\n".join(lines)
