@@ -602,33 +602,39 @@ class TestTheCommandThatAnswers:
         assert read_answer(asked, example(asked)) is not MISSING
 
     def test_it_names_each_step_and_is_quoted_for_a_shell(self, tmp_path):
-        assert self.commands(tmp_path, CALL) == ["fractale resume k7f3 --answer submit=yes"]
+        here = "fractale resume k7f3"
+        assert self.commands(tmp_path, CALL) == ["fractale answer k7f3 submit=yes", here]
         assert self.commands(tmp_path, JOKE, {**CALL, "step": "s[0]"}) == [
-            "fractale resume k7f3 --answer joke=2 --answer 's[0]=yes'"
+            "fractale answer k7f3 joke=2 's[0]=yes'",
+            here,
         ]
         assert self.commands(tmp_path, ASKED) == [
-            "fractale resume k7f3 --answer "
-            '\'submit={"nodes": "NODES", "queue": "debug", "exclusive": "EXCLUSIVE"}\''
+            "fractale answer k7f3 "
+            '\'submit={"nodes": "NODES", "queue": "debug", "exclusive": "EXCLUSIVE"}\'',
+            here,
         ]
 
     def test_a_choice_with_a_text_shows_where_the_text_goes(self, tmp_path):
-        shell = [shlex.split(line)[-1] for line in self.commands(tmp_path, WORDS)]
+        shell = [shlex.split(line)[-1] for line in self.commands(tmp_path, WORDS)[:-1]]
         assert self.commands(tmp_path, GATE) == [
-            "fractale resume k7f3 --answer gate=publish",
-            "fractale resume k7f3 --answer 'gate={answer: revise, text: TEXT}'",
+            "fractale answer k7f3 gate=publish",
+            "fractale answer k7f3 'gate={answer: revise, text: TEXT}'",
+            "fractale resume k7f3",
         ]
         read = [read_answer(WORDS, each.removeprefix("gate=")) for each in shell]
         assert read == [{"answer": word, "text": "TEXT"} for word in WORDS["choices"]]
 
     def test_two_questions_of_one_step_are_answered_by_their_ids(self, tmp_path):
         two = [{**FREE, "id": "1" * 32}, {**FREE, "id": "2" * 32}]
-        assert self.commands(tmp_path, *two) == [
-            "fractale resume k7f3 --answer 11111111=TEXT --answer 22222222=TEXT"
-        ]
+        answer, _ = self.commands(tmp_path, *two)
+        assert answer == "fractale answer k7f3 11111111=TEXT 22222222=TEXT"
 
     def test_many_are_answered_by_a_file(self, tmp_path):
         many = [{**CALL, "step": f"s[{n}]"} for n in range(9)]
-        assert self.commands(tmp_path, *many) == ["fractale resume k7f3 --answers FILE"]
+        assert self.commands(tmp_path, *many) == [
+            "fractale answer k7f3",
+            "fractale resume k7f3 --answers FILE",
+        ]
 
 
 GATE = question(

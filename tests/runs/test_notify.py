@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,11 +17,13 @@ import pytest
 
 import forked
 from fractale.events import Event
+from fractale.plan.build import parse_plan
 from fractale.questions import MISSING
-from fractale.runs import RunOptions, Workspace
+from fractale.runs import RunOptions, RunResult, Workspace
 from fractale.runs.notify import MOST_BYTES, Notifications, encoded
 from fractale.settings import Settings
 from fractale.settings.notify import parse_notify
+from fractale.store.run_record import RunRecords
 
 SECRET = "canary-5d41402abc4b2a76"
 FINISHED = {"status": "failed", "error": "boom", "next": ["fractale show r"], "usage": {}}
@@ -90,10 +91,11 @@ class _Hook(BaseHTTPRequestHandler):
 def sent(*entries: Mapping[str, Any], data: Mapping[str, Any] = FINISHED, **env: str) -> list[str]:
     """Send the end of a run as the entries say; returns what could not be sent."""
     made = Notifications(pauses=QUICK)
-    made.open(parse_notify(list(entries), env, "config"), {"PATH": os.environ["PATH"]}, None)
-    made.hear(Event("run_started", "r", {"plan": "p", "title": "t"}))
-    made.hear(Event("run_finished", "r", dict(data)))
-    made.release()
+    wanted = parse_notify(list(entries), env, "config")
+    run = made.of_run(wanted, {"PATH": os.environ["PATH"]}, None)
+    run.hear(Event("run_started", "r", {"plan": "p", "title": "t"}))
+    run.hear(Event("run_finished", "r", dict(data)))
+    run.release()
     return made.finish()
 
 
@@ -149,8 +151,9 @@ def test_a_webhook_that_is_not_there_or_not_set():
     (gone,) = sent({"webhook": url})
     assert "failed 3 of 3 attempts" in gone
     assert "T123" not in gone
-    (unset,) = sent({"webhook": "https://${NO_HOST}/x"})
-    assert "the environment variable `NO_HOST` is not set" in unset
+    (unset,) = sent({"webhook": "${NO_HOOK}"})
+    says = "was not sent: the environment variable `NO_HOOK` is not set"
+    assert unset == f"notification by ${{NO_HOOK}} {says}"
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -200,6 +203,15 @@ def test_a_program_that_is_not_there_is_not_tried_again():
     assert "attempts" not in fault
 
 
+@pytest.mark.parametrize("before", [0, 190])  # 200 characters are shown: a cut secret is one, too
+def test_what_a_command_says_is_shown_without_its_secrets(tmp_path, before):
+    says = f"import os, sys; sys.exit('x' * {before} + ' login ' + os.environ['MY_TOKEN'])"
+    entry = {"command": program(tmp_path, says), "env_from": ["MY_TOKEN"]}
+    (fault,) = sent(entry, MY_TOKEN=SECRET)
+    assert " login ***" in fault
+    assert "canary" not in fault
+
+
 # -- messages --------------------------------------------------------------------------------------
 
 
@@ -215,13 +227,14 @@ def test_a_message_is_bounded_and_without_control_characters():
     assert short == {"run": "r", "text": "t", "next": ["a"], "shortened": True}
 
 
-def test_nothing_in_the_text_is_markup_of_a_chat():
+@pytest.mark.parametrize("answer", ["<!here>", "s=[x](https://evil.example)"])
+def test_nothing_in_the_text_is_markup_of_a_chat(answer):
     said = {
         **FINISHED,
         "error": "<!channel> @all [x](https://evil.example) <https://evil.example|y>",
     }
     with Hook() as hook:
-        sent({"webhook": hook.url}, data={**said, "next": ["fractale fork r --at '<!here>'"]})
+        sent({"webhook": hook.url}, data={**said, "next": [f"fractale answer r '{answer}'"]})
         text = hook.bodies[0]["text"]
     assert not set(text) & set("<>@")
     assert "](" not in text
@@ -231,8 +244,9 @@ def test_nothing_in_the_text_is_markup_of_a_chat():
 def test_questions_that_are_asked_together_are_one_message():
     made = Notifications(pauses=QUICK)
     with Hook() as hook:
-        made.open(parse_notify([{"on": "question", "webhook": hook.url}], {}, "config"), {}, None)
-        made.hear(Event("run_started", "r", {"plan": "p"}))
+        entry = {"on": "question", "webhook": hook.url}
+        run = made.of_run(parse_notify([entry], {}, "config"), {}, None)
+        run.hear(Event("run_started", "r", {"plan": "p"}))
         for number in range(100):
             question = {
                 "id": f"q{number}",
@@ -241,8 +255,8 @@ def test_questions_that_are_asked_together_are_one_message():
                 "arguments": {"number": number},
                 "step": f"s[{number}]",
             }
-            made.hear(Event("waiting", "r", {"question": question}))
-            made.hear(Event("waiting", "r", {"question": question}))  # asked again
+            run.hear(Event("waiting", "r", {"question": question}))
+            run.hear(Event("waiting", "r", {"question": question}))  # asked again
         assert made.finish() == []
         (body,) = hook.bodies
     assert body["text"].startswith("p (run r): `s[0]` asks to call copy, and 99 more questions\n")
@@ -307,27 +321,54 @@ def test_a_run_that_asks_and_fails(project):
     assert SECRET not in "".join(events) + shown.stdout + done.stderr
 
 
-def test_a_slow_notification_does_not_slow_the_run(tmp_path, settings: Settings):
+def run_all(settings: Settings, plans: Sequence[str], options: RunOptions) -> list[RunResult]:
+    """Run plans at the same time, with the same options."""
+
+    async def run() -> list[RunResult]:
+        async with Workspace.open(settings, None) as workspace:
+            made = [parse_plan(text, "plan.yaml") for text in plans]
+            return await asyncio.gather(*(workspace.runs.start(p, {}, options) for p in made))
+
+    return asyncio.run(run())
+
+
+def test_a_slow_notification_does_not_slow_the_run(settings: Settings):
     class Person:
         async def answer(self, question: Mapping[str, Any]) -> Any:
             return "good" if question["step"] == "review" else MISSING
 
     with Hook(0, 0, 0) as hook:
-        entry = {"on": ["end", "question"], "webhook": hook.url, "timeout": "10s"}
+        entry = {"on": ["end", "question"], "webhook": hook.url, "timeout": "60s"}
         wanted = replace(settings, notify=parse_notify([entry], {}, "config"))
         made = Notifications()
-        options = RunOptions(person=Person(), notifications=made)
-
-        async def run() -> Any:
-            from fractale.plan.build import parse_plan
-
-            plan = parse_plan(PLAN, "asks.yaml")
-            async with Workspace.open(wanted, plan) as workspace:
-                return await workspace.runs.start(plan, {}, options)
-
-        began = time.monotonic()
-        result = asyncio.run(run())
+        (result,) = run_all(wanted, [PLAN], RunOptions(person=Person(), notifications=made))
         assert result.status == "failed"
-        assert time.monotonic() - began < 10  # less than one attempt
-        (fault,) = made.finish(0.1)
+        (fault,) = made.finish(0.1)  # the first attempt has not ended
     assert "was not sent: it took too long" in fault
+
+
+def test_runs_with_the_same_options_have_their_own_notifications(tmp_path, settings: Settings):
+    plan = "name: {0}\nsteps:\n  - {{name: s, wait: 100ms}}\n"
+    says = f"""
+import os, sys
+run, plan, record = (os.environ["FRACTALE_RUN" + each] for each in ("", "_PLAN", "_RECORD"))
+with open(os.path.join({str(tmp_path)!r}, run), "a") as file:
+    print(plan, os.path.basename(record), file=file)
+sys.exit(f"no mail for {{run}} with {{os.environ['MY_TOKEN']}}")
+"""
+    entry = {"on": "end", "command": program(tmp_path, says), "env_from": ["MY_TOKEN"]}
+    wanted = parse_notify([entry], {"MY_TOKEN": SECRET}, "config")
+    made = Notifications(pauses=QUICK)
+    results = run_all(
+        replace(settings, notify=wanted),
+        [plan.format("one"), plan.format("two")],
+        RunOptions(notifications=made),
+    )
+    faults = made.finish()
+    assert len(faults) == 2
+    for name, result in zip(("one", "two"), results, strict=True):
+        assert (tmp_path / result.run).read_text() == f"{name} {result.run}\n" * 3
+        events = [*RunRecords(settings.state_dir).find(result.run).read_events()]
+        (warning,) = [each["message"] for each in events if each["event"] == "warning"]
+        assert f"no mail for {result.run} with ***" in warning
+        assert warning in faults

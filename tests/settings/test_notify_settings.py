@@ -35,7 +35,11 @@ def test_an_entry_says_when_and_what():
     assert hook.timeout == 3
     assert hook.address == "https://hooks.site.example/…"
     assert HOOK in hook.secrets
-    assert parsed({"webhook": "https://${HOST}/x"}).unset == ("HOST",)
+    unset = parsed({"webhook": "https://${HOST}/x${KEY}"}, KEY="k1")
+    assert (unset.unset, unset.address) == (("HOST",), "https://${HOST}/…")
+    assert parsed({"webhook": "${HOOK}"}).address == "${HOOK}"
+    named = parsed({"webhook": "https://a.example/${KEY}"}, KEY="${HOST}/x")  # a value, not a name
+    assert named.address == "https://a.example/…"
     assert parsed({"webhook": "http://[::1]:80/x"}).address == "http://[::1]:80/…"
 
 

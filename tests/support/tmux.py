@@ -124,7 +124,7 @@ class Tmux:
 def normal(screen: str) -> str:
     """A screen with what differs from run to run replaced."""
     screen = re.sub(r"\brun [a-z2-9]{5}\b", "run k7f3a", screen)
-    screen = re.sub(r"\b(resume|show|runs/)( ?)[a-z2-9]{5}\b", r"\1\2k7f3a", screen)
+    screen = re.sub(r"\b(resume|show|runs/|fractale answer)( ?)[a-z2-9]{5}\b", r"\1\2k7f3a", screen)
     screen = re.sub(r"\b\d+\.\d s\b", "0.1 s", screen)
     screen = re.sub(r"\b\d:\d\d\b", "0:00", screen)
     return re.sub(r"\nPane is dead.*\n", "\n", screen).rstrip() + "\n"

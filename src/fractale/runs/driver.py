@@ -116,9 +116,6 @@ class RunDriver:
             patient=dependencies.patient,
             outlives_process=record is not None or options.checkpointer is not None,
         )
-        if options.notifications and settings.notify:
-            environment = settings.site_environment
-            options.notifications.open(settings.notify, environment, record)
         self._reporter.audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
 
     def _hear(self, event: Event) -> None:
@@ -231,8 +228,8 @@ class RunDriver:
             self._answering.keep(event["question"], event["answer"])
         elif event["event"] == "warning":
             self._reporter.warned(event)
-        elif event["event"] == "waiting" and self._options.notifications:
-            self._options.notifications.remember(event["question"])
+        elif event["event"] == "waiting" and self._reporter.notifications:
+            self._reporter.notifications.remember(event["question"])
 
     def fork(self, point: ForkPoint, parent: Mapping[str, Any]) -> None:
         """Have the run begin at a step in the middle of its plan.
@@ -276,8 +273,11 @@ class RunDriver:
 
     async def _open(self, stack: AsyncExitStack) -> Thread:
         """Open the record and the checkpoints, and compile the plan's steps."""
-        if self._options.notifications:
-            stack.callback(self._options.notifications.release)  # last: after the run's lock
+        if (sends := self._options.notifications) and (wanted := self._settings.notify):
+            environment, mask = self._settings.site_environment, self.context.mask
+            notifications = sends.of_run(wanted, environment, self._record, mask)
+            self._reporter.notifications = notifications
+            stack.callback(notifications.release)  # last: after the run's lock
         if self._record:
             stack.enter_context(RunLock(self._record))
             if self._mailbox:

@@ -19,11 +19,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fractale.errors import FractaleError
 from fractale.events import Event, EventLog
+from fractale.masking import Masker
 from fractale.plain import table, to_json
 from fractale.plan.escape import escape
 from fractale.questions import needs_no_answer, tool_of
@@ -54,11 +55,15 @@ AGAIN: Final = (408, 425, 429)
 MARKUP: Final = str.maketrans({"<": "‹", ">": "›", "@": "＠"})  # noqa: RUF001 - these look alike on purpose
 """Characters by which a chat makes links and calls people; tools and models may have said them."""
 
+MOST_OUTPUT: Final = 64 * 1024
+"""The most bytes of a command's output that are read for a warning."""
+
 Message = dict[str, Any]
+Mask: TypeAlias = Callable[[str], str]
 
 
 class Notifications:
-    """Sends the notifications of one run, whose events it hears.
+    """The notifications of all runs that have the same options. It may be used in any thread.
 
     Args:
         pauses: Seconds before the second and the third attempt.
@@ -66,24 +71,77 @@ class Notifications:
 
     def __init__(self, *, pauses: tuple[float, float] = PAUSES) -> None:
         self._pauses = pauses
-        self._senders: list[_Sender] = []
-        self._faults = _Faults()
-        self._record: RunRecord | None = None
-        self._started: Event | None = None
-        self._asked = set[str]()
+        self._lock = threading.Lock()
+        self._runs: list[RunNotifications] = []
 
-    def open(
-        self, wanted: Sequence[Notify], environment: Mapping[str, str], record: RunRecord | None
-    ) -> None:
-        """Prepare for a run.
+    def of_run(
+        self,
+        wanted: Sequence[Notify],
+        environment: Mapping[str, str],
+        record: RunRecord | None,
+        mask: Mask = str,
+    ) -> RunNotifications:
+        """The notifications of one run, which must be released when it is over.
 
         Args:
             wanted: The entries of the settings.
             environment: The environment of commands, without secrets.
             record: The run's record, which gets a warning if a notification cannot be sent.
+            mask: Masks the run's secrets. Those of the entries are masked, too.
         """
+        own = Masker(secret for each in wanted for secret in each.secrets)
+        made = RunNotifications(
+            wanted, environment, record, lambda text: own.text(mask(text)), self._pauses
+        )
+        with self._lock:
+            self._runs = [*(each for each in self._runs if not each.is_done), made]
+        return made
+
+    def finish(self, seconds: float = MOST_SECONDS) -> list[str]:
+        """Wait until all notifications are sent or have failed.
+
+        Args:
+            seconds: The longest wait.
+
+        Returns:
+            Reasons why some could not be sent, as far as no event of a run had them.
+        """
+        until = time.monotonic() + seconds
+        runs = self._all()
+        for run in runs:
+            run.close()
+        return [words for run in runs for words in run.finish(until)]
+
+    def abandon(self) -> None:
+        """Send nothing more, such as after Ctrl-C."""
+        for run in self._all():
+            run.abandon()
+
+    def _all(self) -> list[RunNotifications]:
+        with self._lock:
+            return [*self._runs]
+
+
+class RunNotifications:
+    """Sends the notifications of one run, whose events it hears.
+
+    `Notifications.of_run` makes it.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[Notify],
+        environment: Mapping[str, str],
+        record: RunRecord | None,
+        mask: Mask,
+        pauses: tuple[float, float],
+    ) -> None:
+        self._faults = _Faults(mask)
+        self._senders = [_Sender(each, environment, self._faults, pauses) for each in wanted]
         self._record = record
-        self._senders = [_Sender(each, environment, self._faults, self._pauses) for each in wanted]
+        self._started: Event | None = None
+        self._asked = set[str]()
+        self._is_released = False
 
     def remember(self, question: Mapping[str, Any]) -> None:
         """Take a question that an earlier process of the run has asked: it is not sent again."""
@@ -144,23 +202,24 @@ class Notifications:
 
     def release(self) -> None:
         """The run is over, and no longer locked: reasons now go into its record directly."""
-        for sender in self._senders:
-            sender.close()
+        self.close()
         if self._record and self._started:
             self._faults.keep_in(self._record, self._started.run)
+        self._is_released = True
 
-    def finish(self, seconds: float = MOST_SECONDS) -> list[str]:
-        """Wait until all notifications are sent or have failed.
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is over, all is sent, and `finish` would have nothing to say."""
+        idle = not any(sender.is_active for sender in self._senders)
+        return self._is_released and idle and not self._faults.has_unsaid
 
-        Args:
-            seconds: The longest wait.
-
-        Returns:
-            Reasons why some could not be sent, as far as no event of the run had them.
-        """
-        until = time.monotonic() + seconds
+    def close(self) -> None:
+        """Let the threads end after the messages that they have."""
         for sender in self._senders:
             sender.close()
+
+    def finish(self, until: float) -> list[str]:
+        """As `Notifications.finish`, until a time of the monotonic clock."""
         for sender in self._senders:
             sender.join(until - time.monotonic())
         return self._faults.unsaid()
@@ -176,15 +235,21 @@ def _key(question: Mapping[str, Any]) -> str:
 
 
 class _Faults:
-    """The reasons why notifications could not be sent, from several threads."""
+    """The reasons why notifications could not be sent, from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        mask: Masks the secrets in a text.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
         self._lock = threading.Lock()
         self._new: list[str] = []
         self._unsaid: list[str] = []
         self._place: tuple[RunRecord, str] | None = None
 
     def add(self, words: str) -> None:
+        words = self.mask(words)
         with self._lock:
             self._new.append(words)
             self._unsaid.append(words)
@@ -195,6 +260,10 @@ class _Faults:
         with self._lock:
             found, self._new, self._unsaid = self._new, [], []
         return found
+
+    @property
+    def has_unsaid(self) -> bool:
+        return bool(self._unsaid)
 
     def unsaid(self) -> list[str]:
         with self._lock:
@@ -301,7 +370,7 @@ def _asks(question: Mapping[str, Any]) -> str:
 
 def _chat(text: str, commands: Sequence[str], run: str) -> str:
     """A text for people, in which nothing that a tool or model said is markup of a chat."""
-    shown = [each for each in commands[:2] if not set(each) & set("<>@")]
+    shown = [each for each in commands[:2] if not (set(each) & set("<>@") or "](" in each)]
     lines = [escape(text, 1000).translate(MARKUP).replace("](", "] (")]
     lines += [f"next: {escape(each, 400)}" for each in shown or [f"fractale show {run}"]]
     return "\n".join(lines)
@@ -370,6 +439,11 @@ class _Sender:
             self._thread = threading.Thread(target=self._work, name="notify", daemon=True)
             _ACTIVE.add(self)
             self._thread.start()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the thread still sends, or may do so."""
+        return self._thread is not None and self._thread.is_alive()
 
     def close(self) -> None:
         """Let the thread end after the messages that it has."""
@@ -479,7 +553,7 @@ class _Sender:
                 raise _NotSent(f"it did not end within {seconds:g} s") from error
             if code:
                 said.seek(0)
-                words = escape(said.read(4096).decode(errors="replace"), 200)
+                words = self._words(said.read(MOST_OUTPUT).decode(errors="replace"))
                 raise _NotSent(f"exit code {code}{f': {words}' if words else ''}")
 
     def _post(self, message: Message) -> None:
@@ -499,12 +573,16 @@ class _Sender:
             raise _NotSent(f"no answer within {self.wanted.timeout:g} s")
         (answer,) = found
         if isinstance(answer, Exception):
-            raise _NotSent(_reason(answer, self.wanted)) from answer
+            raise _NotSent(self._words(str(answer)) or type(answer).__name__) from answer
         if 300 <= answer < 400:
             words = f"HTTP {answer}: redirects are not followed; name the new address"
             raise _NotSent(words, again=False)
         if answer >= 400:
             raise _NotSent(f"HTTP {answer}", again=answer >= 500 or answer in AGAIN)
+
+    def _words(self, text: str) -> str:
+        """The beginning of an error. Its secrets are masked before it is cut within one."""
+        return escape(self._faults.mask(text), 200)
 
     def _status(self, data: bytes) -> int:
         """Post data; returns the code of the answer, whose body is not read."""
@@ -540,14 +618,6 @@ def _finish_all() -> None:
         sender.close()
     for sender in list(_ACTIVE):
         sender.join(until - time.monotonic())
-
-
-def _reason(error: Exception, wanted: Notify) -> str:
-    """Why a webhook did not answer, without its URL."""
-    from fractale.masking import Masker
-
-    words = escape(str(error), 200) or type(error).__name__
-    return Masker(wanted.secrets).text(words)
 
 
 def _variables(message: Message) -> dict[str, str]:

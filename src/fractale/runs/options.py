@@ -63,7 +63,7 @@ class RunOptions:
         masker: Receives the secrets of the run. It also masks other output about the run.
         invoke: Runs the graph instead of its ``ainvoke``, such as to see its stream, too.
         clock: Measures the waits for jobs.
-        notifications: Sends what the settings' `notify` asks for.
+        notifications: Sends what the settings' `notify` asks for; None: nothing is sent.
     """
 
     listeners: Sequence[Listener] = ()

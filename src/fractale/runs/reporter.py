@@ -22,6 +22,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
 from fractale.record.follow import TextFile
 from fractale.record.jobs import JobHistory
+from fractale.runs.notify import RunNotifications
 from fractale.runs.options import RunOptions
 from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data
 from fractale.store.run_record import RunRecord
@@ -51,6 +52,7 @@ class RunReporter:
         audit: The log of what the user agreed to.
         log: The log of events, while it is open.
         texts: The file of the texts that models are writing, while the log is open.
+        notifications: Those of the run, while the log is open.
         steps: One entry for each time a step was entered, in that order.
         jobs: Its batch jobs, also of earlier processes of the run.
     """
@@ -73,6 +75,7 @@ class RunReporter:
         self.audit = AuditLog()
         self.log: EventLog | None = None
         self.texts: TextFile | None = None
+        self.notifications: RunNotifications | None = None
         self.steps: list[dict[str, Any]] = []
         self.jobs = JobHistory()
 
@@ -88,8 +91,8 @@ class RunReporter:
         self._pass_on(event)
 
     def _pass_on(self, event: Event) -> None:
-        if self._options.notifications:
-            self._options.notifications.hear(event)
+        if self.notifications:
+            self.notifications.hear(event)
         if self.texts:
             self.texts(event)
         for listener in self._options.listeners:
@@ -238,7 +241,7 @@ class RunReporter:
         decided = {**(self._decided or {}), "gave_up": gave_up} if gave_up else self._decided
         if status == "failed" and decided:
             decided = {**decided, **self._failed_jobs(gave_up or str(decided.get("step")))}
-        for words in self._options.notifications.faults() if self._options.notifications else ():
+        for words in self.notifications.faults() if self.notifications else ():
             self.context.emit("warning", step="", code="notify", message=words)
         usage = usage_data(self.context.meter)
         ended = status in ("failed", "limit")

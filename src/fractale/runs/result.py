@@ -128,10 +128,7 @@ def next_commands(
     if result.status == "waiting" and any(asks_secret(each) for each in asked):
         return [resume]  # the user types a secret at the terminal
     if result.status == "waiting" and asked:
-        if len(asked) == 1:
-            step = asked[0]["step"]
-            return [f"{resume} {_answer_option(step, each)}" for each in examples(asked[0])]
-        return [f"{resume} {_answer_options(asked)}"]
+        return _answers(result.run, asked)
     stopped = result.status == "stopped"
     if stopped and by_cancel:
         return [resume]
@@ -156,14 +153,19 @@ def resume_command(run: str) -> str:
 
 
 def answer_commands(run: str, question: Mapping[str, Any]) -> list[str]:
-    """The commands that answer a question from another terminal, with examples of answers.
+    """The commands that answer a question from any terminal, with examples of answers.
 
     None for a secret: that is typed where the run was started.
     """
     if asks_secret(question):
         return []
     step = str(question.get("step") or "")
-    return [f"fractale answer {run} {shlex.quote(f'{step}={each}')}" for each in examples(question)]
+    return [f"{answer_command(run)} {_pair(step, each)}" for each in examples(question)]
+
+
+def answer_command(run: str) -> str:
+    """The command that lists the open questions of a run, and answers those that it is given."""
+    return f"fractale answer {run}"
 
 
 def fork_command(run: str, at: str) -> str:
@@ -219,20 +221,29 @@ def _place(decided: Mapping[str, Any]) -> str:
     return path.partition("/")[0].partition("[")[0]
 
 
-def _answer_options(waiting: list[dict[str, Any]]) -> str:
-    """The options that answer the questions of a run. For many questions, those of a file."""
-    if len(waiting) > MOST_ANSWERS:
-        return "--answers FILE"
-    steps = Counter(question["step"] for question in waiting)
-    return " ".join(
+def _answers(run: str, asked: list[dict[str, Any]]) -> list[str]:
+    """The commands that answer the questions of a run.
+
+    First those that continue it in the background, which work also if another process has it by
+    then. The last one continues it in the user's terminal.
+    """
+    resume = resume_command(run)
+    if len(asked) == 1:
+        return [*answer_commands(run, asked[0]), resume]
+    if len(asked) > MOST_ANSWERS:
+        return [answer_command(run), f"{resume} --answers FILE"]
+    steps = Counter(question["step"] for question in asked)
+    pairs = [
         # The first digits of their ids distinguish several questions of one step.
-        _answer_option(
+        _pair(
             question["step"] if steps[question["step"]] == 1 else question["id"][:SHORT_ID],
             example(question),
         )
-        for question in waiting
-    )
+        for question in asked
+    ]
+    return [" ".join([answer_command(run), *pairs]), resume]
 
 
-def _answer_option(key: str, answer: str) -> str:
-    return f"--answer {shlex.quote(f'{key}={answer}')}"
+def _pair(key: str, answer: str) -> str:
+    """A question and its answer, as one word of a shell."""
+    return shlex.quote(f"{key}={answer}")

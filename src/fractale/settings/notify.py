@@ -35,7 +35,7 @@ class Notify:
     Args:
         on: When it is sent.
         command: The program and its arguments.
-        webhook: The URL that gets a POST.
+        webhook: The URL that gets a POST; as it is written if a variable of it is not set.
         env: Further variables of the command, which may be secrets.
         timeout: Seconds that one attempt may take.
         secrets: Texts of this entry that must not be shown or stored.
@@ -58,13 +58,18 @@ class Notify:
         """The command, or the host of the webhook, to display: without secrets."""
         if self.webhook is None:
             return " ".join(map(shlex.quote, shown_arguments(self.command)))
-        return shown_webhook(self.webhook)
+        return _host_of(self.webhook)
 
 
 def shown_webhook(url: str) -> str:
-    """A webhook to display. Its path and query are often its password, so they are left out."""
-    if VARIABLE.search(url):  # as it is written in a file
-        return url
+    """A webhook to display, of a file. Its path and query, often its password, are left out."""
+    return url if VARIABLE.search(url) else _host_of(url)
+
+
+def _host_of(url: str) -> str:
+    if "://" not in url:  # `${NAME}`, which is not set
+        host, slash, _ = url.partition("/")
+        return f"{host}/…" if slash else host
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -128,7 +133,9 @@ def _of_webhook(data: Mapping[str, Any], environment: Mapping[str, str], where: 
     used = {name: environment.get(name, "") for name in named}
     unset = tuple(name for name, value in used.items() if not value)
     url, filled = _filled(address, used), {k: _filled(v, used) for k, v in headers.items()}
-    if not unset:
+    if unset:
+        url = address
+    else:
         _check_url(url, where)
     parts = url.split("/", 3)  # the path of a webhook is often its password
     secrets = (*_secrets({**used, **filled}), *((url,) if len(parts) > 3 and parts[3] else ()))
