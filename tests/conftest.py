@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from fractale.settings import Settings
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# How long an example takes depends on the machine's load.
+hypothesis.settings.register_profile("any-load", deadline=None)
+hypothesis.settings.load_profile("any-load")
 
 # The marker `real`: what takes more of a machine than Python, or minutes of killing and waiting.
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.

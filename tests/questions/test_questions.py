@@ -6,7 +6,7 @@ import json
 import shlex
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fractale.cli.options import read_answers, read_answers_file
@@ -447,7 +447,6 @@ def test_what_a_record_cannot_hold_is_refused(asked, raw):
         read_answer(asked, raw)
 
 
-@settings(deadline=None)
 @given(data=st.dictionaries(st.text(), anything))
 def test_arguments_that_are_opened_in_an_editor_and_left_alone_are_the_same(data):
     from fractale.questions.parsing import data_of
