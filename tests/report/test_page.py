@@ -249,6 +249,11 @@ def test_a_link_in_the_place_of_a_log_is_not_followed(tmp_path):
     assert [read_tail(log, 9, 900).text for log in logs] == ["", "", "its own\n"]
 
 
+def test_commands_quote_odd_names_of_steps(tmp_path):
+    page = page_of(Recording(tmp_path).start("a; rm b").visit("a; rm b").end())
+    assert dict(page.repeat)["from a step of this run"] == "fractale fork k7f3a --at 'a; rm b'"
+
+
 def test_the_costs_of_steps_add_up(tmp_path):
     run = Recording(tmp_path, parent={"run": "p4r3n", "step": "each"}).start("each", "last")
     run.enter("each", type="foreach")
