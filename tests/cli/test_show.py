@@ -248,6 +248,12 @@ def test_what_is_not_there_is_an_error(state, capsys, words, says):
     assert says in capsys.readouterr().err
 
 
+def test_a_run_that_waits_has_no_outputs_yet(state, capsys):
+    Recording(state).start("a").enter("a").end("waiting")
+    assert fractale(["show", "-1", "--output", "text"]) == 2
+    assert "has no outputs yet: it is waiting" in capsys.readouterr().err
+
+
 def test_a_damaged_record_is_an_error(state, capsys):
     run = Recording(state).start("a")
     (run.folder.path / "events.jsonl").write_text("{\n")

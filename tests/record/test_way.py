@@ -161,6 +161,27 @@ def test_items_of_a_foreach_are_counted_while_they_run(tmp_path):
     assert state.items == ItemCounts(total=100, done=2, failed=1)
 
 
+def test_items_inside_items_are_counted_together(tmp_path):
+    run = Recording(tmp_path).start("outer").enter("outer", type="foreach")
+    for i in range(3):
+        run.add("item_started", step="outer", index=i, total=3)
+        run.enter(f"outer[{i}]/inner", type="foreach")
+        for j in range(2):
+            run.add("item_started", step=f"outer[{i}]/inner", index=j, total=2)
+            run.visit(f"outer[{i}]/inner[{j}]/cut")
+            ended = {"outcome": "failure" if i == j == 0 else "success"}
+            run.add("item_finished", step=f"outer[{i}]/inner", index=j, total=2, **ended)
+        if i == 0:
+            early = way_taken(read_history(run.folder))
+            assert early.of("outer/inner").items == ItemCounts(total=None, done=2, failed=1)
+        run.leave(f"outer[{i}]/inner")
+        run.add("item_finished", step="outer", index=i, total=3, outcome="success")
+    way = way_taken(read_history(run.leave("outer").folder))
+    assert way.of("outer").items == ItemCounts(total=3, done=3)
+    assert way.of("outer/inner").items == ItemCounts(total=6, done=6, failed=1)
+    assert way.of("outer/inner/cut").items == ItemCounts(total=6, done=6)
+
+
 def test_what_a_fork_took_over_is_kept(tmp_path):
     parent = {"run": "other", "step": "b", "attempt": 1, "kept": ["a"]}
     run = Recording(tmp_path).start("a", "b", parent=parent).visit("b")

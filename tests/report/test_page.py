@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fractale.jobs.logs import read_tail
 from fractale.masking import Masker
 from fractale.record.history_reader import read_history
 from fractale.render.summary import history_verdict
@@ -92,7 +93,7 @@ async def test_attempts_have_ids_numbers_and_all_that_is_behind_them(run_plan, s
     assert [(out.label, out.text) for out in page.outputs] == [("text", "42")]
     assert [(given.label, given.text) for given in page.inputs] == [("who", "Ada")]
     assert page.costs[0].columns[0] == "step"
-    assert page.costs[0].rows[-1][0] == "all steps"
+    assert page.costs[0].rows[-1][0] == "together"
     assert page.plan_text is not None
     assert "foreach" in page.plan_text.text
     assert 'href="#p-step-check"' in page.picture
@@ -185,6 +186,18 @@ def test_pictures_are_recognized_by_their_content_and_bounded():
     assert (svg.address, "not a PNG" in svg.words) == ("", True)
     assert "over 1 MiB" in Pictures().of(result(png() + b"0" * MOST_BYTES))[0].words
     assert type_of(png(100_000, 100_000)) == "", "a small file that fills the memory of a browser"
+    frame = b"\xff\xc2\x00\x0b\x08" + struct.pack(">HH", 20_000, 20_000)
+    assert type_of(b"\xff\xd8\xff\xe0\x00\x04ab" + frame) == ""
+    assert type_of(b"\xff\xd8\xff\xe0\x00\x04ab" + frame[:5] + b"\0\2\0\3") == "image/jpeg"
+    assert type_of(b"GIF89a" + struct.pack("<HH", 2, 3)) == "image/gif"
+    assert type_of(b"GIF89a" + struct.pack("<HH", 50_000, 50_000)) == ""
+    for chunk, small, big in (
+        (b"VP8X", bytes(4) + b"\1\0\0\2\0\0", bytes(4) + b"\xff\xff\0\xff\xff\0"),
+        (b"VP8L", b"\x2f\1\x80\0\0", b"\x2f\xff\xff\xff\xff"),
+        (b"VP8 ", bytes(3) + b"\x9d\x01\x2a\2\0\3\0", bytes(6) + b"\xff\x3f\xff\x3f"),
+    ):
+        head = b"RIFF\0\0\0\0WEBP" + chunk + bytes(4)
+        assert [type_of(head + each) for each in (small, big)] == ["image/webp", ""], chunk
     bad = {"content": [{"type": "image", "data": "…", "mimeType": "x"}, "text", {"resource": 1}]}
     assert "not valid base64" in Pictures().of(bad)[0].words
     blob = {"resource": {"blob": base64.b64encode(png()).decode(), "mimeType": "image/png"}}
@@ -213,7 +226,53 @@ def test_a_jobs_log_is_its_end_and_masked(tmp_path):
     assert job.log.text.endswith("token ***\nERROR: reax/c")
     assert "the whole log has" in job.log.note
     assert "fractale logs k7f3a melt" in job.log.note
-    assert tuple(label for label, _ in job.rows) >= ("started",) or dict(job.rows)["started"]
+    rows = dict(job.rows)
+    assert rows["nodes"] == "n1"
+    assert "waited 5.0 s" in rows["submitted"]
+    assert "ran 4.0 s" in rows["started"]
+
+
+def test_a_link_in_the_place_of_a_log_is_not_followed(tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/log").write_text("a private key")
+    run = Recording(tmp_path).start("melt").enter("melt", type="job")
+    for key in ("file", "folder", "own"):
+        run.add("job_state", step="melt", job=key, state="failed", over=True, handle={"key": key})
+    logs = [JobFolder.of(run.folder.jobs.absolute(), key).log for key in ("file", "folder", "own")]
+    logs[0].parent.mkdir(parents=True)
+    logs[0].symlink_to(tmp_path / "private/log")
+    logs[1].parent.symlink_to(tmp_path / "private")
+    logs[2].parent.mkdir()
+    logs[2].write_text("its own\n")
+    jobs = page_of(run.leave("melt", outcome="failure").end("failed")).visits[0].detail.jobs
+    assert [job.log.text if job.log else None for job in jobs] == [None, None, "its own"]
+    assert [read_tail(log, 9, 900).text for log in logs] == ["", "", "its own\n"]
+
+
+def test_commands_quote_odd_names_of_steps(tmp_path):
+    page = page_of(Recording(tmp_path).start("a; rm b").visit("a; rm b").end())
+    assert dict(page.repeat)["from a step of this run"] == "fractale fork k7f3a --at 'a; rm b'"
+
+
+def test_the_costs_of_steps_add_up(tmp_path):
+    run = Recording(tmp_path, parent={"run": "p4r3n", "step": "each"}).start("each", "last")
+    run.enter("each", type="foreach")
+    for i in range(2):
+        run.add("item_started", step="each", index=i, total=2)
+        run.enter(f"each[{i}]/cut").ask_model(f"each[{i}]/cut").leave(f"each[{i}]/cut", seconds=1.5)
+        run.add("item_finished", step="each", index=i, total=2, outcome="success")
+    run.leave("each", seconds=5.0).visit("last", seconds=2.0).end()
+    line = {"is": "used", "key": "(inherited)", "amount": {"node_hours": 7.0}, "at": 0.0}
+    run.folder.job_ledger.write_text(json.dumps(line) + "\n")
+    table = page_of(run).costs[0]
+    times = {row[0]: row[table.columns.index("time")] for row in table.rows}
+    assert times == {
+        "each": "2.0 s", "each/cut": "3.0 s", "last": "2.0 s", "(before the fork)": "",
+        "together": "7.0 s",
+    }  # fmt: skip
+    hours = {row[0]: row[table.columns.index("node-hours")] for row in table.rows}
+    assert (hours["(before the fork)"], hours["together"]) == ("7", "7")
+    assert "jobs" not in table.columns
 
 
 def test_node_hours_are_those_of_the_budget(tmp_path):
@@ -225,7 +284,7 @@ def test_node_hours_are_those_of_the_budget(tmp_path):
     run.folder.job_ledger.write_text("\n".join(lines) + "\n")
     [table] = page_of(run).costs
     hours = {row[0]: row[table.columns.index("node-hours")] for row in table.rows}
-    assert hours == {"melt": "1.5", "(jobs of tools)": "0.25", "all steps": "1.75"}
+    assert hours == {"melt": "1.5", "(jobs of tools)": "0.25", "together": "1.75"}
 
 
 @pytest.mark.parametrize("name", ["done1", "fails", "halfw", "limit", "waits", "36jha"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 import subprocess
@@ -95,6 +96,7 @@ def test_a_file_is_named_after_the_run_and_may_be_replaced(place, capsys):
     assert fractale(["report", "k7f3a", "-o", "-"]) == 0
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert fractale(["report", "k7f3a", "-o", "missing/x.html"]) == 2
+    assert "cannot write missing/x.html: No such file or directory\n" in capsys.readouterr().err
     assert fractale(["report", "none"]) == 2
 
 
@@ -114,9 +116,15 @@ def test_no_engine_is_imported(place):
         "assert run_command(['report', '-1', '-o', 'r.html']) == 0\n"
         "engines = ('langgraph', 'langchain', 'langchain_core', 'mcp', 'fastmcp', 'pydantic')\n"
         "print([name for name in sys.modules if name.partition('.')[0] in engines])\n"
+        "run_command(['report', '-1', '-o', '-'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    first, _, page = done.stdout.partition("\n")
+    assert first == "[]"
+    assert "✓" in page, "a page is UTF-8 also where the terminal is not"
 
 
 # -- several runs ---------------------------------------------------------------------------------

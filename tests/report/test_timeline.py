@@ -41,6 +41,18 @@ def test_a_night_of_waiting_is_drawn_short(tmp_path):
     assert sums["no process"].startswith(("12 h", "11 h"))
 
 
+def test_the_night_after_a_kill_is_drawn_short(tmp_path):
+    run = Recording(tmp_path).start("one", "two").visit("one").enter("two", type="prompt")
+    run.ask_model("two").ask_model("two", 2)
+    run.time += 12 * 3600
+    run.start(resumed=True).enter("two", type="prompt").ask_model("two", 3).leave("two").end()
+    found = drawn(run)
+    [gap] = found.breaks
+    assert gap.label.startswith("12 h")
+    assert gap.width < AREA / 10
+    assert dict(found.sums)["no process"].startswith("12 h")
+
+
 def test_attempts_of_a_step_share_a_lane_and_retries_are_notched(tmp_path):
     run = Recording(tmp_path).start("go")
     run.visit("go", 1, outcome="failure", next="go").visit("go", 2)

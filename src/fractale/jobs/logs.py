@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Final
 
 from fractale.plain import readable
 from fractale.regexes import spans_of
-from fractale.schedulers.folder import JobFolder
+from fractale.schedulers.folder import JobFolder, whole_of
 
 MOST: Final = 1024 * 1024
 """The largest number of bytes that one call reads."""
@@ -132,9 +134,8 @@ def _matching_lines(data: bytes, pattern: str) -> Iterator[tuple[int, str]]:
 
 def _bytes_of(path: Path, offset: int, limit: int) -> tuple[bytes, int, int]:
     """Read some bytes of a file; returns them, their offset, and the size of the file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
+    descriptor = open_log(path)
+    if descriptor is None:
         return b"", 0, 0
     try:
         size = os.fstat(descriptor).st_size
@@ -142,6 +143,44 @@ def _bytes_of(path: Path, offset: int, limit: int) -> tuple[bytes, int, int]:
         return os.pread(descriptor, max(0, min(limit, MOST)), start), start, size
     finally:
         os.close(descriptor)
+
+
+def open_log(path: Path) -> int | None:
+    """Open a job's log to read.
+
+    A job can put a link in the place of its log or its directory; then it has no log, so that no
+    reader shows or sends another file.
+
+    Args:
+        path: Of the file ``log`` in the directory of a job or of an element.
+
+    Returns:
+        The descriptor; None if there is no log.
+    """
+    above = whole_of(JobFolder(path.parent)).path.parent  # the directory of all jobs
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    folder = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(above, folder)
+        for name in path.parent.relative_to(above).parts:
+            descriptor = _opened(name, folder | os.O_NOFOLLOW, descriptor)
+        descriptor = _opened(path.name, flags, descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _opened(name: str, flags: int, folder: int) -> int:
+    """Open a part of a directory, and close the directory."""
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def read_tail(path: Path, lines: int, limit: int) -> JobLog:

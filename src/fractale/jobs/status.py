@@ -27,7 +27,7 @@ from fractale.jobs.logs import last_lines
 from fractale.jobs.polling import PollAnswer
 from fractale.schedulers.adapter import JobRecord, Submitted
 from fractale.schedulers.ends import MOST_LINES, EndNotice, notice_in, telling_line
-from fractale.schedulers.folder import Ended, JobFolder, Started
+from fractale.schedulers.folder import Ended, JobFolder, Started, whole_of
 from fractale.schedulers.job import ACTIVE, JobState
 from fractale.schedulers.positions import Positions
 from fractale.schedulers.wrapper import NO_CLAIM, NO_FOLDER, NOT_MINE
@@ -444,12 +444,6 @@ class JobEvidence:
         if self._ended:
             return self._ended.at
         return self._record.ended if self._record else None
-
-
-def whole_of(folder: JobFolder) -> JobFolder:
-    """The directory of an element's array; for a single job, its own directory."""
-    path = folder.path
-    return JobFolder(path.parents[1]) if path.parent.name == ELEMENTS else folder
 
 
 def exit_words(code: int) -> str:

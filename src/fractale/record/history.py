@@ -12,10 +12,11 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from fractale.errors import StoreError
-from fractale.plan.paths import without_indexes
+from fractale.plan.paths import around, without_indexes
+from fractale.questions import needs_no_answer
 from fractale.record.jobs import JobHistory
 from fractale.store.outputs import FileOutputs, is_reference
 from fractale.store.run_record import RunRecord
@@ -255,6 +256,7 @@ class RunProcess:
         model: The run's model, as ``provider:name``; None if no step needs one.
         versions: Package → version, if they are recorded.
         status: How it ended; None if it was killed or still runs.
+        seen: When its last event happened.
     """
 
     started: float
@@ -264,6 +266,7 @@ class RunProcess:
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
     ended: float | None = None
     status: str | None = None
+    seen: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -378,6 +381,29 @@ class RunHistory:
     def paths(self) -> list[str]:
         """The paths of the steps that were started, each once."""
         return list(dict.fromkeys(attempt.path for attempt in self.attempts))
+
+
+AttemptState: TypeAlias = Literal["success", "failure", "skipped", "waiting", "running", "stopped"]
+
+
+def state_of(history: RunHistory, attempt: RecordedAttempt) -> AttemptState:
+    """The outcome of an attempt; of one that did not end, where it stands.
+
+    It is ``waiting`` if it or a step inside asks something, or if the run waits; else ``running``,
+    or ``stopped`` if no process works on the run.
+    """
+    if attempt.outcome in ("success", "skipped"):
+        return attempt.outcome
+    if attempt.outcome:
+        return "failure"
+    if history.status == "waiting" or any(
+        not asked.answered
+        and not needs_no_answer(asked.question)
+        and attempt.path in (asked.step, *around(asked.step))
+        for asked in history.questions
+    ):
+        return "waiting"
+    return "running" if history.alive else "stopped"
 
 
 # -- items of a foreach ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from fractale.record.history import (
     RunHistory,
     RunProcess,
 )
+from fractale.record.shape import wrong_event, wrong_head
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 
@@ -51,10 +52,13 @@ class RunFollower:
 
     def __init__(self, record: RunRecord) -> None:
         head = record.read_head()
+        if wrong := wrong_head(head):
+            raise _damaged(record, wrong)
         self.history = RunHistory(record=record, head=head, title=str(head.get("plan") or ""))
         self._record = record
         self._reader = _Reader(self.history)
         self._events = NewEvents(record.events)
+        self._failed: StoreError | None = None  # the event that was wrong is not read again
 
     def read(self) -> list[dict[str, Any]]:
         """Add the events that were recorded since the last read to the history.
@@ -63,13 +67,16 @@ class RunFollower:
             Those events in their flat form, oldest first.
 
         Raises:
-            StoreError: The record is damaged, or was removed.
+            StoreError: The record is damaged, or was removed. A follower that met a damaged event
+                raises this each time.
         """
         return list(self.new_events())
 
     def new_events(self) -> Iterator[dict[str, Any]]:
         """The events as `read` returns them, each after it was added to the history."""
         history, found = self.history, False
+        if self._failed is not None:
+            raise self._failed
         while True:
             # A process that has ended has written its last event: look for the process first.
             alive, news = holder_of(self._record) is not None, False
@@ -84,14 +91,15 @@ class RunFollower:
             history.drafts = self._record.read_drafts()
 
     def _take(self, event: Data) -> None:
-        try:
-            self._reader.take(event)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # A damaged line can be valid JSON that is not an event.
-            raise StoreError(
-                f"the record of run {self._record.run_id} is damaged: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        if wrong := wrong_event(event):
+            self._failed = _damaged(self._record, wrong)
+            raise self._failed
+        self._reader.take(event)
+
+
+def _damaged(record: RunRecord, wrong: str) -> StoreError:
+    # A damaged line can be valid JSON that is not an event.
+    return StoreError(f"the record of run {record.run_id} is damaged: {wrong}")
 
 
 class _Reader:
@@ -130,6 +138,8 @@ class _Reader:
         """Add one event; an unknown kind is ignored."""
         if handler := self._handlers.get(event["event"]):
             handler(event)
+        if self._history.processes:
+            self._history.processes[-1].seen = event["time"]
 
     def _run_started(self, event: Data) -> None:
         history = self._history

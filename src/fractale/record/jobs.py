@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -323,11 +324,11 @@ def no_job(history: RunHistory, jobs: Sequence[RunJob], step: str | None) -> Usa
         return UsageError(
             f"step `{step}` of run {run} has no job directory: no job was submitted, or the "
             "directory was removed",
-            hint=f"see why: fractale show {run} {step}",
+            hint=f"see why: fractale show {run} {shlex.quote(step)}",
         )
     return UsageError(
         f"step `{step}` of run {run} submitted no batch job",
-        hint=f"see its calls and results: fractale show {run} {step}",
+        hint=f"see its calls and results: fractale show {run} {shlex.quote(step)}",
     )
 
 

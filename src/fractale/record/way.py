@@ -6,7 +6,7 @@ The states come from the events in the run's `RunHistory`, the plan from the cop
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +15,10 @@ from fractale.errors import PlanError
 from fractale.plan import Plan
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import Step
-from fractale.plan.paths import around, without_indexes
+from fractale.plan.paths import without_indexes
 from fractale.plan.rules import FAILURE
 from fractale.plan.way import ItemCounts, RunWay, State, StepState
-from fractale.record.history import RecordedAttempt, RunHistory
+from fractale.record.history import RecordedAttempt, RunHistory, state_of
 from fractale.record.plans import plan_file
 
 PLANS_KEPT = 16
@@ -40,48 +40,30 @@ def way_taken(history: RunHistory) -> RunWay:
         if attempt.next:
             arrows[path, attempt.next] += 1
             events[path, attempt.event or ""] += 1
-    open_questions = [asked for asked in history.questions if not asked.answered]
-    asking = {path for asked in open_questions for path in _all(asked.step)}
     steps = {path: StepState(state="kept") for path in history.kept}
-    steps |= {path: _step(history, attempts, asking) for path, attempts in found.items()}
+    steps |= {path: _step(history, attempts) for path, attempts in found.items()}
     return RunWay(steps=steps, arrows=arrows, events=events)
 
 
-def _all(path: str) -> Sequence[str]:
-    return [path, *around(path)]
-
-
-def _step(history: RunHistory, attempts: list[RecordedAttempt], asking: set[str]) -> StepState:
+def _step(history: RunHistory, attempts: list[RecordedAttempt]) -> StepState:
     latest = {attempt.path: attempt for attempt in attempts}  # of each item, its last attempt
-    states: dict[str, State] = {p: _state(history, each, asking) for p, each in latest.items()}
+    states: dict[str, State] = {p: _state(history, each) for p, each in latest.items()}
     together = _together(states.values())
-    [*_, last] = latest.values()
     tries: dict[str, int] = {}
     for attempt in attempts:
         if attempt.outcome != "skipped":
             tries[attempt.path] = tries.get(attempt.path, 0) + 1
-    inside = "[" in last.path
-    counts = _inside(last, latest.values()) if inside else _items(last)
     return StepState(
         state=together,
         attempts=max(tries.values(), default=0),
-        items=counts,
+        items=_counts(list(latest.values())),
         shown_by=next(path for path, state in states.items() if state == together),
     )
 
 
-def _state(history: RunHistory, attempt: RecordedAttempt, asking: set[str]) -> State:
-    match attempt.outcome:
-        case "success":
-            return "success"
-        case "skipped":
-            return "skipped"
-        case None:
-            if attempt.path in asking or history.status == "waiting":
-                return "waiting"
-            return "running" if history.alive else "stopped"
-        case _:
-            return "failed"
+def _state(history: RunHistory, attempt: RecordedAttempt) -> State:
+    state = state_of(history, attempt)
+    return "failed" if state == "failure" else state
 
 
 def _together(states: Collection[State]) -> State:
@@ -90,29 +72,44 @@ def _together(states: Collection[State]) -> State:
     return next(state for state in order if state in states)
 
 
-def _items(attempt: RecordedAttempt) -> ItemCounts | None:
-    """The counts of a foreach or a job array."""
-    if not attempt.items:
+def _counts(latest: Sequence[RecordedAttempt]) -> ItemCounts | None:
+    """The items of a foreach or a job array; of a step inside one, the items in which it ended.
+
+    A foreach inside another has the items of all its attempts.
+
+    Args:
+        latest: Of each item around the step, its last attempt.
+    """
+    if any(attempt.items for attempt in latest):
+        items = [item for attempt in latest for item in attempt.items.values()]
+        ends, total = [item.outcome for item in items], _total(latest)
+    elif "[" in latest[-1].path:
+        blocks = {id(block): block for each in latest if (block := _block(each))}
+        ends, total = [each.outcome for each in latest], _total(list(blocks.values()))
+    else:
         return None
-    over = [item for item in attempt.items.values() if item.outcome is not None]
-    return ItemCounts(
-        total=attempt.items_total,
-        done=len(over),
-        failed=sum(item.outcome == FAILURE for item in over),
-    )
+    over = [outcome for outcome in ends if outcome is not None]
+    return ItemCounts(total=total, done=len(over), failed=over.count(FAILURE))
 
 
-def _inside(last: RecordedAttempt, attempts: Iterable[RecordedAttempt]) -> ItemCounts:
-    """The counts of a step inside a foreach: the items in which it ended."""
-    around_it = last.parent
-    while around_it is not None and not around_it.items:
-        around_it = around_it.parent
-    over = [attempt for attempt in attempts if attempt.outcome is not None]
-    return ItemCounts(
-        total=around_it.items_total if around_it else None,
-        done=len(over),
-        failed=sum(attempt.outcome == FAILURE for attempt in over),
-    )
+def _total(blocks: Sequence[RecordedAttempt]) -> int | None:
+    """How many items some attempts of one foreach have; None while that is not known."""
+    around_them = {id(block): block for each in blocks if (block := _block(each))}
+    if around_them:
+        needed = _total(list(around_them.values()))
+        if needed is None or len(blocks) < needed:
+            return None
+    numbers = [0 if each.outcome == "skipped" else each.items_total for each in blocks]
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known and len(known) == len(numbers) else None
+
+
+def _block(attempt: RecordedAttempt) -> RecordedAttempt | None:
+    """The foreach around an attempt."""
+    block = attempt.parent
+    while block is not None and not block.items:
+        block = block.parent
+    return block
 
 
 def plan_of_run(history: RunHistory) -> Plan | None:

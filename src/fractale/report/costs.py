@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from fractale.durations import in_words
 from fractale.errors import StoreError
+from fractale.jobs.budget import INHERITED
 from fractale.plan.paths import without_indexes
 from fractale.render.summary import LEAST_HOURS
 from fractale.render.text import inert
 from fractale.report.plots import TableView
+from fractale.report.timeline import Span, length, union
 
 if TYPE_CHECKING:
     from fractale.record.history import RecordedCall, RecordedJob, RunHistory
 
 OTHER_JOBS = "(jobs of tools)"
+BEFORE = "(before the fork)"
+"""The node-hours of the run that was forked: they count in the budget of the fork."""
 
 
 @dataclass(slots=True)
@@ -93,30 +97,53 @@ def hours_text(hours: float) -> str:
 
 
 def _by_step(history: RunHistory) -> dict[str, _Sums]:
-    """The steps in the order in which they were started, and their total if there are several."""
+    """The steps in the order in which they were started, and their total if there are several.
+
+    Each has what it used itself, without the steps inside of it, so that the rows add up.
+    """
     sums: dict[str, _Sums] = {}
     hours = node_hours(history)
-    total = _Sums()
+    before = hours.pop(INHERITED, 0.0)
+    times = _own_seconds(history)
     for attempt in history.attempts:
         own = sums.setdefault(without_indexes(attempt.path), _Sums())
         own.attempts += attempt.outcome != "skipped"
-        own.seconds += attempt.seconds or 0.0
-        for each in (own, total):
-            each.add_calls(attempt.calls)
-            each.jobs += len(attempt.jobs)
-            for job in attempt.jobs:
-                each.node_hours += hours.get(_key(job), 0.0)
-                if job.submitted and job.started:
-                    each.waited += max(0.0, job.started - job.submitted)
+        own.seconds += times[id(attempt)]
+        own.add_calls(attempt.calls)
+        own.jobs += len(attempt.jobs)
+        for job in attempt.jobs:
+            own.node_hours += hours.get(_key(job), 0.0)
+            if job.submitted and job.started:
+                own.waited += max(0.0, job.started - job.submitted)
     known = {_key(job) for attempt in history.attempts for job in attempt.jobs}
     if other := [amount for key, amount in hours.items() if key not in known and amount]:
         sums[OTHER_JOBS] = _Sums(jobs=len(other), node_hours=sum(other))
-        total.jobs += len(other)
-        total.node_hours += sum(other)
+    if before:
+        sums[BEFORE] = _Sums(node_hours=before)
     if len(sums) > 1:
-        total.seconds = float(history.usage.get("seconds") or 0.0)
-        sums["all steps"] = total
+        sums["together"] = _together(sums.values())
     return sums
+
+
+def _together(sums: Iterable[_Sums]) -> _Sums:
+    total = _Sums()
+    for each in sums:
+        for field in fields(_Sums):
+            setattr(total, field.name, getattr(total, field.name) + getattr(each, field.name))
+    return total
+
+
+def _own_seconds(history: RunHistory) -> dict[int, float]:
+    """The time of each attempt, by its `id`, in which no step inside of it ran."""
+    inside: dict[int, list[Span]] = {}
+    for attempt in history.attempts:
+        if attempt.parent is not None and attempt.seconds:
+            end = attempt.ended or attempt.started + attempt.seconds
+            inside.setdefault(id(attempt.parent), []).append((end - attempt.seconds, end))
+    return {
+        id(attempt): max(0.0, (attempt.seconds or 0.0) - length(union(inside.get(id(attempt), []))))
+        for attempt in history.attempts
+    }
 
 
 def _by_model(history: RunHistory) -> dict[str, _Sums]:

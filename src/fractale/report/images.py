@@ -19,8 +19,11 @@ MOST_BYTES: Final = 1024 * 1024
 MOST_IN_ALL: Final = 12 * 1024 * 1024
 """The most bytes of all pictures of one page."""
 MOST_PIXELS: Final = 40_000_000
-"""The largest PNG, so that a small file can't fill the memory of a browser."""
+"""The largest picture, so that a small file can't fill the memory of a browser."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SCAN: Final = 0xDA
+_14_BITS: Final = 0x3FFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +77,57 @@ class Pictures:
 
 
 def type_of(data: bytes) -> str:
-    """The MIME type by the first bytes; empty for any other content."""
+    """The MIME type by the first bytes; empty for other content and a size over `MOST_PIXELS`."""
     if data.startswith(_PNG):
-        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-        return "image/png" if width * height <= MOST_PIXELS else ""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+        kind, size = "image/png", (_big(data, 16, 4), _big(data, 20, 4))
+    elif data.startswith(b"\xff\xd8\xff"):
+        kind, size = "image/jpeg", _jpeg_size(data)
+    elif data.startswith((b"GIF87a", b"GIF89a")):
+        kind, size = "image/gif", (_little(data, 6, 2), _little(data, 8, 2))
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind, size = "image/webp", _webp_size(data)
+    else:
+        return ""
+    return kind if 0 < size[0] * size[1] <= MOST_PIXELS else ""
+
+
+def _big(data: bytes, at: int, length: int) -> int:
+    return int.from_bytes(data[at : at + length], "big")
+
+
+def _little(data: bytes, at: int, length: int) -> int:
+    return int.from_bytes(data[at : at + length], "little")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the frame's header; the largest if there are several, 0 if none."""
+    at, found = 2, (0, 0)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker == _JPEG_SCAN:
+            break
+        if marker in _JPEG_FRAMES:
+            size = _big(data, at + 7, 2), _big(data, at + 5, 2)
+            found = max(found, size, key=lambda each: each[0] * each[1])
+        at += 2 + _big(data, at + 2, 2)
+    return found
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the first chunk, which is of one of three kinds; 0 for another."""
+    match data[12:16]:
+        case b"VP8X":
+            return _little(data, 24, 3) + 1, _little(data, 27, 3) + 1
+        case b"VP8L":
+            bits = _little(data, 21, 4)
+            return (bits & _14_BITS) + 1, (bits >> 14 & _14_BITS) + 1
+        case b"VP8 ":
+            return _little(data, 26, 2) & _14_BITS, _little(data, 28, 2) & _14_BITS
+        case _:
+            return 0, 0
 
 
 def _encoded(part: Any) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ from fractale.errors import FractaleError
 from fractale.masking import Masker
 from fractale.plan.paths import without_indexes
 from fractale.questions import needs_no_answer
-from fractale.record.history import each_result, input_values, resolve
+from fractale.record.history import each_result, input_values, resolve, state_of
 from fractale.record.plans import plan_file
 from fractale.record.way import picture_of_run
 from fractale.render.phrases import answer_text, as_json, ordinal, target_of
@@ -33,6 +33,7 @@ from fractale.report.images import Picture, Pictures
 from fractale.report.plots import TableView, table_view
 from fractale.report.texts import WHOLE, Bounds, Shown, cut, entries_of, shown
 from fractale.report.timeline import Timeline, anchor, step_id, timeline
+from fractale.runs.result import fork_command
 
 if TYPE_CHECKING:
     from fractale.record.history import (
@@ -162,7 +163,6 @@ class Visit:
         sign: Such as ``✓``.
         figures: Time, tokens, cost, items.
         why: The evidence for the outcome.
-        leads: The next step, unless it is the plan's next.
         important: Whether it is open at first: it failed, waits, runs, or was the last one.
     """
 
@@ -178,7 +178,6 @@ class Visit:
     sign: str
     figures: str
     why: str
-    leads: str
     important: bool
     handler: str
     number: int
@@ -249,7 +248,6 @@ class RunPage:
     picture: str
     picture_note: str
     timeline: Timeline | None
-    open_questions: tuple[QuestionView, ...]
     questions: tuple[QuestionView, ...]
     visits: tuple[Visit, ...]
     visits_note: str
@@ -330,7 +328,6 @@ class _Page:
         first, _, rest = history.title.partition("\n")
         picture, note = self._picture()
         visits, left_out = self._visits()
-        waits = [asked for asked in history.questions if not asked.answered]
         return RunPage(
             run=history.run,
             title=inert(first, 200) or inert(str(history.head.get("plan")), 200),
@@ -350,7 +347,6 @@ class _Page:
             picture=picture,
             picture_note=note,
             timeline=timeline(history, self._now, prefix),
-            open_questions=tuple(self._question(asked) for asked in waits),
             questions=tuple(self._question(asked) for asked in history.questions),
             visits=visits,
             visits_note=left_out,
@@ -458,7 +454,6 @@ class _Page:
             sign=sign[0] if sign else "?",
             figures=_figures(attempt),
             why=_why(attempt, state),
-            leads=inert(attempt.next or "", 200),
             important=is_open,
             handler=inert(attempt.handler, 40),
             number=attempt.number,
@@ -556,7 +551,7 @@ class _Page:
         yield f"the plan as it is now{left_out}", inert(line, 4000)
         steps = [v.path for v in self._history.attempts if not v.parent and not v.handler]
         if steps:
-            yield "from a step of this run", inert(f"fractale fork {run} --at {steps[-1]}", 400)
+            yield "from a step of this run", inert(fork_command(run, steps[-1]), 400)
         yield "from the record, without calls", f"fractale replay {run}"
         yield "everything, for others", f"fractale export {run} --crate {run}-crate"
 
@@ -645,7 +640,8 @@ class _Detail:
 
     def _item(self, item: RecordedItem, calls: Sequence[CallView]) -> ItemView:
         attempt = self._attempt
-        state = item.outcome or ("running" if self._history.alive else "stopped")
+        inside = replace(attempt, path=f"{attempt.path}[{item.index}]", outcome=item.outcome)
+        state = state_of(self._history, inside)
         sign = MARKS.get("warning" if state == "stopped" else state)
         return ItemView(
             name=attempt.part(f"[{item.index}]"),
@@ -766,17 +762,6 @@ def _needs_attention(history: RunHistory, attempt: RecordedAttempt) -> bool:
     """Whether an attempt did not succeed, or an item of it failed."""
     failed = any(item.outcome == "failure" for item in attempt.items.values())
     return failed or state_of(history, attempt) in ATTENTION
-
-
-def state_of(history: RunHistory, attempt: RecordedAttempt) -> str:
-    """The outcome of an attempt; of one that did not end, ``waiting``, ``running``, ``stopped``."""
-    if attempt.outcome:
-        return attempt.outcome
-    if any(not asked.answered for asked in attempt.questions):
-        return "waiting"
-    if history.alive:
-        return "running"
-    return "waiting" if history.status == "waiting" else "stopped"
 
 
 def _answered(asked: RecordedQuestion) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from fractale.durations import clock, in_words
 from fractale.plan.paths import without_indexes
+from fractale.record.history import state_of
 from fractale.render.phrases import ordinal
 from fractale.render.text import count, exactly, fit, inert
 
@@ -106,9 +107,9 @@ class _Axis:
         self, begin: float, end: float, busy: Sequence[Span], idle: Sequence[Span]
     ) -> None:
         idle = [part for each in idle for part in _minus(each, busy)]
-        rest = max(end - begin - _length(idle), 1e-3)
+        rest = max(end - begin - length(idle), 1e-3)
         self.breaks = [each for each in idle if each[1] - each[0] > max(LONG * rest, 2.0)]
-        whole = (end - begin) - _length(self.breaks)
+        whole = (end - begin) - length(self.breaks)
         unit = SHORT * whole
         self._times, self._at = [begin], [0.0]
         for start, stop in self.breaks:
@@ -145,29 +146,35 @@ class _Drawing:
         self._history, self._prefix = history, prefix
         self._end = _end_of(history, now)
         self._begin = min([history.started or now, *(v.started for v in history.attempts)])
-        self._waits = _union(
+        self._waits = union(
             (q.asked_at, q.answered_at or self._end)
             for q in history.questions
             if q.asked_at is not None
         )
-        self._off = _union(_without_process(history))
+        self._off = union(_without_process(history))
         queues = [_queue(job, self._end) for v in history.attempts for job in v.jobs]
         timed = [_span(v, self._end) for v in history.attempts if v.kind == "wait"]
-        busy = _union(self._busy())
-        idle = _union([*self._waits, *self._off, *queues, *timed])
+        busy = union(self._busy())
+        idle = union([*self._waits, *self._off, *queues, *timed])
         self._axis = _Axis(self._begin, max(self._end, self._begin + 0.01), busy, idle)
         self._left = MOST_BARS
 
     def _busy(self) -> Iterable[Span]:
-        """When something was computed."""
+        """When something was computed; only jobs compute without a process."""
+        for span in self._worked():
+            yield from _minus(span, self._off)
+        for attempt in self._history.attempts:
+            for job in attempt.jobs:
+                if job.started is not None:
+                    yield job.started, job.ended or self._end
+
+    def _worked(self) -> Iterable[Span]:
+        """When the run's processes computed."""
         around = {id(v.parent) for v in self._history.attempts}
         for attempt in self._history.attempts:
             for call in attempt.calls:
                 if call.finished:
                     yield call.started, call.started + (call.seconds or 0.0)
-            for job in attempt.jobs:
-                if job.started is not None:
-                    yield job.started, job.ended or self._end
             quiet = attempt.calls or attempt.jobs or attempt.questions or attempt.kind == "wait"
             if not quiet and id(attempt) not in around:
                 yield _span(attempt, self._end)
@@ -237,8 +244,7 @@ class _Drawing:
         """The bar of an attempt, and what happened inside."""
         at, href = y + row * ROW, anchor(attempt, self._prefix)
         span = _span(attempt, self._end)
-        other = {"running": "running", "waiting": "waiting"}.get(self._history.status, "stopped")
-        state = attempt.outcome or other
+        state = state_of(self._history, attempt)
         kind = "wait" if attempt.kind == "wait" and state == "success" else state
         nth = f", {ordinal(attempt.number)} attempt" if attempt.number > 1 else ""
         words = f"{inert(attempt.path, 100)}{nth}: {attempt.outcome or 'not finished'}"
@@ -323,8 +329,8 @@ class _Drawing:
             ("steps and calls", float(usage.get("seconds") or 0.0)),
             ("jobs ran", float(usage.get("job_seconds") or 0.0)),
             ("jobs waited in the queue", float(usage.get("queue_seconds") or 0.0)),
-            ("waited for answers", _length(self._waits)),
-            ("no process", _length(self._off)),
+            ("waited for answers", length(self._waits)),
+            ("no process", length(self._off)),
         ]
         yield from ((label, in_words(value)) for label, value in found if value >= 0.001)
         yield "from start to end", in_words(max(self._end - self._begin, found[0][1]))
@@ -380,10 +386,11 @@ def _queue(job: RecordedJob, end: float) -> Span:
 
 
 def _without_process(history: RunHistory) -> Iterable[Span]:
-    """The times between two processes of the run."""
+    """The times between two processes of the run: of one that was killed, from its last event."""
     for before, after in zip(history.processes, history.processes[1:], strict=False):
-        if before.ended is not None and after.started > before.ended:
-            yield before.ended, after.started
+        ended = before.seen if before.ended is None else before.ended
+        if after.started > ended:
+            yield ended, after.started
 
 
 def _end_of(history: RunHistory, now: float) -> float:
@@ -397,7 +404,7 @@ def _end_of(history: RunHistory, now: float) -> float:
     return max(ends)
 
 
-def _union(spans: Iterable[tuple[float | None, float]]) -> list[Span]:
+def union(spans: Iterable[tuple[float | None, float]]) -> list[Span]:
     """Spans without overlaps, in order."""
     found: list[Span] = []
     for start, stop in sorted((a, b) for a, b in spans if a is not None and b > a):
@@ -424,5 +431,6 @@ def _minus(span: Span, busy: Sequence[Span]) -> Iterable[Span]:
         yield start, stop
 
 
-def _length(spans: Iterable[Span]) -> float:
+def length(spans: Iterable[Span]) -> float:
+    """The sum of the durations of some spans, in seconds."""
     return sum(stop - start for start, stop in spans)

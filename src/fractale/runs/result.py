@@ -170,7 +170,7 @@ def answer_command(run: str) -> str:
 
 def fork_command(run: str, at: str) -> str:
     """The command that starts a new run from a step of this one."""
-    return f"fractale fork {run} --at {at}"
+    return f"fractale fork {run} --at {shlex.quote(at)}"
 
 
 def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:

@@ -394,6 +394,12 @@ def digest(spec: JobSpec) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def whole_of(folder: JobFolder) -> JobFolder:
+    """The directory of an element's array; for a single job, its own directory."""
+    path = folder.path
+    return JobFolder(path.parents[1]) if path.parent.name == ELEMENTS else folder
+
+
 def same_job(folder: JobFolder, spec: JobSpec) -> None:
     """Check that the key of a directory belongs to this spec.
 

@@ -79,8 +79,8 @@ def row_of(record: RunRecord) -> RunRow | None:
         head = record.read_head()
         last = next(record.events_from_end(("run_finished", "run_started")), None)
         row = row_from(record.run_id, head, last, alive=holder_of(record) is not None)
-    except (OSError, StoreError, KeyError, TypeError, ValueError):
-        return None
+    except (OSError, StoreError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None  # damaged: `fractale show` says how
     return replace(row, seen=seen)
 
 
@@ -111,8 +111,8 @@ def row_from(
         tokens=int(usage.get("total_tokens") or 0),
         cost=float(usage.get("cost") or 0.0),
         waits_for=", ".join(_waits_for(each) for each in waiting),
-        parent=parent.get("run"),
-        forked_at=parent.get("step"),
+        parent=_text(parent.get("run")),
+        forked_at=_text(parent.get("step")),
         ran=float(usage.get("elapsed") or seconds),
         computed=float(usage.get("job_seconds") or 0.0),
         queued=float(usage.get("queue_seconds") or 0.0),
@@ -120,6 +120,10 @@ def row_from(
         node_hours=float(usage.get("node_hours") or 0.0),
         jobs=int(usage.get("jobs") or 0),
     )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _failed_at(ended: Mapping[str, Any]) -> str:

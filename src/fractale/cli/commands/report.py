@@ -46,7 +46,9 @@ def command(run_ids: tuple[str, ...], output: Path | None) -> int:
     unique = {record.run_id: record for record in records}
     text = report([read_history(each) for each in unique.values()], Masker(settings.secrets))
     if str(output) == "-":
-        sys.stdout.write(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8"))  # the page says that it is UTF-8
+        sys.stdout.flush()
         return 0
     path = output or Path(f"{'-'.join(list(unique)[:4])}.html")
     if output is None and not _may_replace(path):
@@ -79,4 +81,5 @@ def _write(path: Path, text: str) -> None:
         else:
             write_private(path, text, sync="none")
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error}") from error
+        why = error.strerror or error  # the error itself may name a temporary file
+        raise UsageError(f"cannot write {path}: {why}") from error

@@ -88,6 +88,11 @@ def _print_output(history: RunHistory, name: str, *, alone: bool) -> int:
     if not alone:
         raise UsageError("--output prints an output of a run, without STEP and --json")
     outputs: dict[str, Any] = history.result.get("outputs") or {}
+    if not outputs and history.status in ("running", "waiting"):
+        raise UsageError(
+            f"run {history.run} has no outputs yet: it is {history.status}",
+            hint=f"see where it is: fractale show {history.run}",
+        )
     check_output(name, outputs, f"run {history.run} ({history.status})")
     write_outputs(outputs_text(outputs, name), sys.stdout)
     return 0

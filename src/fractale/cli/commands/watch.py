@@ -241,7 +241,10 @@ def _over(waiting: Mapping[str, Any]) -> str:
     from fractale.schedulers.job import JobHandle
 
     if is_job(waiting) and waiting.get("handle"):
-        handle = JobHandle.from_dict(waiting["handle"])
+        try:
+            handle = JobHandle.from_dict(waiting["handle"])
+        except ValueError:  # of another version
+            return ""
         if JobFolder(handle.own_dir).ended() is not None:
             return f"job {handle.title} of `{waiting['step']}` has ended"
     elif is_due(waiting, SystemClock()):
