@@ -49,7 +49,7 @@ from fractale.runs.actions import Actions, RunFlags
 from fractale.settings import load_settings
 
 async def start():
-    actions = Actions(load_settings(), by="a face")
+    actions = Actions(load_settings(), by="a face", patience=60.0)
     flags = RunFlags(registries=["tools.yaml"])
     begun = await actions.start("plan.yaml", {"word": "by a file, 5"}, flags)
     print(begun.run, begun.pid, begun.begun, flush=True)
@@ -186,6 +186,42 @@ def test_an_answer_that_was_not_taken_before_a_kill_is_used_once(place, both):
         assert place.calls == ["job"]
 
 
+async def test_one_process_for_one_answer_and_another_answer_does_not_start_it(place, monkeypatch):
+    """The process that resumes the run is slow, so that the answer waits for it."""
+    from fractale.runs.actions import Actions, AlreadyAnswered
+    from fractale.settings import load_settings
+
+    monkeypatch.chdir(place.folder)
+    words = ("run", "plan.yaml", "-r", "tools.yaml", "--run-id", "one", "--yes")
+    assert place.call(*words)[0] == 4
+    gate = place.folder / "gate"
+    slow = f"\nimport time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)\n"
+    (place.folder / "answer_tools.py").write_text(TOOLS + slow)
+    actions = Actions(load_settings(place.env), by="a face", patience=0.5)
+    given = await actions.answer("one", "name", "yes")
+    assert given.started is not None
+    assert (given.taken, given.started.begun) == (False, False)
+    for words in (
+        ("answer", "one", "name=no"),
+        ("answer", "one", "name=no", "--wait"),
+        ("resume", "one", "--answer", "name=no"),
+    ):
+        code, said = place.call(*words)
+        assert code == 1
+        assert re.search(r'before, by \S+ in a face at \S+: "yes"; run one has not used that', said)
+        assert "continue with that answer: fractale resume one" in said
+        assert re.search(r"take it back first: rm \S+/answers/\w+\.json", said)
+    with pytest.raises(AlreadyAnswered):
+        await actions.answer("one", "name", "no")
+    gate.touch()
+    until(lambda: [each for each in place.events("run_finished") if each["status"] == "success"])
+    (answered,) = place.events("answered", "name")
+    assert answered["answer"] == "yes"
+    assert [each["resumed"] for each in place.events("run_started")] == [False, True]
+    audit = (place.folder / ".fractale" / "audit.jsonl").read_text()
+    assert audit.count('"action": "resume"') == 1
+
+
 def test_a_run_without_a_process_continues_in_the_background(place):
     (place.folder / "answers.yaml").write_text("queue: debug\nsubmit: yes\n")
     words = ("run", "plan.yaml", "-r", "tools.yaml", "--run-id", "one", "--answers", "answers.yaml")
@@ -237,21 +273,37 @@ def test_a_run_in_the_background_outlives_who_started_it(place):
 
 
 async def test_a_fork_and_a_plan_that_is_refused(place, monkeypatch):
-    from fractale.errors import InputError, PlanError
+    from fractale.errors import InputError, PlanError, UsageError
+    from fractale.plan.build import load_plan
+    from fractale.record.plans import plan_hash
     from fractale.runs.actions import Actions, NotStarted, RunFlags
     from fractale.settings import load_settings
 
     monkeypatch.chdir(place.folder)
     settings: Settings = load_settings(place.env)
-    actions = Actions(settings, by="a face")
+    actions = Actions(settings, by="a face", patience=PATIENCE)
     assert place.call("run", "plan.yaml", "-r", "tools.yaml", "--run-id", "one")[0] == 4
     with pytest.raises(InputError, match="wrod"):
         await actions.fork("one", "queue", {"wrod": "x"})
-    with pytest.raises(NotStarted, match="`nowhere`"):
-        await actions.fork("one", "nowhere")
+    with pytest.raises(NotStarted, match="`nowhere`") as refused:
+        await actions.fork("one", "nowhere", {"word": "x"})
+    assert refused.value.log is None, "the run that was not begun has no record"
     started = await actions.fork("one", "queue", {"word": "forked"})
     head = json.loads((started.log.parent / "run.json").read_text())
     assert (head["parent"]["run"], head["inputs"]["word"]) == ("one", "forked")
+    shown = plan_hash(load_plan("plan.yaml"))
+    (place.folder / "plan.yaml").write_text(PLAN.replace("what: job", "what: other"))
+    with pytest.raises(UsageError, match="has changed since you saw"):
+        await actions.start("plan.yaml", {}, shown=shown)
+    code, said = place.call("run", "plan.yaml", "-r", "tools.yaml", "--plan-hash", shown)
+    assert (code, "has changed since you saw" in said) == (2, True)
+    monkeypatch.setenv("FRACTALE_TRUST_PROJECT", "0")
+    with pytest.raises(UsageError, match="not agreed to what it does now") as unseen:
+        await actions.fork("one", "queue", {"word": "a b"})
+    assert "fractale fork one --at queue --set 'inputs.word=a b'" in str(unseen.value.hint)
+    monkeypatch.setenv("FRACTALE_TRUST_PROJECT", "1")
+    assert place.calls == []
+    (place.folder / "plan.yaml").write_text(PLAN)
     (place.folder / "bad.yaml").write_text("name: p\nsteps: [{name: s, tool: 3}]\n")
     with pytest.raises(PlanError):
         await actions.start("bad.yaml")

@@ -7,13 +7,7 @@
 - `ask_about_config`: a directory's ``langgraph.json``, which names the Python code that Studio's
   server imports.
 
-The user has agreed to a plan in one of three cases:
-
-- Its file, and the plans that it includes, have not changed since the user agreed.
-- It is in the directory of a project whose settings the user trusts.
-- The user trusts every plan of a directory above it.
-
-If another user may write to the plan's file, only the first case counts.
+`fractale.runs.agreement` says when the user has agreed to a plan.
 
 Each function asks on a terminal, stores the answer in the user's trust store, and writes it to the
 audit log. Without a terminal a plan runs without a question, since the author of the command line
@@ -27,7 +21,7 @@ import re
 import shlex
 import sys
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -38,10 +32,9 @@ from fractale.cli import options
 from fractale.errors import PlanError, UsageError
 from fractale.plan.check import check_plan
 from fractale.plan.model import Plan
-from fractale.private import fault_of
+from fractale.runs.agreement import EVERY_PLAN, is_agreed, is_mine, plan_digest
 from fractale.settings import (
     Settings,
-    TrustStore,
     UntrustedProject,
     changes_of,
     decide_for_children,
@@ -57,9 +50,6 @@ from fractale.settings.waiting import changes
 if TYPE_CHECKING:
     from fractale.runs.workspace import Extensions
     from fractale.store.run_record import RunRecord
-
-EVERY_PLAN: Final = "every plan in this directory"
-"""The text in place of a digest in the trust store's entry for a directory."""
 
 _IMPORTED: Final = re.compile(r"[^\s:]+:[A-Za-z_]\w*")
 
@@ -141,7 +131,7 @@ def ask_about_plan(
     if options.trust_given(settings.environment):
         return  # the audit log's line of the run records this
     store, digest = trust_store(settings.environment), plan_digest(plan)
-    if _is_agreed(plan, store, digest):
+    if is_agreed(plan, store, digest):
         return
     if errors := [each for each in check_plan(plan) if each.severity == "error"]:
         raise PlanError(errors)
@@ -155,7 +145,7 @@ def ask_about_plan(
     directory = Path(os.path.realpath(plan.file)).parent
     word = "y" if yes else _word_about(plan, directory)
     log, by = AuditLog.of(settings), "yes" if yes else "person"
-    if word in ("a", "all") and _is_mine(directory):
+    if word in ("a", "all") and is_mine(directory):
         log.record("trust", kind="plans", path=str(directory), by=by)
         store.add("plan", directory, EVERY_PLAN, shown=EVERY_PLAN)
     elif word not in ("y", "yes"):
@@ -191,54 +181,6 @@ def agree_to_plan(plan: Plan, settings: Settings) -> list[str]:
     shown = _description(plan, settings)
     trust_store(settings.environment).add("plan", plan.file, plan_digest(plan), shown=shown)
     return shown.split("\n")
-
-
-def plan_digest(plan: Plan) -> str:
-    """A hash of the content and the paths of a plan and the plans that it includes."""
-    from fractale.plan.dump import dump_plan
-
-    plans = (plan, *_included(plan))
-    parts = [f"{os.path.realpath(each.file)}\n{dump_plan(each)}" for each in plans]
-    return digest_of("\0".join(parts).encode("utf-8", "backslashreplace"))
-
-
-def _included(plan: Plan) -> Iterator[Plan]:
-    for step in plan.walk():
-        if step.plan is not None:
-            yield step.plan
-            yield from _included(step.plan)
-
-
-def _is_agreed(plan: Plan, store: TrustStore, digest: str) -> bool:
-    """Whether the user agreed to the plan's file in its present form, or to its directory."""
-    if store.holds("plan", plan.file, digest):
-        return True
-    files = [Path(os.path.realpath(each.file)) for each in (plan, *_included(plan))]
-    directories = list(_trusted_directories(store))
-    return all(_is_mine(file) and any(f in file.parents for f in directories) for file in files)
-
-
-def _trusted_directories(store: TrustStore) -> Iterator[Path]:
-    for entry in store.entries():
-        path = Path(entry.path)
-        if entry.kind == "plan" and entry.digest == EVERY_PLAN:
-            yield path
-        elif entry.kind == "project" and _has(path, entry.digest):
-            yield path.parent.parent  # PROJECT/.fractale/config.yaml
-
-
-def _has(path: Path, digest: str) -> bool:
-    try:
-        return digest_of(path.read_bytes()) == digest
-    except OSError:
-        return False
-
-
-def _is_mine(file: Path) -> bool:
-    try:
-        return fault_of(file.stat()) is None
-    except OSError:
-        return False
 
 
 def _description(plan: Plan, settings: Settings) -> str:

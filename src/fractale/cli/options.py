@@ -29,6 +29,8 @@ from fractale.settings.files import CONFIG_VARIABLE
 
 MAX_INPUTS = 64 * 2**20
 """The most bytes of a file of inputs."""
+OPEN_FILES = Path("/dev/fd")
+"""Here a background process finds the JSON file of its inputs, which has no name."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -191,6 +193,11 @@ def run_id_option(function: F) -> F:
     return click.option("--run-id", "new_id", metavar="ID", help=words)(function)
 
 
+def plan_hash_option(function: F) -> F:
+    """``--plan-hash``: of a background process, the plan that its user was shown."""
+    return click.option("--plan-hash", "shown", hidden=True)(function)
+
+
 def run_options(function: F) -> F:
     """The options that `run` and `resume` share."""
     options = [
@@ -299,7 +306,8 @@ def _json_in(file: Path, text: bytes) -> Any:
     import json
 
     try:
-        return json.loads(text) if file.suffix == ".json" else None
+        named = file.suffix == ".json" or file.parent == OPEN_FILES
+        return json.loads(text) if named else None
     except ValueError:
         return None
 

@@ -15,6 +15,7 @@ The other modules:
 
 - `invocation`: one call of a function of `fractale.api`, from its keywords to a result.
 - `listener`: the caller's function that receives the events, async or not.
+- `agreement`: whether the user has agreed to a plan.
 - `options`: how to run: listeners, the user to ask, limits, a checkpointer.
 - `changes`: the changes since a run began: its plan, its tools, its software.
 - `fork`: the values of a run before a step, and the record of the run that begins there.

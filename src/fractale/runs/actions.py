@@ -12,25 +12,28 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from fractale.audit import AuditLog
 from fractale.errors import AnswerError, PlanError, RunHeld, StoreError, UsageError
 from fractale.plain import to_json
-from fractale.private import make_folder, new_folder, open_private, write_private
-from fractale.questions import MISSING, asks_secret, identity, needs_no_answer, read_answer
+from fractale.private import make_folder, new_folder, open_private
+from fractale.questions import MISSING, asks_secret, identity, read_answer, without_secrets
 from fractale.questions.answers import ANY_STEP, keys_of
 from fractale.runs.mailbox import OWN, Asked, Mail, Mailbox, key_of
-from fractale.settings.files import CONFIG_VARIABLE
-from fractale.settings.own_runs import is_agreed, not_own
+from fractale.settings.files import CONFIG_VARIABLE, trust_store
+from fractale.settings.own_runs import is_agreed as is_agreed_run
+from fractale.settings.own_runs import not_own
 from fractale.store.locks import holder_of
 from fractale.store.run_record import (
     ID_LENGTH,
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 0.05
 BEGIN_SECONDS: Final = 15.0
-"""Seconds to wait until a background process has taken up its run."""
+"""Seconds to wait until a background process has taken up its run. It may open many servers."""
 TAKE_SECONDS: Final = 10.0
 """Seconds to wait until the process of a run has taken an answer."""
 LATE_SECONDS: Final = 1.5
@@ -55,11 +58,12 @@ LATE_SECONDS: Final = 1.5
 BEGUN_SECONDS: Final = 1.0
 """The same for a process that was started to resume the run, once it has begun."""
 CANCEL_SECONDS: Final = 120.0
-MOST_RESUMES: Final = 3
 LONGEST_REASON: Final = 4000
 """The most characters of a background process's output in an error."""
 MOST_ASKED_AGAIN: Final = 100
 """How often a step may ask the same so that a late answer still learns who answered."""
+LONGEST_ANSWER: Final = 200
+"""The most characters of an answer in an error."""
 SHORT_KEY: Final = 8
 """The digits of a question's key that are enough to name it."""
 
@@ -74,7 +78,8 @@ class AlreadyAnswered(AnswerError):
 class NotStarted(UsageError):
     """A background process refused to work on a run, or could not; nothing was done.
 
-    ``log`` is the file with its whole output, or None if the process could not be started.
+    ``log`` is the file with its whole output. None if the process could not be started, or if it
+    was to begin a new run: then the message has the end of its output.
     """
 
     code = "not-started"
@@ -203,11 +208,14 @@ class Actions:
     Args:
         settings: Name the state directory. Their environment is that of background processes.
         by: Where the user acts, as events and the audit log name it: ``fractale web``.
+        patience: Seconds to wait until a background process has taken up its run. It then keeps
+            opening its servers, and `BackgroundRun.begun` is False.
     """
 
-    def __init__(self, settings: Settings, *, by: str) -> None:
+    def __init__(self, settings: Settings, *, by: str, patience: float = BEGIN_SECONDS) -> None:
         self._settings = settings
         self._by = by
+        self._patience = patience
         self._records = RunRecords(settings.state_dir)
 
     # -- questions and answers --------------------------------------------------------------------
@@ -233,10 +241,12 @@ class Actions:
             raw: Text as it is typed, or data; see `fractale.questions.read_answer`.
 
         Raises:
-            AlreadyAnswered: Another answer was first.
+            AlreadyAnswered: Another answer was first. If the run has no process and has not used
+                that answer, and it is another one than this, the run is not resumed.
             AnswerError: The question does not accept the answer, or is not open, or several
                 questions have that name. The question stays open.
-            NotStarted: The run could not be resumed; the answer was dropped.
+            NotStarted: The run could not be resumed, or ended before it used the answer; the answer
+                was dropped.
             SettingsError: Another user started the run.
         """
         return (await self.answer_all(run_id, {question: raw}))[0]
@@ -257,13 +267,24 @@ class Actions:
         put: list[_Post] = []
         for post in posts:
             mail = Mail(step=post.open.step, via=self._by, time=time.time(), answer=post.raw)
-            if (first := mailbox.put(post.open.key, mail)) is None:
+            first = mailbox.put(post.open.key, mail)
+            if first and not first.has_answer and holder_of(record) is None:
+                mailbox.remove(post.open.key)  # the answer was lost with the process that got it
+                first = mailbox.put(post.open.key, mail)
+            if first is None:
                 put.append(post)
             else:
                 late.append(f"`{post.open.step}` was answered before, {first.who}")
-        if late and not put:  # the answer that was first may wait since a kill
-            await asyncio.sleep(LATE_SECONDS)
-            put = [post for post in posts if holder_of(record) is None]
+        if late and (not put or holder_of(record) is None):
+            await asyncio.sleep(LATE_SECONDS)  # the run may be about to take the first answer
+            if holder_of(record) is None:  # the first answer waits since a kill
+                try:
+                    _check_waiting(record, posts)
+                except AlreadyAnswered:
+                    for post in put:
+                        mailbox.remove(post.open.key)
+                    raise
+                put = posts
         delivered = await self._deliver(record, mailbox, put)
         if late:
             raise AlreadyAnswered("; ".join(late))
@@ -277,7 +298,10 @@ class Actions:
         """
         record = self._records.find(run_id)
         asked = open_questions(record)
-        return [(name, _post(record, asked, name, raw).open) for name, raw in answers.items()]
+        posts = {name: _post(record, asked, name, raw) for name, raw in answers.items()}
+        if holder_of(record) is None:
+            _check_waiting(record, [*posts.values()])
+        return [(name, post.open) for name, post in posts.items()]
 
     async def _asked(self, record: RunRecord) -> list[OpenQuestion]:
         """The open questions, once a process that is about to ask or to end has done so."""
@@ -293,7 +317,7 @@ class Actions:
     ) -> list[Delivered]:
         """Wait until the run has the answers; resume it if it has no process."""
         started: BackgroundRun | None = None
-        keys, began, resumes = {post.open.key for post in posts}, time.monotonic(), 0
+        keys, began = {post.open.key for post in posts}, time.monotonic()
         process = str(holder_of(record) or "")
         check, until = 0.0, TAKE_SECONDS
         while left := mailbox.arrived() & keys:
@@ -302,18 +326,13 @@ class Actions:
                 await self._refuse_late(record, mailbox, [p for p in posts if p.open.key in left])
                 check = waited + LATE_SECONDS
             holder = holder_of(record)
-            if holder is None and resumes < MOST_RESUMES:
-                resumes += 1
-                try:
-                    started = await self._resume(record)
+            if holder is None:
+                patient = waited < until
+                started = await self._resume_for(record, mailbox, keys, started, patient=patient)
+                if started is not None:
+                    if not started.begun:
+                        break  # it takes the answer once its servers are open
                     until = time.monotonic() - began + BEGUN_SECONDS
-                except RunHeld:
-                    pass  # another process resumes it, and takes the answer
-                except NotStarted as error:
-                    for key in mailbox.arrived() & keys:
-                        mailbox.remove(key)
-                    error.message = f"the answer was dropped: {error.message}"
-                    raise
             later = all(p.open.held and not p.open.turn for p in posts if p.open.key in left)
             if holder is not None and (waited > until or (later and waited > LOOK_SECONDS)):
                 break
@@ -333,6 +352,44 @@ class Actions:
             )
             for post in posts
         ]
+
+    async def _resume_for(
+        self,
+        record: RunRecord,
+        mailbox: Mailbox,
+        keys: set[str],
+        started: BackgroundRun | None,
+        *,
+        patient: bool,
+    ) -> BackgroundRun | None:
+        """Resume a run without a process, once, if answers to some questions wait for it.
+
+        Args:
+            started: The process that was started before.
+            patient: Whether to wait for another process that resumes it.
+
+        Returns:
+            The process; None if another one resumes the run.
+
+        Raises:
+            RunHeld: Another one does, although it was waited for.
+            NotStarted: The process ended without using the answers; they were dropped.
+        """
+        if not mailbox.arrived() & keys:
+            return started
+        try:
+            if started is not None:
+                raise _ended_early(record)
+            return await self._resume(record)
+        except RunHeld:
+            if patient:
+                return None
+            raise
+        except NotStarted as error:
+            for key in mailbox.arrived() & keys:
+                mailbox.remove(key)
+            error.message = f"the answer was dropped: {error.message}"
+            raise
 
     async def _refuse_late(
         self, record: RunRecord, mailbox: Mailbox, posts: Sequence[_Post]
@@ -448,7 +505,8 @@ class Actions:
             inputs: Those that change, as texts or values.
 
         Raises:
-            UsageError: The run was not found.
+            UsageError: The run was not found, or its plan has changed since it was started and the
+                user has not agreed to the changed plan.
             PlanError: Its plan cannot be read.
             InputError: An input does not fit the plan.
             NotStarted: The process refused, or could not be started.
@@ -457,10 +515,14 @@ class Actions:
         from fractale.plan.inputs import bind_inputs
         from fractale.record.history import input_values
         from fractale.record.history_reader import read_history
+        from fractale.record.plans import plan_hash
         from fractale.runs.changes import plan_today
 
         record = self._own(run_id)
-        plan = plan_today(record, record.read_head())
+        head = record.read_head()
+        plan = plan_today(record, head)
+        if plan_hash(plan) != head.get("plan_hash"):  # the user agreed to the plan that ran
+            self._check_agreed(plan, record, at, inputs or {})
         kept = input_values(read_history(record))
         known = {name: value for name, value in kept.items() if name in plan.inputs}
         given = {**known, **(inputs or {})}
@@ -469,34 +531,69 @@ class Actions:
         new = self._new_record()
         self._record("fork", new.run_id, parent=record.run_id, at=at)
         words = ["fork", record.run_id, "--at", at, "--run-id", new.run_id, "--quiet"]
+        words += ["--plan-hash", plan_hash(plan)]
         return await self._begin(new, words, inputs)
+
+    def _check_agreed(
+        self, plan: Plan, record: RunRecord, at: str, inputs: Mapping[str, Any]
+    ) -> None:
+        """Check that the user has agreed to a plan that has changed since a run of it.
+
+        ``fractale fork`` shows the plan and asks on a terminal; a background process cannot.
+
+        Raises:
+            UsageError: The user has not.
+        """
+        from fractale.runs.agreement import is_agreed, plan_digest
+        from fractale.runs.result import fork_command
+
+        environment = self._environment()
+        if environment.get(CONFIG_VARIABLE) == "1":
+            return
+        if is_agreed(plan, trust_store(environment), plan_digest(plan)):
+            return
+        pairs = [f"inputs.{name}={_typed(value)}" for name, value in inputs.items()]
+        sets = "".join(f" --set {shlex.quote(pair)}" for pair in pairs)
+        raise UsageError(
+            f"the plan {plan.file} has changed since run {record.run_id} was started, and you have "
+            "not agreed to what it does now; nothing was started",
+            hint=f"see it and agree at a terminal: {fork_command(record.run_id, at)}{sets}",
+        )
 
     async def start(
         self,
         plan: str | Path,
         inputs: Mapping[str, Any] | None = None,
         flags: RunFlags | None = None,
+        *,
+        shown: str | None = None,
     ) -> BackgroundRun:
         """Run a plan in the background.
 
         Args:
             plan: The plan's file.
             inputs: Texts or values, without secret ones.
+            shown: The `fractale.record.plans.plan_hash` of the plan that the user was shown.
 
         Raises:
+            UsageError: The plan has changed since it was shown.
             PlanError: The plan is invalid.
             InputError: An input is missing or wrong.
             NotStarted: The process refused, or could not be started.
         """
         from fractale.plan.inputs import bind_inputs, read_secrets
+        from fractale.record.plans import plan_hash
+        from fractale.runs.changes import check_shown
 
         flags = flags or RunFlags()
         loaded = _checked_plan(plan)
+        check_shown(loaded, shown)
         secrets = read_secrets(loaded, self._environment(flags.secrets))
         bind_inputs(loaded, inputs or {}, secrets)
         new = self._new_record()
         self._record("run", new.run_id, plan=loaded.name, file=str(loaded.file))
         words = ["run", str(plan), "--run-id", new.run_id, "--quiet", *_options(flags)]
+        words += ["--plan-hash", plan_hash(loaded)]
         return await self._begin(new, words, inputs, flags.secrets)
 
     async def dry_run(
@@ -535,7 +632,7 @@ class Actions:
         """
         record = self._records.find(run_id)
         environment = self._environment()
-        if not is_agreed(record.path, record.read_head(), environment):
+        if not is_agreed_run(record.path, record.read_head(), environment):
             raise not_own(record.run_id, environment)
         return record
 
@@ -565,32 +662,38 @@ class Actions:
         inputs: Mapping[str, Any] | None,
         secrets: Mapping[str, str] | None = None,
     ) -> BackgroundRun:
-        """Start a process that begins a run, with its inputs in a file that only the user reads."""
-        given: list[str] = []
-        if inputs:
-            write_private(new.given_inputs, to_json(dict(inputs)))
-            given = ["--inputs", str(new.given_inputs.absolute())]
+        """Start a process that begins a run; it gets its inputs as an open file without a name."""
         try:
-            started = await self._spawn(new, [*words, *given], secrets)
-        except NotStarted:
+            if not inputs:
+                return await self._spawn(new, words, secrets)
+            with tempfile.TemporaryFile() as file:
+                file.write(to_json(dict(inputs)).encode())
+                file.seek(0)
+                return await self._spawn(new, words, secrets, file)
+        except NotStarted as error:
             new.remove()
+            error.log = None
             raise
-        if started.begun:
-            new.given_inputs.unlink(missing_ok=True)
-        return started
 
     async def _spawn(
-        self, record: RunRecord, words: Sequence[str], secrets: Mapping[str, str] | None = None
+        self,
+        record: RunRecord,
+        words: Sequence[str],
+        secrets: Mapping[str, str] | None = None,
+        inputs: IO[bytes] | None = None,
     ) -> BackgroundRun:
         """Start a background process, and wait until it has taken up its run.
+
+        Args:
+            inputs: An open file with its inputs, as JSON.
 
         Raises:
             RunHeld: Another process took up the run first.
             NotStarted: The process ended before that, or could not be started.
         """
         events, written = _size(record.events), _size(record.output)
-        process = self._popen(record, words, secrets)
-        until = time.monotonic() + BEGIN_SECONDS
+        process = self._popen(record, words, secrets, inputs)
+        until = time.monotonic() + self._patience
         while _size(record.events) == events and time.monotonic() < until:
             if process.poll() is not None:
                 if _size(record.events) != events:
@@ -607,14 +710,21 @@ class Actions:
         )
 
     def _popen(
-        self, record: RunRecord, words: Sequence[str], secrets: Mapping[str, str] | None
+        self,
+        record: RunRecord,
+        words: Sequence[str],
+        secrets: Mapping[str, str] | None,
+        inputs: IO[bytes] | None,
     ) -> subprocess.Popen[bytes]:
+        passed = [inputs.fileno()] if inputs else []
+        given = [word for number in passed for word in ("--inputs", f"/dev/fd/{number}")]
         try:
             output = open_private(record.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 process = subprocess.Popen(  # noqa: S603 - fractale itself
-                    _program(words),
+                    _program([*words, *given]),
                     stdin=subprocess.DEVNULL,
+                    pass_fds=passed,
                     stdout=output,
                     stderr=output,
                     env=self._environment(secrets),
@@ -666,7 +776,7 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
     if last is None or last.get("status", "waiting") != "waiting":
         return []
     try:
-        return _left_open(record, mailbox, last)
+        return _left_open(record, mailbox)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # A damaged line can be valid JSON that is not an event.
         raise StoreError(
@@ -674,34 +784,22 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
         ) from error
 
 
-def _left_open(record: RunRecord, mailbox: Mailbox, last: Mapping[str, Any]) -> list[OpenQuestion]:
-    """The open questions of a run without a process.
+def _left_open(record: RunRecord, mailbox: Mailbox) -> list[OpenQuestion]:
+    """The open questions of a run without a process."""
+    from fractale.record.history_reader import read_history
 
-    Args:
-        last: Its last event `run_started` or `run_finished`.
-    """
-    answered = Counter[str]()
-    asked: dict[str, tuple[dict[str, Any], float]] = {}
-    for event in record.read_events():
-        if event["event"] == "answered":
-            answered[name := identity(event["question"])] += 1
-            asked.pop(name, None)
-        elif event["event"] == "waiting":
-            asked[identity(event["question"])] = event["question"], float(event["time"])
-    if last["event"] == "run_finished":
-        waiting = cast("list[dict[str, Any]]", last.get("waiting") or [])
-    else:  # its process was killed
-        of_process = [one.question for one in mailbox.asked_last().values()]
-        since = float(last["time"])
-        of_events = [question for question, at in asked.values() if at >= since]
-        waiting = [q for q in of_process or of_events if q.get("kind") != "failure"]
+    history = read_history(record)
+    answered = Counter(identity(one.question) for one in history.questions if one.answered)
+    waiting = [(one.question, one.asked_at or 0.0) for one in history.open_questions]
+    if history.status == "stopped" and (last := mailbox.asked_last()):
+        # A process asks one after the other; it published all that were open.
+        kept = [one for one in last.values() if one.question.get("kind") != "failure"]
+        waiting = [(one.question, one.at) for one in kept]
     found: dict[str, OpenQuestion] = {}
-    for question in waiting:
-        if not needs_no_answer(question):
-            name = identity(question)
-            key = key_of(question, answered[name])
-            at = asked[name][1] if name in asked else 0.0
-            found.setdefault(key, _open(mailbox, key, Asked(question, at), held=False))
+    for question, since in waiting:
+        key = key_of(question, answered[identity(question)])
+        asked = Asked(dict(question), since)
+        found.setdefault(key, _open(mailbox, key, asked, held=False))
     return list(found.values())
 
 
@@ -730,6 +828,55 @@ def _open(
         if asks_secret(question)
         else "",
     )
+
+
+def check_waiting(record: RunRecord, answers: Mapping[str, Any]) -> None:
+    """Check that answers to a run without a process do not contradict answers in its mailbox.
+
+    Args:
+        answers: Question → raw answer, as `Actions.answer_all` expects them; other names are
+            ignored.
+
+    Raises:
+        AlreadyAnswered: One of them does.
+    """
+    if holder_of(record) is not None:
+        return
+    asked = [one for one in open_questions(record) if one.given]
+    for name, raw in answers.items() if asked else ():
+        try:
+            post = _post(record, asked, name, raw)
+        except AnswerError:
+            continue  # the run reports it
+        _check_waiting(record, [post])
+
+
+def _check_waiting(record: RunRecord, posts: Sequence[_Post]) -> None:
+    """Check that no other answer to the same questions waits for the run.
+
+    Raises:
+        AlreadyAnswered: There is one; the error says how to continue with it.
+    """
+    mailbox = Mailbox(record)
+    for post in posts:
+        mail = mailbox.read(post.open.key)
+        if mail is None or not mail.has_answer:
+            continue
+        question = post.open.question
+        try:
+            first: Any = read_answer(question, mail.answer)
+        except AnswerError:
+            first = mail.answer
+        if first == post.answer:
+            continue
+        said = to_json(without_secrets(question, first), compact=True)
+        file = shlex.quote(str(record.answers / f"{post.open.key}.json"))
+        raise AlreadyAnswered(
+            f"`{post.open.step}` was answered before, {mail.who}: {said[:LONGEST_ANSWER]}; run "
+            f"{record.run_id} has not used that answer yet, and nothing was started",
+            hint=f"continue with that answer: fractale resume {record.run_id}\n"
+            f"or take it back first: rm {file}",
+        )
 
 
 def _post(record: RunRecord, asked: Sequence[OpenQuestion], name: str, raw: Any) -> _Post:
@@ -858,6 +1005,10 @@ def _program(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "fractale.cli", *words]
 
 
+def _typed(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value, compact=True)
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -877,6 +1028,16 @@ def _not_started(record: RunRecord, words: Sequence[str], written: int) -> NotSt
     error = NotStarted(
         text[-LONGEST_REASON:] or "the process ended without a word",
         hint=f"at a terminal: fractale {typed}" if words[0] == "resume" else None,
+    )
+    error.log = record.output
+    return error
+
+
+def _ended_early(record: RunRecord) -> NotStarted:
+    """The error of a background process that ended without using the answer to a question."""
+    error = NotStarted(
+        f"run {record.run_id} was resumed and ended before it used it",
+        hint=f"see `fractale show {record.run_id}`",
     )
     error.log = record.output
     return error

@@ -54,6 +54,22 @@ def plan_today(record: RunRecord, head: Mapping[str, Any]) -> Plan:
     return load_plan(kept if kept.is_file() and not file.is_file() else file)
 
 
+def check_shown(plan: Plan, shown: str | None) -> None:
+    """Check that a plan is still the one that the user was shown.
+
+    Args:
+        shown: Its `plan_hash`; None: the user was not shown one.
+
+    Raises:
+        UsageError: It has changed.
+    """
+    if shown is not None and plan_hash(plan) != shown:
+        raise UsageError(
+            f"the plan {plan.file} has changed since you saw what it would do; nothing was started",
+            hint="look at it again",
+        )
+
+
 def unchanged_plan(record: RunRecord, head: Mapping[str, Any]) -> Plan:
     """The plan that a run is resumed with: the present plan, whose meaning must not have changed.
 

@@ -79,7 +79,6 @@ class RunRecord:
     written = RecordFile("written.json")  # the ends of texts that models are writing
     answers = RecordFile("answers")  # of other processes to open questions, see `runs.mailbox`
     output = RecordFile("output.txt")  # of background processes
-    given_inputs = RecordFile("inputs.json")  # for a background process, until it has read them
     studio_orders = RecordFile("studio-orders.txt")  # Studio's orders, each once
 
     @property

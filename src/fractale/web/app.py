@@ -390,7 +390,9 @@ class Web:
                 note = "the plan has changed since you saw this; look again" if stale else ""
                 return await _in_thread(page, preview=lines, token=token, note=note)
             flags = replace(self.flags, secrets=given.secrets)
-            started: BackgroundRun = await self.actions.start(str(file.path), given.inputs, flags)
+            started: BackgroundRun = await self.actions.start(
+                str(file.path), given.inputs, flags, shown=plan_hash(found.plan)
+            )
         except FractaleError as error:
             return await _in_thread(page, error=error)
         return _to_run(started.run, "started")

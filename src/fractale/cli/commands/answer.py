@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BY = "fractale answer"
 """Where the user answers, as the record of the run has it."""
+PATIENCE = 60.0
+"""Seconds to wait until a background process has opened its servers: it may refuse the run."""
 
 
 @click.command("answer", context_settings={"ignore_unknown_options": True})  # -1 is a run
@@ -52,7 +54,10 @@ def command(
     answers = options.read_answers(pairs)
     acts = bool(answers) and not only_list
     settings = options.settings_of(acts=acts)
-    record, actions = RunRecords(settings.state_dir).find(run_id), Actions(settings, by=BY)
+    record, actions = (
+        RunRecords(settings.state_dir).find(run_id),
+        Actions(settings, by=BY, patience=PATIENCE),
+    )
     if not acts:
         return _list(record, actions.questions(record.run_id), as_json=as_json)
     ask_about_run(record, record.read_head(), settings)
@@ -90,6 +95,10 @@ def _print(delivered: list[Delivered]) -> None:
         click.echo(f"run {run} has {'it' if len(delivered) == 1 else 'them'} and continues")
     elif last.started is None:
         click.echo(f"run {run} uses it once it has its other answers ({last.process})")
+    elif not last.started.begun:
+        words = "has not begun to continue yet, and uses the answer when it does"
+        click.echo(f"run {run} {words} (process {last.started.pid})")
+        click.echo(f"log     {inert(str(last.started.log), 4000)}")
     else:
         click.echo(f"run {run} continues in the background (process {last.started.pid})")
     click.echo(f"next    fractale watch {run}")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @options.inputs_file_option("Read changed inputs from a YAML or JSON file; --set overrides it.")
 @options.run_id_option
+@options.plan_hash_option
 @click.option("--plan", "plan_file", type=click.Path(), help="Use another plan that has this step.")
 @options.tool_options
 @options.model_options
@@ -48,6 +49,7 @@ def command(
     changed: tuple[str, ...],
     plan_file: str | None,
     *,
+    shown: str | None,
     given: options.CommandLine,
 ) -> int:
     """Start a new run from the state of RUN before STEP; -1 is the latest run.
@@ -63,7 +65,7 @@ def command(
     from fractale.cli.running import run_in_workspace, secrets_of
     from fractale.plan.build import load_plan
     from fractale.record.plans import plan_hash
-    from fractale.runs.changes import plan_today
+    from fractale.runs.changes import check_shown, plan_today
     from fractale.runs.preflight import check_answers
     from fractale.runs.workspace import as_started
     from fractale.store.run_record import RunRecords
@@ -73,12 +75,13 @@ def command(
     head = record.read_head()
     ask_about_run(record, head, settings)
     plan = load_plan(plan_file) if plan_file else plan_today(record, head)
+    check_shown(plan, shown)
     check_answers(given.answers, plan)
     settings, extensions = as_started(settings, head, given.extensions)
     if plan_hash(plan) != head.get("plan_hash"):  # the user agreed to the plan that ran
         values: dict[str, Any] = {**(head.get("inputs") or {}), **changes.inputs}
-        shown = [name for name, spec in plan.inputs.items() if not spec.secret]
-        inputs = {name: value for name, value in values.items() if name in shown}
+        public = [name for name, spec in plan.inputs.items() if not spec.secret]
+        inputs = {name: value for name, value in values.items() if name in public}
         ask_about_plan(plan, settings, inputs, extensions, yes=given.yes)
     secrets = secrets_of(plan, settings)
 

@@ -72,6 +72,7 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     """Resume a run; returns the exit code."""
     from fractale.cli.consent import ask_about_run
     from fractale.cli.running import run_in_workspace, secrets_of
+    from fractale.runs.actions import check_waiting
     from fractale.runs.changes import unchanged_plan
     from fractale.runs.preflight import check_answers
     from fractale.runs.workspace import as_started
@@ -80,6 +81,7 @@ def resume(given: options.CommandLine, settings: Settings, run_id: str) -> int:
     record = RunRecords(settings.state_dir).find(run_id)
     head = record.read_head()
     ask_about_run(record, head, settings)
+    check_waiting(record, given.replies)
     settings, extensions = as_started(settings, head)
     plan = unchanged_plan(record, head)
     check_answers({**given.answers, **given.replies}, plan)

@@ -33,9 +33,10 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.run_options
 @options.detach_option
 @options.run_id_option
+@options.plan_hash_option
 @click.option("--dry-run", is_flag=True, help="Show what the plan would do, without a connection.")
 @options.collected
-def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:
+def command(plan: str, *, dry_run: bool, shown: str | None, given: options.CommandLine) -> int:
     """Run PLAN, a YAML file.
 
     \b
@@ -45,8 +46,10 @@ def command(plan: str, *, dry_run: bool, given: options.CommandLine) -> int:
     fractale run plans/lammps.yaml --detach
     """
     from fractale.plan.build import load_plan
+    from fractale.runs.changes import check_shown
 
     loaded = load_plan(plan)
+    check_shown(loaded, shown)
     settings = given.settings(acts=not dry_run)
     if dry_run:
         return show_effects(given, settings, loaded)
