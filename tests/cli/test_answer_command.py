@@ -144,9 +144,9 @@ def test_a_terminal_takes_answers_from_another_and_the_first_of_many_wins(place)
         assert place.calls == []
         assert place.call("answer", "one", "submit=y")[0] == 0
         terminal.ask_for("Under which name?")
-        race = [place.start("answer", "one", f"name=name {number}") for number in range(20)]
+        race = [place.start("answer", "one", f"name=name {number}") for number in range(6)]
         codes = [(each.communicate(timeout=PATIENCE), each.returncode)[1] for each in race]
-        assert sorted(codes) == [0, *[1] * 19]
+        assert sorted(codes) == [0, *[1] * 5]
         assert terminal.end() == 0
         assert re.search(rf"\n  name +name {codes.index(0)}\n", terminal.screen())
     (answered,) = place.events("answered", "name")
@@ -157,33 +157,24 @@ def test_a_terminal_takes_answers_from_another_and_the_first_of_many_wins(place)
     assert re.search(r"`name` was answered before, by \S+ in fractale answer at", said)
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["the run", "both processes"])
-def test_an_answer_that_was_not_taken_before_a_kill_is_used_once(place, both):
+def test_an_answer_that_was_not_taken_before_a_kill_is_used_once(place):
     with place.terminal() as terminal:
         terminal.ask_for("Which queue?")
         process = place.holder
         os.kill(process, signal.SIGSTOP)
         answering = place.start("answer", "one", "queue=debug")
         until(lambda: [p for p in place.answers.glob("*.json") if p.name != "asking.json"])
-        if both:
-            answering.kill()
         os.kill(process, signal.SIGKILL)
-    if both:
-        _, said = place.call("answer", "one")
-        assert "answered by" in said
-        assert "the run has not used it yet" in said
-        until(lambda: place.call("resume", "one")[0] == 4)
-    else:
-        out, err = answering.communicate(timeout=PATIENCE)
-        assert "run one continues in the background" in out, err
+    out, err = answering.communicate(timeout=PATIENCE)
+    assert "run one continues in the background" in out, err
     until(lambda: place.events("waiting", "submit"))
     (answered,) = place.events("answered", "queue")
     assert (answered["answer"], answered["via"]) == ("debug", "fractale answer")
-    if both:
-        code, said = place.call("answer", "one", "submit=y", "--wait")
-        assert code == 4, said
-        assert "Under which name?" in said
-        assert place.calls == ["job"]
+    until(lambda: len(place.events("run_finished")) == 1)
+    code, said = place.call("answer", "one", "submit=y", "--wait")
+    assert code == 4, said
+    assert "Under which name?" in said
+    assert place.calls == ["job"]
 
 
 async def test_one_process_for_one_answer_and_another_answer_does_not_start_it(place, monkeypatch):

@@ -1,5 +1,6 @@
 """Secret inputs in traces: no tracer sees one, whichever way a plan runs."""
 
+import contextlib
 import json
 import os
 import re
@@ -158,33 +159,27 @@ def info(size_limit: int, *, compressed: bool) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("size_limit", [1, 100])
-@pytest.mark.parametrize("compressed", [True, False])
-def test_a_process_that_is_traced_sends_whole_traces_without_secrets(
-    tmp_path, size_limit, compressed
-):
+def test_processes_that_are_traced_send_whole_traces_without_secrets(tmp_path):
+    """One process for each kind of LangSmith; they share the imports."""
     child = Path(__file__).parents[1] / "support" / "langsmith_child.py"
-    with trace_server(info(size_limit, compressed=compressed)) as server:
+    kinds = [info(limit, compressed=packed) for limit in (1, 100) for packed in (True, False)]
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(trace_server(kind)) for kind in kinds]
         env = {n: v for n, v in os.environ.items() if not n.startswith("LANG")}
         env |= {"LANGSMITH_TRACING": "true", "LANGSMITH_API_KEY": "none"}
-        env |= {"LANGSMITH_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        done = subprocess.run(
-            [sys.executable, child, tmp_path], capture_output=True, text=True, check=False, env=env
-        )
-        sent = server.all_bytes
+        env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        words = [sys.executable, child, tmp_path, *(server.url for server in servers)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
     said = [line for line in done.stderr.splitlines() if "compression is not enabled" not in line]
     assert (done.returncode, said) == (0, [])
+    for server in servers:
+        sent_whole_traces(server.all_bytes)
+
+
+def sent_whole_traces(sent: bytes) -> None:
     assert SECRET.encode() not in sent
-    for name in (
-        b"traced",
-        b"with_deep",
-        b"lang",
-        b"fails",
-        b"nested",
-        b"deep",
-        b"task",
-        b"reported",
-    ):
+    names = (b"traced", b"with_deep", b"lang", b"fails", b"nested", b"deep", b"task", b"reported")
+    for name in names:
         assert b'"%s"' % name in sent, name
     started = set(re.findall(rb'name="post\.([0-9a-f-]{36})"', sent))
     ended = set(re.findall(rb'name="patch\.([0-9a-f-]{36})"', sent))

@@ -1,7 +1,4 @@
-"""A run in which every field of every event would do harm if it were more than text.
-
-The file of `fractale report` is looked at in `test_report_file`.
-"""
+"""A run in which every field of every event would do harm if it were more than text."""
 
 from __future__ import annotations
 
@@ -86,15 +83,35 @@ def test_a_page_shows_it_as_text(browser: Browser, web: Web, path: str):
     browser.screenshot(f"hostile{path.replace('/', '-')}")
 
 
+def test_a_report_shows_it_as_text(browser: Browser, made: MadeRuns, hostile: str):
+    file = made.folder / "hostile.html"
+    made.call("report", hostile, "-o", file.name)
+    assert file.stat().st_size < 12_000_000, "lines of 10 MB are cut"
+    browser.open(file)
+    browser.js("document.querySelectorAll('details').forEach(it => it.open = true)")
+    assert MARK in browser.text
+    assert browser.driver.title != MARK
+    assert browser.js(f"return window.{MARK} === undefined")
+    assert browser.js(STATED) == []
+    assert not browser.all("form, iframe, object, embed, base, meta[http-equiv=refresh]")
+    links = browser.js("return [...document.links].map(it => it.getAttribute('href'))")
+    assert [each for each in links if not each.startswith(("#", "file:"))] == []
+    browser.size(*NARROW)
+    assert not browser.sideways()
+    browser.screenshot("hostile-report-400")
+
+
 def test_the_terminal_shows_it_as_text(made: MadeRuns, hostile: str):
     """`fractale top` at 80 columns: the list, the run, and its questions."""
     words = [sys.executable, "-m", "fractale.cli", "top"]
     env = {**made.env, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(sys.path)}
     with Tmux(made.folder, *words, env=env, size=(80, 24)) as terminal:
+        terminal.wait_for("q leave")
         terminal.wait_for("hostile")
-        for key in ("Home", "Enter", "l", "Escape"):
+        # Each key once the screen of the key before is there.
+        for key, ends in (("Enter", "q back"), ("l", "q back"), ("Escape", "q "), ("Escape", "q ")):
             terminal.key(key)
-            screen = terminal.screen()
+            screen = terminal.wait_for(ends)
             assert not inert(screen)
             assert all(cells(line) <= 80 for line in screen.splitlines())
         assert MARK[:3] in terminal.wait_for("script")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from browser import NARROW, WIDE, Browser
+from browser import CONTRAST, NARROW, WIDE, Browser
 from faces import Web, web_server
 from fractale.record.history_reader import read_history
 from made_runs import FEEDBACK, MadeRuns, wait_for
@@ -93,7 +93,7 @@ def test_a_failed_jobs_page_says_why_and_shows_its_log(page: Browser, web: Web):
     assert not page.faults()
 
 
-@pytest.mark.parametrize("name", ["back", "foreach", "drafted"])
+@pytest.mark.parametrize("name", ["foreach", "drafted"])
 def test_a_runs_page_is_sound(page: Browser, web: Web, made: MadeRuns, name: str):
     made.run(name)
     go(page, web, f"/runs/{name}")
@@ -144,31 +144,26 @@ def test_a_question_comes_to_an_open_page_and_is_answered(page: Browser, web: We
     assert asked.answer == "large"
 
 
-@pytest.mark.parametrize(("key", "written"), [("y", True), ("n", False)])
-def test_a_call_is_approved_or_refused_by_a_key(
-    page: Browser, web: Web, made: MadeRuns, key: str, written: bool
-):
-    run_id = f"approve-{key}"
-    path = made.folder / f"{run_id}.sh"
-    made.make("approval", run_id, "-i", f"path={path.name}", code=4)
-    go(page, web, f"/runs/{run_id}")
+def test_a_call_is_refused_by_a_key(page: Browser, web: Web, made: MadeRuns):
+    path = made.folder / "refused.sh"
+    made.make("approval", "refuse", "-i", f"path={path.name}", code=4)
+    go(page, web, "/runs/refuse")
     page.wait_for("flux run -n 8 lmp")
     assert path.name in page.one("[data-question]").text
     page.press("q")
     page.until(lambda: page.js("return document.activeElement.matches('[data-question]')"), "card")
-    if written:
-        assert not page.faults()
-        page.screenshot("web-approval")
-        page.size(*NARROW)
-        assert not page.sideways()
-        page.screenshot("web-approval-400")
-        page.size(*WIDE)
+    assert not page.faults()
+    page.screenshot("web-approval")
+    page.size(*NARROW)
+    assert not page.sideways()
+    page.screenshot("web-approval-400")
+    page.size(*WIDE)
     # A card takes no key in its first moment.
-    page.until(lambda: [page.press(key), not page.all("[data-question]")][1], "the answer")
-    ended(made, run_id)
-    assert path.exists() is written
-    (asked,) = read_history(made.record(run_id)).questions
-    assert asked.answer is written
+    page.until(lambda: [page.press("n"), not page.all("[data-question]")][1], "the answer")
+    ended(made, "refuse")
+    assert not path.exists()
+    (asked,) = read_history(made.record("refuse")).questions
+    assert asked.answer is False
 
 
 def test_a_form_is_filled_and_a_wrong_value_is_refused(page: Browser, web: Web, made: MadeRuns):
@@ -239,16 +234,6 @@ def test_a_run_is_started_from_its_form(page: Browser, web: Web, made: MadeRuns)
     assert ended(made, run_id) == "success"
 
 
-def test_a_run_is_forked_before_a_step(page: Browser, web: Web, made: MadeRuns):
-    made.make("approval", "acts", "-i", "path=acts.sh", code=4)
-    go(page, web, "/runs/acts")
-    page.one("a.button[href='/runs/acts/fork']").click()
-    page.named("start before step", "select").send_keys("review")
-    page.named("start the fork").click()
-    page.until(lambda: page.path.startswith("/runs/") and "/acts" not in page.path, "the fork")
-    page.wait_for("acts")
-
-
 def test_a_run_that_works_is_cancelled_and_resumed(page: Browser, web: Web, made: MadeRuns):
     with made.going("stop"):
         go(page, web, "/runs/stop")
@@ -278,6 +263,7 @@ def test_the_whole_way_by_keyboard_alone(page: Browser, web: Web, made: MadeRuns
     assert page.focus_is_visible()
     page.press("ENTER")
     assert ended(made, "keys") == "success"
+    assert (made.folder / "keys.sh").exists()
     page.press("?")
     page.until(lambda: page.js("return document.querySelector('dialog').open"), "the keys")
     page.press("ESCAPE")
@@ -285,10 +271,10 @@ def test_the_whole_way_by_keyboard_alone(page: Browser, web: Web, made: MadeRuns
 
 def test_pages_are_sound_in_the_dark(page: Browser, web: Web):
     page.emulate(dark=True)
-    for path in ("/", "/runs/failed-job", "/runs/approval", "/plans"):
+    for path in ("/", "/runs/failed-job", "/runs/approval"):
         go(page, web, path)
-        assert not page.faults(), path
-    page.screenshot("web-plans-dark")
+        assert not page.faults(rules=CONTRAST), path
+    page.screenshot("web-approval-dark")
 
 
 def test_without_scripts_a_question_is_answered_too(page: Browser, web: Web, made: MadeRuns):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import forked
 
 PROJECT = Path(__file__).parents[2]
 EXAMPLES = PROJECT / "plans" / "examples"
@@ -21,16 +21,8 @@ class User:
         self.home = home
 
     def __call__(self, code: int, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "fractale.cli", *words],
-            cwd=self.home,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.home)},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
-        )
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.home), forked.TRUSTED: ""}
+        done = forked.run(words, cwd=self.home, env={**env, **forked.measured()})
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

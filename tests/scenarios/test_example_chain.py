@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "plans" / "examples"
 
 def fractale(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {name: v for name, v in os.environ.items() if not name.startswith("FRACTALE_")}
-    env |= {"HOME": str(folder), "FRACTALE_TRUST_PROJECT": "1"}
+    env |= {"HOME": str(folder), "FRACTALE_TRUST_PROJECT": "1", "FRACTALE_POLL_SECONDS": "0.2"}
     return forked.run(words, cwd=folder, env=env)
 
 

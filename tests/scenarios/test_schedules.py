@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from scenarios import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -72,7 +73,9 @@ def test_the_crontab_runs_the_plan_once_a_day_and_resumes_what_is_ready(home):
 
 def test_a_disk_that_is_too_full_ends_the_run_with_an_alert(home):
     variables, _ = entries(home)
-    done = run("cd project && fractale run plans/nightly.yaml -q -i most=0", home, variables)
+    words = ("run", "plans/nightly.yaml", "-q", "-i", "most=0")
+    env = {"HOME": str(home), forked.TRUSTED: "", **forked.measured(), **variables}
+    done = forked.run(words, cwd=home / "project", env=env)
     assert done.returncode == 1, done.stderr
     assert "the disk of . is full to" in done.stderr
     assert (home / "project/ALERT.txt").read_text().startswith("the disk of . is full to")

@@ -54,6 +54,7 @@ OPTIONS = (
 )
 
 AXE_RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice")
+CONTRAST = ("color-contrast",)
 
 RUN_AXE = """
 const [rules, done] = arguments;
@@ -292,11 +293,17 @@ class Browser:
         """
         return cast("list[str]", self.js(script))
 
-    def faults(self, impacts: Sequence[str] = ("serious", "critical")) -> list[str]:
-        """What axe-core finds on the page, of these impacts: the rule and the elements."""
+    def faults(
+        self, impacts: Sequence[str] = ("serious", "critical"), rules: Sequence[str] = AXE_RULES
+    ) -> list[str]:
+        """What axe-core finds on the page, of these impacts: the rule and the elements.
+
+        Args:
+            rules: Tags or ids of rules, such as `CONTRAST` for a page in other colors.
+        """
         if not self.js("return typeof axe === 'object'"):
             self.driver.execute_script(axe_source())
-        found = self.driver.execute_async_script(RUN_AXE, list(AXE_RULES))
+        found = self.driver.execute_async_script(RUN_AXE, list(rules))
         return [
             f"{each['id']} ({each['impact']}): {each.get('help')}: "
             + "; ".join(node["html"][:160] for node in each.get("nodes", [])[:4])

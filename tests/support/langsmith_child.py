@@ -1,8 +1,12 @@
-"""Plans with a secret under ``LANGSMITH_TRACING=true``: ``python langsmith_child.py DIR``."""
+"""Plans with a secret under ``LANGSMITH_TRACING=true``: ``python langsmith_child.py DIR URL …``.
+
+For each address of a LangSmith there is a process of its own, forked once all is imported.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,5 +67,20 @@ async def main(directory: str) -> None:
     assert after["status"] == "success", after
 
 
+def fork(directory: Path, url: str) -> int:
+    """Start a process that sends its traces to an address; returns its pid."""
+    if child := os.fork():
+        return child
+    os.environ["LANGSMITH_ENDPOINT"] = url
+    directory.mkdir()
+    asyncio.run(main(str(directory)))
+    sys.exit()
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    import test_traces  # noqa: F401 - as all else, before the first fork
+
+    folder = Path(sys.argv[1])
+    children = [fork(folder / str(number), url) for number, url in enumerate(sys.argv[2:])]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    sys.exit(max(map(abs, codes)))

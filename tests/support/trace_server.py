@@ -80,7 +80,7 @@ def trace_server(info: Mapping[str, Any] = PLAIN) -> Iterator[TraceServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     seen.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield seen

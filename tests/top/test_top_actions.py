@@ -93,18 +93,6 @@ async def test_a_question_that_is_answered_elsewhere_closes(top: Any, made: Made
         assert [event["answer"] for event in answered(record)] == ["large"]
 
 
-async def test_a_form_is_filled_field_by_field(top: Any, made: MadeRuns) -> None:
-    record = made.make("form", "top-form", code=4)
-    async with top("top-form") as pilot:
-        await pilot.press("a")
-        await until(pilot, "How big is the job?")
-        for line in ("2", "1", "", "y"):
-            await typed(pilot, line)
-        await until(pilot, "answered: run top-form")
-        (event,) = answered(record)
-        assert event["answer"] == {"nodes": 2, "queue": "batch"}
-
-
 async def test_cancel_resume_and_fork(top: Any, made: MadeRuns) -> None:
     made.run("parent")
     with made.going("top-going") as process:
