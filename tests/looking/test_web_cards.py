@@ -76,7 +76,8 @@ def test_a_card_that_is_answered_elsewhere_stays_and_takes_no_click(
         # What comes later is for the card that is seen by then.
         browser.named("n do not", "[data-question] button").click()
         browser.until(lambda: answers(made, "three") == [False, False], "the second answer")
-        terminal.key("C-c")
+        made.call("answer", "three", "each[2]=no")
+        terminal.end()
     assert not (made.folder / "DANGEROUS.out").exists()
 
 

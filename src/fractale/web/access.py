@@ -13,7 +13,7 @@ these checks, in this order; none of them is left to a handler:
 4. GET and HEAD, or POST with a bounded form.
 5. The token of the printed address, which is exchanged for a cookie at once; then the cookie. It
    is a strict one: what another page leads to comes without it. So the answer to the token is a
-   page that continues by itself, and so is that to a link of another page.
+   page that continues automatically, and so is that to a link of another page.
 6. For a POST: its Origin, and the form's CSRF token.
 
 Static files need the cookie, too. Every answer has the headers of `HEADERS`.

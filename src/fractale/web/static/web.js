@@ -80,7 +80,7 @@ function move(by) {
   next.scrollIntoView({block: "nearest"});
 }
 
-// The page changes by itself. For a moment after a card has appeared, moved or gone, no card takes a
+// The page changes while it is looked at. For a moment after a card has appeared, moved or gone, no card takes a
 // click, an Enter or a key: it was meant for what was there before. Where the cards are is compared
 // at the click itself, too.
 const QUIET = 500;
