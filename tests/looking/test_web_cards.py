@@ -77,6 +77,9 @@ def test_a_card_that_is_answered_elsewhere_stays_and_takes_no_click(
         browser.named("n do not", "[data-question] button").click()
         browser.until(lambda: answers(made, "three") == [False, False], "the second answer")
         made.call("answer", "three", "each[2]=no")
+        terminal.ask_for("items failed")
+        terminal.type("q")
+        terminal.key("Enter")
         terminal.end()
     assert not (made.folder / "DANGEROUS.out").exists()
 

@@ -80,9 +80,9 @@ function move(by) {
   next.scrollIntoView({block: "nearest"});
 }
 
-// The page changes while it is looked at. For a moment after a card has appeared, moved or gone, no card takes a
-// click, an Enter or a key: it was meant for what was there before. Where the cards are is compared
-// at the click itself, too.
+// The page changes while it is looked at. For a moment after a card has appeared, moved or gone, no
+// card takes a click, an Enter or a key: it was meant for what was there before. Where the cards are
+// is compared at the click itself, too.
 const QUIET = 500;
 let places = "", changed = 0;
 
