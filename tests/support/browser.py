@@ -159,6 +159,8 @@ class Browser:
         """The first shown control with a text, a label or a value, as a person would find it."""
         script = """
         const [selector, name] = arguments;
+        // A page that has just changed takes no answer for a moment.
+        if (document.documentElement.hasAttribute("data-settling")) return undefined;
         const said = it => [it.getAttribute("aria-label"), it.innerText, it.value,
           ...[...(it.labels || [])].map(label => label.innerText)].filter(Boolean);
         return [...document.querySelectorAll(selector)].find(it => it.checkVisibility() &&

@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from faces import Web, web_server
+from fractale.errors import UsageError
 from fractale.web.access import HEADERS, MOST_BYTES
+from fractale.web.serve import unknown_user
 from made_runs import MadeRuns
 from other_user import OTHER, needs_root
 from other_user import request as request_of_user
@@ -42,7 +44,7 @@ def web(made: MadeRuns) -> Iterator[Web]:
 def client(web: Web) -> Iterator[httpx.Client]:
     """A browser that has opened the printed address."""
     with httpx.Client(base_url=web.url, trust_env=False, timeout=60) as client:
-        assert client.get(web.address).status_code == 303
+        assert client.get(web.address).status_code == 200
         yield client
 
 
@@ -63,8 +65,9 @@ def csrf_in(page: str) -> str:
 def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(web: Web):
     with httpx.Client(trust_env=False) as client:
         answer = client.get(f"{web.url}/runs/steps?token={web.token}&q=1")
-        assert answer.status_code == 303
-        assert answer.headers["location"] == "/runs/steps?q=1"
+        assert answer.status_code == 200
+        assert 'content="0; url=/runs/steps?q=1"' in answer.text
+        assert web.token not in answer.text
         cookie = answer.headers["set-cookie"]
         assert cookie.startswith(f"fractale-{web.port}=")
         assert "HttpOnly" in cookie
@@ -130,13 +133,17 @@ def test_what_a_browser_fetches_for_another_page_is_refused(client: httpx.Client
         assert client.get("/static/web.js", headers=fetch).status_code == 403
         frame = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
         assert client.get("/", headers=frame).status_code == 403
-    # The printed address, clicked in another page.
+    # A link that was clicked in another page.
     link = {
         "Sec-Fetch-Site": "cross-site",
         "Sec-Fetch-Mode": "navigate",
         "Sec-Fetch-Dest": "document",
     }
     assert client.get("/", headers=link).status_code == 200
+    without = {**link, "Cookie": ""}
+    onward = client.get("/diff?run=a%22&run=b", headers=without)
+    assert 'url=/diff?run=a%22&amp;run=b"' in onward.text
+    assert client.get("/", headers={**without, "Sec-Fetch-Site": "same-origin"}).status_code == 401
 
 
 ACTIONS = (
@@ -213,6 +220,10 @@ def test_other_methods_and_protocols_are_refused(client: httpx.Client, web: Web)
         "/runs/steps/logs/fr0000000000000/whole",
         "/runs/steps/visits/0",
         "/runs/steps/visits/99",
+        f"/runs/steps/visits/{'9' * 5000}",
+        "/runs/steps/visits/%C2%B2",
+        "/diff?a=steps&b=-1",
+        "/diff?a=-1&b=-1",
         "/plans/lab.py",
         "/plans/tools.yaml",
         "/plans//etc/passwd",
@@ -230,8 +241,10 @@ def test_an_address_never_is_a_path(web: Web, client: httpx.Client, path: str):
     text = answer.read().decode()
     assert answer.status in (404, 303), text
     assert "root:" not in text
-    connection.request("GET", f"{path}?token={web.token}", headers={"Connection": "close"})
-    assert not connection.getresponse().headers.get("location", "/").startswith("//")
+    given = "&" if "?" in path else "?"
+    connection.request("GET", f"{path}{given}token={web.token}", headers={"Connection": "close"})
+    onward = re.search(r"url=([^\"]*)", connection.getresponse().read().decode())
+    assert not onward or not onward[1].startswith(("//", "/\\"))
 
 
 def test_the_token_is_in_no_log(web: Web, made: MadeRuns, client: httpx.Client):
@@ -272,7 +285,7 @@ def test_a_socket_is_private_and_needs_the_token_too(made: MadeRuns, tmp_path: P
         assert f"-L 8000:{path}" in said
         with over(path) as client:
             assert client.get("/").status_code == 401
-            assert client.get("/", params={"token": web.token}).status_code == 303
+            assert client.get("/", params={"token": web.token}).status_code == 200
             assert client.get("/").status_code == 200
             assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
         assert "another server listens" in refused(made, "web", "--socket", str(path))
@@ -314,3 +327,11 @@ def test_it_stops_at_once_although_pages_are_open(made: MadeRuns, tmp_path: Path
 def test_a_port_in_use_is_reported(web: Web, made: MadeRuns):
     said = refused(made, "web", "--no-browser", "--port", str(web.port))
     assert f"port {web.port} is in use" in said
+
+
+def test_a_machine_that_does_not_show_users_gets_no_port():
+    with socket.socket() as listener:
+        with pytest.raises(UsageError, match="which user") as raised:
+            unknown_user(listener, "linux")
+        assert "--socket" in (raised.value.hint or "")
+        assert "by the token alone" in unknown_user(listener, "darwin")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fractale.errors import AnswerError
+from fractale.policy import grant_of
 from fractale.questions import read_answer
 from fractale.questions.kinds import (
     Approval,
@@ -129,3 +130,18 @@ def test_a_secret_is_not_asked_for_on_a_page():
     shown = card_of(asked)
     assert (shown.buttons, shown.forms) == ((), ())
     assert shown.problem == "answer it at the terminal"
+
+
+def test_always_without_arguments_allows_no_others():
+    question = dict(Approval.ask("s", "cancel_jobs", {}, ""), server="local", definition="d")
+    granted = grant_of(question, answered(question, answer="always"))
+    assert granted is not None
+    assert granted.exact
+    assert "exactly no arguments" in card(question).buttons[1].words
+
+
+def test_an_answer_that_waits_is_shown_instead_of_asked_for():
+    asked = OpenQuestion(key="k", step="s", question=CALL, held=False, given="by anna in top")
+    assert card_of(asked).answered.startswith("answered by anna in top; the run has not taken it")
+    later = OpenQuestion(key="k", step="s", question=CALL, held=True, turn=False)
+    assert "before this one" in card_of(later).notes[-1]

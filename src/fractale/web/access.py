@@ -8,9 +8,12 @@ these checks, in this order; none of them is left to a handler:
 2. Origin, if there is one, is that Host; Sec-Fetch-Site names no other page, except for a link that
    was clicked. No answer has a CORS header, so that no other page can read one.
 3. The other end of the connection belongs to this user (or to root). Browsers send a cookie of
-   127.0.0.1 to every port, and so to servers of other users of the machine.
+   127.0.0.1 to every port, and so to servers of other users of the machine. A Linux machine that
+   does not show the user of a connection gets no server on a port, only on a Unix socket.
 4. GET and HEAD, or POST with a bounded form.
-5. The token of the printed address, which is exchanged for a cookie at once; then the cookie.
+5. The token of the printed address, which is exchanged for a cookie at once; then the cookie. It
+   is a strict one: what another page leads to comes without it. So the answer to the token is a
+   page that continues automatically, and so is that to a link of another page.
 6. For a POST: its Origin, and the form's CSRF token.
 
 Static files need the cookie, too. Every answer has the headers of `HEADERS`.
@@ -27,14 +30,15 @@ import secrets
 import socket
 import struct
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fractale.studio.gate import ROOT, peer_uid
@@ -74,6 +78,8 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 
 _HOST = re.compile(rb"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
+Query = Sequence[tuple[str, str]]
+
 _OTHER_PAGES = (b"cross-site", b"same-site")
 """`same-site` is another port of this machine."""
 
@@ -160,20 +166,21 @@ class Guard:
             return _refused("not a method of this server", 405, {"allow": "GET, HEAD, POST"})
         request = Request(scope)
         query: bytes = scope["query_string"]
-        given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-        if TOKEN in given and scope["method"] == "GET":
-            if not _same(given.pop(TOKEN), self._access.token):
+        given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        tokens = [value for name, value in given if name == TOKEN]
+        if tokens and scope["method"] == "GET":
+            if not _same(tokens[-1], self._access.token):
                 return _refused(WRONG_TOKEN, 403)
-            return self._let_in(scope, given)
+            return self._let_in(scope, [each for each in given if each[0] != TOKEN])
         if not _same(request.cookies.get(self._access.cookie, ""), self._access.session):
+            if _is_link_elsewhere(scope):
+                return _onward(scope, given)
             return _refused(ENTER, 401)
         return None
 
-    def _let_in(self, scope: Scope, given: Mapping[str, str]) -> Response:
+    def _let_in(self, scope: Scope, given: Query) -> Response:
         """Exchange the token for the cookie, and lead to the same page without the token."""
-        raw: bytes = scope.get("raw_path") or b"/"
-        path = "/" + raw.decode("latin-1").partition("?")[0].lstrip("/\\")
-        answer = RedirectResponse(f"{path}?{urlencode(given)}" if given else path, 303)
+        answer = _onward(scope, given)
         answer.set_cookie(
             self._access.cookie, self._access.session, path="/", httponly=True, samesite="strict"
         )
@@ -206,6 +213,30 @@ class Guard:
         return None
 
 
+def _onward(scope: Scope, query: Query) -> Response:
+    """A page that leads to the same address with this query.
+
+    A browser that comes from another page sends a strict cookie neither with the first request nor
+    after redirects, but with what a page of this server leads to.
+    """
+    raw: bytes = scope.get("raw_path") or b"/"
+    path = "/" + raw.decode("latin-1").partition("?")[0].lstrip("/\\")
+    return HTMLResponse(_ONWARD.format(to=escape(f"{path}?{urlencode(query)}" if query else path)))
+
+
+_ONWARD: Final = """\
+<!doctype html><html lang="en"><meta charset="utf-8"><title>fractale</title>
+<link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url={to}">
+<p><a href="{to}">continue to fractale</a></p></html>
+"""
+
+
+def _is_link_elsewhere(scope: Scope) -> bool:
+    """Whether a link of another page was clicked, so that the cookie is missing."""
+    sites = _values(scope, b"sec-fetch-site")
+    return scope["method"] == "GET" and bool(sites) and sites[0] in _OTHER_PAGES
+
+
 def _same(given: str, right: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), right.encode())
 
@@ -226,7 +257,7 @@ def _of_another_page(scope: Scope) -> Response | None:
     if origins and (len(origins) > 1 or not _is_host(origins[0], hosts[0])):
         return _refused(OTHER_PAGE, 403)
     if any(site in _OTHER_PAGES for site in _values(scope, b"sec-fetch-site")):
-        # A link that was clicked elsewhere; it comes without the cookie.
+        # A link that was clicked elsewhere; it comes without the cookie, see `_onward`.
         mode, dest = _values(scope, b"sec-fetch-mode"), _values(scope, b"sec-fetch-dest")
         if scope["method"] != "GET" or mode != [b"navigate"] or dest != [b"document"]:
             return _refused(OTHER_PAGE, 403)

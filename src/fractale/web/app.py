@@ -43,7 +43,7 @@ from fractale.web import run_parts
 from fractale.web.access import CSRF, SANDBOX, Access, Guard
 from fractale.web.environment import environment
 from fractale.web.lists import SINCE, Filter, run_list
-from fractale.web.live import TITLE, Feeds
+from fractale.web.live import NO_TROUBLE, TITLE, TROUBLE, Feeds, NotShown
 from fractale.web.logs import job_logs, log_tail
 from fractale.web.plans import CheckedPlan, PlanFile, checked, fields_of, given_in, plan_files
 from fractale.web.questions import answer_in
@@ -53,6 +53,8 @@ RECENT: Final = 40
 """Runs that are listed beside the page of a run."""
 FOLDER: Final = "web"
 """The directory of the server's own files, in the state directory."""
+LONGEST_NUMBER: Final = 8
+"""Digits of the number of an attempt."""
 PING: Final = 15
 """Seconds between two comments on a stream, by which a client that is gone is noticed."""
 STATIC: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -120,7 +122,7 @@ class Web:
             Route("/recent", self.recent),
             Route("/runs/{run}", self.run),
             Route("/runs/{run}/live", self.live),
-            Route("/runs/{run}/visits/{number:int}", self.visit),
+            Route("/runs/{run}/visits/{number}", self.visit),
             Route("/runs/{run}/logs/{name}", self.log),
             Route("/runs/{run}/logs/{name}/whole", self.whole_log),
             Route("/runs/{run}/fork", self.fork_form, methods=["GET"]),
@@ -184,8 +186,9 @@ class Web:
             run=record.run_id,
             heading=inert(feed.history.title.partition("\n")[0], 200),
             title=parts[TITLE].html,
-            parts={name: part.html for name, part in parts.items()},
+            parts={TROUBLE: NO_TROUBLE, **{name: part.html for name, part in parts.items()}},
             visits=[part.html for part in parts.values() if part.into == run_parts.VISITS],
+            cards=[part.html for part in parts.values() if part.into == run_parts.CARDS],
             at=version,
             recent=self._recent(record.run_id)[1],
             done=DONE.get(request.query_params.get("done", "")),
@@ -193,13 +196,13 @@ class Web:
 
     async def live(self, request: Request) -> Response:
         """The changes of a run's page, as server-sent events."""
-        record = self._record(request)
         if self.feeds.is_full:
             return PlainTextResponse(
                 "too many pages are open\n", 503, headers={"Retry-After": "10"}
             )
         at = request.headers.get("last-event-id") or request.query_params.get("at", "")
-        stream = self.feeds.stream(self.feeds.of(record), at)
+        feed = await _in_thread(lambda: self.feeds.of(self._record(request)))
+        stream = self.feeds.stream(feed, at)
         return EventSourceResponse(stream, ping=PING, send_timeout=30)
 
     def visit(self, request: Request) -> Response:
@@ -207,10 +210,10 @@ class Web:
         record = self._record(request)
         feed = self.feeds.of(record)
         feed.update()
+        given = request.path_params["number"]
+        number = int(given) if given.isdecimal() and len(given) < LONGEST_NUMBER else 0
         with feed.lock:
-            html = run_parts.detail(
-                self.templates, feed.history, int(request.path_params["number"]), self.paging
-            )
+            html = run_parts.detail(self.templates, feed.history, number, self.paging)
         if html is None:
             raise HTTPException(404, "no such attempt")
         if request.headers.get("hx-request") == "true":
@@ -258,19 +261,21 @@ class Web:
         Raises:
             HTTPException: The run was not found.
         """
-        name = request.path_params["run"]
-        if name == "-1":
-            raise HTTPException(404, "name a run")
         try:
-            return self.records.find(name)
+            return self._find(request.path_params["run"])
         except UsageError as error:
             raise HTTPException(404, error.message) from error
+
+    def _find(self, name: str) -> RunRecord:
+        if name == "-1":
+            raise UsageError("name a run")
+        return self.records.find(name)
 
     # -- actions on runs
 
     async def answer(self, request: Request) -> Response:
         """Give the answer of a card's form."""
-        record, form = self._record(request), request.state.form
+        record, form = await _in_thread(self._record, request), request.state.form
         key = form.get("question", "")
         asked = {each.key: each for each in await _in_thread(self.actions.questions, record.run_id)}
         if key not in asked:
@@ -283,12 +288,12 @@ class Web:
         return _to_run(record.run_id, "answered")
 
     async def resume(self, request: Request) -> Response:
-        record = self._record(request)
+        record = await _in_thread(self._record, request)
         await self.actions.resume(record.run_id)
         return _to_run(record.run_id, "resumed")
 
     async def cancel(self, request: Request) -> Response:
-        record = self._record(request)
+        record = await _in_thread(self._record, request)
         step = request.state.form.get("step") or None
         found = await self.actions.cancel(record.run_id, step)
         if found.trouble:
@@ -319,9 +324,9 @@ class Web:
         )
 
     async def fork(self, request: Request) -> Response:
-        record, form = self._record(request), request.state.form
+        record, form = await _in_thread(self._record, request), request.state.form
         texts = run_parts.fork_texts(form)
-        feed = self.feeds.of(record)
+        feed = await _in_thread(self.feeds.of, record)
         try:
             changed = await _in_thread(run_parts.changed_inputs, feed, texts)
             started = await self.actions.fork(record.run_id, form.get("at", ""), changed)
@@ -422,7 +427,7 @@ class Web:
             }
             return self._page("error.html", title="two runs", error=words, back="/")
         try:
-            a, b = (read_history(self.records.find(name)) for name in names if name != "-1")
+            a, b = (read_history(self._find(name)) for name in names)
         except UsageError as error:
             raise HTTPException(404, error.message) from error
         lines = diff_lines(diff_runs(a, b), full=query.get("full") == "1")
@@ -443,6 +448,8 @@ class Web:
 
     def on_error(self, request: Request, error: Exception) -> Response:
         """A page for an error that fractale raises on purpose."""
+        if isinstance(error, NotShown) and error.__cause__ is not None:
+            self._keep(request, error.__cause__)
         return self._page(
             "error.html", 409, title="not done", error=said(error), back=_back(request)
         )
@@ -460,14 +467,20 @@ class Web:
 
     def on_fault(self, request: Request, error: Exception) -> Response:
         """A page for an unexpected error; its traceback is kept in a file."""
+        file = self._keep(request, error)
+        words = f"a fault of fractale: {type(error).__name__}"
+        said_of = {"message": words, "hint": f"please report it with {file}"}
+        return self._page("error.html", 500, title="not done", error=said_of, back=_back(request))
+
+    def _keep(self, request: Request, error: BaseException) -> Path:
+        """Keep an error's traceback in a file, and report it; returns the file."""
         file = self.settings.state_dir / FOLDER / "fault.txt"
         with contextlib.suppress(OSError):
             make_folder(file.parent)
             write_private(file, "".join(traceback.format_exception(error)), sync="none")
-        words = f"a fault of fractale: {type(error).__name__}"
-        self.report(f"{words}, at {inert(request.url.path, 200)}; see {file}")
-        said_of = {"message": words, "hint": f"please report it with {file}"}
-        return self._page("error.html", 500, title="not done", error=said_of, back=_back(request))
+        where = inert(request.url.path, 200)
+        self.report(f"an unexpected {type(error).__name__}, at {where}; see {file}")
+        return file
 
 
 class _Partial:

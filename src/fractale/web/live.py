@@ -3,6 +3,9 @@
 A page of a run consists of parts, and each part is the HTML of an element. The feed reads the run's
 record when it has grown, renders the parts anew, and sends its viewers those that differ.
 Only files are read, so that viewers cost the run nothing but that.
+
+A feed reads and renders in threads, one at a time (`Feed.lock`). The parts have a lock of their own
+that is never held for longer than a copy: the event loop takes only that one.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fractale.errors import FractaleError
+from markupsafe import escape
+
+from fractale.errors import FractaleError, StoreError
 from fractale.record.follow import RunFollower, WrittenText, texts_being_written
 from fractale.record.history import RunHistory
+from fractale.render.text import inert
+from fractale.runs.mailbox import ASKING
 from fractale.store.run_record import RunRecord
 from fractale.web.logs import log_of
 
@@ -41,9 +48,19 @@ MOST_FEEDS: Final = 16
 MOST_STREAMS: Final = 60
 TITLE: Final = "title"
 """The part that is the text of the page's title, with its characters escaped."""
+TROUBLE: Final = "part-trouble"
+"""The part that says why the others are not up to date."""
+MOST_GONE: Final = 1000
+"""The most parts that are gone for which open pages still learn it."""
+LONGEST_VERSION: Final = 16
 MOST_LOGS: Final = 3
 """The most logs of running jobs that a page follows."""
 
+NO_TROUBLE: Final = f'<div id="{TROUBLE}"></div>'
+_TROUBLE: Final = (
+    '<div id="part-trouble" role="alert" class="fault">'
+    "<p>what this page shows may be old: {}</p></div>"
+)
 NO_TEXTS: Final[Mapping[str, WrittenText]] = {}
 
 Render = Callable[[RunHistory, Mapping[str, WrittenText]], "dict[str, Part]"]
@@ -58,10 +75,13 @@ class Part:
         html: One element, whose id is the part's name.
         into: The id of the element that a new part is added to at the end; empty if the part is
             in every page.
+        closed: The element that replaces the part in open pages when it is gone; its id is another
+            one. Empty: it is removed there, too.
     """
 
     html: str
     into: str = ""
+    closed: str = ""
 
 
 @dataclass(slots=True)
@@ -71,7 +91,11 @@ class _Sent:
     changed: int
 
 
-@dataclass(slots=True)
+class NotShown(StoreError):
+    """A run cannot be shown, for a reason that reading its record did not find."""
+
+
+@dataclass(slots=True, eq=False)
 class Feed:
     """The parts of one run's page, each with the version in which it changed last."""
 
@@ -82,7 +106,8 @@ class Feed:
     _epoch: str = field(default_factory=lambda: secrets.token_hex(4))
     _version: int = 0
     _parts: dict[str, _Sent] = field(default_factory=dict[str, _Sent])
-    _gone: dict[str, int] = field(default_factory=dict[str, int])
+    _gone: list[tuple[str, _Sent]] = field(default_factory=list[tuple[str, _Sent]])
+    _parts_lock: threading.Lock = field(default_factory=threading.Lock)
     _viewers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
     _task: asyncio.Task[None] | None = None
     _seen: tuple[Any, ...] = ()
@@ -107,23 +132,54 @@ class Feed:
     # -- reading
 
     def update(self) -> None:
-        """Read what is new, and render the parts anew if anything is."""
+        """Read what is new, and render the parts anew if anything is.
+
+        Raises:
+            StoreError: The record is damaged or was removed; open pages say so, too.
+        """
         with self.lock:
-            seen = self._stamp()
-            if seen == self._seen and self._parts and time.monotonic() - self._read_at < READ:
-                return
-            before = self.history.alive
-            events = self.follower.read()
-            texts = texts_being_written(self.record) if self.history.alive else NO_TEXTS
-            self._read_at = time.monotonic()
-            same = not events and before == self.history.alive and texts == self._texts
-            if same and seen == self._seen and self._parts and not self._is_old():
-                return
-            self._texts, self._seen = texts, seen
-            self._rendered_at = self._read_at
-            began = time.thread_time()
-            self._take(self.render(self.history, texts))
-            self._took = time.thread_time() - began
+            try:
+                self._update()
+                self._say("")
+            except FractaleError as error:
+                self._seen = ()
+                self._say(error.message)
+                raise
+            except Exception as error:
+                self._seen = ()
+                words = f"{type(error).__name__}: {error}"
+                told = NotShown(
+                    f"run {self.record.run_id} cannot be shown: {inert(words, 200)}",
+                    hint="its record is damaged, or this is a fault of fractale",
+                )
+                self._say(told.message)
+                raise told from error
+
+    def _update(self) -> None:
+        seen = self._stamp()
+        if seen == self._seen and self._parts and time.monotonic() - self._read_at < READ:
+            return
+        before = self.history.alive
+        self._read_at = time.monotonic()
+        events = self.follower.read()
+        texts = texts_being_written(self.record) if self.history.alive else NO_TEXTS
+        same = not events and before == self.history.alive and texts == self._texts
+        if same and seen == self._seen and self._parts and not self._is_old():
+            return
+        self._texts, self._seen = texts, seen
+        self._rendered_at = self._read_at
+        began = time.thread_time()
+        self._take(self.render(self.history, texts))
+        self._took = time.thread_time() - began
+
+    def _say(self, trouble: str) -> None:
+        """Say in all pages that what they show is not all, and why; empty: it is."""
+        part = Part(_TROUBLE.format(escape(inert(trouble, 1000))) if trouble else NO_TROUBLE)
+        known = self._parts.get(TROUBLE)
+        if (known.part if known else Part(NO_TROUBLE)) != part:
+            with self._parts_lock:
+                self._version += 1
+                self._parts[TROUBLE] = _Sent(part, self._version, self._version)
 
     def _is_old(self) -> bool:
         """Whether the times of a running run on the page are old."""
@@ -133,11 +189,12 @@ class Feed:
     def parts(self) -> tuple[dict[str, Part], str]:
         """All parts, by name, and their version."""
         self.update()
-        with self.lock:
+        with self._parts_lock:
             return {name: sent.part for name, sent in self._parts.items()}, self.version
 
     def _stamp(self) -> tuple[Any, ...]:
-        paths = [self.record.events, self.record.written, *self._logs()]
+        record, answers = self.record, self.record.answers
+        paths = [record.events, record.written, answers, answers / ASKING, *self._logs()]
         return tuple(map(_size_of, paths))
 
     def _logs(self) -> Iterable[Any]:
@@ -149,39 +206,51 @@ class Feed:
             yield log_of(self.history, job).path
 
     def _take(self, parts: dict[str, Part]) -> None:
-        version = self._version + 1
-        changed = False
-        for name, part in parts.items():
-            known = self._parts.get(name)
-            if known is None:
-                self._parts[name], changed = _Sent(part, version, version), True
-                self._gone.pop(name, None)
-            elif known.part != part:
-                known.part, known.changed, changed = part, version, True
-        for name in self._parts.keys() - parts.keys():
-            del self._parts[name]
-            self._gone[name], changed = version, True
-        if changed:
-            self._version = version
+        with self._parts_lock:
+            version = self._version + 1
+            taken = {name: self._sent(name, part, version) for name, part in parts.items()}
+            if TROUBLE in self._parts:
+                taken[TROUBLE] = self._parts[TROUBLE]
+            for name in self._parts.keys() - taken.keys():
+                sent = self._parts[name]
+                self._gone.append((name, _Sent(sent.part, sent.made, version)))
+            del self._gone[:-MOST_GONE]
+            if taken != self._parts:
+                self._version = version
+            self._parts = taken
+
+    def _sent(self, name: str, part: Part, version: int) -> _Sent:
+        known = self._parts.get(name)
+        if known is None:
+            return _Sent(part, version, version)
+        return known if known.part == part else _Sent(part, known.made, version)
 
     # -- viewers
 
-    def since(self, at: str) -> str:
-        """The changes after a version, as htmx's partials; all parts for an unknown version."""
+    def since(self, at: str) -> tuple[str, str]:
+        """The changes after a version, as htmx's partials, and the version that they lead to.
+
+        All parts for an unknown version.
+        """
         epoch, _, number = at.partition("-")
-        known = epoch == self._epoch and number.isdecimal()
+        known = epoch == self._epoch and number.isdecimal() and len(number) < LONGEST_VERSION
         since = int(number) if known else -1
-        with self.lock:
-            found = [
-                _partial(name, sent.part, is_new=known and sent.made > since)
-                for name, sent in self._parts.items()
-                if sent.changed > since
-            ]
-            gone = [name for name, version in self._gone.items() if version > since]
-        found += [
-            f'<hx-partial hx-target="#{_escaped(n)}" hx-swap="delete"></hx-partial>' for n in gone
+        with self._parts_lock:
+            parts, gone, version = dict(self._parts), list(self._gone), self.version
+        if not known:
+            every = {name: sent.part for name, sent in parts.items()}
+            return "\n".join(_all_parts(every)), version
+        found = [
+            _closed(name, sent)
+            for name, sent in gone
+            if sent.made <= since < sent.changed  # the page has it
         ]
-        return "\n".join(found)
+        found += [
+            _partial(name, sent.part, is_new=sent.made > since)
+            for name, sent in parts.items()
+            if sent.changed > since
+        ]
+        return "\n".join(found), version
 
     async def changes(self, at: str) -> AsyncGenerator[tuple[str, str]]:
         """Yield the changes after a version with the version that they lead to, as they come."""
@@ -194,10 +263,9 @@ class Feed:
             while not (self._stopped or self._ended):
                 event.clear()
                 if at != self.version:
-                    version, html = self.version, self.since(at)
-                    at = version
+                    html, at = self.since(at)
                     if html:
-                        yield html, version
+                        yield html, at
                     continue
                 await event.wait()
         finally:
@@ -206,8 +274,16 @@ class Feed:
     def stop(self) -> None:
         """End the streams of all viewers."""
         self._stopped = True
-        for event in self._viewers:
-            event.set()
+        self._wake()
+
+    def retire(self) -> None:
+        """End the streams soon; from any thread."""
+        self._stopped = True
+
+    @property
+    def is_viewed(self) -> bool:
+        """Whether a page follows it."""
+        return bool(self._viewers)
 
     async def _follow(self) -> None:
         """Look at the run's files as long as the page has viewers."""
@@ -217,22 +293,38 @@ class Feed:
             while self._viewers and not self._stopped:
                 began = time.monotonic()
                 stale = began - self._read_at >= READ
-                if began >= due and (stale or await asyncio.to_thread(self._stamp) != self._seen):
-                    await asyncio.to_thread(self.update)
-                    due = time.monotonic() + min(SHARE * self._took, MOST_PAUSE)
+                if began >= due and (stale or await asyncio.to_thread(self._has_changed)):
+                    due = await self._updated()
+                    if not due:
+                        break
                 elif not stale:
                     took = time.monotonic() - began
                     pause = SLOW_LOOK if took > SLOW * 5 else LOOK
                 if announced != (announced := self._version):
-                    for event in self._viewers:
-                        event.set()
+                    self._wake()
                 await asyncio.sleep(pause)
-        except FractaleError:  # the record is damaged, or was removed: the page shows which
-            pass
         finally:
             self._task, self._ended = None, True
-            for event in self._viewers:
-                event.set()
+            self._wake()
+
+    def _has_changed(self) -> bool:
+        try:
+            return self._stamp() != self._seen
+        except Exception:  # noqa: BLE001 - of a damaged record; `update` says so
+            return True
+
+    async def _updated(self) -> float:
+        """Update the page; returns when to do so next at the earliest, or 0: the record is gone."""
+        try:
+            await asyncio.to_thread(self.update)
+        except FractaleError:  # the page says which
+            there = await asyncio.to_thread(self.record.path.exists)
+            return time.monotonic() + READ if there else 0
+        return time.monotonic() + min(SHARE * self._took, MOST_PAUSE)
+
+    def _wake(self) -> None:
+        for event in tuple(self._viewers):
+            event.set()
 
 
 def _partial(name: str, part: Part, *, is_new: bool) -> str:
@@ -246,6 +338,24 @@ def _partial(name: str, part: Part, *, is_new: bool) -> str:
     return (
         f'<hx-partial hx-target="#{_escaped(name)}" hx-swap="outerMorph">{part.html}</hx-partial>'
     )
+
+
+def _closed(name: str, sent: _Sent) -> str:
+    """What takes a part out of a page that has it."""
+    target = f'hx-target="#{_escaped(name)}"'
+    if not sent.part.closed:
+        return f'<hx-partial {target} hx-swap="delete"></hx-partial>'
+    return f'<hx-partial {target} hx-swap="outerHTML">{sent.part.closed}</hx-partial>'
+
+
+def _all_parts(parts: Mapping[str, Part]) -> list[str]:
+    """All parts, for a page of which it is not known which ones it has."""
+    found = [_partial(name, part, is_new=False) for name, part in parts.items() if not part.into]
+    for into in dict.fromkeys(part.into for part in parts.values() if part.into):
+        html = "".join(part.html for part in parts.values() if part.into == into)
+        target = f'hx-target="#{_escaped(into)}"'
+        found.append(f'<hx-partial {target} hx-swap="innerMorph">{html}</hx-partial>')
+    return found
 
 
 def _escaped(name: str) -> str:
@@ -271,34 +381,46 @@ class Feeds:
     def __init__(self, render: Render) -> None:
         self._render = render
         self._feeds: OrderedDict[str, Feed] = OrderedDict()
-        self._streams = 0
+        self._lock = threading.Lock()
+        self._streaming: list[Feed] = []
 
     def of(self, record: RunRecord) -> Feed:
-        """The feed of a run."""
-        feed = self._feeds.get(record.run_id)
-        if feed is None or not feed.record.path.exists():
-            feed = self._feeds[record.run_id] = Feed(record, self._render)
-        self._feeds.move_to_end(record.run_id)
-        while len(self._feeds) > MOST_FEEDS:
-            self._feeds.popitem(last=False)
-        return feed
+        """The feed of a run.
+
+        Raises:
+            StoreError: The record is missing or damaged.
+        """
+        with self._lock:
+            feed = self._feeds.get(record.run_id)
+            if feed is None or not feed.record.path.exists():
+                if feed is not None:
+                    feed.retire()
+                feed = self._feeds[record.run_id] = Feed(record, self._render)
+            self._feeds.move_to_end(record.run_id)
+            idle = [run for run, each in self._feeds.items() if each is not feed]
+            for run in idle[: max(0, len(self._feeds) - MOST_FEEDS)]:
+                if not self._feeds[run].is_viewed:
+                    del self._feeds[run]
+            return feed
 
     @property
     def is_full(self) -> bool:
         """Whether there are as many streams as are allowed."""
-        return self._streams >= MOST_STREAMS
+        return len(self._streaming) >= MOST_STREAMS
 
     async def stream(self, feed: Feed, at: str) -> AsyncGenerator[dict[str, str]]:
         """The changes of a feed as server-sent events, until the client leaves or `stop`."""
-        self._streams += 1
+        self._streaming.append(feed)
         try:
             async with contextlib.aclosing(feed.changes(at)) as changes:
                 async for html, version in changes:
                     yield {"data": html, "id": version}
         finally:
-            self._streams -= 1
+            self._streaming.remove(feed)
 
     def stop(self) -> None:
         """End all streams."""
-        for feed in self._feeds.values():
+        with self._lock:
+            feeds = [*self._feeds.values(), *self._streaming]
+        for feed in feeds:
             feed.stop()

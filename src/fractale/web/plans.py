@@ -16,6 +16,7 @@ from fractale.plan.inputs import InputSpec
 from fractale.plan.model import Plan
 from fractale.render.problems import file_lines, show_problems
 from fractale.render.text import inert
+from fractale.web.environment import as_sent
 from fractale.web.questions import Field
 
 INPUT: Final = "input."
@@ -24,8 +25,11 @@ MOST_PLANS: Final = 500
 MOST_BYTES: Final = 1024 * 1024
 """A larger file is not looked at."""
 FOLDERS: Final = ("", "plans", "plans/examples", "plans/parts")
-_STEPS = re.compile(rb"^steps\s*:", re.MULTILINE)
-_NAME = re.compile(rb"^(?:name|description)\s*:\s*(?:[|>][-+]?\s*\n\s+)?(.+)$", re.MULTILINE)
+_STEPS = re.compile(rb"^steps[ \t]*:", re.MULTILINE)
+_SUBJECT = re.compile(rb"(?:name|description)[ \t]*:[ \t]*(.*)", re.DOTALL)
+_BLOCK = re.compile(rb"[|>][-+0-9]*[ \t]*(?:#.*)?", re.DOTALL)
+_HEAD = 64 * 1024
+"""The first bytes of a file, in which its subject is looked for."""
 _LONG = 60
 """A default longer than this, or with several lines, has a field of several lines."""
 
@@ -77,9 +81,19 @@ def _title(path: Path) -> str | None:
         return None
     if not _STEPS.search(data):
         return None
-    found = _NAME.findall(data)
-    words = found[-1].decode("utf-8", "replace").strip().strip("\"'") if found else ""
-    return inert(words, 120)
+    return inert(_subject(data[:_HEAD]).decode("utf-8", "replace").strip().strip("\"'"), 120)
+
+
+def _subject(data: bytes) -> bytes:
+    """The last name or description in the first lines of a plan file."""
+    found, lines = b"", iter(data.splitlines())
+    for line in lines:
+        if subject := _SUBJECT.fullmatch(line):
+            words = subject[1].strip()
+            if _BLOCK.fullmatch(words):
+                words = next((each for each in lines if each.strip()), b"")
+            found = words or found
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,7 @@ def _field(spec: InputSpec, given: str | None) -> Field:
     about = [inert(spec.description, 400), spec.type or ""]
     about += [f"at least {spec.minimum:g}"] if spec.minimum is not None else []
     about += [f"at most {spec.maximum:g}"] if spec.maximum is not None else []
-    long = "\n" in value or len(value) > _LONG or spec.type in ("object", "array")
+    long = "\n" in as_sent(value) or len(value) > _LONG or spec.type in ("object", "array")
     kind = "secret" if spec.secret else "choice" if options else "long" if long else "text"
     return Field(
         INPUT + spec.name,
@@ -174,12 +188,12 @@ def given_in(plan: Plan, form: Mapping[str, str]) -> Given:
         text = form.get(INPUT + name)
         if text is None:
             continue
-        text = text.replace("\r\n", "\n")
+        text = as_sent(text)
         if spec.secret:
             if text:
                 secrets[name] = text
             continue
         texts[name] = text
-        if text != as_text(spec.default) and (text or spec.default):
+        if text != as_sent(as_text(spec.default)) and (text or spec.default):
             inputs[name] = text
     return Given(texts, inputs, secrets)

@@ -7,7 +7,6 @@ question that is asked again is another one.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import dedent
@@ -94,6 +93,7 @@ class Card:
         text: The exact call, plan or text, in full.
         sources: Where the values of a call came from.
         why: Why it is asked.
+        answered: Who answered it, if the run has not taken the answer; empty if it is open.
     """
 
     key: str
@@ -109,6 +109,7 @@ class Card:
     problem: str = ""
     held: bool = False
     notes: Sequence[str] = ()
+    answered: str = ""
 
 
 def card_of(asked: OpenQuestion) -> Card:
@@ -119,6 +120,10 @@ def card_of(asked: OpenQuestion) -> Card:
     head = lines[0] if lines else f"{inert(asked.step)} asks"
     body = lines[1:]
     buttons, forms = _ways(kind)(question)
+    notes = [shown.exact(line) for line in shown.due_line(question)]
+    answered = f"answered {inert(asked.given, 200)}; {_NOT_TAKEN[asked.held]}"
+    if asked.held and not asked.turn and not asked.given:
+        notes.append("an answer waits until the questions before this one are answered")
     if asked.problem:
         buttons, forms = (), ()
     if kind == "review":
@@ -136,8 +141,15 @@ def card_of(asked: OpenQuestion) -> Card:
         forms=forms,
         problem=inert(asked.problem, 400),
         held=asked.held,
-        notes=[shown.exact(line) for line in shown.due_line(question)],
+        notes=notes,
+        answered=answered if asked.given else "",
     )
+
+
+_NOT_TAKEN: Final = {
+    True: "the run takes it when the turn of this question comes",
+    False: "the run has not taken it: resume the run",
+}
 
 
 def _sources(question: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -175,7 +187,7 @@ def _approval(question: Mapping[str, Any]) -> Ways:
     tool = shown.exact(tool_of(question))
     buttons = [
         Button("yes", f"call {tool} once", "y", "good"),
-        Button("always", "always with exactly these arguments", "a"),
+        Button("always", f"always with exactly {'these' if arguments else 'no'} arguments", "a"),
         Button("no", "do not call it", "n", "bad"),
     ]
     written = _visible(json.dumps(arguments, indent=2, ensure_ascii=False, default=str))
@@ -195,11 +207,8 @@ def _approval(question: Mapping[str, Any]) -> Ways:
 
 
 def _visible(text: str) -> str:
-    """JSON with invisible characters, and those that turn the direction of writing, escaped."""
-    return "".join(
-        f"\\u{ord(c):04x}" if unicodedata.category(c) == "Cf" and ord(c) < 0x10000 else c
-        for c in text
-    )
+    """JSON with every character escaped that cannot be seen, or that turns the direction."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _question(question: Mapping[str, Any]) -> Ways:
@@ -427,7 +436,8 @@ def _newlines(text: str) -> str:
 
 
 _READ: Final[Mapping[str, Callable[[Mapping[str, Any], Fields], Any]]] = {
-    "always": lambda q, form: {"always": {"fix": "all"}} if q.get("arguments") else "always",
+    # The word alone would allow any arguments.
+    "always": lambda q, form: {"always": {"fix": "all"}},
     "edit": _edited,
     "outputs": _outputs,
     "refuse": lambda q, form: {"refuse": form.get("reason", "").strip()},

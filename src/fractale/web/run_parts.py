@@ -24,6 +24,7 @@ from fractale.render.text import inert
 from fractale.report.images import Pictures
 from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
 from fractale.runs.actions import Actions, OpenQuestion
+from fractale.web.environment import as_sent
 from fractale.web.live import MOST_LOGS, TITLE, Part
 from fractale.web.logs import FOLLOWED_LINES, Log, job_logs, log_of, log_tail
 from fractale.web.plans import fields_of
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 VISITS: Final = "visits"
 """The id of the element that has the attempts."""
+CARDS: Final = "cards"
+"""The id of the element that has the open questions."""
 MOST_LINKS: Final = 40
 """The most logs that an attempt links to."""
 CHANGED: Final = "changed."
@@ -62,13 +65,14 @@ class RunParts:
         )
         macros: Any = live
         asked, trouble = self._asked(history)
+        unanswered = [each for each in asked if not each.given]
         logs = [log for log in job_logs(history) if not log.over][:MOST_LOGS]
         found = {
-            "said": macros.said(len(asked)),
+            "said": macros.said(len(unanswered)),
             "verdict": macros.verdict(
-                _can(history, asks=bool(asked)), history.started, _failed_logs(history)
+                _can(history, asks=bool(unanswered)), history.started, _failed_logs(history)
             ),
-            "questions": macros.questions([card_of(each) for each in asked], trouble),
+            "questions": macros.questions(trouble),
             "now": macros.now(
                 [
                     (inert(step, 200), *_written(history, step, text))
@@ -82,8 +86,17 @@ class RunParts:
             "rest": macros.rest(),
         }
         parts = {f"part-{name}": Part(str(html)) for name, html in found.items()}
+        cards = [card_of(each) for each in asked]
         title = f"{page.word} · {page.plan} {history.run} · fractale"
-        return {TITLE: Part(str(escape(title))), **parts, **self._visits_of(macros, history, page)}
+        return {
+            TITLE: Part(str(escape(title))),
+            **parts,
+            **{
+                f"card-{card.key}": Part(str(macros.card(card)), CARDS, str(macros.closed(card)))
+                for card in cards
+            },
+            **self._visits_of(macros, history, page),
+        }
 
     def _visits_of(self, macros: Any, history: RunHistory, page: RunPage) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -241,7 +254,7 @@ def _plan_of(history: RunHistory) -> Plan | None:
 def fork_texts(form: Mapping[str, str]) -> dict[str, str]:
     """The inputs in a submitted form of a fork."""
     return {
-        name.removeprefix(CHANGED): text.replace("\r\n", "\n")
+        name.removeprefix(CHANGED): as_sent(text)
         for name, text in form.items()
         if name.startswith(CHANGED)
     }
@@ -251,4 +264,4 @@ def changed_inputs(feed: Any, texts: Mapping[str, str]) -> dict[str, str]:
     """Those of some inputs that differ from the run's."""
     with feed.lock:
         before = _values(feed.history)
-    return {name: text for name, text in texts.items() if text != before.get(name, "")}
+    return {name: text for name, text in texts.items() if text != as_sent(before.get(name, ""))}

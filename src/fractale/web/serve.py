@@ -119,6 +119,25 @@ def shows_user(listener: socket.socket) -> bool:
         return user_of(accepted) == os.geteuid()
 
 
+def unknown_user(listener: socket.socket, platform: str = sys.platform) -> str:
+    """The warning for a machine that does not show the user of a connection.
+
+    Raises:
+        UsageError: The machine may have other users: it runs Linux.
+    """
+    if platform.startswith("linux"):
+        listener.close()
+        raise UsageError(
+            "this machine does not show which user connects to a port",
+            hint="listen on a Unix socket of your own: `--socket ~/.fractale/web.sock`, which "
+            "no other user can open",
+        )
+    return (
+        "warning: this machine does not show which user connects: other users of it are kept out "
+        "by the token alone; with `--socket PATH` only you can connect"
+    )
+
+
 def address_of(listener: socket.socket, access: Access) -> str:
     """The address to open, with the token; of a Unix socket, that of a port forwarded to it."""
     port = 8000 if listener.family == socket.AF_UNIX else listener.getsockname()[1]

@@ -56,11 +56,14 @@ def command(
 
     settings = given.settings(acts=True)
     listener = serve.listen(port) if socket_path is None else serve.listen_at(socket_path)
+    check_user = serve.shows_user(listener)
+    if not check_user:
+        click.echo(serve.unknown_user(listener), err=True)
     name = str(listener.getsockname()[1]) if socket_path is None else "socket"
     web = Web(
         settings=settings,
         directory=Path.cwd(),
-        access=Access(name=name, check_user=serve.shows_user(listener)),
+        access=Access(name=name, check_user=check_user),
         flags=RunFlags(
             registries=[Path(each).absolute() for each in given.extensions.paths],
             agents=given.extensions.agents,

@@ -80,20 +80,50 @@ function move(by) {
   next.scrollIntoView({block: "nearest"});
 }
 
-// A card that has just appeared takes no key for a moment: a key that is pressed while the page
-// changes was meant for what was there before.
-const shown = new Map();
-function isNew(card) {
-  const key = card.dataset.question;
-  if (!shown.has(key)) shown.set(key, performance.now());
-  return performance.now() - shown.get(key) < 500;
+// The page changes while it is looked at. For a moment after a card has appeared, moved or gone, no
+// card takes a click, an Enter or a key: it was meant for what was there before. Where the cards are
+// is compared at the click itself, too.
+const QUIET = 500;
+let places = "", changed = 0;
+
+function settling() {
+  const now = find("[data-question]").map((it) => {
+    const at = it.getBoundingClientRect();
+    return [it.dataset.question, Math.round(at.left + scrollX), Math.round(at.top + scrollY)];
+  }).join();
+  if (now !== places) { places = now; changed = performance.now(); }
+  const is = now !== "" && performance.now() - changed < QUIET;
+  document.documentElement.toggleAttribute("data-settling", is);
+  return is;
 }
-setInterval(() => find("[data-question]").forEach(isNew), 100);
+setInterval(settling, 50);
+document.addEventListener("htmx:after:swap", settling);
+addEventListener("pageshow", () => { places = ""; settling(); });
+
+// Whether it is too early for an answer; says so for a while.
+let unsaid = 0;
+function early() {
+  const is = settling(), it = document.getElementById("held");
+  if (is && it) {
+    it.textContent = "the questions have just changed: look again";
+    clearTimeout(unsaid);
+    unsaid = setTimeout(() => { it.textContent = ""; }, 3000);
+  }
+  return is;
+}
+
+for (const kind of ["click", "submit"]) {
+  document.addEventListener(kind, (event) => {
+    const it = event.target.closest && event.target.closest("[data-question]");
+    if (!it || (kind === "click" && !event.target.closest("button"))) return;
+    if (early()) { event.preventDefault(); event.stopImmediatePropagation(); }
+  }, true);
+}
 
 function answer(card, key) {
   const it = find("[data-key]", card).find((each) => each.dataset.key === key);
   if (!it) return false;
-  if (isNew(card)) return true;
+  if (early()) return true;
   if (it.matches("details")) {
     it.open = true;
     it.querySelector("textarea, input:not([type=hidden])")?.focus();
