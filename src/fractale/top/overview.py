@@ -43,6 +43,17 @@ JOB_LETTERS: Final = {"running": "R", "pending": "PD"}
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
+MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""The errors of a record that no fractale has written so."""
+
+
+def damage_of(error: Exception) -> str:
+    """Why a record cannot be shown."""
+    if isinstance(error, FractaleError):
+        return inert(str(error), MOST_TEXT)
+    return inert(f"the record is damaged: {type(error).__name__}: {error}", MOST_TEXT)
+
+
 class Rank(IntEnum):
     """How much a run needs you."""
 
@@ -248,9 +259,9 @@ class Overview:
             run = self._followed[run_id]
             was = run.history.alive
             run.read()
-        except FractaleError as error:
+        except (FractaleError, *MALFORMED) as error:
             self._followed.pop(run_id, None)
-            self._damaged[run_id] = inert(str(error), MOST_TEXT)
+            self._damaged[run_id] = damage_of(error)
             return
         self._damaged.pop(run_id, None)
         if was and not run.history.alive:
@@ -258,7 +269,15 @@ class Overview:
 
     def _glance(self, row: RunRow, *, seen: bool) -> Glance:
         if words := self._damaged.get(row.id):
-            return Glance(row=row, state="unreadable", mark="bad", says=words, rank=Rank.STOPPED)
+            return _unreadable(row, words)
+        try:
+            return self._read_glance(row, seen=seen)
+        except MALFORMED as error:
+            glance = _unreadable(row, damage_of(error))
+            self._known[row.id] = (row, True, glance)
+            return glance
+
+    def _read_glance(self, row: RunRow, *, seen: bool) -> Glance:
         run = self._followed.get(row.id)
         if run is not None and run.history.alive:
             return _in_progress(row, run)
@@ -281,6 +300,10 @@ class Overview:
             if last and last["event"] == "run_finished":
                 return last
         return {}
+
+
+def _unreadable(row: RunRow, words: str) -> Glance:
+    return Glance(row=row, state="unreadable", mark="bad", says=words, rank=Rank.STOPPED)
 
 
 def _in_progress(row: RunRow, run: FollowedRun) -> Glance:
