@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -293,6 +294,26 @@ def test_a_question_asked_by_two_processes_is_one(tmp_path):
     assert asked.answer == "2"
     assert asked.asked_at == BEGIN + 1.0
     assert history.attempts[0].questions == [asked]
+
+
+def test_the_open_questions_of_a_run_are_counted_once(tmp_path):
+    def asks(step: str, **more: Any) -> dict[str, Any]:
+        return {"step": step, "question": {"kind": "question", "text": "?", "step": step, **more}}
+
+    run = Recording(tmp_path).start("a", "b").enter("a").add("waiting", **asks("a"))
+    run.leave("a", outcome="failure").enter("b").add("waiting", **asks("b", id="2" * 32))
+    history = read_history(run.folder)
+    history.alive = True
+    assert [asked.step for asked in history.open_questions] == ["b"], "a has failed meanwhile"
+    run.start("a", "b", resumed=True).add("waiting", **asks("b", kind="failure"))
+    history = read_history(run.folder)
+    assert history.open_questions == [], "the process was killed: it may not fail again"
+    history.alive = True
+    assert [asked.question["kind"] for asked in history.open_questions] == ["failure"]
+    timer = {"kind": "timer", "step": "c", "due": {"began": 1.0, "seconds": 9.0, "until": 10.0}}
+    run.end("waiting", waiting=[timer, asks("b", id="2" * 32)["question"]])
+    (asked,) = read_history(run.folder).open_questions
+    assert (asked.step, asked.asked_at) == ("b", BEGIN + 2.5)
 
 
 def test_warnings_tables_and_items_belong_to_their_step(tmp_path):

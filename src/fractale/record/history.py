@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from fractale.errors import StoreError
 from fractale.plan.paths import without_indexes
+from fractale.questions import identity, needs_no_answer
 from fractale.record.jobs import JobHistory
 from fractale.store.outputs import FileOutputs, is_reference
 from fractale.store.run_record import RunRecord
@@ -81,6 +82,7 @@ class RecordedQuestion:
         via: Where it was answered, such as ``fractale web``; empty for the run's own terminal.
         user: Who answered it there, by login name.
         asked_at: When the run first waited for it; None if the answer was given beforehand.
+        process: The number of the process of the run that asked it last, from 1.
     """
 
     step: str
@@ -92,6 +94,7 @@ class RecordedQuestion:
     user: str = ""
     asked_at: float | None = None
     answered_at: float | None = None
+    process: int = 0
 
     @property
     def answered_by(self) -> str:
@@ -314,6 +317,35 @@ class RunHistory:
         return self.result["status"] if last else "stopped"
 
     @property
+    def open_questions(self) -> list[RecordedQuestion]:
+        """The questions that wait for an answer, each once.
+
+        A running process asks one after the other: of several questions at once, its record has
+        the first. A run whose process was killed asks about a failure again only if it fails again.
+        """
+        unanswered = [asked for asked in self.questions if not asked.answered]
+        if self.alive or self.status == "stopped":
+            over = [a for a in self.attempts if a.outcome is not None]
+            closed = {id(asked) for attempt in over for asked in attempt.questions}
+            return [
+                asked
+                for asked in unanswered
+                if asked.process == len(self.processes)
+                and id(asked) not in closed
+                and (self.alive or asked.question.get("kind") != "failure")
+            ]
+        if self.status != "waiting":
+            return []
+        since = {_name(asked.question): asked.asked_at for asked in unanswered}
+        waiting = {_name(q): q for q in self.result.get("waiting") or () if not needs_no_answer(q)}
+        return [
+            RecordedQuestion(
+                step=str(question.get("step") or ""), question=question, asked_at=since.get(name)
+            )
+            for name, question in waiting.items()
+        ]
+
+    @property
     def started(self) -> float:
         """Unix time in seconds."""
         return float(self.head.get("started") or 0.0)
@@ -522,7 +554,7 @@ def history_data(history: RunHistory) -> dict[str, Any]:
         "steps": history.steps,
         "drafts": dict(history.drafts),
         "visits": [attempt_data(history, attempt, results) for attempt in history.attempts],
-        "questions": [_plain(asked) for asked in history.questions],
+        "questions": [_plain(asked, "process") for asked in history.questions],
         "warnings": [_plain(note) for note in history.warnings],
         "result": dict(history.result),
     }
@@ -558,9 +590,13 @@ def attempt_data(
         for _, item in sorted(attempt.items.items())
     ]
     data["jobs"] = [_plain(job) for job in attempt.jobs]
-    data["questions"] = [_plain(asked) for asked in attempt.questions]
+    data["questions"] = [_plain(asked, "process") for asked in attempt.questions]
     data["warnings"] = [_plain(note) for note in attempt.warnings]
     return data
+
+
+def _name(question: Mapping[str, Any]) -> str:
+    return str(question.get("id") or identity(question))
 
 
 def _plain(

@@ -353,8 +353,14 @@ class _Reader:
         known = attempt.questions if attempt else self._history.questions
         for asked in reversed(known):
             if not asked.answered and _same(asked.question, question):
+                asked.process = len(self._history.processes)
                 return asked
-        asked = RecordedQuestion(step=step, question=question, asked_at=asked_at)
+        asked = RecordedQuestion(
+            step=step,
+            question=question,
+            asked_at=asked_at,
+            process=len(self._history.processes),
+        )
         known.append(asked)
         if attempt:
             self._history.questions.append(asked)

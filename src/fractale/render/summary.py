@@ -181,12 +181,7 @@ def _at(history: RunHistory) -> str:
 
 def _open_questions(history: RunHistory, room: int) -> list[VerdictRow]:
     """The questions that a running process asks, and the commands that answer them."""
-    questions = [
-        {**asked.question, "step": asked.step}
-        for attempt in history.attempts
-        for asked in attempt.questions
-        if not asked.answered and attempt.outcome is None
-    ]
+    questions = [{**asked.question, "step": asked.step} for asked in history.open_questions]
     rows = _waiting_rows(questions, room)
     if len(questions) == 1:
         commands = answer_commands(history.run, questions[0])

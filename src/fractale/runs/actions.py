@@ -666,7 +666,7 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
     if last is None or last.get("status", "waiting") != "waiting":
         return []
     try:
-        return _left_open(record, mailbox, last)
+        return _left_open(record, mailbox)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # A damaged line can be valid JSON that is not an event.
         raise StoreError(
@@ -674,34 +674,22 @@ def open_questions(record: RunRecord) -> list[OpenQuestion]:
         ) from error
 
 
-def _left_open(record: RunRecord, mailbox: Mailbox, last: Mapping[str, Any]) -> list[OpenQuestion]:
-    """The open questions of a run without a process.
+def _left_open(record: RunRecord, mailbox: Mailbox) -> list[OpenQuestion]:
+    """The open questions of a run without a process."""
+    from fractale.record.history_reader import read_history
 
-    Args:
-        last: Its last event `run_started` or `run_finished`.
-    """
-    answered = Counter[str]()
-    asked: dict[str, tuple[dict[str, Any], float]] = {}
-    for event in record.read_events():
-        if event["event"] == "answered":
-            answered[name := identity(event["question"])] += 1
-            asked.pop(name, None)
-        elif event["event"] == "waiting":
-            asked[identity(event["question"])] = event["question"], float(event["time"])
-    if last["event"] == "run_finished":
-        waiting = cast("list[dict[str, Any]]", last.get("waiting") or [])
-    else:  # its process was killed
-        of_process = [one.question for one in mailbox.asked_last().values()]
-        since = float(last["time"])
-        of_events = [question for question, at in asked.values() if at >= since]
-        waiting = [q for q in of_process or of_events if q.get("kind") != "failure"]
+    history = read_history(record)
+    answered = Counter(identity(one.question) for one in history.questions if one.answered)
+    waiting = [(one.question, one.asked_at or 0.0) for one in history.open_questions]
+    if history.status == "stopped" and (last := mailbox.asked_last()):
+        # A process asks one after the other; it published all that were open.
+        kept = [one for one in last.values() if one.question.get("kind") != "failure"]
+        waiting = [(one.question, one.at) for one in kept]
     found: dict[str, OpenQuestion] = {}
-    for question in waiting:
-        if not needs_no_answer(question):
-            name = identity(question)
-            key = key_of(question, answered[name])
-            at = asked[name][1] if name in asked else 0.0
-            found.setdefault(key, _open(mailbox, key, Asked(question, at), held=False))
+    for question, since in waiting:
+        key = key_of(question, answered[identity(question)])
+        asked = Asked(dict(question), since)
+        found.setdefault(key, _open(mailbox, key, asked, held=False))
     return list(found.values())
 
 
