@@ -146,15 +146,6 @@ class FollowedRun:
         return list(self.view.active.values()) if self.history.alive else []
 
 
-def open_questions(history: RunHistory) -> list[Mapping[str, Any]]:
-    """The questions that wait for an answer, as the record has them."""
-    if history.alive:
-        asked = [q for attempt in history.attempts for q in attempt.questions]
-        return [q.question for q in [*asked, *history.questions] if not q.answered]
-    waiting: Sequence[Mapping[str, Any]] = history.result.get("waiting") or ()
-    return [each for each in waiting if not needs_no_answer(each)]
-
-
 def asked_in_short(question: Mapping[str, Any]) -> str:
     """A question on one line: ``approve local.write_text_file?``."""
     kind = str(question.get("kind") or "")
@@ -308,18 +299,18 @@ def _unreadable(row: RunRow, words: str) -> Glance:
 
 def _in_progress(row: RunRow, run: FollowedRun) -> Glance:
     history, steps = run.history, run.steps()
-    usage, questions = history.usage, open_questions(history)
+    usage, asked = history.usage, history.open_questions
     limits: Mapping[str, Any] = history.processes[-1].limits if history.processes else NOTHING
     current = steps[-1] if steps else None
     mark: Mark
     state, mark = STATES["running"]
     rank, says, since = Rank.RUNS, "", current.started if current else history.started
     step = inert(current.path, 60) if current else ""
-    if questions:
+    if asked:
         rank, state, mark = Rank.ASKS, "asks", "warn"
-        says = _asked(questions)
-        step = inert(str(questions[0].get("step") or ""), 60)
-        since = _asked_at(history) or since
+        says = _asked([each.question for each in asked])
+        step = inert(asked[0].step, 60)
+        since = min((each.asked_at for each in asked if each.asked_at), default=since)
     elif current is not None:
         state = _job_state(history, current) or state
         step = f"{step} {current.progress}".rstrip()
@@ -372,12 +363,6 @@ def _waiting(row: RunRow, result: Mapping[str, Any]) -> Glance:
 def _asked(questions: Sequence[Mapping[str, Any]]) -> str:
     more = f" (and {len(questions) - 1} more)" if len(questions) > 1 else ""
     return f"{asked_in_short(questions[0])}{more}"
-
-
-def _asked_at(history: RunHistory) -> float | None:
-    asked = [q for attempt in history.attempts for q in attempt.questions if not q.answered]
-    times = [q.asked_at for q in [*asked, *history.questions] if q.asked_at and not q.answered]
-    return min(times) if times else None
 
 
 def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:

@@ -99,6 +99,10 @@ class KeyScreen(Screen[None]):
         """Note that its parts are there; subclasses add what they show first."""
         self.is_ready = True
 
+    def on_screen_resume(self) -> None:
+        """Read at once what this screen shows."""
+        self.top.look()
+
     @property
     def top(self) -> TopApp:
         return cast("TopApp", self.app)
@@ -257,7 +261,8 @@ class ListScreen(KeyScreen):
         self._draw()
         if frame.wanted.run == self._selected and frame.wanted.view == "panel":
             self.panel.show(frame.lines)
-        if self.is_current and not frame.trouble and frame.wanted != self.wanted():
+        is_seen = self.app.screen is self  # others have other wants, and ask for them
+        if is_seen and not frame.trouble and frame.wanted != self.wanted():
             self.top.look()
 
     def _draw(self) -> None:
