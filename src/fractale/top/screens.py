@@ -558,7 +558,7 @@ class HelpScreen(KeyScreen):
         self.body.show(narrowed(lines, event.size.width))
 
 
-class Entry(Input):
+class OpenedLine(Input):
     """The line of a conversation. It takes the keys that were pressed since it was opened."""
 
     _opened = math.inf
@@ -629,15 +629,15 @@ class TalkScreen(Screen[Done]):
         return self.is_running and not self._is_left
 
     @property
-    def entry(self) -> Entry:
-        return self.query_one("#entry", Entry)
+    def entry(self) -> OpenedLine:
+        return self.query_one("#entry", OpenedLine)
 
     def compose(self) -> ComposeResult:
         yield Bar(self._palette, id="title")
         yield ScrolledLines(self._palette, id="body")
         with Horizontal(id="line"):
             yield Bar(self._palette, id="prompt")
-            yield Entry(id="entry", compact=True, select_on_focus=False)
+            yield OpenedLine(id="entry", compact=True, select_on_focus=False)
         yield Bar(self._palette, id="keys", reverse=True)
 
     def on_mount(self) -> None:
