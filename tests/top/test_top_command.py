@@ -17,7 +17,7 @@ from top_runs import answered, written
 COLOR = re.compile(r"\x1b\[[0-9;]*3[0-7]m|\x1b\[[0-9;]*38;")
 WITHOUT = """
 import sys
-sys.modules["textual"] = None
+sys.modules[sys.argv[1]] = None
 sys.stdin.isatty = sys.stderr.isatty = lambda: True
 from fractale.cli import main
 main(["top"])
@@ -42,6 +42,26 @@ def test_a_real_terminal_refuses_a_call_and_leaves(made: MadeRuns) -> None:
         terminal.type("n")
         terminal.wait_for("answered: run tmux-no")
         terminal.key("q")
+        assert terminal.end() == 0
+    assert [event["answer"] for event in answered(record)] == [False]
+
+
+def test_an_editor_ends_when_the_question_is_answered_elsewhere(made: MadeRuns) -> None:
+    record = made.make("approval", "tmux-edit", code=4)
+    env = {**made.env, "EDITOR": "sh -c 'echo the editor is open; exec sleep 600'"}
+    with Tmux(made.folder, *words(), env=env, size=(80, 24)) as terminal:
+        terminal.wait_for("tmux-edit")
+        terminal.type("/tmux-edit")
+        terminal.wait_for("Esc all (tmux-edit)")
+        terminal.key("a")
+        terminal.wait_for("\n>\n")
+        terminal.type("e")
+        terminal.wait_for("the editor is open")
+        made.call("answer", "tmux-edit", "review=no", codes=(0, 1, 3))
+        terminal.wait_for("not done: it was answered elsewhere")
+        terminal.key("Escape")
+        terminal.wait_for("RUN ")
+        terminal.key("C-c")
         assert terminal.end() == 0
     assert [event["answer"] for event in answered(record)] == [False]
 
@@ -71,11 +91,12 @@ def test_it_needs_a_terminal(tmp_path: Path, processes: forked.Forking) -> None:
     assert "fractale watch RUN" in err
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["textual", "fractale.top.letters"])
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str) -> None:
     import subprocess
 
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT],
+        [sys.executable, "-c", WITHOUT, missing],
         cwd=tmp_path,
         env={"HOME": str(tmp_path)},
         capture_output=True,
@@ -83,6 +104,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 2
-    assert "pip install 'fractale[top]'" in done.stderr
-    assert "fractale watch" in done.stderr
+    is_extra = missing == "textual"
+    assert done.returncode == (2 if is_extra else 1)
+    assert ("pip install 'fractale[top]'" in done.stderr) is is_extra
+    assert ("fractale watch" in done.stderr) is is_extra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,14 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
+from fractale.cli.commands.top import ask
 from fractale.runs.actions import Actions
 from fractale.settings import Settings
 from fractale.top.app import TopApp
+from fractale.top.conversation import Conversation
+from fractale.top.dialogues import Done
+from fractale.top.screens import TalkScreen
 from made_runs import MARK, hostile_run
 from snapshot import assert_same
-from top_runs import NOW, held, run, screen_text, until, written
+from top_runs import (
+    NOW,
+    QUESTION,
+    answered,
+    finished,
+    held,
+    run,
+    screen_text,
+    step,
+    until,
+    written,
+)
 
 ALLOWED = re.compile("[\n\u200c\u200d]")  # scripts and emoji need the joiners
 
@@ -42,7 +59,8 @@ async def top(
     async def opened(size: tuple[int, int] = (80, 24), **options: Any) -> AsyncIterator[Any]:
         actions = Actions(settings, by="fractale top")
         known = {"place": "~/melt", "environment": {}, "now": lambda: NOW, "color": False}
-        app = TopApp(settings.state_dir, actions, nothing_asked, **{**known, **options})
+        asks = options.pop("ask", nothing_asked)
+        app = TopApp(settings.state_dir, actions, asks, **{**known, **options})
         async with app.run_test(size=size) as pilot:
             yield pilot
 
@@ -106,6 +124,84 @@ async def test_a_terminal_without_utf8_gets_ascii(top: Any, settings: Settings) 
         assert (await until(pilot, "States")).isascii()
 
 
+def press_at_once(pilot: Pilot[Any], *keys: str) -> None:
+    """Press keys faster than anything can be drawn."""
+    names = {"/": "slash", "-": "minus", " ": "space"}
+    for key in keys:
+        character = key if len(key) == 1 else "\r" if key == "enter" else None
+        pilot.app.post_message(events.Key(names.get(key, key), character))
+
+
+async def test_a_filter_takes_the_keys_that_follow_at_once(top: Any, settings: Settings) -> None:
+    written(settings.state_dir)
+    async with top() as pilot:
+        await until(pilot, "m2q9 translate")
+        press_at_once(pilot, *"/qhoc farl", "backspace")
+        await until(pilot, " /qhoc far▏", "no run has 'qhoc far'")
+        press_at_once(pilot, "ctrl+u", *"lammps", "enter", "o")
+        await until(pilot, "Esc all (lammps)", "\u203ak7f3", "sorted by: latest")
+
+
+async def until_a_line_is_open(pilot: Pilot[Any]) -> Any:
+    while pilot.app.focused is None:
+        await pilot.pause(0.05)
+    return pilot.app.focused
+
+
+async def test_keys_typed_ahead_agree_to_nothing(top: Any, settings: Settings) -> None:
+    other = {**QUESTION, "id": "f" * 16, "step": "erase", "arguments": {"path": "all"}}
+    asked = [(0.1, "waiting", {"step": q["step"], "question": q}) for q in (QUESTION, other)]
+    end = (0.2, "run_finished", finished("waiting", waiting=[QUESTION, other]))
+    record = run(settings.state_dir, "two", "two", 9.0, *asked, end)
+    async with top(ask=ask) as pilot:
+        await until(pilot, "asks")
+        for key, first, then in (
+            ("a", "which one?", ("2", "enter", "y", "enter", *"nay")),
+            ("c", "cancel run two?", ()),
+            ("r", "resume it?", ()),
+        ):
+            press_at_once(pilot, key, "y", "enter")
+            await until(pilot, first)
+            entry = await until_a_line_is_open(pilot)
+            assert entry.value == ""
+            if then:
+                press_at_once(pilot, *then)
+                await until(pilot, "call local.write_text_file", "y once")
+                entry = await until_a_line_is_open(pilot)
+                assert entry.value == ""
+            await pilot.press("escape")
+            await until(pilot, "RUN ")
+    assert not answered(record)
+    assert not record.answers.exists() or not list(record.answers.iterdir())
+
+
+async def test_a_conversation_that_was_left_agrees_to_nothing(top: Any, settings: Settings) -> None:
+    written(settings.state_dir)
+    go_on, ends = asyncio.Event(), list[Done | None]()
+    agreed: list[bool] = []
+
+    async def slow(talk: Conversation) -> Done:
+        await go_on.wait()  # such as a large record that is read
+        talk.show([("read", "")])
+        talk.agreed("cancelling")
+        agreed.append(True)
+        return Done(words="cancelled")
+
+    async with top() as pilot:
+        await until(pilot, "m2q9 translate")
+        palette = pilot.app.screen.palette
+        pilot.app.push_screen(TalkScreen(palette, "slow", slow, ends.append), ends.append)
+        await until(pilot, "leaves it unanswered")
+        await pilot.press("escape")
+        await until(pilot, "m2q9 translate")
+        go_on.set()
+        while len(ends) < 2:
+            await pilot.pause(0.05)
+        assert ends == [Done(), Done()]
+        assert not agreed
+        assert pilot.app.failure is None
+
+
 async def test_filter_and_order(top: Any, settings: Settings) -> None:
     written(settings.state_dir)
     async with top() as pilot:
@@ -149,6 +245,47 @@ async def test_no_runs_and_a_damaged_record(top: Any, settings: Settings) -> Non
         await until(pilot, "bad1", "damaged")
         await pilot.press("enter", "l", "q", "q")
         await until(pilot, "bad1")
+
+
+async def test_damage_inside_an_event_does_not_end_the_list(top: Any, settings: Settings) -> None:
+    written(settings.state_dir)
+    odd = finished("waiting", waiting=[{"kind": "job", "job": "4712", "state": "pending"}])
+    run(settings.state_dir, "odd1", "odd", 1.0, (0.5, "run_finished", odd))
+    live = (0.5, "waiting", {"step": "a", "question": {"kind": "approval"}})
+    run(settings.state_dir, "odd2", "odd", 1.0, live, (0.6, "job_state", {"step": 7, "job": []}))
+    with held(settings.state_dir, "odd2"):
+        async with top() as pilot:
+            for run_id in ("odd1", "odd2"):
+                await pilot.press("slash", *run_id, "enter", "enter")
+                await until(pilot, f" {run_id}  odd", "back")
+                await pilot.press("q", "escape")
+            await until(pilot, "m2q9  translate", "\u203aodd2", "d0ne")
+
+
+async def test_one_question_of_a_run_in_progress_counts_once(top: Any, settings: Settings) -> None:
+    begun = (0.1, "step_started", step("review", target="write_text_file"))
+    asked = (0.2, "waiting", {"step": "review", "question": QUESTION})
+    run(settings.state_dir, "once", "one", 9.0, begun, asked)
+    with held(settings.state_dir, "once"):
+        async with top() as pilot:
+            screen = await until(pilot, "asks", "approve local.write_text_file?")
+            assert "more" not in screen.splitlines()[2]
+
+
+async def test_a_run_screen_reads_no_more_often_than_runs_change(
+    top: Any, settings: Settings
+) -> None:
+    written(settings.state_dir)
+    async with top() as pilot:
+        await until(pilot, "m2q9 translate")
+        await pilot.press("enter")
+        await until(pilot, "came from: model", "0.2.0")
+        taken: list[Any] = []
+        listed = pilot.app.screen_stack[0]
+        take = listed.take
+        listed.take = lambda frame: (taken.append(frame), take(frame))
+        await pilot.pause(1.0)
+        assert len(taken) <= 4
 
 
 async def test_a_hostile_run_is_only_text(top: Any, settings: Settings) -> None:

@@ -25,6 +25,12 @@ class EndOfInput(Exception):
     """The input is over: the terminal was closed, the user typed Ctrl-D, or the run is stopping."""
 
 
+def editor_of(environment: Mapping[str, str]) -> str | None:
+    """The command of the user's editor; None if there is none."""
+    wanted = environment.get("VISUAL") or environment.get("EDITOR")
+    return wanted or next(filter(None, map(shutil.which, EDITORS)), None)
+
+
 class TerminalInput:
     """The terminal of a run. The run continues while the user thinks.
 
@@ -39,8 +45,7 @@ class TerminalInput:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._descriptor = sys.stdin.fileno()
-        wanted = environment.get("VISUAL") or environment.get("EDITOR")
-        self._editor = wanted or next(filter(None, map(shutil.which, EDITORS)), None)
+        self._editor = editor_of(environment)
         self._left = asyncio.Event()
 
     @property

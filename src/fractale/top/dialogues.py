@@ -79,14 +79,11 @@ class Dialogues:
             answer = await self._ask(talk, chosen.question)
         finally:
             watching.cancel()
+        if watching.done() and not watching.cancelled():
+            raise AlreadyAnswered("it was answered elsewhere meanwhile")
         if answer is MISSING:
-            gone = watching.done() and not watching.cancelled()
-            raise (
-                ConversationLeft
-                if not gone
-                else AlreadyAnswered("it was answered elsewhere meanwhile")
-            )
-        talk.show(row("  answering …", "dim"))
+            raise ConversationLeft
+        talk.agreed("answering …")
         done = await self._actions.answer(run_id, chosen.key, answer)
         left = f"; {count(len(questions) - 1, 'more question')}" if len(questions) > 1 else ""
         how = "resumes in the background" if done.started else "has the answer"
@@ -130,7 +127,7 @@ class Dialogues:
         what = f"the jobs of step {inert(step, 60)}" if step else f"run {run_id}"
         if not await _agrees(talk, f"cancel {what}?"):
             return Done(words="nothing was cancelled")
-        talk.show(row("  cancelling …", "dim"))
+        talk.agreed("cancelling …")
         return Done(words=_cancelled(await self._actions.cancel(run_id, step), what))
 
     async def resume(self, talk: Conversation, run_id: str) -> Done:
@@ -139,7 +136,7 @@ class Dialogues:
         talk.show(row("  It keeps running when you leave `fractale top`."))
         if not await _agrees(talk, "resume it?"):
             return Done(words="nothing was resumed")
-        talk.show(row("  starting …", "dim"))
+        talk.agreed("starting …")
         return Done(words=_started(await self._actions.resume(run_id), "resumed"))
 
     async def fork(self, talk: Conversation, run_id: str) -> Done:
@@ -170,7 +167,7 @@ class Dialogues:
         talk.show(row(f"  before {inert(at, 60)}, with {changed or 'the same inputs'}"))
         if not await _agrees(talk, "start this fork in the background?"):
             return Done(words="nothing was started")
-        talk.show(row("  starting …", "dim"))
+        talk.agreed("starting …")
         started = await self._actions.fork(run_id, at, inputs)
         return Done(words=_started(started, "started"), run=started.run)
 

@@ -43,6 +43,17 @@ JOB_LETTERS: Final = {"running": "R", "pending": "PD"}
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
+MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""The errors of a record that no fractale has written so."""
+
+
+def damage_of(error: Exception) -> str:
+    """Why a record cannot be shown."""
+    if isinstance(error, FractaleError):
+        return inert(str(error), MOST_TEXT)
+    return inert(f"the record is damaged: {type(error).__name__}: {error}", MOST_TEXT)
+
+
 class Rank(IntEnum):
     """How much a run needs you."""
 
@@ -133,15 +144,6 @@ class FollowedRun:
     def steps(self) -> list[Running]:
         """The steps in progress, the innermost last; none if no process has the run."""
         return list(self.view.active.values()) if self.history.alive else []
-
-
-def open_questions(history: RunHistory) -> list[Mapping[str, Any]]:
-    """The questions that wait for an answer, as the record has them."""
-    if history.alive:
-        asked = [q for attempt in history.attempts for q in attempt.questions]
-        return [q.question for q in [*asked, *history.questions] if not q.answered]
-    waiting: Sequence[Mapping[str, Any]] = history.result.get("waiting") or ()
-    return [each for each in waiting if not needs_no_answer(each)]
 
 
 def asked_in_short(question: Mapping[str, Any]) -> str:
@@ -248,9 +250,9 @@ class Overview:
             run = self._followed[run_id]
             was = run.history.alive
             run.read()
-        except FractaleError as error:
+        except (FractaleError, *MALFORMED) as error:
             self._followed.pop(run_id, None)
-            self._damaged[run_id] = inert(str(error), MOST_TEXT)
+            self._damaged[run_id] = damage_of(error)
             return
         self._damaged.pop(run_id, None)
         if was and not run.history.alive:
@@ -258,7 +260,15 @@ class Overview:
 
     def _glance(self, row: RunRow, *, seen: bool) -> Glance:
         if words := self._damaged.get(row.id):
-            return Glance(row=row, state="unreadable", mark="bad", says=words, rank=Rank.STOPPED)
+            return _unreadable(row, words)
+        try:
+            return self._read_glance(row, seen=seen)
+        except MALFORMED as error:
+            glance = _unreadable(row, damage_of(error))
+            self._known[row.id] = (row, True, glance)
+            return glance
+
+    def _read_glance(self, row: RunRow, *, seen: bool) -> Glance:
         run = self._followed.get(row.id)
         if run is not None and run.history.alive:
             return _in_progress(row, run)
@@ -283,20 +293,24 @@ class Overview:
         return {}
 
 
+def _unreadable(row: RunRow, words: str) -> Glance:
+    return Glance(row=row, state="unreadable", mark="bad", says=words, rank=Rank.STOPPED)
+
+
 def _in_progress(row: RunRow, run: FollowedRun) -> Glance:
     history, steps = run.history, run.steps()
-    usage, questions = history.usage, open_questions(history)
+    usage, asked = history.usage, history.open_questions
     limits: Mapping[str, Any] = history.processes[-1].limits if history.processes else NOTHING
     current = steps[-1] if steps else None
     mark: Mark
     state, mark = STATES["running"]
     rank, says, since = Rank.RUNS, "", current.started if current else history.started
     step = inert(current.path, 60) if current else ""
-    if questions:
+    if asked:
         rank, state, mark = Rank.ASKS, "asks", "warn"
-        says = _asked(questions)
-        step = inert(str(questions[0].get("step") or ""), 60)
-        since = _asked_at(history) or since
+        says = _asked([each.question for each in asked])
+        step = inert(asked[0].step, 60)
+        since = min((each.asked_at for each in asked if each.asked_at), default=since)
     elif current is not None:
         state = _job_state(history, current) or state
         step = f"{step} {current.progress}".rstrip()
@@ -349,12 +363,6 @@ def _waiting(row: RunRow, result: Mapping[str, Any]) -> Glance:
 def _asked(questions: Sequence[Mapping[str, Any]]) -> str:
     more = f" (and {len(questions) - 1} more)" if len(questions) > 1 else ""
     return f"{asked_in_short(questions[0])}{more}"
-
-
-def _asked_at(history: RunHistory) -> float | None:
-    asked = [q for attempt in history.attempts for q in attempt.questions if not q.answered]
-    times = [q.asked_at for q in [*asked, *history.questions] if q.asked_at and not q.answered]
-    return min(times) if times else None
 
 
 def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:

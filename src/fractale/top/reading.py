@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 from fractale.errors import FractaleError
 from fractale.render.text import Line, inert, narrowed, row, shorten_path
 from fractale.top.letters import Letters
-from fractale.top.overview import Glance, Overview
+from fractale.top.overview import MALFORMED, Glance, Overview, damage_of
 from fractale.top.run_text import RunText, log_tail, logs_of, panel_lines
 
 KeyScreen: TypeAlias = Literal["panel", "run", "log"]
@@ -20,9 +20,6 @@ LOG_LINES: Final = 2000
 """The most last lines of a log on its screen."""
 MOST_WIDTH: Final = 160
 """The most columns of a run's lines, however wide the screen is."""
-
-
-NOT_SHOWN: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +88,8 @@ class FrameReader:
             return Frame(wanted=wanted, glances=self._glances, trouble=words)
         try:
             title, lines = self._of_run(wanted)
-        except NOT_SHOWN as error:  # a record that no fractale has written so
-            words = inert(f"run {wanted.run} cannot be shown: {type(error).__name__}: {error}", 500)
+        except (FractaleError, *MALFORMED) as error:
+            words = f"run {wanted.run} cannot be shown: {damage_of(error)}"
             title, lines = "", narrowed([row(f" {words}", "bad")], wanted.width)
         return Frame(wanted=wanted, glances=self._glances, lines=lines, title=title)
 

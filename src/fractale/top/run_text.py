@@ -30,7 +30,7 @@ from fractale.render.text import (
 )
 from fractale.render.timeline import head_lines, run_lines
 from fractale.top.letters import Letters
-from fractale.top.overview import FollowedRun, open_questions
+from fractale.top.overview import FollowedRun
 
 MOST_ATTEMPTS: Final = 300
 """The latest attempts that are listed; ``fractale show`` lists all."""
@@ -99,9 +99,9 @@ def panel_lines(
     history = run.history
     verdict = history_verdict(history, max(width - LABEL - 6, 20))
     title = f"{history.run} {inert(str(history.head.get('plan') or ''), 60)} · "
-    if questions := open_questions(history):
-        lines = asked_lines(questions[0], width)
-        step = inert(str(questions[0].get("step") or ""), 60)
+    if asked := history.open_questions:
+        lines = asked_lines(asked[0].question, width)
+        step = inert(asked[0].step, 60)
         first = f"{title}{step} {plain(lines[0]).strip()}"
         lines = [row(fit(first, width), "warn"), *lines[1:]]
         rest = row_lines(verdict, width, ("used",))
@@ -133,9 +133,9 @@ def row_lines(verdict: Verdict, width: int, about: Iterable[str]) -> list[Line]:
 def question_lines(history: RunHistory, width: int) -> list[Line]:
     """The open questions, each in short."""
     found: list[Line] = []
-    for question in open_questions(history)[:MOST_ACTIVE]:
-        lines = asked_lines(question, width - 2)
-        step = inert(str(question.get("step") or ""), 60)
+    for asked in history.open_questions[:MOST_ACTIVE]:
+        lines = asked_lines(asked.question, width - 2)
+        step = inert(asked.step, 60)
         found.append(row(""))
         found.append([("! ", "warn"), (f"{step} {plain(lines[0]).strip()}", "")])
         indent: Line = row("  ")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.events import Key, Resize
+from textual.events import Key, Paste, Resize
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import Input
 
 from fractale.render.text import Line, cells, count, fit, inert, narrowed, row
@@ -26,9 +29,13 @@ from fractale.top.widgets import Bar, Palette, ScrolledLines
 if TYPE_CHECKING:
     from fractale.top.app import TopApp
 
+T = TypeVar("T")
+
 GUARD_SECONDS: Final = 0.4
-"""How long a new conversation ignores keys: they were typed before it was on the screen."""
+"""A line to type in opens after so long without a key: what it is about is on the screen then."""
 PANEL_LINES: Final = 9
+MOST_WORDS: Final = 200
+"""The most characters of a filter."""
 DROPPED: Final = "ofl/cr"
 """The keys that the last line leaves out first on a narrow screen; the help has all."""
 CURSOR: Final = "\u203a"
@@ -91,6 +98,10 @@ class KeyScreen(Screen[None]):
     def on_mount(self) -> None:
         """Note that its parts are there; subclasses add what they show first."""
         self.is_ready = True
+
+    def on_screen_resume(self) -> None:
+        """Read at once what this screen shows."""
+        self.top.look()
 
     @property
     def top(self) -> TopApp:
@@ -196,6 +207,7 @@ class ListScreen(KeyScreen):
         self._all: Sequence[Glance] = ()
         self._chosen: list[Glance] = []
         self._words = ""
+        self._is_typing = False
         self._sort = next(iter(SORTS))
         self._selected: str | None = None
         self._index = 0
@@ -208,11 +220,11 @@ class ListScreen(KeyScreen):
         yield ScrolledLines(self.palette, id="body")
         yield Bar(self.palette, id="message")
         yield ScrolledLines(self.palette, id="panel")
-        yield FilterInput(id="filter")
+        yield Bar(self.palette, id="filter")
         yield Bar(self.palette, id="keys", reverse=True)
 
     def on_mount(self) -> None:
-        self.query_one("#filter", Input).display = False
+        self.bar("filter").display = False
         self.bar("title").show(row(" reading the runs …"))
         self.call_after_refresh(self.say, "")
 
@@ -249,7 +261,8 @@ class ListScreen(KeyScreen):
         self._draw()
         if frame.wanted.run == self._selected and frame.wanted.view == "panel":
             self.panel.show(frame.lines)
-        if not frame.trouble and frame.wanted != self.wanted():
+        is_seen = self.app.screen is self  # others have other wants, and ask for them
+        if is_seen and not frame.trouble and frame.wanted != self.wanted():
             self.top.look()
 
     def _draw(self) -> None:
@@ -286,6 +299,9 @@ class ListScreen(KeyScreen):
 
     def _show_keys(self) -> None:
         selected = self._chosen[self._index] if self._chosen else None
+        if self._is_typing:
+            self.show_keys([("", "words, such as a plan, a state or a step"), ("Esc", "all")])
+            return
         found = [("Esc", f"all ({fit(inert(self._words), 12)})")] if self._words else []
         order = self._sort.replace(" ", "-") if self._sort != next(iter(SORTS)) else "sort"
         keys = [
@@ -331,22 +347,29 @@ class ListScreen(KeyScreen):
         self._draw()
 
     def action_filter(self) -> None:
-        entry = self.query_one("#filter", Input)
-        entry.value = self._words
-        entry.display = True
-        self.set_focus(entry)  # at once: the next key belongs to it
-        self.show_keys([("", "words, such as a plan, a state or a step"), ("Esc", "all")])
+        """Take the keys that follow, from the next one on, as words of the filter."""
+        self._is_typing = True
+        self._show_filter()
 
-    def on_input_changed(self, event: Input.Changed) -> None:
-        if event.input.display and event.value == event.input.value:
-            self._words = event.value
-            self._draw()
+    def _show_filter(self) -> None:
+        entry = self.bar("filter")
+        entry.display = self._is_typing
+        line = row(fit(f" /{inert(self._words)}", self.size.width - 1))
+        entry.show([*line, (self.letters.own("▏"), "")])
+        self._draw()
+
+    def _type(self, words: str) -> None:
+        self._words = words
+        self._show_filter()
+
+    def on_paste(self, event: Paste) -> None:
+        """Add a pasted line to the words of the filter."""
+        if self._is_typing:
+            self._type(self._words + inert(event.text.partition("\n")[0], MOST_WORDS))
 
     def _close_filter(self) -> None:
-        entry = self.query_one("#filter", Input)
-        entry.display = False
-        self.set_focus(None)
-        self._draw()
+        self._is_typing = False
+        self._show_filter()
         self.top.look()
 
     def action_back(self) -> None:
@@ -358,25 +381,19 @@ class ListScreen(KeyScreen):
         self.top.leave()
 
     def takes(self, event: Key) -> bool:
-        """Whether a key belongs to the filter, which may be open but not have the focus yet."""
-        entry = self.query_one("#filter", Input)
-        if not entry.display or event.key == "escape":
+        """Whether a key belongs to the filter that is being typed."""
+        if not self._is_typing or event.key == "escape":
             return False
+        event.stop()
         if event.key == "enter":
-            event.stop()
-            self._words = entry.value
             self._close_filter()
-        elif event.is_printable and event.character:  # the entry stops those that it has itself
-            event.stop()
-            entry.insert_text_at_cursor(event.character)
+        elif event.key in ("backspace", "ctrl+h"):
+            self._type(self._words[:-1])
+        elif event.key in ("ctrl+u", "ctrl+w"):
+            self._type(" ".join(self._words.split()[:-1]) if event.key == "ctrl+w" else "")
+        elif event.is_printable and event.character:
+            self._type((self._words + event.character)[:MOST_WORDS])
         return True
-
-
-class FilterInput(Input):
-    """The words of the filter."""
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name
-        super().__init__(id=id, compact=True, select_on_focus=False)
 
 
 class RunScreen(KeyScreen):
@@ -541,6 +558,37 @@ class HelpScreen(KeyScreen):
         self.body.show(narrowed(lines, event.size.width))
 
 
+class OpenedLine(Input):
+    """The line of a conversation. It takes the keys that were pressed since it was opened."""
+
+    _opened = math.inf
+
+    def open(self) -> None:
+        """Take keys from now on, until Enter."""
+        self._opened = time.monotonic()
+        self.value = ""
+
+    def on_key(self, event: Key) -> None:
+        """Drop a key from before; Enter closes the line at once, not after the keys behind it."""
+        if event.key == "escape":
+            return
+        if event.time < self._opened:
+            event.stop()
+            event.prevent_default()
+        elif event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            self._opened = math.inf
+            self.post_message(self.Submitted(self, self.value))
+            self.value = ""
+
+    def on_paste(self, event: Paste) -> None:
+        """Drop a text that was pasted before."""
+        if event.time < self._opened:
+            event.stop()
+            event.prevent_default()
+
+
 class TalkScreen(Screen[Done]):
     """A conversation: what it is about above, and a line to type in below.
 
@@ -573,14 +621,23 @@ class TalkScreen(Screen[Done]):
         self._work = work
         self._ended = ended
         self._said: list[Line] = []
-        self._ready = False
+        self._is_left = False
+        self._opening: Timer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.is_running and not self._is_left
+
+    @property
+    def entry(self) -> OpenedLine:
+        return self.query_one("#entry", OpenedLine)
 
     def compose(self) -> ComposeResult:
         yield Bar(self._palette, id="title")
         yield ScrolledLines(self._palette, id="body")
         with Horizontal(id="line"):
             yield Bar(self._palette, id="prompt")
-            yield Input(id="entry", compact=True, select_on_focus=False)
+            yield OpenedLine(id="entry", compact=True, select_on_focus=False)
         yield Bar(self._palette, id="keys", reverse=True)
 
     def on_mount(self) -> None:
@@ -593,7 +650,7 @@ class TalkScreen(Screen[Done]):
 
     async def _converse(self) -> None:
         done = await guarded(self.talk, self._work(self.talk))
-        if self.is_attached and self.app.screen is self:
+        if self.is_open and self.app.screen is self:
             self.dismiss(done)
         else:
             self._ended(done)
@@ -625,44 +682,55 @@ class TalkScreen(Screen[Done]):
         self._draw()
 
     def prompt(self, words: str, *, hidden: bool) -> None:
-        """Show the line to type in; what was typed before it is forgotten."""
-        entry, prompt = self.query_one("#entry", Input), self.query_one("#prompt", Bar)
+        """Show the line to type in, once the user has seen what it is about.
+
+        It opens when all lines are on the screen and no key was pressed for a while since: keys
+        typed ahead, however many, are never an answer to something that was not on the screen.
+        """
+        prompt = self.query_one("#prompt", Bar)
         if cells(words) > self.size.width // 2:
             self.add(row(words.rstrip().removesuffix(">").rstrip()))
             words = "  > "
         prompt.styles.width = cells(words)
         prompt.show(row(words))
-        entry.password = hidden
-        entry.value = ""
-        self.query_one("#line").display = self._ready
-        if self._ready:
-            self.set_focus(entry)
-        else:
-            self.set_timer(GUARD_SECONDS, self._open_entry)
+        self.entry.password = hidden
+        self.call_after_refresh(self._wait_for_quiet)
+
+    def _wait_for_quiet(self) -> None:
+        if self._opening is not None:
+            self._opening.stop()
+        self._opening = self.set_timer(GUARD_SECONDS, self._open_entry)
 
     def _open_entry(self) -> None:
-        self._ready = True
-        self.query_one("#line").display = True
-        entry = self.query_one("#entry", Input)
-        entry.value = ""
-        self.set_focus(entry)
+        self._opening = None
+        if self.is_open and self.talk.waits:
+            self.query_one("#line").display = True
+            self.entry.open()
+            self.set_focus(self.entry)
 
-    def suspended(self, work: Callable[[], str | None]) -> str | None:
-        """Do something that needs the whole terminal."""
-        with self.app.suspend():
-            return work()
+    async def suspended(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something that needs the whole terminal; the runs are read meanwhile, too."""
+        with self.app.batch_update(), self.app.suspend():  # nothing is drawn
+            # An error in this block would leave the terminal as it is.
+            done = (await asyncio.gather(work(), return_exceptions=True))[0]
+        if isinstance(done, BaseException):
+            raise done
+        return done
 
     # -- keys
 
+    def on_key(self, event: Key) -> None:
+        """Drop a key that no line was open for, and wait for the end of such keys."""
+        if self._opening is not None and (event.is_printable or event.key == "enter"):
+            self._wait_for_quiet()
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if not self._ready:
-            return
         shown = "(hidden)" if event.input.password else inert(event.value, 2000)
         words = self.query_one("#prompt", Bar).text
-        event.input.value = ""
-        self._said.append([(f"{words}", "dim"), (shown, "")])
+        self.set_focus(None)
         self.query_one("#line").display = False  # until the next line is asked for
+        self._said.append([(f"{words}", "dim"), (shown, "")])
         self._draw()
         self.talk.typed(event.value)
 
@@ -670,8 +738,13 @@ class TalkScreen(Screen[Done]):
         """Leave the conversation; if something is being done, only its screen."""
         if self.talk.waits:
             self.talk.leave()
-        else:
+            return
+        self._is_left = True
+        if self.talk.is_agreed:
             self.dismiss(Done(words="in progress; the result is shown here"))
+        else:
+            self.talk.leave()
+            self.dismiss(Done())
 
     def action_by(self, number: int) -> None:
         self.query_one("#body", ScrolledLines).move_by(number)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from fractale.cli import options
-from fractale.cli.terminal import EndOfInput, TerminalInput
+from fractale.cli.terminal import EndOfInput, TerminalInput, editor_of
 from fractale.render.text import Line
 from fractale.settings.files import PROJECT_FOLDER
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
     from fractale.top.conversation import Conversation
 
-MONOCHROME = ("vt52", "vt100", "vt102", "vt220", "vt320")
+PACKAGES: Final = ("textual",)
+"""Those of the extra `top`."""
+MONOCHROME: Final = ("vt52", "vt100", "vt102", "vt220", "vt320")
 
 
 @click.command("top")
@@ -36,7 +38,7 @@ def command() -> int:
     Needs the extra `top`: pip install 'fractale[top]'. Without it, and without a terminal, use
     `fractale runs` and `fractale watch`.
     """
-    from fractale.errors import UsageError
+    from fractale.errors import DependencyMissing, UsageError
 
     settings = options.settings_of(acts=True)
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
@@ -45,17 +47,18 @@ def command() -> int:
             hint="list the runs with `fractale runs`, or follow one with `fractale watch RUN`",
         )
     try:
-        import textual  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise UsageError(
-            "`fractale top` needs Textual, which is not installed",
+        from fractale.top.app import TopApp
+        from fractale.top.letters import is_utf8
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in PACKAGES:
+            raise
+        raise DependencyMissing(
+            f"`fractale top` needs the package `{error.name}`",
             hint="pip install 'fractale[top]'; until then use `fractale runs` and `fractale watch`",
         ) from error
     from fractale import cli
     from fractale.runs.actions import Actions
     from fractale.settings import allows_color
-    from fractale.top.app import TopApp
-    from fractale.top.letters import is_utf8
 
     environment = dict(os.environ)
     term = environment.get("TERM", "")
@@ -119,12 +122,11 @@ class _ScreenInput(TerminalInput):
 
     def __init__(self, talk: Conversation) -> None:  # pyright: ignore[reportMissingSuperCall]
         self._talk = talk
+        self._descriptor = 0
+        self._editor = editor_of(talk.environment)
+        self._left = talk.left
 
     highlights = False
-
-    @property
-    def has_editor(self) -> bool:
-        return self._talk.has_editor
 
     def forget_typed(self) -> None:
         """The screen of a conversation drops input from before it was shown."""
@@ -144,4 +146,4 @@ class _ScreenInput(TerminalInput):
         self._talk.leave()
 
     async def edit(self, text: str) -> str | None:
-        return await self._talk.edit(text)
+        return await self._talk.suspended(lambda: super(_ScreenInput, self).edit(text))
