@@ -155,7 +155,7 @@ def open_log(path: Path) -> int | None:
         path: Of the file ``log`` in the directory of a job or of an element.
 
     Returns:
-        The descriptor; None if there is no log.
+        The descriptor; None if the log does not exist.
     """
     above = whole_of(JobFolder(path.parent)).path.parent  # the directory of all jobs
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

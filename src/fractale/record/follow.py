@@ -55,6 +55,9 @@ class WrittenText:
         return WrittenText((self.end + piece)[-MOST_TEXT:], self.characters + len(piece), is_data)
 
 
+OF_MODELS = ("model_started", "model_text", "model_finished")
+"""The kinds of events that a `TextFile` needs."""
+
 NOTHING_YET = WrittenText("", 0, is_data=False)
 
 
@@ -114,10 +117,8 @@ class TextFile:
             self._texts[step] = self._texts.pop(step, NOTHING_YET) + event.data["text"]
             if len(self._texts) > MOST_STEPS:
                 del self._texts[next(iter(self._texts))]
-        else:
-            is_of_model = event.kind in ("model_started", "model_finished")
-            if not is_of_model or self._texts.pop(step, None) is None:
-                return
+        elif event.kind not in OF_MODELS or self._texts.pop(step, None) is None:
+            return
         if not self._texts:
             self.close()
         elif self._clock() >= self._due:

@@ -418,7 +418,7 @@ AttemptState: TypeAlias = Literal["success", "failure", "skipped", "waiting", "r
 
 
 def state_of(history: RunHistory, attempt: RecordedAttempt) -> AttemptState:
-    """The outcome of an attempt; of one that did not end, where it stands.
+    """The outcome of an attempt, or the state of one that did not end.
 
     It is ``waiting`` if it or a step inside asks something, or if the run waits; else ``running``,
     or ``stopped`` if no process works on the run.

@@ -222,10 +222,9 @@ class Answering:
 
     # -- answers of other processes ---------------------------------------------------------------
 
-    def heard(self, kind: str, data: Mapping[str, Any]) -> None:
+    def count(self, answered: Mapping[str, Any]) -> None:
         """Count an answer of the run, also of an earlier process: see `mailbox.key_of`."""
-        if kind == "answered":
-            self._answered[identity(data["question"])] += 1
+        self._answered[identity(answered["question"])] += 1
 
     def has_mail(self, question: Mapping[str, Any]) -> bool:
         """Whether another process has answered a question that the run waits for."""

@@ -120,7 +120,8 @@ class RunDriver:
 
     def _hear(self, event: Event) -> None:
         self._reporter.hear(event)
-        self._answering.heard(event.kind, event.data)
+        if event.kind == "answered":
+            self._answering.count(event.data)
 
     def _suspends_on_jobs(self) -> bool:
         """Whether the run ends, or first asks the user, instead of waiting for a job or a time."""
@@ -214,7 +215,8 @@ class RunDriver:
 
     def _remember(self, event: Mapping[str, Any]) -> None:
         """Restore from the record the state of earlier processes of the run."""
-        self._answering.heard(event["event"], event)
+        if event["event"] == "answered":
+            self._answering.count(event)
         path = str(event.get("step") or "")
         if path and path.partition("/")[0] not in self._plan.handlers:
             self._progress += 1

@@ -20,7 +20,7 @@ from fractale.graph.state import Record, Spent
 from fractale.models import Usage
 from fractale.plan.model import Limits, Plan
 from fractale.plan.needs import models_of
-from fractale.record.follow import TextFile
+from fractale.record.follow import OF_MODELS, TextFile
 from fractale.record.jobs import JobHistory
 from fractale.runs.notify import RunNotifications
 from fractale.runs.options import RunOptions
@@ -93,7 +93,7 @@ class RunReporter:
     def _pass_on(self, event: Event) -> None:
         if self.notifications:
             self.notifications.hear(event)
-        if self.texts:
+        if self.texts and event.kind in OF_MODELS:
             self.texts(event)
         for listener in self._options.listeners:
             try:
