@@ -67,10 +67,15 @@ def test_a_card_that_is_answered_elsewhere_stays_and_takes_no_click(
         browser.until(lambda: len(browser.all("[data-question]")) == 3, "three cards")
         yes = browser.named("y call", "button")
         browser.js("arguments[0].scrollIntoView({block: 'center'})", yes)
+        where = browser.js(CENTER, browser.all("[data-question]")[0])[1]
         browser.js(CLICK, *browser.js(CENTER, yes))
         made.call("answer", "three", "each[0]=no")
         browser.until(lambda: browser.js("return window.hit"), "the click")
-        assert "harmless" in browser.one(".card.closed").text, "it stays in its place"
+        browser.until(lambda: browser.all("[id^=closed-]"), "the card that is not open any more")
+        (closed,) = browser.all("[id^=closed-]")
+        assert "each[0]" in closed.text
+        assert browser.js(CENTER, closed)[1] == pytest.approx(where, abs=1), "it stays there"
+        browser.screenshot("web-closed-card")
         assert browser.path == "/runs/three"
         assert answers(made, "three") == [False]
         # What comes later is for the card that is seen by then.
@@ -79,7 +84,6 @@ def test_a_card_that_is_answered_elsewhere_stays_and_takes_no_click(
         made.call("answer", "three", "each[2]=no")
         terminal.ask_for("items failed")
         terminal.type("q")
-        terminal.key("Enter")
         terminal.end()
     assert not (made.folder / "DANGEROUS.out").exists()
 
