@@ -19,7 +19,7 @@ from fractale.errors import (
     StoreError,
     UsageError,
 )
-from fractale.events import Event, EventLog
+from fractale.events import EventLog
 from fractale.graph.compile import build_graph
 from fractale.graph.context import Dependencies, Meter, RunContext
 from fractale.graph.state import ForkPoint, PlanState, initial_state, latest_state
@@ -94,7 +94,7 @@ class RunDriver:
             run_id=run_id,
             plan_name=plan.name,
             run_dir=record.path if record else None,
-            emit_event=self._hear,
+            emit_event=self._reporter.hear,
             meter=Meter(limits_of(plan, options), ledger=self._ledger),
             secret_inputs=secrets,
             secrets=settings.secrets,
@@ -106,6 +106,7 @@ class RunDriver:
             roots=roots_of(settings, record),
             clock=options.clock,
         )
+        self._reporter.count_answer = self._answering.count
         self._answering.context = self._reporter.context = self.context
         self._rounds = Rounds(
             plan,
@@ -117,11 +118,6 @@ class RunDriver:
             outlives_process=record is not None or options.checkpointer is not None,
         )
         self._reporter.audit = AuditLog.of(settings, kept=options.keep, mask=self.context.mask)
-
-    def _hear(self, event: Event) -> None:
-        self._reporter.hear(event)
-        if event.kind == "answered":
-            self._answering.count(event.data)
 
     def _suspends_on_jobs(self) -> bool:
         """Whether the run ends, or first asks the user, instead of waiting for a job or a time."""

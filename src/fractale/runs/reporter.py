@@ -8,7 +8,7 @@ before an event gets here.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from fractale.audit import AuditLog
@@ -53,6 +53,7 @@ class RunReporter:
         log: The log of events, while it is open.
         texts: The file of the texts that models are writing, while the log is open.
         notifications: Those of the run, while the log is open.
+        count_answer: Called with each event `answered` of this process.
         steps: One entry for each time a step was entered, in that order.
         jobs: Its batch jobs, also of earlier processes of the run.
     """
@@ -76,6 +77,7 @@ class RunReporter:
         self.log: EventLog | None = None
         self.texts: TextFile | None = None
         self.notifications: RunNotifications | None = None
+        self.count_answer: Callable[[Mapping[str, Any]], None] | None = None
         self.steps: list[dict[str, Any]] = []
         self.jobs = JobHistory()
 
@@ -112,6 +114,8 @@ class RunReporter:
             self.jobs.add(event.data, event.time)
         elif event.kind == "warning":
             self.warned(event.data)
+        elif event.kind == "answered" and self.count_answer:
+            self.count_answer(event.data)
 
     def _write_down(self, log: EventLog, event: Event) -> None:
         """Store an event. If the disk is full, the run ends, and only its end is not stored."""
