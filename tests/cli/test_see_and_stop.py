@@ -145,7 +145,8 @@ def test_cancelling_a_run_stops_it_and_a_resume_submits_its_job_again(place):
     assert "melt  local job q1 was cancelled" in out
     said = run.communicate(timeout=PATIENCE)[1]
     assert run.returncode == 75, said
-    assert "stopped" in said
+    assert "stopped on request (fractale cancel)" in said
+    assert re.search(r"\n  melt +local job q1 runs on \S+; `fractale cancel` ends it\n", said)
     # It is neither waited for nor taken up by a cron job; a person resumes it.
     assert "stopped" in here.call("runs")[1]
     assert "no run is waiting for a job or a time" in here.call("resume", "--ready")[2]

@@ -102,13 +102,25 @@ def finished_data(
         "decided": result.decided,
         "usage": result.usage,
         "record": str(result.record) if result.record else None,
-        "waiting": result.waiting,
+        "waiting": _ended_by_cancel(result.waiting)
+        if by_cancel and result.status == "stopped"
+        else result.waiting,
         "output_files": result.output_files,
         "notices": result.notices,
         **({"left_out": result.left_out} if result.left_out else {}),
         "next": next_commands(result, by_cancel=by_cancel, finally_due=due),
         **({"finally_due": True} if due else {}),
     }
+
+
+def _ended_by_cancel(waiting: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions, jobs and times of a run; the jobs say that `fractale cancel` ends them."""
+    return [
+        {**each, "reason": f"{each.get('reason') or each.get('state')}; `{CANCEL_REQUEST}` ends it"}
+        if is_job(each) and each.get("job")
+        else each
+        for each in waiting
+    ]
 
 
 def next_commands(
