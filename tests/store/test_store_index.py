@@ -22,7 +22,7 @@ START = 1_700_000_000.0
 def row(number: int, **more) -> RunRow:
     words = {
         "plan": ("translate", "optimize")[number % 2],
-        "file": "/plans/p.yaml",
+        "file": ("/plans/p.yaml", "/plans/weekly-tuning.yaml")[number % 2],
         "status": ("success", "failed", "waiting")[number % 3],
         "started": START + number,
         **more,
@@ -71,6 +71,11 @@ def test_the_latest_come_first_and_only_so_many(index):
 FILTERS = [
     (RunFilter(plan="translate"), ["r00004", "r00002", "r00000"]),
     (RunFilter(plan="trans*"), ["r00004", "r00002", "r00000"]),
+    (RunFilter(plan="p.yaml"), []),
+    (RunFilter(plan_or_file="trans*"), ["r00004", "r00002", "r00000"]),
+    (RunFilter(plan_or_file="weekly-tuning.yaml"), ["r00005", "r00003", "r00001"]),
+    (RunFilter(plan_or_file="weekly-*ing", until=START + 2), ["r00001"]),
+    (RunFilter(plan_or_file="plans*"), []),
     (RunFilter(status=["waiting", "failed"]), ["r00005", "r00004", "r00002", "r00001"]),
     (RunFilter(since=START + 4), ["r00005", "r00004"]),
     (RunFilter(until=START + 1), ["r00000"]),

@@ -213,8 +213,10 @@ async def test_filter_and_order(top: Any, settings: Settings) -> None:
         await until(pilot, "Esc all (failed)")
         await pilot.press("escape")
         await until(pilot, "m2q9")
-        await pilot.press("o")
-        screen = await until(pilot, "sorted by: latest")
+        await pilot.press("slash", *"lammps.yaml", "enter")
+        assert "m2q9" not in await until(pilot, "Esc all (lammps.yaml)", "k7f3 lammps")
+        await pilot.press("escape", "o")
+        screen = await until(pilot, "sorted by: latest", "m2q9")
         shown = [line[1:5] for line in screen.splitlines()[2:8]]
         assert shown == ["m2q9", "k7f3", "w41t", "st0p", "d0ne", "c0de"]
 

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 from fractale.errors import StoreError
@@ -195,6 +195,8 @@ class RunFilter:
 
     Args:
         plan: The plan's name, or a glob of it.
+        plan_or_file: The plan's name, or the name of its file with or without its ending, or a glob
+            of one of them.
         status: One of these.
         since: Started at or after this Unix time.
         until: Started before it.
@@ -202,6 +204,7 @@ class RunFilter:
     """
 
     plan: str | None = None
+    plan_or_file: str | None = None
     status: Sequence[str] = ()
     since: float | None = None
     until: float | None = None
@@ -344,6 +347,7 @@ class RunIndex:
             # Rows that the index loses in a power cut are still in the directories.
             connection.execute("PRAGMA synchronous = NORMAL")
             migrate(connection, CHANGES, str(self._path))
+            connection.create_function("is_named", 3, is_named, deterministic=True)
             connection.isolation_level = "DEFERRED"
         except BaseException:
             connection.close()
@@ -359,6 +363,8 @@ def _where(which: RunFilter) -> tuple[str, list[Any]]:
     parts: list[tuple[str, list[Any]]] = []
     if which.plan is not None:
         parts.append(("plan GLOB ?", [which.plan]))
+    if which.plan_or_file is not None:
+        parts.append(("is_named(plan, file, ?)", [which.plan_or_file]))
     if which.status:
         parts.append((f"status IN ({', '.join('?' * len(which.status))})", list(which.status)))
     if which.since is not None:
@@ -369,6 +375,12 @@ def _where(which: RunFilter) -> tuple[str, list[Any]]:
         parts.append(("parent = ?", [which.parent]))
     where = "WHERE " + " AND ".join(text for text, _ in parts) if parts else ""
     return where, [value for _, values in parts for value in values]
+
+
+def is_named(plan: str, file: str, pattern: str) -> bool:
+    """Whether a glob fits a plan's name, or its file's name with or without its ending."""
+    path = PurePath(file)
+    return any(fnmatchcase(name, pattern) for name in (plan, path.name, path.stem))
 
 
 def list_runs(
@@ -413,6 +425,7 @@ def _fits(row: RunRow, which: RunFilter) -> bool:
     """Whether a run passes the filter, as in `RunIndex.find`."""
     return (
         (which.plan is None or fnmatchcase(row.plan, which.plan))
+        and (which.plan_or_file is None or is_named(row.plan, row.file, which.plan_or_file))
         and (not which.status or row.status in which.status)
         and (which.since is None or row.started >= which.since)
         and (which.until is None or row.started < which.until)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from fractale.errors import FractaleError
@@ -99,8 +99,9 @@ class Glance:
     def text(self) -> str:
         """The text that a filter searches, in lower case."""
         row = self.row
-        words = (row.id, row.plan, row.status, self.state, self.step, self.says, row.parent or "")
-        return " ".join(words).casefold()
+        file = PurePath(row.file).name
+        words = (row.id, row.plan, file, row.status, self.state, self.step, self.says)
+        return " ".join((*words, row.parent or "")).casefold()
 
 
 @dataclass(slots=True)

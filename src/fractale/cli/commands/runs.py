@@ -38,7 +38,9 @@ class RunsGroup(click.Group):
 
 @click.group("runs", cls=RunsGroup, invoke_without_command=True)
 @click.option(
-    "--plan", metavar="GLOB", help="Show only runs of plans with this name, such as 'trans*'."
+    "--plan",
+    metavar="GLOB",
+    help="Show only runs of plans with this name or file name, such as 'trans*'.",
 )
 @click.option(
     "--status",
@@ -81,7 +83,7 @@ def command(
         return 0
     from fractale.store.index import RunFilter, list_runs
 
-    which = RunFilter(plan=plan, status=statuses, since=_since(since))
+    which = RunFilter(plan_or_file=plan, status=statuses, since=_since(since))
     if limit is None:
         limit = 0 if as_json else MOST
     # Ask for one run more than is shown, to learn whether there are more.
