@@ -220,8 +220,13 @@ def test_a_run_without_a_process_continues_in_the_background(place):
     (place.folder / "plan.yaml").write_text(PLAN.replace("what: job", "what: other"))
     code, said = place.call("answer", "one", "name=melt")
     assert code == 1
-    assert "the answer was dropped: error  the plan" in said
-    assert "has changed since run one was started" in said
+    first, *below = said.splitlines()
+    assert first.startswith("error  the answer was dropped: the plan ")
+    assert first.endswith(" has changed since run one was started: step `submit` (inputs.what)")
+    assert below == [
+        "       continue with the changed plan: fractale fork one --at submit; or restore the plan",
+        f"       the plan as it was: {place.answers.parent / 'plan.yaml'}",
+    ]
     assert list(place.answers.glob("*.json")) == []
     (place.folder / "plan.yaml").write_text(PLAN)
     code, said = place.call("answer", "one", "name=melt", "--json")

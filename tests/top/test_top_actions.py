@@ -11,11 +11,13 @@ import pytest
 
 from fractale.cli.commands.top import ask
 from fractale.record.history_reader import read_history
-from fractale.runs.actions import Actions
+from fractale.render.text import Line, plain
+from fractale.runs.actions import Actions, NotStarted
 from fractale.settings import Settings
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 from fractale.top.app import TopApp
+from fractale.top.dialogues import Done, guarded
 from fractale.top.screens import GUARD_SECONDS
 from made_runs import MadeRuns, wait_for
 from top_runs import answered, typed, until
@@ -136,3 +138,29 @@ async def test_a_run_is_followed_to_its_end(top: Any, made: MadeRuns) -> None:
             await until(pilot, "wait", "running")
             made.open_gate("top-live")
             await until(pilot, "success", "came after")
+
+
+async def test_what_was_refused_is_shown_with_the_lines_of_the_process_that_refused_it() -> None:
+    class Talk:
+        """A conversation on no screen."""
+
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def reopen(self) -> None:
+            pass
+
+        def show(self, *lines: Line) -> None:
+            self.lines += map(plain, lines)
+
+        async def line(self, asked: str) -> str:
+            return asked
+
+    async def refused() -> Done:
+        raise NotStarted("the plan has changed", hint="fork it: fractale fork one\nthe plan: p\x1b")
+
+    talk: Any = Talk()
+    done = await guarded(talk, refused())
+    below = ["  fork it: fractale fork one", "  the plan: p\\x1b"]
+    assert talk.lines == ["", "  not done: the plan has changed", *below]
+    assert done.words == "not done: the plan has changed"

@@ -60,6 +60,8 @@ BEGUN_SECONDS: Final = 1.0
 CANCEL_SECONDS: Final = 120.0
 LONGEST_REASON: Final = 4000
 """The most characters of a background process's output in an error."""
+ERROR: Final = "error  "
+"""How a process prints an error (`fractale.render.problems`); further lines are indented alike."""
 MOST_ASKED_AGAIN: Final = 100
 """How often a step may ask the same so that a late answer still learns who answered."""
 LONGEST_ANSWER: Final = 200
@@ -455,11 +457,12 @@ class Actions:
                 f"`fractale cancel {record.run_id}` has not ended in {CANCEL_SECONDS:.0f} s",
                 hint=f"see `fractale show {record.run_id}`; it may still end",
             ) from None
-        text = err.decode(errors="replace").strip()[-LONGEST_REASON:]
+        message, hint = _last_error(err.decode(errors="replace"))
         try:
             data: dict[str, Any] = json.loads(out)
         except ValueError:
-            raise NotStarted(text or "nothing was cancelled") from None
+            raise NotStarted(message or "nothing was cancelled", hint=hint) from None
+        text = "; ".join(filter(None, [message, *(hint or "").split("\n")]))
         jobs: list[dict[str, Any]] = data.get("jobs") or []
         failed = [str(job["trouble"]) for job in jobs if job.get("trouble")]
         trouble = "; ".join([*failed, *([text] if text and process.returncode else [])])
@@ -700,7 +703,7 @@ class Actions:
                     break
                 if holder := holder_of(record):
                     raise RunHeld(f"run {record.run_id} is held by {holder}")
-                raise _not_started(record, words, written)
+                raise _not_started(record, written)
             await asyncio.sleep(LOOK_SECONDS)
         return BackgroundRun(
             run=record.run_id,
@@ -1016,21 +1019,34 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _not_started(record: RunRecord, words: Sequence[str], written: int) -> NotStarted:
-    """The error of a background process that ended before it took up its run."""
+def _not_started(record: RunRecord, written: int) -> NotStarted:
+    """The error of a background process that ended before it took up its run.
+
+    Args:
+        written: The size of the file with its output when it was started, in bytes.
+    """
     try:
         with record.output.open("rb") as file:
             file.seek(written)
-            text = file.read().decode(errors="replace").strip()
+            message, hint = _last_error(file.read().decode(errors="replace"))
     except OSError as error:
-        text = str(error)
-    typed = " ".join(word for word in words if word != "--quiet")
-    error = NotStarted(
-        text[-LONGEST_REASON:] or "the process ended without a word",
-        hint=f"at a terminal: fractale {typed}" if words[0] == "resume" else None,
-    )
+        message, hint = str(error), None
+    error = NotStarted(message or "the process ended without a word", hint=hint)
     error.log = record.output
     return error
+
+
+def _last_error(output: str) -> tuple[str, str | None]:
+    """The last error that a process of fractale printed: its first line, and the lines below it.
+
+    All of the output, without a hint, if the process printed no error in that form.
+    """
+    text = output.strip()[-LONGEST_REASON:]
+    start = f"\n{text}".rfind(f"\n{ERROR}")
+    if start < 0:
+        return text, None
+    message, *below = text[start + len(ERROR) :].split("\n")
+    return message, "\n".join(line.removeprefix(" " * len(ERROR)) for line in below) or None
 
 
 def _ended_early(record: RunRecord) -> NotStarted:

@@ -104,7 +104,8 @@ def _ways_to_continue(record: RunRecord, plan: Plan, changes: Sequence[PlanChang
         ways.insert(0, f"continue with the changed plan: {fork_command(record.run_id, at)}")
     if changes and all(change.name == "limits" for change in changes):
         ways.append("raise a limit for this run only: --limit NAME=VALUE")
-    return "; or ".join(ways)
+    kept = f"\nthe plan as it was: {record.plan}" if record.plan.is_file() else ""
+    return "; or ".join(ways) + kept
 
 
 def fork_step(history: RunHistory, plan: Plan, changed: Iterable[str]) -> str | None:

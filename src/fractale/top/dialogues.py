@@ -180,12 +180,12 @@ async def guarded(talk: Conversation, work: Awaitable[Done]) -> Done:
         return Done()
     except FractaleError as error:
         talk.reopen()
-        talk.show(row(""), row(f"  not done: {inert(error.message, 2000)}", "bad"))
-        if error.hint:
-            talk.show(row(f"  {inert(error.hint, 2000)}"))
+        first, *more = inert(error.message, 2000, lines=True).split("\n")
+        more += inert(error.hint, 2000, lines=True).split("\n") if error.hint else []
+        talk.show(row(""), row(f"  not done: {first}", "bad"), *(row(f"  {line}") for line in more))
         with contextlib.suppress(ConversationLeft):
             await talk.line("  Enter to go back > ")
-        return Done(words=f"not done: {inert(error.message, 200)}")
+        return Done(words=f"not done: {fit(first, 200)}")
 
 
 async def _one_of(talk: Conversation, questions: Sequence[OpenQuestion]) -> OpenQuestion:

@@ -521,4 +521,4 @@ def said(error: Exception) -> dict[str, str]:
         return {"message": show_problems(error.problems, file_lines(), color=False), "hint": ""}
     message = getattr(error, "message", None) or str(error)
     hint = getattr(error, "hint", None) or ""
-    return {"message": inert(message, 4000, lines=True), "hint": inert(hint, 1000)}
+    return {"message": inert(message, 4000, lines=True), "hint": inert(hint, 1000, lines=True)}
