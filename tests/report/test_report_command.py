@@ -147,6 +147,41 @@ def test_two_runs_are_compared(tmp_path):
     assert 'id="m2q9b-step-transform"' in html
 
 
+def test_two_texts_are_compared_line_by_line(tmp_path):
+    script = ["#!/bin/bash", "#SBATCH -N 2", "module load lammps", "srun lmp"]
+    changed = [script[0], "#SBATCH -N 4", *script[2:], "echo <b>"]
+    long = ["\n".join(f"{begin} {i}" for i in range(300)) for begin in "ab"]
+    histories = []
+    for run_id, lines, log in zip(("k7f3a", "m2q9b"), (script, changed), long, strict=True):
+        run = Recording(
+            tmp_path,
+            run_id,
+            inputs={"script": "\n".join(lines), "log": log, "line": log[:1] * 200},
+        )
+        run.start("trial").visit("trial")
+        run.end(usage={"seconds": 2.0, "total_tokens": 0, "cost": 0.0})
+        histories.append(read_history(run.folder))
+    found = compare(histories, {})
+    assert not {"tokens", "cost", "node-hours"} & set(found.columns)
+    places = {each.place: each for each in found.differences}
+    assert places["inputs.script"].lines == (
+        ("@@ -1,4 +1,5 @@", "dim"),
+        (" #!/bin/bash", "dim"),
+        ("-#SBATCH -N 2", "removed"),
+        ("+#SBATCH -N 4", "added"),
+        (" module load lammps", "dim"),
+        (" srun lmp", "dim"),
+        ("+echo <b>", "added"),
+    )
+    assert [mark for _, mark in places["inputs.line"].lines] == ["dim", "removed", "added"]
+    last = places["inputs.log"].lines[-1]
+    assert last == ("… 401 more lines: fractale diff k7f3a m2q9b --full", "dim")
+    html = report(histories)
+    assert '<span class="added">+#SBATCH -N 4</span>\n' in html
+    assert '<span class="added">+echo &lt;b&gt;</span>\n' in html
+    assert_closed(html)
+
+
 def test_a_sweep_has_a_table_of_all_plots_and_reasons(tmp_path):
     histories = []
     for i in range(MOST_WHOLE + 5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fractale.render.phrases import as_json, ordinal
 from fractale.render.questions import exact
@@ -151,7 +151,7 @@ def _changes(found: list[ValueChange], *, full: bool, indent: str = "  ") -> lis
 
 def _change(change: ValueChange, indent: str, *, full: bool) -> Iterator[Line]:
     path = inert(change.path) or "(the whole)"
-    if isinstance(change.a, str) and isinstance(change.b, str) and "\n" in change.a + change.b:
+    if has_lines(change):
         yield row(f"{indent}{path}")
         yield from _text_change(change.a, change.b, f"{indent}  ", full=full)
         return
@@ -163,13 +163,21 @@ def _change(change: ValueChange, indent: str, *, full: bool) -> Iterator[Line]:
 
 
 def _text_change(a: str, b: str, indent: str, *, full: bool) -> Iterator[Line]:
-    """The lines of a text that differ, with one line around them."""
-    lines: list[Any] = list(difflib.unified_diff(a.splitlines(), b.splitlines(), lineterm="", n=1))[
-        2:
-    ]
+    lines = changed_lines(a, b)
     shown = lines if full else lines[:MOST_LINES]
-    for text in shown:
-        mark: Mark = MARKS.get(text[:1], "dim")
-        yield [(indent, ""), (exact(text) if full else fit(exact(text), COLUMNS), mark)]
+    for text, mark in shown:
+        yield [(indent, ""), (text if full else fit(text, COLUMNS), mark)]
     if more := len(lines) - len(shown):
         yield row(f"{indent}… {count(more, 'more line')}, with --full", "dim")
+
+
+def has_lines(change: ValueChange) -> bool:
+    """Whether both values are texts, and one of them has several lines."""
+    a, b = change.a, change.b
+    return isinstance(a, str) and isinstance(b, str) and "\n" in a + b
+
+
+def changed_lines(a: str, b: str) -> list[tuple[str, Mark]]:
+    """The lines of a text that differ, with one line around them, and their marks."""
+    lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), lineterm="", n=1))[2:]
+    return [(exact(text), MARKS.get(text[:1], "dim")) for text in lines]

@@ -10,6 +10,7 @@ from fractale.durations import clock
 from fractale.plain import to_json
 from fractale.record.diff import ValueChange, diff_runs
 from fractale.record.history import input_values
+from fractale.render.diff import changed_lines, has_lines
 from fractale.render.phrases import as_json
 from fractale.render.summary import NO_BREAKS, STATES, history_verdict
 from fractale.render.text import count, fit, inert, when
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from fractale.record.history import RunHistory
 
 MOST_CHANGES, MOST_COLUMNS, MOST_PLOTS = 60, 12, 8
+MOST_LINES, MOST_OF_LINE = 200, 1000
 CELL: Final = 120
+CLASSES: Final = {"good": "added", "bad": "removed"}
+NOTHING: Final = {"tokens": "0", "cost": "$0.000", "node-hours": "0"}
+"""The columns that are left out where no run used any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +44,16 @@ class RunColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDifference:
-    """A place where two runs differ."""
+    """A place where two runs differ.
+
+    Args:
+        lines: Of two texts, the lines that differ, each with the class of its mark; else empty.
+    """
 
     place: str
-    a: str
-    b: str
+    a: str = ""
+    b: str = ""
+    lines: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,8 @@ def compare(histories: Sequence[RunHistory], prefixes: Mapping[str, str]) -> Run
     got = [f"outputs.{name}" for name in _varying(outputs)][:MOST_COLUMNS]
     flat = [_flat(one, other) for one, other in zip(inputs, outputs, strict=True)]
     fixed = [_fixed(history) for history in histories]
-    names = [*fixed[0], *given, *got]
+    used = [n for n in fixed[0] if any(each[n] != NOTHING.get(n) for each in fixed)]
+    names = [*used, *given, *got]
     texts = [
         {**own, **{name: _cell(values.get(name)) for name in (*given, *got)}}
         for own, values in zip(fixed, flat, strict=True)
@@ -198,7 +209,8 @@ def _reasons(histories: Sequence[RunHistory]) -> Iterable[Reason]:
 def _differences(a: RunHistory, b: RunHistory) -> Iterable[RunDifference]:
     """The places where two runs differ, those of their heads first."""
     found = diff_runs(a, b)
-    lines = [_difference(f"{each.path}", each) for each in found.about]
+    command = f"fractale diff {a.run} {b.run}"
+    lines = [_difference(f"{each.path}", each, command) for each in found.about]
     for attempt in found.attempts:
         if not attempt.changed:
             continue
@@ -216,7 +228,8 @@ def _differences(a: RunHistory, b: RunHistory) -> Iterable[RunDifference]:
         values = [("inputs", each) for each in attempt.inputs]
         values += [("outputs", each) for each in attempt.outputs]
         lines += [
-            _difference(f"{place}: {kind} {each.path}".rstrip(), each) for kind, each in values
+            _difference(f"{place}: {kind} {each.path}".rstrip(), each, command)
+            for kind, each in values
         ]
         if "outcome" in attempt.changed:
             lines.append(RunDifference(place=place, a=_outcome(attempt.a), b=_outcome(attempt.b)))
@@ -224,8 +237,7 @@ def _differences(a: RunHistory, b: RunHistory) -> Iterable[RunDifference]:
             lines.append(RunDifference(place=place, a="calls differ", b="calls differ"))
     yield from lines[:MOST_CHANGES]
     if more := max(len(lines) - MOST_CHANGES, 0):
-        words = f"fractale diff {a.run} {b.run}"
-        yield RunDifference(place=f"… {count(more, 'more difference')}", a=words, b="")
+        yield RunDifference(place=f"… {count(more, 'more difference')}", a=command)
 
 
 def _outcome(attempt: Any) -> str:
@@ -235,7 +247,23 @@ def _outcome(attempt: Any) -> str:
     ) else words  # fmt: skip
 
 
-def _difference(place: str, change: ValueChange) -> RunDifference:
+def _is_long(value: Any) -> bool:
+    """Whether a cell would only show the beginning of a text."""
+    return isinstance(value, str) and len(value) > CELL
+
+
+def _difference(place: str, change: ValueChange, command: str) -> RunDifference:
+    """One place.
+
+    Args:
+        command: Shows all lines.
+    """
+    if has_lines(change) or (_is_long(change.a) and _is_long(change.b)):
+        lines = changed_lines(change.a, change.b)
+        shown = [(fit(text, MOST_OF_LINE), CLASSES.get(m, m)) for text, m in lines[:MOST_LINES]]
+        if more := len(lines) - len(shown):
+            shown.append((f"… {count(more, 'more line')}: {command} --full", "dim"))
+        return RunDifference(place=inert(place, 300), lines=tuple(shown))
     return RunDifference(
         place=inert(place, 300),
         a="(missing)" if change.missing == "a" else _cell(change.a) or "null",
