@@ -79,10 +79,15 @@ def run_cells(row: RunRow) -> tuple[str, ...]:
     )
 
 
-def about_run(row: RunRow) -> str:
-    """The step where a run failed, what it waits for, and the run that it was forked from."""
+def about_run(row: RunRow, why: str = "") -> str:
+    """The step where a run failed, what it waits for, and the run that it was forked from.
+
+    Args:
+        why: Why it failed, without control characters, if that was read.
+    """
+    failed = f"failed at {inert(row.failed_at, 60)}" if row.failed_at else ""
     parts = [
-        f"failed at {inert(row.failed_at, 60)}" if row.failed_at else "",
+        ": ".join(filter(None, (failed, why))),
         f"waits for {inert(row.waits_for, 80)}" if row.waits_for else "",
         f"forked from {inert(row.parent, 20)} at {inert(row.forked_at or '', 40)}"
         if row.parent

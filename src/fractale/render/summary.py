@@ -70,6 +70,7 @@ LIST_LINES = 24
 ANSWER, ANSWER_LINES = "answer", 200
 """The name of the output of `fractale prompt` and `fractale agent`, and its most lines."""
 MOST_QUESTIONS = 20
+MOST_REASON = 300
 MOST_NOTICES = 8
 MOST_STEPS = 3
 """The most steps that the verdict on a running run names."""
@@ -146,6 +147,14 @@ def verdict(run_finished_data: Mapping[str, Any], room: int = ROOM) -> Verdict:
     mark: Mark = STATES[status][1] if status in STATES else "warn"
     rows = tuple(_rows(run_finished_data, room))
     return Verdict(head.words, mark, head.why, rows, head.joint)
+
+
+def why_in_short(run_finished_data: Mapping[str, Any]) -> str:
+    """Why a run did not succeed, in a line: its last error, else what its verdict says."""
+    found = verdict(run_finished_data, NO_BREAKS)
+    rows = {each.label: each.lines[0] for each in found.rows if each.lines}
+    error = rows.get("last error") or str(run_finished_data.get("error") or "")
+    return inert(error or found.why, MOST_REASON)
 
 
 def history_verdict(history: RunHistory, room: int = ROOM) -> Verdict:

@@ -23,7 +23,7 @@ from fractale.record.history import RunHistory
 from fractale.render.questions import asker, exact
 from fractale.render.run_list import about_run
 from fractale.render.run_view import Running, RunView
-from fractale.render.summary import NO_BREAKS, STATES, verdict
+from fractale.render.summary import STATES, verdict, why_in_short
 from fractale.render.text import Mark, inert
 from fractale.store.index import RunRow, list_runs
 from fractale.store.run_record import RUNS, RunRecords
@@ -377,7 +377,7 @@ def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
         return Glance(
             row=row, state=words, mark=mark, since=row.started, tokens=row.tokens, rank=Rank.RUNS
         )
-    why = _why(result) if result and row.status != "success" else ""
+    why = why_in_short(result) if result and row.status != "success" else ""
     return Glance(
         row=row,
         state="limit" if row.status == "limit" else words,
@@ -393,14 +393,6 @@ def _ended(row: RunRow, result: Mapping[str, Any]) -> Glance:
 def _first_step(row: RunRow) -> str:
     """The first step that a run waits for, without the job or the time."""
     return inert(row.waits_for.partition(", ")[0].partition(" (")[0], 60)
-
-
-def _why(result: Mapping[str, Any]) -> str:
-    """Why a run did not succeed: its last error, else what its verdict says."""
-    found = verdict(result, NO_BREAKS)
-    rows = {each.label: each.lines[0] for each in found.rows if each.lines}
-    error = rows.get("last error") or str(result.get("error") or "")
-    return inert(error or found.why, MOST_TEXT)
 
 
 def _number(value: Any) -> float | None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
 from fractale.durations import parse_duration
+from fractale.errors import FractaleError
 from fractale.render.run_list import HEADINGS, about_run, run_cells
-from fractale.render.summary import LEAST_HOURS, STATES
+from fractale.render.summary import LEAST_HOURS, STATES, why_in_short
 from fractale.store.index import RunFilter, RunRow, list_runs
+from fractale.store.run_record import RunRecords
 
 PAGE: Final = 100
 """Runs on one page."""
+MOST_KNOWN: Final = 5 * PAGE
+"""Failed runs whose reasons are kept, so that a list that is read again reads no record."""
+MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""The errors of a record that no fractale has written so."""
 SINCE: Final = (
     ("", "any time"),
     ("1h", "last hour"),
@@ -147,7 +155,12 @@ def run_list(
         filter=replace(wanted, page=page),
         headings=[HEADINGS[n] for n in used],
         numbers_from=NUMBERS_FROM,
-        rows=[_row(row, [cells[n] for n in used]) for row, cells in zip(shown, table, strict=True)],
+        rows=[
+            _row(row, [cells[n] for n in used], _why(state_dir, row.id, row.ended))
+            if row.status == "failed"
+            else _row(row, [cells[n] for n in used])
+            for row, cells in zip(shown, table, strict=True)
+        ],
         counts=[(state, STATES[state][0], counted[state]) for state in SHOWN if counted[state]],
         found=len(rows),
         pages=pages,
@@ -156,12 +169,21 @@ def run_list(
     )
 
 
-def _row(row: RunRow, cells: Sequence[str]) -> Row:
+@lru_cache(maxsize=MOST_KNOWN)
+def _why(state_dir: Path, run_id: str, _ended: float | None) -> str:
+    """Why a run failed; empty if its record does not say it."""
+    with suppress(FractaleError, *MALFORMED):
+        last = next(RunRecords(state_dir).at(run_id).events_from_end(("run_finished",)), None)
+        return why_in_short(last) if last else ""
+    return ""
+
+
+def _row(row: RunRow, cells: Sequence[str], why: str = "") -> Row:
     return Row(
         run=row.id,
         cells=cells,
         mark=STATES.get(row.status, ("", ""))[1],
-        about=about_run(row),
+        about=about_run(row, why),
         parent=row.parent,
         is_active=row.status in ("running", "waiting"),
     )
