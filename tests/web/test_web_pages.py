@@ -16,6 +16,8 @@ import pytest
 
 from faces import Web, web_server
 from fractale.record.history_reader import read_history
+from fractale.runs.actions import NotStarted
+from fractale.web.app import said
 from fractale.web.lists import PAGE, Filter, run_list
 from made_runs import (
     BEGIN,
@@ -90,6 +92,11 @@ def test_the_list_is_filtered_and_has_pages(made: MadeRuns, tmp_path: Path):
     assert run_list(tmp_path, Filter(plan="Look twice")).found == 70
     assert run_list(tmp_path, Filter(since="1h"), now=BEGIN + 60 * len(ids)).found == 60
     assert run_list(tmp_path, Filter(text="no such run")).found == 0
+
+
+def test_a_hint_keeps_its_lines_without_control_characters():
+    error = NotStarted("the plan has changed", hint="fork it\nthe plan\x1b")
+    assert said(error) == {"message": "the plan has changed", "hint": "fork it\nthe plan\\x1b"}
 
 
 @pytest.mark.parametrize(
