@@ -91,6 +91,11 @@ def _fields(required: Mapping[str, Check] | None = None, /, **others: Check) -> 
     return found
 
 
+def _amount(value: Any) -> str:
+    """A number, or several by their names, such as what is reserved of each limit."""
+    return _table_of(_number)(value) if isinstance(value, dict) else _number(value)
+
+
 def _or_empty(check: Check) -> Check:
     return lambda value: check(value) if value else ""
 
@@ -164,7 +169,7 @@ EVENTS: Final[Mapping[str, Check]] = {
     "waiting": _fields({"question": _QUESTION}, step=_text),
     "answered": _fields({"question": _QUESTION}, step=_text, by=_text, via=_text, user=_text),
     "run_finished": _fields(
-        {"status": _STATUS}, error=_text, hint=_text, outputs=_TABLE, usage=_table_of(_number),
+        {"status": _STATUS}, error=_text, hint=_text, outputs=_TABLE, usage=_table_of(_amount),
         output_files=_table_of(_text), next=_TEXTS, left_out=_TEXTS, record=_text,
         waiting=_list_of(_QUESTION),
         notices=_list_of(_fields(kind=_text, step=_text, message=_text)),
