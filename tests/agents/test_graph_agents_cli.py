@@ -183,7 +183,7 @@ def test_a_review_is_answered_in_another_process(project, answer, made):
     done = fractale(project, "run", "plan.yaml", "-a", "my_agents.REVIEWED", "--run-id", "r")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "may it call buy?" in done.stderr
-    assert "--answer s=yes" in done.stderr
+    assert "fractale answer r s=yes" in done.stderr
     done = fractale(project, "resume", "r", "--answer", f"s={answer}", "--json")
     assert end(done)["status"] == ("success" if made else "failed"), done
     assert bought(project) == made

@@ -155,5 +155,12 @@ def test_what_is_wrong_is_said(event, wrong):
     assert (wrong in wrong_event(event)) if wrong else not wrong_event(event)
 
 
+def test_amounts_that_are_reserved_are_no_damage():
+    usage = {"seconds": 1.5, "node_hours": 0.0, "reserved": {"jobs": 1, "node_hours": 0.5}}
+    event = {"event": "run_finished", "time": BEGIN, "status": "stopped", "usage": usage}
+    assert wrong_event(event) == ""
+    assert "is not a number" in wrong_event({**event, "usage": {"reserved": {"jobs": "x"}}})
+
+
 def test_every_kind_of_event_has_a_shape():
     assert set(get_args(EventKind)) - EVENTS.keys() == {"model_text"}, "which is not recorded"

@@ -310,7 +310,8 @@ def test_the_open_questions_of_a_run_are_counted_once(tmp_path):
     assert history.open_questions == [], "the process was killed: it may not fail again"
     history.alive = True
     assert [asked.question["kind"] for asked in history.open_questions] == ["failure"]
-    timer = {"kind": "timer", "step": "c", "due": {"began": 1.0, "seconds": 9.0, "until": 10.0}}
+    due = {"began": {"wall": 1.0}, "seconds": 9.0, "until": 10.0}
+    timer = {"kind": "timer", "step": "c", "due": due}
     run.end("waiting", waiting=[timer, asks("b", id="2" * 32)["question"]])
     (asked,) = read_history(run.folder).open_questions
     assert (asked.step, asked.asked_at) == ("b", BEGIN + 2.5)

@@ -277,9 +277,9 @@ def over(path: Path) -> httpx.Client:
 
 
 def test_a_socket_is_private_and_needs_the_token_too(made: MadeRuns, tmp_path: Path):
-    (folder := tmp_path / "own").mkdir(mode=0o700)
-    path = folder / "web.sock"
+    path = tmp_path / "own" / "web.sock"
     with web_server(made, "--socket", str(path), output=tmp_path / "out.txt") as web:
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         said = (tmp_path / "out.txt").read_text()
         assert f"-L 8000:{path}" in said

@@ -316,7 +316,30 @@ def test_a_run_is_forked_and_one_that_has_ended_is_not_resumed(
     assert "already ended" in again.text
 
 
+def test_each_line_of_a_comparison_is_a_line(client: httpx.Client, made: MadeRuns):
+    made.run("steps")
+    made.run("failed-job")
+    page = client.get("/diff?a=steps&b=failed-job").text
+    shown = re.search(r'<pre class="lines"[^>]*>(.*?)</pre>', page, re.DOTALL)[1]  # type: ignore[index]
+    words = [re.sub("<[^>]+>", "", line).strip() for line in shown.split("\n")]
+    assert len(words) > 5
+    assert any(line.startswith("plan") for line in words)
+
+
 # -- starting a run --------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_not_begun_has_a_page_that_continues(client: httpx.Client, made: MadeRuns):
+    record = made.run("steps").sibling("not-begun")
+    record.path.mkdir(mode=0o700, parents=True)
+    try:
+        record.output.write_text("error  the server <x> does not start\n")
+        page = client.get("/runs/not-begun")
+        assert page.status_code == 200
+        assert '<meta http-equiv="refresh" content="1">' in page.text
+        assert "the server &lt;x&gt; does not start" in page.text
+    finally:
+        shutil.rmtree(record.path)
 
 
 def test_a_run_is_started_after_its_effects_were_shown(client: httpx.Client, made: MadeRuns):

@@ -91,22 +91,17 @@ def _fields(required: Mapping[str, Check] | None = None, /, **others: Check) -> 
     return found
 
 
+def _amount(value: Any) -> str:
+    """A number, or several by their names, such as what is reserved of each limit."""
+    return _table_of(_number)(value) if isinstance(value, dict) else _number(value)
+
+
 def _or_empty(check: Check) -> Check:
     return lambda value: check(value) if value else ""
 
 
 def _any(_value: Any) -> str:
     return ""
-
-
-_NUMBERS = _table_of(_number)
-
-
-def _usage(value: Any) -> str:
-    """Numbers, and in ``reserved`` those of jobs that are not over."""
-    if wrong := _fields(reserved=_NUMBERS)(value):
-        return wrong
-    return _NUMBERS({name: each for name, each in value.items() if name != "reserved"})
 
 
 _STATUS = _one_of("success", "failed", "waiting", "limit", "stopped")
@@ -174,7 +169,7 @@ EVENTS: Final[Mapping[str, Check]] = {
     "waiting": _fields({"question": _QUESTION}, step=_text),
     "answered": _fields({"question": _QUESTION}, step=_text, by=_text, via=_text, user=_text),
     "run_finished": _fields(
-        {"status": _STATUS}, error=_text, hint=_text, outputs=_TABLE, usage=_usage,
+        {"status": _STATUS}, error=_text, hint=_text, outputs=_TABLE, usage=_table_of(_amount),
         output_files=_table_of(_text), next=_TEXTS, left_out=_TEXTS, record=_text,
         waiting=_list_of(_QUESTION),
         notices=_list_of(_fields(kind=_text, step=_text, message=_text)),

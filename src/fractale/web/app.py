@@ -53,6 +53,8 @@ RECENT: Final = 40
 """Runs that are listed beside the page of a run."""
 FOLDER: Final = "web"
 """The directory of the server's own files, in the state directory."""
+AGAIN: Final = 1
+"""Seconds after which the page of a run that has not begun is loaded again."""
 LONGEST_NUMBER: Final = 8
 """Digits of the number of an attempt."""
 PING: Final = 15
@@ -179,6 +181,9 @@ class Web:
 
     def run(self, request: Request) -> Response:
         record = self._record(request)
+        if not record.head.exists():
+            output = log_tail(record.output)
+            return self._page("starting.html", run=record.run_id, output=output, again=AGAIN)
         feed = self.feeds.of(record)
         parts, version = feed.parts()
         return self._page(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from fractale.jobs.logs import LONGEST_TAIL, read_tail
+from fractale.jobs.logs import LONGEST_TAIL, open_log, read_tail
 from fractale.record.history import RecordedJob, RunHistory
 from fractale.render.questions import exact
 from fractale.render.text import inert
@@ -18,6 +19,7 @@ from fractale.schedulers.folder import JobFolder, name_of
 TAIL_LINES: Final = 400
 FOLLOWED_LINES: Final = 30
 """The lines of a log on the page of a run."""
+PIECE: Final = 2**16
 LINE: Final = 2000
 """The most characters of a line."""
 
@@ -39,9 +41,21 @@ class Log:
 
     def response(self, headers: Mapping[str, str]) -> Response:
         """The whole log, as text; nothing if a job has put a link in its place."""
-        if self.path.is_symlink() or not self.path.is_file():
+        descriptor = open_log(self.path)
+        if descriptor is None:
             return PlainTextResponse("", headers=headers)
-        return FileResponse(self.path, media_type="text/plain; charset=utf-8", headers=headers)
+        return StreamingResponse(
+            _pieces(descriptor), media_type="text/plain; charset=utf-8", headers=headers
+        )
+
+
+def _pieces(descriptor: int) -> Iterator[bytes]:
+    """The content of a log as it is now; a job that still writes does not prolong it."""
+    with open(descriptor, "rb") as file:
+        left = os.fstat(descriptor).st_size
+        while left > 0 and (piece := file.read(min(left, PIECE))):
+            left -= len(piece)
+            yield piece
 
 
 def job_logs(history: RunHistory) -> Iterator[Log]:
@@ -68,8 +82,6 @@ def log_of(history: RunHistory, job: RecordedJob) -> Log:
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
     """The last lines of a log, with control characters escaped; empty if there is none yet."""
-    if path.is_symlink():
-        return ""
     try:
         text = read_tail(path, lines, LONGEST_TAIL).text
     except OSError:

@@ -59,12 +59,15 @@ def listen(port: int) -> socket.socket:
 def listen_at(path: Path) -> socket.socket:
     """A Unix socket (mode 0600) that listens; one that a killed server left is replaced.
 
+    A missing directory is made, for this user alone.
+
     Raises:
         UsageError: Another server listens there, something else has the name, other users may
             write to the directory, or the path is too long.
     """
     folder = path.absolute().parent
     try:
+        make_folder(folder)
         found = folder.stat()
     except OSError as error:
         raise UsageError(f"cannot listen on {path}: {error.strerror or error}") from error
