@@ -500,8 +500,10 @@ def hostile_run(state_dir: Path, run_id: str = "hostile", long_line: int = LONG_
     """Write the record of a failed run in which every field of every event is hostile.
 
     Only what fractale itself chooses (states, outcomes, kinds, numbers, times) is as it always is:
-    that is what makes the events count.
+    that is what makes the events count. One that is there already stays.
     """
+    if (known := RunRecords(state_dir).at(run_id)).head.exists():
+        return known
     record = RunRecords(state_dir).new(run_id)
     outputs = FileOutputs(record.outputs)
     long = "A" * (long_line // 2) + HOSTILE[0] + "B" * (long_line // 2)
@@ -528,6 +530,8 @@ def by_hash() -> dict[str, str]:
 
 def hostile_questions(state_dir: Path, run_id: str = "hostile-asks") -> RunRecord:
     """Write the record of a run that waits for answers to hostile questions, one of each kind."""
+    if (known := RunRecords(state_dir).at(run_id)).head.exists():
+        return known
     record = RunRecords(state_dir).new(run_id)
     outputs = FileOutputs(record.outputs)
     record.write_head(_hostile_head(outputs, "long"))
