@@ -83,22 +83,24 @@ function move(by) {
 // The page changes while it is looked at. For a moment after a card has appeared, moved or gone, no
 // card takes a click, an Enter or a key: it was meant for what was there before. Where the cards are
 // is compared at the click itself, too.
-const QUIET = 500;
-let places = "", changed = 0;
+const QUIET = 500, NEAR = 4; // milliseconds, pixels: scrolling moves a card by parts of a pixel
+let places = [], changed = 0;
+const same = (one, other) => one.length === other.length && one.every(([id, left, top], n) =>
+  id === other[n][0] && Math.abs(left - other[n][1]) < NEAR && Math.abs(top - other[n][2]) < NEAR);
 
 function settling() {
   const now = find("[data-question]").map((it) => {
     const at = it.getBoundingClientRect();
-    return [it.dataset.question, Math.round(at.left + scrollX), Math.round(at.top + scrollY)];
-  }).join();
-  if (now !== places) { places = now; changed = performance.now(); }
-  const is = now !== "" && performance.now() - changed < QUIET;
+    return [it.dataset.question, at.left + scrollX, at.top + scrollY];
+  });
+  if (!same(now, places)) { places = now; changed = performance.now(); }
+  const is = now.length > 0 && performance.now() - changed < QUIET;
   document.documentElement.toggleAttribute("data-settling", is);
   return is;
 }
 setInterval(settling, 50);
 document.addEventListener("htmx:after:swap", settling);
-addEventListener("pageshow", () => { places = ""; settling(); });
+addEventListener("pageshow", () => { places = []; settling(); });
 
 // Whether it is too early for an answer; says so for a while.
 let unsaid = 0;
