@@ -32,6 +32,7 @@ def web(made: MadeRuns) -> Iterator[Web]:
 def page(browser: Browser, web: Web) -> Browser:
     """The list of runs, entered by the printed address."""
     browser.open(web.address)
+    browser.until(lambda: browser.js("return document.getElementById('main')"), "the list")
     return browser
 
 
