@@ -22,7 +22,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import JavascriptException, StaleElementReferenceException
+from selenium.common.exceptions import (
+    ElementNotInteractableException,
+    JavascriptException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -61,6 +65,19 @@ const [rules, done] = arguments;
 axe.run(document, {runOnly: rules, resultTypes: ["violations"]}).then(
   found => done(found.violations), error => done([{id: String(error), impact: "critical"}]));
 """
+
+NAMED = """
+const [selector, name] = arguments;
+// A page that has just changed takes no answer for a moment.
+if (document.documentElement.hasAttribute("data-settling")) return undefined;
+const said = it => [it.getAttribute("aria-label"), it.innerText, it.value,
+  ...[...(it.labels || [])].map(label => label.innerText)].filter(Boolean);
+return [...document.querySelectorAll(selector)].find(it => it.checkVisibility() &&
+  said(it).some(text => text.trim().toLowerCase().startsWith(name.toLowerCase())));
+"""
+
+CHANGED = (StaleElementReferenceException, ElementNotInteractableException)
+"""What is raised for a control that the page has replaced or moved meanwhile."""
 
 FOCUS = """
 const it = document.activeElement;
@@ -157,23 +174,24 @@ class Browser:
 
     def named(self, name: str, selector: str = "a, button, summary, input, select") -> WebElement:
         """The first shown control with a text, a label or a value, as a person would find it."""
-        script = """
-        const [selector, name] = arguments;
-        // A page that has just changed takes no answer for a moment.
-        if (document.documentElement.hasAttribute("data-settling")) return undefined;
-        const said = it => [it.getAttribute("aria-label"), it.innerText, it.value,
-          ...[...(it.labels || [])].map(label => label.innerText)].filter(Boolean);
-        return [...document.querySelectorAll(selector)].find(it => it.checkVisibility() &&
-          said(it).some(text => text.trim().toLowerCase().startsWith(name.toLowerCase())));
-        """
         found: list[WebElement] = []
 
         def look() -> bool:
-            found[:] = [it for it in [self.js(script, selector, name)] if it]
+            found[:] = [it for it in [self.js(NAMED, selector, name)] if it]
             return bool(found)
 
         self.until(look, f"a control `{name}`")
         return found[0]
+
+    def answer(self, name: str, true: Callable[[], object], selector: str = "button") -> None:
+        """Click a control until something is so: a page that has just changed takes no click."""
+
+        def clicked() -> bool:
+            if not true() and (found := self.js(NAMED, selector, name)):
+                found.click()
+            return bool(true())
+
+        self.until(clicked, f"what `{name}` does")
 
     def until(self, true: Callable[[], object], what: str = "", seconds: float = PATIENCE) -> None:
         """Wait until something is so; the failure shows the page's text."""
@@ -182,7 +200,7 @@ class Browser:
             try:
                 if true():
                     return
-            except (StaleElementReferenceException, JavascriptException):
+            except (*CHANGED, JavascriptException):
                 pass  # the page changed while it was looked at
             if time.monotonic() > deadline:
                 raise AssertionError(f"never came: {what}\n{self.driver.current_url}\n{self.text}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +23,8 @@ set -g history-limit 5000
 set -g default-terminal screen-256color
 set -s escape-time 0
 """
+MOST_LOOKS = 20
+"""How often a screen that never stands still is looked at."""
 
 
 class Tmux:
@@ -81,23 +85,25 @@ class Tmux:
         text = self._tmux("capture-pane", "-p", "-S", "-")
         return "\n".join(line.rstrip() for line in text.rstrip().split("\n")) + "\n"
 
+    def until(self, true: Callable[[str], object], seconds: float = 60) -> str:
+        """Wait until something is so of a screen that is not just being drawn; returns it."""
+        deadline, before = time.monotonic() + seconds, ""
+        for look in itertools.count():
+            screen = self.screen()
+            if true(screen) and (screen == before or look > MOST_LOOKS):
+                return screen
+            before = screen
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.02)
+        raise AssertionError
+
     def wait_for(self, text: str, seconds: float = 60) -> str:
         """Wait until a text is on the screen; returns the screen."""
-        deadline = time.monotonic() + seconds
-        while text not in (screen := self.screen()):
-            assert time.monotonic() < deadline, screen
-            time.sleep(0.05)
-        return screen
+        return self.until(lambda screen: text in screen, seconds)
 
     def ask_for(self, text: str) -> str:
         """Wait until a text and a prompt below it stand at the end of the screen."""
-        deadline = time.monotonic() + 60
-        while True:
-            screen = self.screen()
-            if text in screen and screen.rstrip().endswith(">"):
-                return screen
-            assert time.monotonic() < deadline, screen
-            time.sleep(0.05)
+        return self.until(lambda screen: text in screen and screen.rstrip().endswith(">"))
 
     def type(self, text: str) -> None:
         """Type a line."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,23 @@ def screen_text(pilot: Pilot[Any]) -> str:
     return re.sub(r"\d+:\d\d:\d\d · jobs ran \d+:\d\d:\d\d", TIMES, "\n".join(lines)) + "\n"
 
 
+async def until_true(pilot: Pilot[Any], true: Callable[[], object], what: str = "") -> None:
+    """Wait until something is so of the screen."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, f"{what}:\n{screen_text(pilot)}"
+        await pilot.pause(0.05)
+
+
 async def until(pilot: Pilot[Any], *texts: str) -> str:
     """Wait until all texts are on the screen; returns the screen."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        screen = screen_text(pilot)
-        if all(text in screen for text in texts):
-            return screen
-        assert time.monotonic() < deadline, f"{texts} not in:\n{screen}"
-        await pilot.pause(0.05)
+    await until_true(pilot, lambda: all(text in screen_text(pilot) for text in texts), str(texts))
+    return screen_text(pilot)
 
 
 async def typed(pilot: Pilot[Any], text: str) -> None:
     """Type a line and Enter, once a line is asked for."""
-    deadline = time.monotonic() + PATIENCE
-    while pilot.app.focused is None:
-        assert time.monotonic() < deadline, screen_text(pilot)
-        await pilot.pause(0.05)
+    await until_true(pilot, lambda: pilot.app.focused, "a line")
     await pilot.press(*text, "enter")
 
 

@@ -33,6 +33,7 @@ from top_runs import (
     screen_text,
     step,
     until,
+    until_true,
     written,
 )
 
@@ -105,11 +106,13 @@ async def test_a_resize_draws_everything_again(top: Any, settings: Settings) -> 
     async with top((80, 24)) as pilot:
         await until(pilot, "m2q9 translate")
         await pilot.resize_terminal(40, 12)
-        await pilot.pause(0.2)
-        lines = screen_text(pilot).splitlines()
-        assert len(lines) <= 12
-        assert "leave" in lines[-1]
-        assert all(len(line) <= 40 for line in lines)
+
+        def is_small() -> bool:
+            lines = screen_text(pilot).splitlines()
+            narrow = all(len(line) <= 40 for line in lines)
+            return len(lines) <= 12 and "leave" in lines[-1] and narrow
+
+        await until_true(pilot, is_small)
 
 
 async def test_a_terminal_without_utf8_gets_ascii(top: Any, settings: Settings) -> None:

@@ -20,8 +20,14 @@ from fractale.questions.kinds import (
     Review,
     ToolChanged,
 )
-from fractale.runs.actions import OpenQuestion
+from fractale.record.history_reader import read_history
+from fractale.runs.actions import Actions, OpenQuestion
+from fractale.runs.mailbox import Asked, Mailbox
+from fractale.settings import Settings
+from fractale.web.environment import environment
 from fractale.web.questions import Card, answer_in, card_of
+from fractale.web.run_parts import RunParts
+from top_runs import QUESTION, held, run
 
 CALL = Approval.ask("s", "write", {"path": "a.sh", "text": "x"}, "it changes something")
 FORM = {
@@ -145,3 +151,18 @@ def test_an_answer_that_waits_is_shown_instead_of_asked_for():
     assert card_of(asked).answered.startswith("answered by anna in top; the run has not taken it")
     later = OpenQuestion(key="k", step="s", question=CALL, held=True, turn=False)
     assert "before this one" in card_of(later).notes[-1]
+
+
+def test_a_card_stays_between_two_questions_of_a_process(settings: Settings):
+    """The record has one after the other, the mailbox has all."""
+    asked = [{**QUESTION, "id": digit * 16, "step": digit} for digit in "12"]
+    first = {"step": "1", "question": asked[0]}
+    answer = {**first, "answer": True, "by": "person"}
+    events = (0.1, "waiting", first), (0.2, "answered", answer)
+    record = run(settings.state_dir, "asks", "two", 9.0, *events)
+    pages = environment()
+    pages.globals |= {"csrf": str, "csrf_name": "csrf"}
+    parts = RunParts(pages, Actions(settings, by="a page"))
+    with held(settings.state_dir, "asks"):
+        Mailbox(record).publish({"second": Asked(asked[1])})
+        assert "card-second" in parts(read_history(record), {})

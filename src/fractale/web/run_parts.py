@@ -114,10 +114,13 @@ class RunParts:
         return found
 
     def _asked(self, history: RunHistory) -> tuple[Sequence[OpenQuestion], str]:
-        """The open questions, and why they cannot be read."""
-        if not any(not asked.answered for asked in history.questions) and (
-            history.status != "waiting"
-        ):
+        """The open questions, and why they cannot be read.
+
+        A process that asks several has them all in its mailbox, and one after the other in the
+        record: between two of them, none is open there.
+        """
+        is_over = not history.alive and history.status != "waiting"
+        if is_over and all(asked.answered for asked in history.questions):
             return (), ""
         try:
             return self.actions.questions(history.run), ""
