@@ -98,19 +98,22 @@ $(FLUX): requirements/flux.txt | $(DEMO)
 
 # COVERAGE=yes measures it, and the two halves add up in .coverage; without it, what was measured
 # before is removed, since it is of other code.
-# JOBS are the processes of the first half, which waits more than it computes.
+# JOBS are the processes of the first half, REAL_JOBS those of the second, whose tests start more
+# processes each; both wait a part of the time. What all of them import is compiled once.
 JOBS ?= 4
+REAL_JOBS ?= 3
 PYTEST := $(BIN)/pytest --dist worksteal -q
 HALF = $(PYTEST) -n $(2) -m '$(1)' $(if $(COVERAGE),--cov --cov-report= $(3))
 
 # What the tests of each half are: tests/conftest.py.
 test: $(TEST) $(CRATE) $(FLUX)
 	@rm -f .coverage
+	@$(BIN)/python -m compileall -q -j 2 src tests/support
 	$(call HALF,not real,$(JOBS))
 
 test-real: $(TEST) $(CRATE) $(FLUX)
 	@$(if $(COVERAGE),,rm -f .coverage)
-	$(call HALF,real,2,--cov-append)
+	$(call HALF,real,$(REAL_JOBS),--cov-append)
 
 # Both halves with the newest releases that pyproject.toml allows.
 test-newest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from counts import examples
 from fractale.settings import Settings
 from fractale.testing.plan_run import arun_plan
 
@@ -27,7 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # How long an example takes depends on the machine's load.
-hypothesis.settings.register_profile("any-load", deadline=None)
+hypothesis.settings.register_profile("any-load", deadline=None, max_examples=examples(100))
 hypothesis.settings.load_profile("any-load")
 
 # The marker `real`: what takes more of a machine than Python, or minutes of killing and waiting.
@@ -86,14 +88,33 @@ REAL_FILES = {
     "test_watch": "tmux, kills",
 }
 REAL_FIXTURES = {"browser", "postgres", "slurm", "studio"}
+NAMES_REAL = re.compile(
+    r"mark\.real\b|usefixtures|getfixturevalue|\b(" + "|".join(sorted(REAL_FIXTURES)) + r")[,:)]"
+)
+"""What is in the text of a file, other than `REAL_FILES`, that has a test of the second half."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Don't import a file that has no test of the half that is run: each process imports all."""
+    half = config.getoption("markexpr")
+    if half not in ("real", "not real") or not collection_path.match("test_*.py"):
+        return None
+    if collection_path.stem in REAL_FILES:
+        return half == "not real" or None
+    if half == "real" and not NAMES_REAL.search(collection_path.read_text(encoding="utf-8")):
+        return True
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if item.path.stem in REAL_FILES or fixtures & REAL_FIXTURES:
+        marked = item.get_closest_marker("real")
+        if marked or item.path.stem in REAL_FILES or fixtures & REAL_FIXTURES:
             item.add_marker("real")
+            known = item.path.stem in REAL_FILES or NAMES_REAL.search(item.path.read_text("utf-8"))
+            assert known, f"{item.path}: its name belongs into REAL_FILES"
 
 
 @pytest.fixture(autouse=True)

@@ -198,7 +198,7 @@ def on_terminal(
     project: Path, *words: str, answer: str | None = None, **env: str
 ) -> tuple[int, str]:
     known = {"FRACTALE_TRUST_PROJECT": "", "HOME": str(project), **env}
-    screen = Terminal(project / "work", "-m", "fractale.cli", *words, **known)
+    screen = Terminal(project / "work", *words, **known)
     if answer is not None:
         screen.wait_for(ASKS)
         screen.type(answer)

@@ -13,13 +13,15 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cli import TOOLS, environment
 from test_cli import fractale as fractale_in_a_pipe
 
+from forked import start as start_process
 from fractale import questions
 from fractale.testing import ModelServer
 from fractale.testing.model_server import ModelRequest, Reply
@@ -31,25 +33,21 @@ DIALOGUE = Path(__file__).parents[1] / "support" / "dialogue.py"
 
 
 class Terminal:
-    """A command on a pseudo-terminal."""
+    """``fractale WORDS`` on a pseudo-terminal."""
 
     def __init__(self, project: Path, *words: str, **env: str) -> None:
         self._master, slave = pty.openpty()
         known = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", "LANG": "C.UTF-8"}
         env = {"FRACTALE_TRUST_PROJECT": "1", **env}  # the plans are their user's own
-        self.process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=project,
-            env=environment(project, **known, **env),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=_take_terminal,
-        )
+        self.process = self.started(words, project, environment(project, **known, **env), slave)
         os.close(slave)
         self.seen = ""
         self.raw = ""
+
+    @staticmethod
+    def started(words: Sequence[str], project: Path, env: dict[str, str], terminal: int) -> Any:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+        return start_process(words, cwd=project, env=env, **streams)
 
     def wait_for(self, text: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
@@ -91,7 +89,19 @@ class Terminal:
         return code
 
 
-def _take_terminal() -> None:
+class Script(Terminal):
+    """A script on a pseudo-terminal."""
+
+    @staticmethod
+    def started(words: Sequence[str], project: Path, env: dict[str, str], terminal: int) -> Any:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+        command = [sys.executable, *words]
+        return subprocess.Popen(
+            command, cwd=project, env=env, start_new_session=True, preexec_fn=_take, **streams
+        )
+
+
+def _take() -> None:
     """Make standard input the terminal that Ctrl-C and the like are sent from."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -111,9 +121,7 @@ def write(project: Path, plan: str) -> None:
 
 def run(project: Path, plan: str, *words: str, **env: str) -> Terminal:
     write(project, plan)
-    return Terminal(
-        project, "-m", "fractale.cli", "run", "p.yaml", "-r", "tools.yaml", *words, **env
-    )
+    return Terminal(project, "run", "p.yaml", "-r", "tools.yaml", *words, **env)
 
 
 FAILS = """
@@ -209,7 +217,7 @@ def test_ctrl_c_and_the_end_of_input_leave_a_run_that_goes_on_later(project, byt
     assert terminal.end() == code
     assert "Traceback" not in terminal.seen
     assert "fractale resume" in terminal.seen
-    again = Terminal(project, "-m", "fractale.cli", "resume", "-1")
+    again = Terminal(project, "resume", "-1")
     again.ask_for("y once")
     again.type("y")
     assert again.end() == 0
@@ -448,7 +456,7 @@ def test_the_terminal_shows_keys_again_after_a_run(paused):
 
 def dialogue(project: Path, *asked: dict, **env: str) -> Terminal:
     (project / "questions.json").write_text(json.dumps(asked))
-    return Terminal(project, str(DIALOGUE), "questions.json", **env)
+    return Script(project, str(DIALOGUE), "questions.json", **env)
 
 
 def answer_of(terminal: Terminal) -> object:
@@ -774,7 +782,7 @@ def asking_server(project):
 
 
 def test_a_server_asks_in_the_middle_of_a_call(project, asking_server):
-    terminal = Terminal(project, "-m", "fractale.cli", "run", "p.yaml")
+    terminal = Terminal(project, "run", "p.yaml")
     assert "the server hpc asks, in step submit" in terminal.ask_for("How many nodes")
     terminal.type("4")
     assert terminal.end() == 0

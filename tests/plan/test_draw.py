@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counts import examples
 from fractale.errors import DependencyMissing
 from fractale.plan import draw
 from fractale.plan.build import parse_plan
@@ -229,7 +230,7 @@ def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, 
 plain_names = st.from_regex(r"[a-z][a-z0-9_-]{0,30}", fullmatch=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data())
 def test_any_wiring_of_steps_can_be_drawn(data: st.DataObject):
     names = data.draw(st.lists(plain_names, min_size=1, max_size=8, unique=True))

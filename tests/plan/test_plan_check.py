@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from counts import examples
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.check import check_against_tools, check_plan
 from fractale.plan.flow import Flow
@@ -637,7 +638,7 @@ class TestAgainstTools:
 # Properties
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan_data())
 def test_any_plan_is_checked_without_a_crash(data):
     plan = parse_plan(yaml_text(data), "plan.yaml")
@@ -666,7 +667,7 @@ def sound_plans(draw):
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(sound_plans(), st.data())
 def test_one_fault_is_one_problem_at_its_place(found, data):
     plan = {"name": "p", "steps": found}
@@ -685,7 +686,7 @@ def test_one_fault_is_one_problem_at_its_place(found, data):
     assert line[problem.position.column - 1 :].startswith("nowhere")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.integers(1, 7).flatmap(
         lambda n: st.lists(st.tuples(*[st.integers(0, n - 1)] * 2), min_size=n, max_size=n)

@@ -1,13 +1,13 @@
 """Plans back into YAML, and files that are nearly plans: nothing is lost, nothing crashes."""
 
 import json
-import os
 import random
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from counts import FULL
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.dump import dump_plan
@@ -15,11 +15,10 @@ from fractale.plan.model import Plan, Rule, Step, Template
 from fractale.plan.source import BREAK
 from plan_texts import plan_data, yaml_text
 
-FULL = os.environ.get("FRACTALE_FULL") == "1"
-MUTATIONS = 10_000 if FULL else 1_000
+MUTATIONS = 10_000 if FULL else 400
 
 generated = settings(
-    max_examples=10_000 if FULL else 300,
+    max_examples=10_000 if FULL else 100,
     derandomize=True,
     database=None,
     deadline=None,

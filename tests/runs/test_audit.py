@@ -246,7 +246,7 @@ def test_trust_that_cannot_be_written_down_is_not_given(project):
 
 def test_what_is_agreed_to_at_the_terminal_is_written_down(project):
     known = {forked.TRUSTED: "", "HOME": str(project.parent)}
-    screen = Terminal(project, "-m", "fractale.cli", "run", "job.yaml", **known)
+    screen = Terminal(project, "run", "job.yaml", **known)
     screen.wait_for("Do you trust this file? [y/N]")
     screen.type("n")
     screen.wait_for("Run it? [y/a/N]")
@@ -256,7 +256,7 @@ def test_what_is_agreed_to_at_the_terminal_is_written_down(project):
         ("plans", "person"),
         ("plan", "person"),
     ]
-    screen = Terminal(project, "-m", "fractale.cli", "list", "servers", **known)
+    screen = Terminal(project, "list", "servers", **known)
     screen.wait_for("Do you trust this file? [y/N]")
     screen.type("y")
     assert screen.end() == 0, screen.seen
@@ -289,7 +289,7 @@ def test_agreeing_to_a_run_of_somebody_else_and_forks_are_written_down(project):
     assert (line["kind"], line["by"]) == ("run", "FRACTALE_TRUST_PROJECT")
     known = {forked.TRUSTED: "0", "HOME": str(project.parent / "third")}
     (project.parent / "third").mkdir()
-    screen = Terminal(project, "-m", "fractale.cli", *fork, **known)
+    screen = Terminal(project, *fork, **known)
     screen.wait_for("Continue with it? [y/N]")
     screen.type("y")
     assert screen.end() == 0, screen.seen

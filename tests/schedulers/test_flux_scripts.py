@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_requests import plain_requests, requests_with_chunks
+from counts import examples
 from flux_python import PACKAGE, WITHOUT_LIBRARY, has_flux
 from fractale.schedulers.flux.directives import DIALECT, OPTIONS
 from fractale.schedulers.flux.times import read_limit, write_time
@@ -335,7 +336,7 @@ ANYWAY = {"requeue", "exclusive", "join"}
 
 
 class TestProperties:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(plain_requests())
     def test_what_is_written_is_read_back_or_lost(self, request_):
         written = DIALECT.write(request_)
@@ -357,7 +358,7 @@ class TestProperties:
         if not any("cores are asked for" in note for note in written.notes):
             assert ours.cores == theirs.cores
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(requests_with_chunks())
     def test_chunks_are_written_with_their_totals_or_lost(self, request_):
         written = DIALECT.write(request_)
@@ -367,7 +368,7 @@ class TestProperties:
         if "gpus" not in written.lost:
             assert ours.gpus == theirs.gpus
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(plain_requests())
     def test_from_slurm_and_back(self, request_):
         asked = SLURM.read(
@@ -381,7 +382,7 @@ class TestProperties:
                 continue
             assert getattr(found, name) == value, name
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(
         st.lists(
             st.tuples(
@@ -395,12 +396,12 @@ class TestProperties:
         for each in reading(*(f"#FLUX: --{name}{value}" for name, value in options)).directives:
             assert each.sets or each.untold or each.invalid
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(st.lists(st.text("#FLUX: -n=a12\"'\\&|", max_size=30), max_size=8))
     def test_any_lines_are_read(self, lines):
         assert DIALECT.read(lines).lines <= set(range(1, len(lines) + 1))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(st.integers(1, 10**8))
     def test_times(self, seconds):
         assert read_limit(write_time(seconds)) == seconds
@@ -439,7 +440,7 @@ class TestFluxItself:
     def test_what_is_written_is_read_as_it_is_meant(self):
         found: list[Written] = []
 
-        @settings(max_examples=200, deadline=None, database=None)
+        @settings(max_examples=examples(200), deadline=None, database=None)
         @given(plain_requests())
         def collect(request_):
             found.append(DIALECT.write(request_))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from batch_requests import plain_requests
+from counts import examples
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.slurm.directives import DIALECT
 from slurm import Slurm, running_slurm
@@ -185,7 +186,7 @@ def test_arrays_have_the_elements_that_sbatch_makes(slurm, tmp_path, text):
 
 
 def test_what_is_written_is_taken_as_it_is_meant(slurm, tmp_path):
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=examples(40), deadline=None, database=None)
     @given(plain_requests())
     def check(request_):
         header = "\n".join(f"#SBATCH {line}" for line in DIALECT.write(request_).lines)

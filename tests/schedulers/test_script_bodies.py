@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flux_python
+from counts import examples
 from fractale.schedulers.body import Body, translate_body
 from fractale.schedulers.environment import environment_of, mentions_in, mentions_of
 from fractale.schedulers.homes import READ as NAMES
@@ -613,7 +614,7 @@ MIXED = st.tuples(PIECES, st.lists(WORDS, max_size=15)).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(PIECES, st.sampled_from(NAMES), st.sampled_from(TARGETS))
 def test_commands_without_a_word_of_a_scheduler_stay_as_they_are(
     pieces: list[str], source: str, target: str
@@ -625,7 +626,7 @@ def test_commands_without_a_word_of_a_scheduler_stay_as_they_are(
     assert not body.left_out
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(MIXED, st.sampled_from(NAMES), st.sampled_from(TARGETS), st.sampled_from(["sh", "csh"]))
 def test_nothing_of_the_source_remains_untold(
     pieces: list[str], source: str, target: str, shell: str
@@ -655,7 +656,7 @@ def test_nothing_of_the_source_remains_untold(
             assert left is None or source in ("pbs", "cobalt"), (change, left)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(MIXED, st.sampled_from(NAMES))
 def test_each_mention_of_a_scheduler_is_found(pieces: list[str], source: str) -> None:
     text = "".join(pieces)
@@ -676,7 +677,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500), deadline=None)
 @given(LINES, LINES, st.booleans())
 def test_what_a_shell_reads_at_a_place_is_the_same_without_the_lines_that_are_passed_over(
     above: list[str], below: list[str], csh: bool
@@ -701,7 +702,7 @@ def test_what_a_shell_reads_at_a_place_is_the_same_without_the_lines_that_are_pa
         assert found[0] == found[1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(MIXED, st.sampled_from(NAMES), st.sampled_from(TARGETS))
 def test_simple_lines_above_change_nothing(pieces: list[str], source: str, target: str) -> None:
     lines = " ".join(pieces).split("\n")
@@ -713,7 +714,7 @@ def test_simple_lines_above_change_nothing(pieces: list[str], source: str, targe
     assert [each.text for each in below.remains] == [each.text for each in alone.remains]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(MIXED, st.sampled_from(NAMES), st.sampled_from(TARGETS))
 def test_translating_twice_adds_nothing(pieces: list[str], source: str, target: str) -> None:
     lines = list(enumerate(" ".join(pieces).split("\n"), 1))

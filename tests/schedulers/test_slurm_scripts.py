@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_requests import plain_requests, requests_with_chunks
+from counts import examples
 from fractale.schedulers.dialects import read_script
 from fractale.schedulers.request import Array, Chunk, Dependency, Request
 from fractale.schedulers.script import Reading, Written
@@ -474,7 +475,7 @@ MEMORY = {"memory", "memory_per_node", "memory_per_core", "memory_per_gpu"}
 
 
 class TestProperties:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(plain_requests())
     def test_what_is_written_is_read_back_or_lost(self, request_):
         written = DIALECT.write(request_)
@@ -495,7 +496,7 @@ class TestProperties:
         if not written.lost.keys() & MEMORY:
             assert ours.memory <= theirs.memory
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(requests_with_chunks())
     def test_chunks_are_written_with_their_totals_or_lost(self, request_):
         written = DIALECT.write(request_)
@@ -507,7 +508,7 @@ class TestProperties:
             assert ours.cores == theirs.cores
         assert ours.nodes == theirs.nodes
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(
         st.lists(
             st.tuples(
@@ -522,13 +523,13 @@ class TestProperties:
         for each in found.directives:
             assert each.sets or each.untold or each.invalid or each.option == "ignore-pbs"
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300), deadline=None)
     @given(st.lists(st.text("#SBATCH -n=a12\"'\\: \thetjobPU", max_size=30), max_size=8))
     def test_any_lines_are_read(self, lines):
         found = DIALECT.read(lines)
         assert found.lines <= set(range(1, len(lines) + 1))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(st.integers(1, 10**8))
     def test_times(self, seconds):
         assert read_limit(write_time(seconds)) == seconds

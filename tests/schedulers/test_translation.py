@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from counts import examples
 from fractale.schedulers.comparison import compare
 from fractale.schedulers.dialects import dialect_of, read_script
 from fractale.schedulers.homes import NAMES
@@ -208,7 +209,7 @@ def script_asking(request: Request, scheduler: str) -> Script:
 
 @pytest.mark.parametrize(("source", "target"), DIRECTIONS)
 @given(request=requests())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_each_field_is_in_the_translation_or_told_as_lost(source, target, request):
     original = script_asking(request, source)
     translation = translate(original, target)
@@ -225,7 +226,7 @@ def test_each_field_is_in_the_translation_or_told_as_lost(source, target, reques
 
 @pytest.mark.parametrize(("source", "target"), DIRECTIONS)
 @given(request=requests())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_there_and_back_asks_for_the_same_in_all_that_both_can_say(source, target, request):
     original = script_asking(request, source)
     there = translate(original, target)
@@ -239,7 +240,7 @@ def test_there_and_back_asks_for_the_same_in_all_that_both_can_say(source, targe
 
 
 @given(body=st.text(alphabet="ab \t#$'\"\\()|&;<>-=\f\v", max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_commands_that_speak_to_nobody_stay_byte_for_byte(body):
     script = f"#!/bin/bash\n#SBATCH -n 2\necho begin\n{body}\n"
     assert translated(script, "flux").text.endswith(f"\necho begin\n{body}\n")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counts import examples
 from fractale.masking import Masker
 
 PEM = "-----BEGIN KEY-----\n{}\n-----END KEY-----".format(
@@ -123,7 +124,7 @@ def test_a_short_secret_is_masked_where_it_is_a_word(text, masked):
     assert Masker(["hunter"]).text(text) == masked
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     secret=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=8),
     before=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=8),
@@ -145,7 +146,7 @@ def test_any_secret_is_masked_in_any_form_and_masking_twice_changes_nothing(
 WORDS = st.text(string.ascii_letters + string.digits + " \n\t\\%&;\"'/+=-_.{}[]:,", max_size=300)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(text=WORDS)
 def test_ordinary_text_stays_as_it_is(text):
     secrets = ["canary-4f81c0d9aa", PEM, "hunter", "s3cr3t/with+signs="]
@@ -157,7 +158,7 @@ PACKED = [form for name, form in FORMS.items() if "base64" in name]
 """Their first character may have a few bits of the secret, and be told before the rest is known."""
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=st.data())
 def test_a_stream_is_masked_however_it_is_cut_into_pieces(data):
     secrets = [SECRETS["plain"], SECRETS["signs"], "hunter"]

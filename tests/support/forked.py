@@ -33,8 +33,8 @@ TRUSTED = "FRACTALE_TRUST_PROJECT"
 """The projects of the tests are theirs; a test of strangers' projects gives it as empty."""
 
 MODULES = """
-import asyncio, atexit, gc, importlib, json, os, pkgutil, resource, signal, socket, sys, tempfile
-import threading, time
+import asyncio, atexit, fcntl, gc, importlib, json, os, pkgutil, resource, signal, socket, sys
+import tempfile, termios, threading, time
 import fractale.cli
 for found in pkgutil.iter_modules(fractale.cli.__path__, "fractale.cli."):
     if found.name != "fractale.cli.__main__":
@@ -61,6 +61,8 @@ def prepare(order, streams):
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if os.isatty(0):  # the terminal that Ctrl-C is sent from
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
@@ -251,7 +253,8 @@ class Forking:
 
         Args:
             largest: Bytes that a file of it may have.
-            stdin: What it reads: `PIPE`, or a descriptor that stays the caller's to close.
+            stdin: What it reads: `PIPE`, or a descriptor that stays the caller's to close. A
+                terminal becomes the one that controls it.
             stdout: What it writes to, instead of a pipe; it stays the caller's to close.
             stderr: As `stdout`; `STDOUT` for the same.
         """
