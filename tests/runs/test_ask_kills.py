@@ -10,14 +10,14 @@ import json
 import os
 import pty
 import select
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from forked import Forking, Process
 
 PATIENCE = 60.0
 
@@ -54,50 +54,33 @@ steps:
 class Place:
     """A directory in which the plan is run, on terminals that the test reads."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, processes: Forking) -> None:
+        self.folder, self._processes = folder, processes
         (folder / "plan.yaml").write_text(PLAN)
         (folder / "ask_tools.py").write_text(TOOLS)
         (folder / "tools.yaml").write_text("tools: [ask_tools.note]\n")
         self._env = {"PATH": os.environ["PATH"], "HOME": str(folder), "TERM": "xterm"}
         self._env["FRACTALE_TRUST_PROJECT"] = "1"
-        self.open: list[subprocess.Popen[bytes]] = []
 
-    def terminal(self, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+    def terminal(self, *words: str) -> tuple[Process, int]:
         """A command at a terminal."""
         master, slave = pty.openpty()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fractale.cli", *words],
-            cwd=self.folder,
-            env=self._env,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+        process = self._processes.start(words, cwd=self.folder, env=self._env, **streams)
         os.close(slave)
-        self.open.append(process)
         return process, master
 
-    def run(self) -> tuple[subprocess.Popen[bytes], int]:
+    def run(self) -> tuple[Process, int]:
         return self.terminal("run", "plan.yaml", "-r", "tools.yaml")
 
     def call(self, *words: str) -> tuple[int, str]:
         """A command without a terminal, once the killed process has let the run go."""
         while True:
-            done = subprocess.run(
-                [sys.executable, "-m", "fractale.cli", *words],
-                cwd=self.folder,
-                env=self._env,
-                capture_output=True,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                timeout=PATIENCE,
-                check=False,
-            )
-            assert "Traceback" not in done.stdout + done.stderr, done.stderr
-            if not (done.returncode == 2 and "is held by process" in done.stderr):
-                return done.returncode, done.stdout + done.stderr
+            process = self._processes.start(words, cwd=self.folder, env=self._env)
+            out, err = process.communicate(timeout=PATIENCE)
+            assert "Traceback" not in out + err, err
+            if not (process.returncode == 2 and "is held by process" in err):
+                return process.wait(), out + err
             time.sleep(0.05)
 
     @property
@@ -113,12 +96,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    here = Place(tmp_path)
-    yield here
-    for process in here.open:
-        process.kill()
-        process.wait()
+def place(tmp_path: Path, processes: Forking) -> Place:
+    return Place(tmp_path, processes)
 
 
 def until(true: Callable[[], Any], master: int) -> Any:
@@ -134,7 +113,7 @@ def until(true: Callable[[], Any], master: int) -> Any:
     return found
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
     process.kill()
     process.wait()
 
