@@ -89,6 +89,20 @@ def test_jobs_have_a_lane_with_their_queue(tmp_path):
     assert "on n3" in job.title
 
 
+def test_the_program_of_a_script_is_no_job_in_a_queue(tmp_path):
+    run = Recording(tmp_path).start("words").enter("words", type="script")
+    run.add(
+        "job_state", step="words", job="words", scheduler="local", state="completed", over=True,
+        handle={"key": "k"}, submitted=BEGIN + 1, started=BEGIN + 5, ended=BEGIN + 8, nodes=[],
+    )  # fmt: skip
+    run.time = BEGIN + 9
+    found = drawn(run.leave("words").end())
+    assert [lane.label for lane in found.lanes] == ["words", "program"]
+    assert not bars(found, "queue")
+    [program] = bars(found, "job")
+    assert program.title.startswith("program of words, completed")
+
+
 def test_a_run_that_was_killed_ends_where_it_was_last_seen(tmp_path):
     run = Recording(tmp_path).start("go").enter("go").call("go", end=False)
     found = drawn(run, now=BEGIN + 1e6)

@@ -227,9 +227,11 @@ class _Drawing:
         bars: list[TimelineBar] = []
         for (attempt, job), row in zip(jobs, places, strict=True):
             at, href_of = y + row * ROW, anchor(attempt, self._prefix)
-            named = f"job {inert(job.job, 40)} of {inert(job.step, 60)}"
+            script = attempt.kind == "script"
+            named = "program" if script else f"job {inert(job.job, 40)}"
+            named += f" of {inert(job.step, 60)}"
             queued = _queue(job, self._end)
-            if queued[1] > queued[0]:
+            if queued[1] > queued[0] and not script:  # the program of a script starts at once
                 waited = in_words(queued[1] - queued[0])
                 bars += self._bar(queued, at, "queue", f"{named} waited {waited}", href_of)
             if job.started is not None:
@@ -237,7 +239,8 @@ class _Drawing:
                 words = f"{named}, {inert(job.state, 20)}, ran {in_words(ran[1] - ran[0])}"
                 words += f" on {inert(', '.join(job.nodes), 100)}" if job.nodes else ""
                 bars += self._bar(ran, at, "job", words, href_of)
-        label = "job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+        what = "program" if all(attempt.kind == "script" for attempt, _ in jobs) else "job"
+        label = what if len(jobs) == 1 else f"{len(jobs)} {what}s"
         return _lane(label, f"{path}: {label}", y, rows, depth + 1, href, bars)
 
     def _bars(self, attempt: RecordedAttempt, y: float, row: int) -> Iterable[TimelineBar]:
