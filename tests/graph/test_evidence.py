@@ -106,11 +106,13 @@ async def test_outputs_that_break_their_schema_are_a_failure(run_plan):
 async def test_a_tool_that_reports_an_error_is_a_failure_and_keeps_its_structured_answer(run_plan):
     server = FakeToolServer()
     server.fail("t", "no such partition", structured={"partition": "debgu"})
-    seen = await run_plan("name: p\nsteps: [{name: s, tool: t}]\n", tools=server)
+    rules = "rules: {success: job > 0}"  # that the call has no `job` is no news
+    seen = await run_plan(f"name: p\nsteps: [{{name: s, tool: t, {rules}}}]\n", tools=server)
     assert seen.path == ["s:failure"]
     assert seen.decided("s") == "error"
     assert "no such partition" in seen.result.error
     assert seen.of("step_finished")[0]["outputs"] == {"partition": "debgu"}
+    assert seen.of("warning") == []
 
 
 async def test_an_exception_in_a_tool_is_never_a_success(run_plan):

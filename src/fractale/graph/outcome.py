@@ -149,11 +149,12 @@ def match_rules(
     """The first rule that is true, in file order.
 
     A rule for `success` is skipped if its input is missing: the call failed, and left no outputs at
-    all or not the outputs that the rule reads.
+    all or not the outputs that the rule reads. That is no news: the call's own error is.
 
     Args:
         scope: The result of `rule_scope`.
-        on_undefined: Receives the rule's text and the name that is not defined.
+        on_undefined: Receives the rule's text and the name that is not defined, if the rule is not
+            skipped for that.
     """
     failed = (result.error or result.failure) is not None
     for rule in step.rules:
@@ -162,9 +163,11 @@ def match_rules(
             continue
         source, missing = rule.expression.source, list[str]()
         held = holds(rule.expression, scope, missing.append)
+        if needs_outputs and missing:
+            continue
         for name in missing:
             on_undefined(source, name)
-        if held and not (needs_outputs and missing):
+        if held:
             outcome: Outcome = "failure" if rule.event == FAILURE else "success"
             reason = f"rule `{source}`"
             if outcome == "failure":
