@@ -101,7 +101,7 @@ $(FLUX): requirements/flux.txt | $(DEMO)
 # JOBS are the processes of the first half, REAL_JOBS those of the second, whose tests start more
 # processes each; both wait a part of the time. What all of them import is compiled once.
 JOBS ?= 4
-REAL_JOBS ?= 3
+REAL_JOBS ?= 2
 PYTEST := $(BIN)/pytest --dist worksteal -q
 HALF = $(PYTEST) -n $(2) -m '$(1)' $(if $(COVERAGE),--cov --cov-report= $(3))
 
