@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from counts import examples
+from counts import FULL, examples
 from fractale.settings import Settings
 from fractale.testing.plan_run import arun_plan
 
@@ -28,8 +28,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# How long an example takes depends on the machine's load.
-hypothesis.settings.register_profile("any-load", deadline=None, max_examples=examples(100))
+# How long an example takes depends on the machine's load. Each run tries the same examples, so that
+# a change that passed passes again; `make test-full` tries others each time.
+hypothesis.settings.register_profile(
+    "any-load", deadline=None, max_examples=examples(100), derandomize=not FULL
+)
 hypothesis.settings.load_profile("any-load")
 
 # The marker `real`: what takes more of a machine than Python, or minutes of killing and waiting.

@@ -188,6 +188,11 @@ class _Needles:
         for needle in {*whole, *_lines(secret), *(each.replace(" ", "+") for each in whole)}:
             if len(needle) >= SHORT:
                 self._beside.setdefault(needle, (0, 0))
+        if secret.endswith("\\"):  # read without its escapes, it would escape what follows it
+            for only in (True, False):  # ASCII
+                form = json.dumps(secret, ensure_ascii=only)[1:-1]
+                self._beside.setdefault(form, (0, 0))
+                self._beside.setdefault(json.dumps(form)[1:-1], (0, 0))
         escaped = {json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace")}
         for form in {secret, secret.strip(), *escaped}:
             data = form.encode("utf-8", "replace")

@@ -97,6 +97,13 @@ def test_a_line_alone_of_a_secret_of_several_is_masked(secret, encode):
             assert Masker([secret]).text(encode(line)).strip('"') == "***"
 
 
+@pytest.mark.parametrize("form", ["json", "json in json"])
+def test_a_secret_that_ends_in_a_backslash_is_masked_beside_a_quote(form):
+    secret = "000000\xa0\\"
+    masked = Masker([secret]).text(f"\t{FORMS[form](secret)}\t")
+    assert "000000" not in masked
+
+
 def test_two_secrets_one_within_the_end_of_the_other():
     masker = Masker(["abcdefghij", "fghijklmnop"])
     assert masker.text("-abcdefghijklmnop-") == "-***-"
