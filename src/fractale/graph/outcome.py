@@ -149,7 +149,7 @@ def match_rules(
     """The first rule that is true, in file order.
 
     A rule for `success` is skipped if its input is missing: the call failed, and left no outputs at
-    all or not the outputs that the rule reads. That is no news: the call's own error is.
+    all or not the outputs that the rule reads. The error of the call says why.
 
     Args:
         scope: The result of `rule_scope`.
