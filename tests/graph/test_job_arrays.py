@@ -471,7 +471,7 @@ async def test_max_parallel_bounds_an_array_and_an_item_that_is_no_job_fails_alo
               command:
                 - sh
                 - -c
-                - 'echo x >> here; wc -l < here; sleep 0.5; sed -i 1d here'
+                - 'mkdir here.$$; set -- here.*; echo $#; sleep 0.5; rmdir here.$$'
               outputs: {n: '(\\d+)'}
         outputs: {most: "{{ steps.each.outputs | map(attribute='n') | max }}"}
         """)
