@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -35,10 +35,7 @@ LOOK: Final = 0.05
 """Seconds between two looks at the sizes of a run's files."""
 SLOW_LOOK: Final = 0.2
 """The same on a file system where a look takes long."""
-SLOW: Final = 0.01
-"""The seconds of such a look. On a busy machine, some looks take longer, but not each one."""
-LOOKS: Final = 5
-"""How many looks the quickest of which must be slow."""
+SLOW: Final = 0.002
 READ: Final = 1.0
 """Seconds after which the record is read in any case: a process that was killed writes nothing."""
 AGE: Final = 5.0
@@ -116,7 +113,6 @@ class Feed:
     _seen: tuple[Any, ...] = ()
     _read_at: float = 0.0
     _took: float = 0.0
-    _looks: deque[float] = field(default_factory=lambda: deque[float](maxlen=LOOKS))
     _rendered_at: float = 0.0
     _texts: Mapping[str, WrittenText] = field(default_factory=dict[str, WrittenText])
     _stopped: bool = False
@@ -291,7 +287,7 @@ class Feed:
 
     async def _follow(self) -> None:
         """Look at the run's files as long as the page has viewers."""
-        due = 0.0
+        pause, due = LOOK, 0.0
         announced = -1  # requests for pages and attempts update the parts, too
         try:
             while self._viewers and not self._stopped:
@@ -301,22 +297,21 @@ class Feed:
                     due = await self._updated()
                     if not due:
                         break
-                slow = len(self._looks) == LOOKS and min(self._looks) > SLOW
+                elif not stale:
+                    took = time.monotonic() - began
+                    pause = SLOW_LOOK if took > SLOW * 5 else LOOK
                 if announced != (announced := self._version):
                     self._wake()
-                await asyncio.sleep(SLOW_LOOK if slow else LOOK)
+                await asyncio.sleep(pause)
         finally:
             self._task, self._ended = None, True
             self._wake()
 
     def _has_changed(self) -> bool:
-        began = time.monotonic()
         try:
             return self._stamp() != self._seen
         except Exception:  # noqa: BLE001 - of a damaged record; `update` says so
             return True
-        finally:
-            self._looks.append(time.monotonic() - began)
 
     async def _updated(self) -> float:
         """Update the page; returns when to do so next at the earliest, or 0: the record is gone."""
