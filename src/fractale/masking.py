@@ -189,8 +189,8 @@ class _Needles:
             if len(needle) >= SHORT:
                 self._beside.setdefault(needle, (0, 0))
         if secret.endswith("\\"):  # read without its escapes, it would escape what follows it
-            for only in (True, False):  # ASCII
-                form = json.dumps(secret, ensure_ascii=only)[1:-1]
+            for ensure_ascii in (True, False):
+                form = json.dumps(secret, ensure_ascii=ensure_ascii)[1:-1]
                 self._beside.setdefault(form, (0, 0))
                 self._beside.setdefault(json.dumps(form)[1:-1], (0, 0))
         escaped = {json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace")}
