@@ -319,6 +319,11 @@ class RunHistory:
         return self.result["status"] if last else "stopped"
 
     @property
+    def forkable(self) -> list[RecordedAttempt]:
+        """The attempts before which a fork can start, oldest first: none inside of a step."""
+        return [each for each in self.attempts if each.parent is None and not each.handler]
+
+    @property
     def open_questions(self) -> list[RecordedQuestion]:
         """The questions that wait for an answer, each once.
 

@@ -227,10 +227,9 @@ async def _agrees(talk: Conversation, words: str) -> bool:
 def _fork_points(history: RunHistory) -> list[tuple[str, str]]:
     """Where the run can be forked, and how that attempt ended."""
     found: list[tuple[str, str]] = []
-    for attempt in history.attempts:
-        if attempt.parent is not None or attempt.handler:
-            continue
-        times = sum(each.path == attempt.path for each in history.attempts)
+    attempts = history.forkable
+    for attempt in attempts:
+        times = sum(each.path == attempt.path for each in attempts)
         name = f"{attempt.path}#{attempt.number}" if times > 1 else attempt.path
         found.append((name, attempt.outcome or "not finished"))
     return found

@@ -12,7 +12,7 @@ from fractale.errors import FractaleError
 from fractale.render.text import Line, inert, narrowed, row, shorten_path
 from fractale.top.letters import Letters
 from fractale.top.overview import MALFORMED, Glance, Overview, damage_of
-from fractale.top.run_text import RunText, log_tail, logs_of, panel_lines
+from fractale.top.run_text import RunText, logs_of, panel_lines, tail_lines
 
 KeyScreen: TypeAlias = Literal["panel", "run", "log"]
 
@@ -111,5 +111,5 @@ class FrameReader:
         number = max(len(logs) - 1 - wanted.log, 0)
         log = logs[number]
         which = f"{log.name} ({number + 1} of {len(logs)}) · {inert(shorten_path(str(log.path)))}"
-        tail = log_tail(log.path, LOG_LINES, wanted.width)
+        tail = tail_lines(log.path, LOG_LINES, wanted.width)
         return which, [row(line) for line in tail] or [row(" (empty so far)", "dim")]

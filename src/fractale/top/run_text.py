@@ -207,7 +207,7 @@ def _log_end(history: RunHistory, running: Running, width: int) -> list[Line]:
     mine = [job for job in logs_of(history) if job.step == running.path]
     if not mine:
         return []
-    return [row(f"     {text}", "dim") for text in log_tail(mine[-1].path, LOG_LINES, width - 6)]
+    return [row(f"     {text}", "dim") for text in tail_lines(mine[-1].path, LOG_LINES, width - 6)]
 
 
 # -- logs -------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def _log_name(job: RunJob) -> str:
     return f"{inert(job.step, 60)}{element}{again}"
 
 
-def log_tail(path: Path, most: int, width: int) -> list[str]:
+def tail_lines(path: Path, most: int, width: int) -> list[str]:
     """The last lines of a log, escaped and broken at the width; a long line shows its end."""
     try:
         text = read_tail(path, most, LONGEST_TAIL).text

@@ -44,7 +44,7 @@ from fractale.web.access import CSRF, SANDBOX, Access, Guard
 from fractale.web.environment import environment
 from fractale.web.lists import SINCE, Filter, run_list
 from fractale.web.live import NO_TROUBLE, TITLE, TROUBLE, Feeds, NotShown
-from fractale.web.logs import job_logs, log_tail
+from fractale.web.logs import job_logs, tail_text
 from fractale.web.plans import CheckedPlan, PlanFile, checked, fields_of, given_in, plan_files
 from fractale.web.questions import answer_in
 
@@ -182,7 +182,7 @@ class Web:
     def run(self, request: Request) -> Response:
         record = self._record(request)
         if not record.head.exists():
-            output = log_tail(record.output)
+            output = tail_text(record.output)
             return self._page("starting.html", run=record.run_id, output=output, again=AGAIN)
         feed = self.feeds.of(record)
         parts, version = feed.parts()
@@ -229,7 +229,7 @@ class Web:
         """The end of a job's log; the page follows it while the job runs."""
         record = self._record(request)
         log = self._log(request, record)
-        text = log_tail(log.path)
+        text = tail_text(log.path)
         again = f"{request.url.path}?seen={_digest(text)}" if not log.over else ""
         tail = self.templates.get_template("log_tail.html").render(text=text, again=again)
         if request.headers.get("hx-request") != "true":

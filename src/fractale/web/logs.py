@@ -80,7 +80,7 @@ def log_of(history: RunHistory, job: RecordedJob) -> Log:
     )
 
 
-def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
+def tail_text(path: Path, lines: int = TAIL_LINES) -> str:
     """The last lines of a log, with control characters escaped; empty if there is none yet."""
     try:
         text = read_tail(path, lines, LONGEST_TAIL).text

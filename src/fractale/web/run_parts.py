@@ -26,7 +26,7 @@ from fractale.report.page import Paging, RunPage, Visit, run_page, visit_detail
 from fractale.runs.actions import Actions, OpenQuestion
 from fractale.web.environment import as_sent
 from fractale.web.live import MOST_LOGS, TITLE, Part
-from fractale.web.logs import FOLLOWED_LINES, Log, job_logs, log_of, log_tail
+from fractale.web.logs import FOLLOWED_LINES, Log, job_logs, log_of, tail_text
 from fractale.web.plans import fields_of
 from fractale.web.questions import Field, card_of
 
@@ -78,7 +78,7 @@ class RunParts:
                     (inert(step, 200), *_written(history, step, text))
                     for step, text in texts.items()
                 ],
-                [(log, log_tail(log.path, FOLLOWED_LINES)) for log in logs],
+                [(log, tail_text(log.path, FOLLOWED_LINES)) for log in logs],
             ),
             "way": macros.way(),
             "timeline": macros.timeline(),
@@ -214,13 +214,9 @@ def plan_picture(plan: Plan) -> str:
 def fork_steps(history: RunHistory) -> list[tuple[str, str]]:
     """The steps that a fork can start at: name or ``NAME#2``, and words; the latest first."""
     found: list[tuple[str, str]] = []
-    for attempt in reversed(history.attempts):
-        if attempt.parent is None and not attempt.handler:
-            nth = f"#{attempt.number}"
-            words = (
-                f"{attempt.path}, attempt {attempt.number}" if attempt.number > 1 else attempt.path
-            )
-            found.append((attempt.path + nth, inert(words, 200)))
+    for attempt in reversed(history.forkable):
+        again = f", attempt {attempt.number}" if attempt.number > 1 else ""
+        found.append((f"{attempt.path}#{attempt.number}", inert(attempt.path + again, 200)))
     return found
 
 
