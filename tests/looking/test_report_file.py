@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from browser import CONTRAST, NARROW, Browser
-from made_runs import SECRET, MadeRuns
+from counts import FULL
+from made_runs import SECRET, MadeRuns, long_run
 
 LOOKED_AT = (("failed-job",), ("parent", "fork"), ("back", "foreach", "drafted", "images", "table"))
 
@@ -61,3 +62,11 @@ def test_a_secret_is_in_no_report(made: MadeRuns):
     html = report(made, "secret").read_text(encoding="utf-8")
     assert "anna" in html
     assert SECRET not in html
+
+
+def test_the_report_of_a_long_run_has_no_fault(browser: Browser, made: MadeRuns):
+    steps = 1000 if FULL else 150  # axe takes 40 s for the 80,000 elements of 1,000 steps
+    long_run(made, steps, f"long-{steps}")
+    browser.open(report(made, f"long-{steps}"))
+    assert f"s{steps - 1}" in browser.text
+    assert not browser.faults()

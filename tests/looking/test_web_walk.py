@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from browser import CONTRAST, NARROW, WIDE, Browser
+from counts import FULL
 from faces import Web, web_server
 from fractale.record.history_reader import read_history
-from made_runs import FEEDBACK, MadeRuns, wait_for
+from made_runs import FEEDBACK, MadeRuns, long_run, wait_for
 from tmux import Tmux
 
 LISTED = ("steps", "failed-job", "failed-tool", "approval", "foreach", "killed", "parent", "fork")
@@ -102,6 +103,16 @@ def test_a_runs_page_is_sound(page: Browser, web: Web, made: MadeRuns, name: str
     page.until(lambda: "what happened in it" not in page.text, "the contents of the attempts")
     assert not page.faults()
     page.screenshot(f"web-{name}", whole=True)
+    page.size(*NARROW)
+    assert not page.sideways()
+
+
+def test_the_page_of_a_long_run_has_no_fault(page: Browser, web: Web, made: MadeRuns):
+    steps = 1000 if FULL else 150
+    long_run(made, steps, f"long-{steps}")
+    go(page, web, f"/runs/long-{steps}")
+    page.until(lambda: f"s{steps - 1}" in page.text, "its last step")
+    assert not page.faults()
     page.size(*NARROW)
     assert not page.sideways()
 

@@ -386,7 +386,7 @@ def running_browser() -> Iterator[Browser]:
     service = webdriver.ChromeService(chromedriver, env={**env, "HOME": str(home)})
     try:
         driver = webdriver.Chrome(options, service)
-        driver.set_script_timeout(60)
+        driver.set_script_timeout(300)
         try:
             shots = os.environ.get("FRACTALE_SCREENSHOTS")
             yield Browser(driver, Path(shots) if shots else home / "screenshots")
