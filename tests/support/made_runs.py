@@ -456,7 +456,7 @@ def many_runs(state_dir: Path, samples: Sequence[RunRecord], count: int = 1000) 
 
 
 def long_run(made: MadeRuns, steps: int = 1000, run_id: str = "long") -> RunRecord:
-    """A real run of that many steps, each of which calls a tool; one that is there already stays."""
+    """A real run of that many steps, each of which calls a tool; an existing one stays."""
     if (known := RunRecords(made.state_dir).at(run_id)).head.exists():
         return known
     lines = [f"  - {{name: s{i}, tool: look, inputs: {{text: step {i}}}}}" for i in range(steps)]
