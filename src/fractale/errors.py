@@ -34,7 +34,7 @@ line, a message that says what happened, and a ``hint`` about the next step.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -131,9 +131,22 @@ class InputError(UsageError, ValueError):
     """An input of the plan is missing, unknown, or not of its type.
 
     It is a ValueError, too: LangGraph's server shows the messages of Python's own errors only.
+
+    Attributes:
+        of_inputs: Input → what is wrong with it, for a form; empty if the error is about others.
     """
 
     code = "input"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        of_inputs: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.of_inputs = dict(of_inputs or {})
 
 
 class SettingsError(UsageError):

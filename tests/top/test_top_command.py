@@ -66,6 +66,27 @@ def test_an_editor_ends_when_the_question_is_answered_elsewhere(made: MadeRuns) 
     assert [event["answer"] for event in answered(record)] == [False]
 
 
+def test_a_call_is_made_as_it_was_changed_in_an_editor(made: MadeRuns) -> None:
+    record = made.make("approval", "tmux-changed", code=4)
+    env = {**made.env, "EDITOR": "sed -i s/N2/N4/"}
+    with Tmux(made.folder, *words(), env=env, size=(80, 24)) as terminal:
+        terminal.wait_for("tmux-changed")
+        terminal.type("/tmux-changed")
+        terminal.wait_for("Esc all (tmux-changed)")
+        terminal.key("a")
+        terminal.wait_for("\n>\n")
+        terminal.type("e")
+        asks = "y call it with these arguments"
+        screen = terminal.until(lambda screen: asks in screen and "\n>\n" in screen)
+        assert "#FLUX: -N4" in screen
+        terminal.type("y")
+        terminal.wait_for("answered: run tmux-changed")
+        terminal.key("q")
+        assert terminal.end() == 0
+    (answer,) = [event["answer"] for event in answered(record)]
+    assert "#FLUX: -N4" in str(answer)
+
+
 @pytest.mark.parametrize("term", ["vt100", "xterm-256color"])
 def test_without_color_nothing_is_colored(settings: Settings, tmp_path: Path, term: str) -> None:
     written(settings.state_dir)

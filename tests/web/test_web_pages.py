@@ -399,3 +399,21 @@ def test_a_wrong_plan_shows_its_problems_and_cannot_start(client: httpx.Client, 
     assert "What it would do" not in post(client, "/plans/plans/wrong.yaml", csrf, do="start").text
     wrong = post(client, "/plans/plans/form.yaml", csrf, **{"do": "look", "input.odd": "1"})
     assert wrong.status_code == 200
+
+
+def test_a_wrong_input_is_told_at_its_field(client: httpx.Client, made: MadeRuns):
+    (made.folder / "plans" / "sizes.yaml").write_text(
+        "name: sizes\ninputs:\n  sizes: {type: array, required: true}\n  n: {type: integer}\n"
+        "steps:\n  - {name: a, tool: look, inputs: {text: '{{ inputs.sizes }}'}}\n"
+    )
+    path = "/plans/plans/sizes.yaml"
+    page = client.get(path).text
+    wrong = post(client, path, page, **{"do": "look", "input.sizes": "4", "input.n": "many"})
+    assert wrong.status_code == 422
+    assert wrong.text.count('aria-invalid="true"') == 2
+    assert "must be of type array, not 4" in wrong.text
+    assert "must be of type integer, not &#34;many&#34;" in wrong.text
+    assert "-i sizes" not in wrong.text, "a page has no command line"
+    missing = post(client, path, page, **{"do": "look", "input.n": "1"})
+    assert missing.text.count('aria-invalid="true"') == 1
+    assert "is required" in missing.text

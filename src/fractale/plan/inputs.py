@@ -260,21 +260,33 @@ def bind_inputs(
     """
     problems = [_unknown(plan, name) for name in given if name not in plan.inputs]
     values: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
     for name, spec in plan.inputs.items():
         if spec.secret:
             problems += _secret_problems(name, given, secrets or {}, spec)
         elif name in given:
-            value, problem = convert(spec, given[name])
-            values[name] = value
-            problems += [problem] if problem else []
+            values[name], problem = convert(spec, given[name])
+            if problem:
+                problems.append(problem + _option(spec, values[name]))
+                wrong[name] = problem.removeprefix(f"input `{name}` ")
         elif spec.required:
             what = f" ({spec.description})" if spec.description else ""
             problems.append(f"input `{name}`{what} is required: -i {name}=…")
+            wrong[name] = "is required"
         else:
             values[name] = spec.default
     if problems:
-        raise InputError("; ".join(problems), hint=f"the inputs of this plan: {_listing(plan)}")
+        hint = f"the inputs of this plan: {_listing(plan)}"
+        raise InputError("; ".join(problems), hint=hint, of_inputs=wrong)
     return values
+
+
+def _option(spec: InputSpec, value: Any) -> str:
+    """How a value of the input's type is written on the command line; empty for the right type."""
+    kind = _kind_of(spec)
+    if kind not in FORMS or _fits(kind, value):
+        return ""
+    return f": -i {spec.name}={FORMS[kind]}"
 
 
 def read_secrets(
@@ -309,15 +321,14 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     Returns:
         The value, and its error or None.
     """
-    kind = spec.type or _type_of(spec.default)
+    kind = _kind_of(spec)
     if isinstance(value, str) and kind not in (None, "string"):
         value = _from_text(kind, value)
     value = _as_kind(kind, value)
     if reason := _unkept(value):
         return value, f"input `{spec.name}` {reason}"
     if kind is not None and not _fits(kind, value):
-        wrong = f"input `{spec.name}` must be of type {kind}, not {to_json(value)}"
-        return value, wrong + (f": -i {spec.name}={FORMS[kind]}" if kind in FORMS else "")
+        return value, f"input `{spec.name}` must be of type {kind}, not {to_json(value)}"
     if spec.enum is not None and value not in spec.enum:
         choices = ", ".join(to_json(choice) for choice in spec.enum)
         return value, f"input `{spec.name}` must be one of {choices}, not {to_json(value)}"
@@ -365,6 +376,10 @@ def _fits(kind: str, value: Any) -> bool:
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, TYPES.get(kind, (object,)))
+
+
+def _kind_of(spec: InputSpec) -> str | None:
+    return spec.type or _type_of(spec.default)
 
 
 def _type_of(default: Any) -> str | None:

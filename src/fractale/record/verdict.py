@@ -110,6 +110,9 @@ def _what_failed(data: Mapping[str, Any]) -> str:
         return inert(f"{named} of `{job['step']}`{words}{took}", 400)
     if step_failed(data):
         return f"step `{inert(str(decided.get('step')))}` failed"
+    if decided.get("step") and decided.get("by") == "rule":
+        words = inert(str(decided.get("reason") or ""), 300)
+        return f"step `{inert(str(decided.get('step')))}` led to `failed`: {words}"
     return inert(str(data.get("error") or "the plan ended with `failed`"), 300)
 
 

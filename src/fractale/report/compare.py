@@ -178,7 +178,9 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return fit(inert(value if isinstance(value, str) else as_json(value), 4 * CELL), CELL)
+    first, _, more = (value if isinstance(value, str) else as_json(value)).strip().partition("\n")
+    words = fit(inert(first, 4 * CELL), CELL)
+    return f"{words} … {count(len(more.splitlines()) + 1, 'line')}" if more else words
 
 
 def _plots(

@@ -102,8 +102,8 @@ def panel_lines(
     if asked := history.open_questions:
         lines = asked_lines(asked[0].question, width)
         step = inert(asked[0].step, 60)
-        first = f"{title}{step} {plain(lines[0]).strip()}"
-        lines = [row(fit(first, width), "warn"), *lines[1:]]
+        first = row(f"{title}{step} {plain(lines[0]).strip()}", "warn")
+        lines = [*narrowed([first], width), *lines[1:]]
         rest = row_lines(verdict, width, ("used",))
         if len(lines) + len(rest) <= height:
             return [*lines, *rest]

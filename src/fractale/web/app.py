@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from fractale.errors import FractaleError, PlanError, UsageError
+from fractale.errors import FractaleError, InputError, PlanError, UsageError
 from fractale.masking import Masker
 from fractale.plan.picture import PAGE_STYLE
 from fractale.private import make_folder, write_private
@@ -45,7 +45,15 @@ from fractale.web.environment import environment
 from fractale.web.lists import SINCE, Filter, run_list
 from fractale.web.live import NO_TROUBLE, TITLE, TROUBLE, Feeds, NotShown
 from fractale.web.logs import job_logs, tail_text
-from fractale.web.plans import CheckedPlan, PlanFile, checked, fields_of, given_in, plan_files
+from fractale.web.plans import (
+    CheckedPlan,
+    PlanFile,
+    checked,
+    fields_of,
+    given_in,
+    plan_files,
+    with_problems,
+)
 from fractale.web.questions import answer_in
 
 BY: Final = "fractale web"
@@ -317,7 +325,7 @@ class Web:
         feed.update()
         with feed.lock:
             steps = run_parts.fork_steps(feed.history)
-            fields = run_parts.fork_fields(feed.history, texts)
+            fields = with_problems(run_parts.fork_fields(feed.history, texts), error)
         return self._page(
             "fork.html",
             422 if error else 200,
@@ -372,7 +380,7 @@ class Web:
             description=inert(plan.description or "", lines=True) if plan else "",
             found=found,
             picture=run_parts.plan_picture(plan) if plan else "",
-            fields=fields_of(plan, texts) if plan else [],
+            fields=with_problems(fields_of(plan, texts), error) if plan else [],
             secrets=[f for f in fields_of(plan) if f.kind == "secret"] if plan else [],
             runs=runs,
             error=error and said(error),
@@ -524,6 +532,9 @@ def said(error: Exception) -> dict[str, str]:
     """An error's message and hint, for a page."""
     if isinstance(error, PlanError):
         return {"message": show_problems(error.problems, file_lines(), color=False), "hint": ""}
+    if isinstance(error, InputError) and (wrong := error.of_inputs):
+        names = ", ".join(f"`{name}`" for name in wrong)
+        return {"message": inert(f"see below what is wrong with {names}", 4000), "hint": ""}
     message = getattr(error, "message", None) or str(error)
     hint = getattr(error, "hint", None) or ""
     return {"message": inert(message, 4000, lines=True), "hint": inert(hint, 1000, lines=True)}

@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from fractale.errors import Problem
+from fractale.errors import InputError, Problem
 from fractale.plan.check import file_problems
 from fractale.plan.inputs import InputSpec
 from fractale.plan.model import Plan
@@ -153,6 +153,13 @@ def _field(spec: InputSpec, given: str | None) -> Field:
         spec.required,
         options,
     )
+
+
+def with_problems(fields: list[Field], error: Exception | None) -> list[Field]:
+    """Fields of a plan's inputs that say what an error found wrong with them."""
+    wrong = error.of_inputs if isinstance(error, InputError) else {}
+    said = {name: inert(words, 1000) for name, words in wrong.items()}
+    return [replace(each, problem=said.get(each.name.partition(".")[2], "")) for each in fields]
 
 
 def as_text(value: Any) -> str:

@@ -56,6 +56,7 @@ class Field:
     Args:
         kind: ``text``, ``long``, ``choice`` or ``secret``.
         options: Of a choice: value and words.
+        problem: What is wrong with the value that was sent.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Field:
     about: str = ""
     required: bool = False
     options: Sequence[tuple[str, str]] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

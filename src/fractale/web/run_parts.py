@@ -227,12 +227,7 @@ def fork_fields(history: RunHistory, texts: Mapping[str, str] | None) -> list[Fi
         return []
     values = {**_values(history), **(texts or {})}
     found = [each for each in fields_of(plan, values) if each.kind != "secret"]
-    return [_renamed(each) for each in found]
-
-
-def _renamed(each: Field) -> Field:
-    name = CHANGED + each.name.partition(".")[2]
-    return Field(name, each.label, each.kind, each.value, each.about, each.required, each.options)
+    return [replace(each, name=CHANGED + each.name.partition(".")[2]) for each in found]
 
 
 def _values(history: RunHistory) -> dict[str, str]:
