@@ -81,9 +81,9 @@ class Place:
         assert process.returncode is not None
         return process.returncode, out + err
 
-    def terminal(self) -> Tmux:
+    def terminal(self, *more: str) -> Tmux:
         words = (sys.executable, "-m", "fractale.cli", "run", "plan.yaml", "-r", "tools.yaml")
-        return Tmux(self.folder, *words, "--run-id", "one", env=self.env, size=(90, 45))
+        return Tmux(self.folder, *words, *more, "--run-id", "one", env=self.env, size=(90, 45))
 
     def events(self, kind: str, step: str | None = None) -> list[dict[str, Any]]:
         path = self.folder / ".fractale" / "runs" / "one" / "events.jsonl"
@@ -155,6 +155,18 @@ def test_a_terminal_takes_answers_from_another_and_the_first_of_many_wins(place)
     code, said = place.call("answer", "one", "name=late")
     assert code == 1
     assert re.search(r"`name` was answered before, by \S+ in fractale answer at", said)
+
+
+def test_an_answer_can_wait_for_the_process_that_has_the_run(place):
+    given = ("--answer", "submit=yes", "--answer", "name=last")
+    with place.terminal(*given) as terminal:
+        terminal.ask_for("Which queue?")
+        code, said = place.call("answer", "one", "queue=debug", "--wait")
+        assert terminal.end() == 0
+    assert code == 0, said
+    assert 'answered queue: "debug"\nrun one has it and continues\n' in said
+    assert re.search(r"^success", said, re.MULTILINE)
+    assert place.calls == ["job", "last"]
 
 
 def test_an_answer_that_was_not_taken_before_a_kill_is_used_once(place):

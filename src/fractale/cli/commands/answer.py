@@ -25,7 +25,9 @@ PATIENCE = 60.0
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("pairs", nargs=-1, metavar="[QUESTION=ANSWER]...")
 @click.option("--list", "only_list", is_flag=True, help="List the open questions only.")
-@click.option("--wait", is_flag=True, help="Continue the run here, if no process has it.")
+@click.option(
+    "--wait", is_flag=True, help="Wait for the run: continue it here, or watch its process."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @options.trust_option
 def command(
@@ -63,6 +65,8 @@ def command(
     ask_about_run(record, record.read_head(), settings)
     if wait and holder_of(record) is None:
         return _continue(record, actions, answers, settings, as_json=as_json)
+    if wait:
+        return _watch(record, actions, answers, as_json=as_json)
     return _answer(record, actions, answers, as_json=as_json)
 
 
@@ -135,6 +139,18 @@ def _continue(
     replies = {str(each.question.get("id") or each.step): answers[name] for name, each in found}
     given = replace(options.CommandLine(), replies=replies, as_json=as_json)
     return resume(given, settings, record.run_id)
+
+
+def _watch(record: RunRecord, actions: Actions, answers: dict[str, str], *, as_json: bool) -> int:
+    """Deliver the answers to the process that has the run, and show the run as it continues."""
+    import asyncio
+
+    from fractale.cli.commands.watch import watch
+
+    delivered = asyncio.run(actions.answer_all(record.run_id, answers))
+    if not as_json:
+        _print(delivered)
+    return watch(record, as_json=as_json)
 
 
 def _list(record: RunRecord, asked: list[OpenQuestion], *, as_json: bool) -> int:

@@ -54,11 +54,17 @@ def command(run_id: str, *, as_json: bool, quiet: bool) -> int:
 
     Exit codes: those of `fractale resume`; 130 if you ended the watching.
     """
-    from fractale.render.display import open_display
     from fractale.store.run_record import RunRecords
 
     settings = options.settings_of()
     record = _begun(RunRecords(settings.state_dir), run_id)
+    return watch(record, as_json=as_json, quiet=quiet)
+
+
+def watch(record: RunRecord, *, as_json: bool, quiet: bool = False) -> int:
+    """Show a run until it needs its user, or has ended; returns the exit code."""
+    from fractale.render.display import open_display
+
     output = sys.stdout
     if output.isatty():
         signal.signal(signal.SIGTERM, _exit)  # the terminal is left as it was
