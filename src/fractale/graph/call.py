@@ -543,6 +543,8 @@ async def _journaled(
         if said is not None:
             return codec.load(journal.finish(site, call, codec.dump(said, None))), True
     journal.begin(site, call)
+    if not call.safe:
+        await _on_disk(journal, site)
     started = time.monotonic()
     try:
         result = await make()
@@ -565,6 +567,20 @@ async def _journaled(
         raise
     data = codec.dump(result, round(time.monotonic() - started, 3))
     return codec.load(journal.finish(site, call, data)), False
+
+
+async def _on_disk(journal: Journal, site: CallSite) -> None:
+    """Return when the intent of a call survives a power cut. Else the call is not made.
+
+    Raises:
+        StoreError: The journal cannot be written.
+    """
+    try:
+        await journal.synced()
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            journal.withdraw(site)
+        raise
 
 
 def _withdraw(journal: Journal, site: CallSite, asked: Elicited | Paused) -> None:
