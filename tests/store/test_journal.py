@@ -216,7 +216,7 @@ def test_what_is_settled_takes_no_memory_but_stays_in_the_file(path):
 
 
 class Disk:
-    """Stands for `os.fdatasync`: counts the syncs, and is as slow, or as broken, as a test wants."""
+    """Stands for `os.fdatasync`: counts the syncs, and is as slow or broken as a test wants."""
 
     def __init__(self, path: Path, seconds: float = 0.0) -> None:
         self._path = path

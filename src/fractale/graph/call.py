@@ -542,9 +542,7 @@ async def _journaled(
             raise
         if said is not None:
             return codec.load(journal.finish(site, call, codec.dump(said, None))), True
-    journal.begin(site, call)
-    if not call.safe:
-        await _on_disk(journal, site)
+    await _begin(journal, site, call)
     started = time.monotonic()
     try:
         result = await make()
@@ -569,12 +567,15 @@ async def _journaled(
     return codec.load(journal.finish(site, call, data)), False
 
 
-async def _on_disk(journal: Journal, site: CallSite) -> None:
-    """Return when the intent of a call survives a power cut. Else the call is not made.
+async def _begin(journal: Journal, site: CallSite, call: Call) -> None:
+    """Record the intent. That of a call that may not be repeated survives a power cut.
 
     Raises:
-        StoreError: The journal cannot be written.
+        StoreError: The journal cannot be written. The call must not be made.
     """
+    journal.begin(site, call)
+    if call.safe:
+        return
     try:
         await journal.synced()
     except BaseException:

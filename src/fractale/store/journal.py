@@ -106,8 +106,8 @@ class KnownCall:
 class Journal(Protocol):
     """Records the calls of one run. This class itself, as `NoJournal`, records nothing.
 
-    A call is begun, then finished, or withdrawn if it ended before it had any effect. A call that is
-    not safe to repeat is only made when `synced` has returned. Each method that writes raises
+    A call is begun, then finished, or withdrawn if it ended before it had any effect. A call that
+    is not safe to repeat is made after `synced` has returned. Each method that writes raises
     StoreError if it fails; then the call must not be made.
     """
 
