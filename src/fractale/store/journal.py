@@ -29,7 +29,7 @@ from fractale.errors import StoreError
 from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import append_line, open_private
-from fractale.store.outputs import encode
+from fractale.store.outputs import FileOutputs, divided, encode, whole
 
 Kind = Literal["tool", "model", "prompt"]
 
@@ -281,6 +281,20 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(encode(value)).hexdigest()[:24]
 
 
+def outputs_of(journal: Path) -> FileOutputs:
+    """The large texts of a journal's results."""
+    return FileOutputs(journal.with_name("outputs"))
+
+
+def result_in(line: Mapping[str, Any], outputs: FileOutputs) -> Any:
+    """The result in a line of a journal.
+
+    Raises:
+        StoreError: A large text of it is missing or damaged.
+    """
+    return whole(line["result"], line.get("parts") or (), outputs.get)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A call in the file, and the bytes of the line with its result, if it has one."""
@@ -297,7 +311,8 @@ class FileJournal(Journal):
     Calls that wait for the disk at the same time share one sync, which another thread makes.
 
     Args:
-        path: The file; it is read once, and made at the first call.
+        path: The file; it is read once, and made at the first call. Large texts of results are in
+            ``outputs`` beside it.
         sync: Returns when the data of an open file is on the disk.
 
     Raises:
@@ -306,6 +321,7 @@ class FileJournal(Journal):
 
     def __init__(self, path: Path, *, sync: Callable[[int], None] = os.fdatasync) -> None:
         self._path = path
+        self._outputs = outputs_of(path)
         self._sync = sync
         self._known: dict[str, _Known] = {}
         self._begun: dict[str, tuple[str, str]] = {}  # also calls that were withdrawn since
@@ -355,18 +371,19 @@ class FileJournal(Journal):
         _check_same(site, was, call)
         if not known.length:
             return KnownCall(was, done=False)
-        return KnownCall(was, done=True, result=self._read(known)["result"])
+        return KnownCall(was, done=True, result=self._read(known))
 
     def is_begun(self, site: CallSite, call: Call) -> bool:
         return self._begun.get(site.key) == (call.name, call.digest)
 
-    def _read(self, known: _Known) -> dict[str, Any]:
+    def _read(self, known: _Known) -> Any:
         try:
             with self._path.open("rb") as file:
                 file.seek(known.start)
-                return json.loads(file.read(known.length))
+                line = json.loads(file.read(known.length))
         except (OSError, ValueError) as error:
             raise StoreError(f"the run's journal {self._path} is damaged: {error}") from error
+        return result_in(line, self._outputs)
 
     def begin(self, site: CallSite, call: Call) -> None:
         """Record that the call is about to be made.
@@ -397,7 +414,8 @@ class FileJournal(Journal):
         Raises:
             StoreError: It cannot be written.
         """
-        self._write({"key": site.key, "result": result})
+        short, parts = divided(result, self._outputs.put_text)
+        self._write({"key": site.key, "result": short, **({"parts": parts} if parts else {})})
         if not call.safe:
             self._owed = self._end
             self._sync_soon()

@@ -4,6 +4,12 @@ A checkpoint repeats the whole state at every step. So a value over `INLINE_LIMI
 here, and the state has a reference to it: ``{"$ref": "sha256:…", "bytes": n}``. A value that some
 checkpointers cannot keep is stored here, too.
 
+A text of more than `LARGE_TEXT` characters has a file of its own, wherever in a value it is. So a
+text that a tool returned, and that later steps use, is on the disk once: the outputs of steps, the
+journal of calls and the events refer to it. They have its beginning in its place, and a list of
+*parts* beside: ``[{"at": ["text"], "$ref": "sha256:…", "bytes": n}]``. `divided` makes both, and
+`whole` restores the value.
+
 A run on a checkpointer of the caller's own has no other place that outlives its process. Its state
 has every value itself (`InlineOutputs`), so that another process can continue the run.
 """
@@ -13,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -23,10 +29,17 @@ from fractale.plain import to_json
 from fractale.private import make_folder, write_private
 
 INLINE_LIMIT = 1024
+LARGE_TEXT = 256 * 1024
+"""Characters from which a text has a file of its own."""
+BEGINNING = 2000
+"""Characters of such a text that stay in its place."""
+_CHUNK = 1024 * 1024
 _UNCOMMON = re.compile(rb"[0-9]{20}|-[0-9]{19}|\\ud[89a-f]")
 """JSON that may have an integer over 64 bits or a surrogate; also matches text that looks so."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 REF_KEY = "$ref"
+PARTS_KEY = "$parts"
+"""The key of the parts in the file of a value that is divided, beside ``value``."""
 JSON_KEY = "$json"
 """The one key of a value that `InlineOutputs` keeps as JSON text."""
 JSON_MARK = f'"{JSON_KEY}"'.encode()
@@ -70,6 +83,131 @@ def _fits_inline(data: bytes) -> bool:
     return len(data) <= INLINE_LIMIT and not _UNCOMMON.search(data)
 
 
+# -- large texts -----------------------------------------------------------------------------------
+
+Part = dict[str, Any]
+"""Where a large text belongs in a value, and the reference to it."""
+
+
+def has_large(value: Any) -> bool:
+    """Whether a JSON value has a text that gets a file of its own."""
+    if isinstance(value, str):
+        return len(value) > LARGE_TEXT
+    if isinstance(value, Mapping):
+        return any(map(has_large, cast("Mapping[str, Any]", value).values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(has_large, cast("Sequence[Any]", value)))
+    return False
+
+
+def divided(value: Any, keep: Callable[[str], dict[str, Any]]) -> tuple[Any, list[Part]]:
+    """A JSON value without its large texts, and the parts that it lacks.
+
+    Args:
+        keep: Stores a text and returns the reference to it.
+
+    Returns:
+        The value itself and no parts if it has no large text. Else a copy with the beginning of
+        each in its place, followed by its length and checksum: two copies are equal if and only if
+        the values are.
+    """
+    if not has_large(value):
+        return value, []
+    parts: list[Part] = []
+    return _divided(value, keep, (), parts), parts
+
+
+def _divided(
+    value: Any, keep: Callable[[str], dict[str, Any]], at: tuple[Any, ...], parts: list[Part]
+) -> Any:
+    if isinstance(value, str):
+        if len(value) <= LARGE_TEXT:
+            return value
+        reference = keep(value)
+        parts.append({"at": list(at), **reference})
+        return f"{value[:BEGINNING]}… ({len(value)} characters, {reference[REF_KEY]})"
+    if isinstance(value, Mapping):
+        table = cast("Mapping[str, Any]", value)
+        return {key: _divided(each, keep, (*at, key), parts) for key, each in table.items()}
+    if isinstance(value, (list, tuple)):
+        items = cast("Sequence[Any]", value)
+        return [_divided(each, keep, (*at, i), parts) for i, each in enumerate(items)]
+    return value
+
+
+def whole(value: Any, parts: Sequence[Part], get: Callable[[Any], Any]) -> Any:
+    """The value that `divided` was given; the copy is changed in place.
+
+    Args:
+        get: Returns the value of a reference.
+
+    Raises:
+        StoreError: A text is missing or damaged, or the parts do not fit the value.
+    """
+    for part in parts:
+        try:
+            *path, last = part["at"] or [None]
+            text = get({REF_KEY: part[REF_KEY], "bytes": part["bytes"]})
+            if last is None:
+                value = text
+                continue
+            inner = value
+            for key in path:
+                inner = inner[key]
+            inner[last] = text
+        except (LookupError, TypeError) as error:
+            raise StoreError(f"a large text belongs nowhere in its value: {error}") from error
+    return value
+
+
+def in_brief(value: Any) -> Any:
+    """The value as `divided` returns it, without storing anything."""
+    return divided(value, _reference_to)[0]
+
+
+def _reference_to(text: str) -> dict[str, Any]:
+    """The reference to a large text."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in _chunks(text):
+        digest.update(chunk)
+        size += len(chunk)
+    return {REF_KEY: f"sha256:{digest.hexdigest()}", "bytes": size}
+
+
+def _chunks(text: str) -> Iterator[bytes]:
+    """What `encode` returns for a text, in pieces, so that it need not be in memory twice."""
+    yield b'"'
+    for start in range(0, len(text), _CHUNK):
+        yield encode(text[start : start + _CHUNK])[1:-1]
+    yield b'"'
+
+
+def _file_of(value: Any, keep: Callable[[str], dict[str, Any]]) -> tuple[bytes, int]:
+    """The content of the file of a value, and its size with that of its large texts."""
+    short, parts = divided(value, keep)
+    if parts or _is_divided(value):  # a value that only looks so is kept in the same form
+        short = {PARTS_KEY: parts, "value": short}
+    data = encode(short)
+    return data, len(data) + sum(part["bytes"] for part in parts)
+
+
+def _is_divided(value: Any) -> bool:
+    """Whether a value has the form that a file of a divided value has."""
+    return isinstance(value, Mapping) and set(cast("Mapping[str, Any]", value)) == {
+        PARTS_KEY,
+        "value",
+    }
+
+
+def _value_of(data: bytes, get: Callable[[Any], Any]) -> Any:
+    """The value in a file."""
+    value = json.loads(data)
+    return whole(value["value"], value[PARTS_KEY], get) if _is_divided(value) else value
+
+
+# -- stores ----------------------------------------------------------------------------------------
+
+
 class MaskedOutputs:
     """Masks secrets in everything that another `OutputStore` stores."""
 
@@ -94,12 +232,17 @@ class MemoryOutputs:
         self._values: dict[str, bytes] = {}
 
     def put(self, value: Any) -> Any:
-        data = encode(value)
-        if _fits_inline(data):
+        data, size = _file_of(value, self._keep_text)
+        if size == len(data) and _fits_inline(data):
             return value
         digest = hashlib.sha256(data).hexdigest()
         self._values[digest] = data
-        return {REF_KEY: f"sha256:{digest}", "bytes": len(data)}
+        return {REF_KEY: f"sha256:{digest}", "bytes": size}
+
+    def _keep_text(self, text: str) -> dict[str, Any]:
+        reference = _reference_to(text)
+        self._values[reference[REF_KEY].removeprefix("sha256:")] = encode(text)
+        return reference
 
     def get(self, value: Any) -> Any:
         if not is_reference(value):
@@ -107,7 +250,7 @@ class MemoryOutputs:
         digest = value[REF_KEY].removeprefix("sha256:")
         if digest not in self._values:
             raise StoreError(f"the output {digest[:12]} is not in this process's memory")
-        return json.loads(self._values[digest])
+        return _value_of(self._values[digest], self.get)
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
         """Store nothing."""
@@ -219,11 +362,21 @@ class FileOutputs:
         Raises:
             StoreError: The value cannot be written.
         """
-        data = encode(value)
-        if _fits_inline(data):
+        data, size = _file_of(value, self.put_text)
+        if size == len(data) and _fits_inline(data):
             return value
-        reference = {REF_KEY: f"sha256:{hashlib.sha256(data).hexdigest()}", "bytes": len(data)}
+        reference = {REF_KEY: f"sha256:{hashlib.sha256(data).hexdigest()}", "bytes": size}
         self._keep(self.path(reference), data)
+        return reference
+
+    def put_text(self, text: str) -> dict[str, Any]:
+        """Store a text, however short it is; returns the reference to it.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        reference = _reference_to(text)
+        self._keep(self.path(reference), _chunks(text), reference["bytes"])
         return reference
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
@@ -237,18 +390,19 @@ class FileOutputs:
         self._keep(path, data)
         return path
 
-    def _keep(self, path: Path, data: bytes) -> None:
+    def _keep(self, path: Path, data: bytes | Iterator[bytes], size: int | None = None) -> None:
         if path.exists():
             return
         try:
             self._write(path, data)
         except OSError as error:
+            size = len(data) if isinstance(data, bytes) else size
             raise StoreError(
-                f"cannot keep an output of {len(data)} bytes: {error}",
+                f"cannot keep an output of {size} bytes: {error}",
                 hint=f"free space or permissions of {self._directory}; the run can be resumed",
             ) from error
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes | Iterator[bytes]) -> None:
         make_folder(path.parent)
         write_private(path, data)
 
@@ -273,4 +427,4 @@ class FileOutputs:
                 f"an output of the run was changed or damaged: {path}",
                 hint="its content does not fit its hash; start the run again",
             )
-        return json.loads(data)
+        return _value_of(data, self.get)
