@@ -526,7 +526,7 @@ def whole_or_brief(record: RunRecord, value: Any, parts: Sequence[Part]) -> Any:
     """
     inside = [{**part, "at": part["at"][1:]} for part in parts]
     try:
-        return whole(copy.deepcopy(value), inside, FileOutputs(record.outputs).get)
+        return whole(copy.deepcopy(value), inside, FileOutputs(record.outputs).get_text)
     except StoreError:
         return value
 

@@ -416,11 +416,12 @@ def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
     while wanted:
         digest = wanted.pop()
         known.add(digest)
-        reference = {"$ref": f"sha256:{digest}", "bytes": 0}
-        source = theirs.path(reference)
+        value, text = theirs.paths(digest)
+        source = text if text.exists() else value
         try:
-            _link(source, ours.path(reference))
-            wanted |= references_in([source.read_bytes()]) - known
+            _link(source, ours.path({"$ref": digest}).with_suffix(source.suffix))
+            if source is value:
+                wanted |= references_in([source.read_bytes()]) - known
         except OSError as error:
             raise StoreError(
                 f"an output of run {parent.run_id} cannot be linked or copied: {error}",

@@ -292,7 +292,7 @@ def result_in(line: Mapping[str, Any], outputs: FileOutputs) -> Any:
     Raises:
         StoreError: A large text of it is missing or damaged.
     """
-    return whole(line["result"], line.get("parts") or (), outputs.get)
+    return whole(line["result"], line.get("parts") or (), outputs.get_text)
 
 
 @dataclass(frozen=True, slots=True)

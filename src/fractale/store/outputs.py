@@ -4,11 +4,11 @@ A checkpoint repeats the whole state at every step. So a value over `INLINE_LIMI
 here, and the state has a reference to it: ``{"$ref": "sha256:…", "bytes": n}``. A value that some
 checkpointers cannot keep is stored here, too.
 
-A text of more than `LARGE_TEXT` characters has a file of its own, wherever in a value it is. So a
-text that a tool returned, and that later steps use, is on the disk once: the outputs of steps, the
-journal of calls and the events refer to it. They have its beginning in its place, and a list of
-*parts* beside: ``[{"at": ["text"], "$ref": "sha256:…", "bytes": n}]``. `divided` makes both, and
-`whole` restores the value.
+A text of more than `LARGE_TEXT` characters has a file of its own, as it is, wherever in a value it
+is. So a text that a tool returned, and that later steps use, is on the disk once: the outputs of
+steps, the journal of calls and the events refer to it. They have its beginning in its place, and a
+list of *parts* beside: ``[{"at": ["text"], "text": "sha256:…", "bytes": n}]``. `divided` makes
+both, and `whole` restores the value.
 
 A run on a checkpointer of the caller's own has no other place that outlives its process. Its state
 has every value itself (`InlineOutputs`), so that another process can continue the run.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,9 @@ def _fits_inline(data: bytes) -> bool:
 # -- large texts -----------------------------------------------------------------------------------
 
 Part = dict[str, Any]
-"""Where a large text belongs in a value, and the reference to it."""
+"""Where a large text belongs in a value, the checksum of its UTF-8, and its bytes."""
+TEXT_KEY = "text"
+"""The key of the checksum in a part."""
 
 
 def has_large(value: Any) -> bool:
@@ -104,7 +107,7 @@ def divided(value: Any, keep: Callable[[str], dict[str, Any]]) -> tuple[Any, lis
     """A JSON value without its large texts, and the parts that it lacks.
 
     Args:
-        keep: Stores a text and returns the reference to it.
+        keep: Stores a text and returns its checksum and bytes, as they are in a part.
 
     Returns:
         The value itself and no parts if it has no large text. Else a copy with the beginning of
@@ -123,9 +126,9 @@ def _divided(
     if isinstance(value, str):
         if len(value) <= LARGE_TEXT:
             return value
-        reference = keep(value)
-        parts.append({"at": list(at), **reference})
-        return f"{value[:BEGINNING]}… ({len(value)} characters, {reference[REF_KEY]})"
+        kept = keep(value)
+        parts.append({"at": list(at), **kept})
+        return f"{value[:BEGINNING]}… ({len(value)} characters, {kept[TEXT_KEY]})"
     if isinstance(value, Mapping):
         table = cast("Mapping[str, Any]", value)
         return {key: _divided(each, keep, (*at, key), parts) for key, each in table.items()}
@@ -135,11 +138,11 @@ def _divided(
     return value
 
 
-def whole(value: Any, parts: Sequence[Part], get: Callable[[Any], Any]) -> Any:
+def whole(value: Any, parts: Sequence[Part], get: Callable[[Part], str]) -> Any:
     """The value that `divided` was given; the copy is changed in place.
 
     Args:
-        get: Returns the value of a reference.
+        get: Returns the text of a part.
 
     Raises:
         StoreError: A text is missing or damaged, or the parts do not fit the value.
@@ -147,7 +150,7 @@ def whole(value: Any, parts: Sequence[Part], get: Callable[[Any], Any]) -> Any:
     for part in parts:
         try:
             *path, last = part["at"] or [None]
-            text = get({REF_KEY: part[REF_KEY], "bytes": part["bytes"]})
+            text = get(part)
             if last is None:
                 value = text
                 continue
@@ -162,24 +165,22 @@ def whole(value: Any, parts: Sequence[Part], get: Callable[[Any], Any]) -> Any:
 
 def in_brief(value: Any) -> Any:
     """The value as `divided` returns it, without storing anything."""
-    return divided(value, _reference_to)[0]
+    return divided(value, _identity_of)[0]
 
 
-def _reference_to(text: str) -> dict[str, Any]:
-    """The reference to a large text."""
+def _identity_of(text: str) -> dict[str, Any]:
+    """The checksum and the bytes of a text."""
     digest, size = hashlib.sha256(), 0
     for chunk in _chunks(text):
         digest.update(chunk)
         size += len(chunk)
-    return {REF_KEY: f"sha256:{digest.hexdigest()}", "bytes": size}
+    return {TEXT_KEY: f"sha256:{digest.hexdigest()}", "bytes": size}
 
 
 def _chunks(text: str) -> Iterator[bytes]:
-    """What `encode` returns for a text, in pieces, so that it need not be in memory twice."""
-    yield b'"'
+    """A text in UTF-8, in pieces, so that it need not be in memory twice."""
     for start in range(0, len(text), _CHUNK):
-        yield encode(text[start : start + _CHUNK])[1:-1]
-    yield b'"'
+        yield text[start : start + _CHUNK].encode("utf-8", "surrogatepass")
 
 
 def _file_of(value: Any, keep: Callable[[str], dict[str, Any]]) -> tuple[bytes, int]:
@@ -199,7 +200,7 @@ def _is_divided(value: Any) -> bool:
     }
 
 
-def _value_of(data: bytes, get: Callable[[Any], Any]) -> Any:
+def _value_of(data: bytes, get: Callable[[Part], str]) -> Any:
     """The value in a file."""
     value = json.loads(data)
     return whole(value["value"], value[PARTS_KEY], get) if _is_divided(value) else value
@@ -230,6 +231,7 @@ class MemoryOutputs:
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
+        self._texts: dict[str, str] = {}
 
     def put(self, value: Any) -> Any:
         data, size = _file_of(value, self._keep_text)
@@ -240,9 +242,12 @@ class MemoryOutputs:
         return {REF_KEY: f"sha256:{digest}", "bytes": size}
 
     def _keep_text(self, text: str) -> dict[str, Any]:
-        reference = _reference_to(text)
-        self._values[reference[REF_KEY].removeprefix("sha256:")] = encode(text)
-        return reference
+        kept = _identity_of(text)
+        self._texts[kept[TEXT_KEY]] = text
+        return kept
+
+    def _text_of(self, part: Part) -> str:
+        return self._texts[part[TEXT_KEY]]
 
     def get(self, value: Any) -> Any:
         if not is_reference(value):
@@ -250,7 +255,7 @@ class MemoryOutputs:
         digest = value[REF_KEY].removeprefix("sha256:")
         if digest not in self._values:
             raise StoreError(f"the output {digest[:12]} is not in this process's memory")
-        return _value_of(self._values[digest], self.get)
+        return _value_of(self._values[digest], self._text_of)
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
         """Store nothing."""
@@ -338,7 +343,8 @@ class FileOutputs:
     """An `OutputStore` with one file per value, which only its owner can read.
 
     Args:
-        directory: The directory, made when the first value is stored. Files are ``ab/cdef….json``.
+        directory: The directory, made when the first value is stored. Files of values are
+            ``ab/cdef….json``, those of large texts ``ab/cdef….txt``.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -348,10 +354,15 @@ class FileOutputs:
         digest = str(reference[REF_KEY]).removeprefix("sha256:")
         return self._directory / digest[:2] / f"{digest[2:]}.json"
 
+    def paths(self, digest: str) -> tuple[Path, Path]:
+        """The files that a hash may belong to: of a value, and of a large text."""
+        found = self.path({REF_KEY: digest})
+        return found, found.with_suffix(".txt")
+
     @staticmethod
     def digest_of(path: Path) -> str:
         """The hash in references to a file of the store; no hash for any other file."""
-        return f"{path.parent.name}{path.name.removesuffix('.json')}"
+        return f"{path.parent.name}{path.name.removesuffix('.json').removesuffix('.txt')}"
 
     def put(self, value: Any) -> Any:
         """The value itself if it fits into a checkpoint, else a reference to it.
@@ -370,14 +381,37 @@ class FileOutputs:
         return reference
 
     def put_text(self, text: str) -> dict[str, Any]:
-        """Store a text, however short it is; returns the reference to it.
+        """Store a text in a file of its own; returns its checksum and bytes, as in a part.
 
         Raises:
             StoreError: It cannot be written.
         """
-        reference = _reference_to(text)
-        self._keep(self.path(reference), _chunks(text), reference["bytes"])
-        return reference
+        kept = _identity_of(text)
+        self._keep(self._path_of(kept), _chunks(text), kept["bytes"])
+        return kept
+
+    def get_text(self, part: Part) -> str:
+        """The text that a part names.
+
+        Raises:
+            StoreError: The file is missing, or its content does not have the checksum.
+        """
+        data = self._read(self._path_of(part), str(part[TEXT_KEY]))
+        return data.decode("utf-8", "surrogatepass")
+
+    def link_text(self, text: str, path: Path) -> None:
+        """Give the file of a text that is stored a second name. Nobody may write to it by that.
+
+        Raises:
+            OSError: The file system has no links, or the name cannot be made.
+        """
+        source = self._path_of(self.put_text(text))
+        source.chmod(0o400)
+        path.unlink(missing_ok=True)
+        os.link(source, path)
+
+    def _path_of(self, part: Part) -> Path:
+        return self.paths(str(part[TEXT_KEY]))[1]
 
     def put_file(self, data: bytes, suffix: str) -> Path | None:
         """Store bytes as ``files/HASH.suffix``: the same bytes always get the same name.
@@ -414,7 +448,10 @@ class FileOutputs:
         """
         if not is_reference(value):
             return value
-        path = self.path(value)
+        return _value_of(self._read(self.path(value), value[REF_KEY]), self.get_text)
+
+    @staticmethod
+    def _read(path: Path, checksum: str) -> bytes:
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -422,9 +459,9 @@ class FileOutputs:
                 f"an output of the run is missing: {path}",
                 hint="it was removed after the run kept it; start the run again",
             ) from error
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != value[REF_KEY]:
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != checksum:
             raise StoreError(
                 f"an output of the run was changed or damaged: {path}",
                 hint="its content does not fit its hash; start the run again",
             )
-        return _value_of(data, self.get)
+        return data
