@@ -157,6 +157,7 @@ def whole(value: Any, parts: Sequence[Part], get: Callable[[Part], str]) -> Any:
             inner = value
             for key in path:
                 inner = inner[key]
+            _ = inner[last]  # what is there now: its beginning
             inner[last] = text
         except (LookupError, TypeError) as error:
             raise StoreError(f"a large text belongs nowhere in its value: {error}") from error
