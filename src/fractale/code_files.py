@@ -578,7 +578,8 @@ def _captured(function: Any) -> str:
     except ValueError as error:
         raise UnknownCode("it uses a variable that has no value yet") from error
     values += list(getattr(function, "__defaults__", None) or ())
-    values += list((getattr(function, "__kwdefaults__", None) or {}).values())
+    keyword: dict[str, Any] = getattr(function, "__kwdefaults__", None) or {}
+    values += list(keyword.values())
     for value in values:
         if not isinstance(value, (str, int, float, bool, bytes, type(None), Path)):
             raise UnknownCode(

@@ -29,7 +29,7 @@ from fractale.code_files import checksum
 from fractale.errors import StoreError, TemplateError
 from fractale.evidence import Notice
 from fractale.graph.call import Attempt, once
-from fractale.graph.context import ResultCache
+from fractale.graph.context import LOOK, ResultCache
 from fractale.graph.kinds.tool import QuietCodec
 from fractale.graph.outcome import CallResult, Decision, decide, decide_by_evidence
 from fractale.graph.reuse_key import (
@@ -43,9 +43,6 @@ from fractale.policy import from_data, to_data
 from fractale.store.cache import CacheStore, Entry, KeyLock
 from fractale.store.journal import Call, digest_of
 from fractale.toolbox import ToolResult
-
-LOOK: Final = "cache.look"
-"""The name of the look-up in the journal."""
 
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.5
@@ -78,11 +75,8 @@ class Reuse:
 
     async def keep(self, result: CallResult, decision: Decision) -> None:
         """Keep the result of the step's call, if it is a success that others may take over."""
-        if (
-            self.result is not None
-            or not self.parts
-            or not _is_success(self.attempt, result, decision)
-        ):
+        may = self.cache.keeps and self.result is None and bool(self.parts)
+        if not may or not _is_success(self.attempt, result, decision):
             return
         try:
             fault = await self._keep(result, decision)

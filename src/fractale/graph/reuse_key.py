@@ -312,7 +312,8 @@ def _of_job(attempt: Attempt) -> Parts:
     folder = start / str(attempt.inputs.get("folder") or "")
     parts.bases = list(dict.fromkeys([start, folder]))
     parts.values["directory"] = str(folder)
-    environment = attempt.deps.cache.environment if attempt.deps.cache else {}
+    cache = attempt.deps.cache
+    environment: Mapping[str, str] = cache.environment if cache else dict[str, str]()
     parts.values["environment"] = dict(environment)
     written = job_data(step.job) if step.job else {}
     left_out = {*NOT_TEXT, *attempt.inputs}
@@ -331,7 +332,7 @@ def _programs(given: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(command, list) and command:
         yield str(cast("list[Any]", command)[0])
     elif command:
-        yield str(command).split()[0] if str(command).split() else ""
+        yield next(iter(str(cast("Any", command)).split()), "")
     for line in str(given.get("script") or "")[:MOST_TEXT].splitlines()[:MOST_MATCHES]:
         for part in re.split(r"[|;&]+|\$\(|`", line):
             words = [word for word in part.split() if "=" not in word]

@@ -174,7 +174,7 @@ class Runs:
                 "settings": settings_data(self._settings, self._models, policy),
             }
             if options.reuse is not None:
-                known["reuse"] = options.reuse
+                head = {"reuse": options.reuse, **head}
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
             keep_plan(record, plan)

@@ -190,6 +190,10 @@ def _gather(node: StepNode, results: list[dict[str, Any]], success: Decision) ->
         words = f"{known} of {len(results)} items are up to date"
         left_out = f"{decision.reason}; " if decision.reason else ""
         decision = replace(decision, reason=f"{left_out}{words}")
+    taken = sum("reused" in result for result in results)
+    if taken and not own:
+        words = f"{taken} of {len(results)} items were taken over from earlier runs"
+        decision = replace(decision, reason="; ".join(filter(None, (decision.reason, words))))
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
         Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")
