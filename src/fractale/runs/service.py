@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
@@ -73,6 +73,9 @@ from fractale.store.run_record import (
 )
 from fractale.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from fractale.runs.why import Why
+
 
 class Runs:
     """The runs of one state directory, with the external services that they use.
@@ -133,6 +136,37 @@ class Runs:
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
         driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
         return await driver.drive(kept)
+
+    async def why(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any] | None = None,
+        options: RunOptions | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> list[Why]:
+        """Why each step would run, or from which run it would take over its result.
+
+        No step runs and nothing is recorded. The servers are asked for their tools.
+
+        Raises:
+            InputError: An input is missing or wrong.
+            PlanError: The plan is invalid, or names tools that its servers do not have.
+            SettingsError: A model that the plan needs cannot be used.
+        """
+        from fractale.runs.why import reasons
+
+        options = options or RunOptions()
+        values = bind_inputs(plan, inputs or {}, secrets)
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        store = MemoryOutputs()
+        dependencies = self._dependencies(store, None, options.reuse)
+        driver = RunDriver(self._settings, dependencies, plan, options, "why", None, secrets or {})
+        driver.context.bindings = bindings
+        driver.context.emit_event = lambda _event: None
+        kept = {name: store.put(driver.context.mask(value)) for name, value in values.items()}
+        return await reasons(plan, kept, dependencies, driver.context)
 
     async def _begin(
         self,
