@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from fractale.errors import CallError, StoreError
@@ -286,7 +287,7 @@ class _Walk:
             return replace(base, reason=f"not cacheable: {error.message}"), None
         entry = sought.entry
         if entry is None:
-            return _difference(base, sought, cache.store), None
+            return _difference(base, sought, cache.store, attempt.context.start_dir), None
         attempt.scope = {**attempt.scope, **entry.result.get("scope", {})}
         result = result_in(entry.result)
         decision = await decide(_judged(attempt, result), result)
@@ -338,8 +339,12 @@ def _not_wanted(step: Step, cache: ResultCache | None) -> str:
     return "it does not say `cache`"
 
 
-def _difference(base: Why, sought: Sought, store: CacheStore) -> Why:
-    """The nearest result of another key, and how that differs."""
+def _difference(base: Why, sought: Sought, store: CacheStore, start: Path) -> Why:
+    """The nearest result of another key, and how that differs.
+
+    Args:
+        start: The directory of the run: files in it are named relative to it.
+    """
     nearest: Entry | None = None
     names: list[str] = []
     least: tuple[int, int] | None = None
@@ -360,6 +365,7 @@ def _difference(base: Why, sought: Sought, store: CacheStore) -> Why:
     here, there = first in sought.parts, first in nearest.parts
     verb = "differs from" if here and there else "is not in" if here else "is missing, unlike in"
     others = f" and {more} more" if more else ""
+    first = first.replace(f"`{start}/", "`")
     words = WORDS.get(first, f"the {first}" if first.startswith("server's") else first)
     reason = f"{words}{others} {verb if not more else 'differ from'} run {nearest.run}"
     return replace(known, reason=reason, differs=tuple(names))

@@ -238,6 +238,10 @@ class CacheStore:
             except OSError as error:
                 raise StoreError(f"cannot remove {path}: {error}") from error
             count, total, oldest = count + 1, total + stat.st_size, max(oldest, age)
+        with contextlib.suppress(OSError):
+            for path in (self.path / _LOCKS).iterdir():  # those that killed processes left
+                with KeyLock(path) as lock:
+                    lock.try_acquire()
         return CacheSize(count, total, oldest)
 
     def lock(self, key: str) -> KeyLock:
