@@ -101,6 +101,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "test": (("test", "recordings"), 0),
     "runs": (("runs",), 0),
     "runs prune": (("runs", "prune", "--keep", "1000", "--dry-run"), 0),
+    "run --why": (("run", "hello.yaml", *R, "--why", "--dry-run"), 0),
+    "cache": (("cache",), 0),
     "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),

@@ -128,6 +128,7 @@ def place(tmp_path: Path, listener: Listener) -> Place:
 ACTS = {
     "run": ["run", "hello.yaml", "-r", "tools.yaml"],
     "run of a model": ["run", "asks.yaml"],
+    "run --why": ["run", "hello.yaml", "-r", "tools.yaml", "--why", "--dry-run"],
     "agent": ["agent", "result_parse_expert", "parse", "this"],
     "agent -i": ["agent", "no_such_agent", "--help-inputs"],
     "prompt": ["prompt", "--direct", "hello"],
@@ -152,6 +153,7 @@ LOOKS = {
     "test": ["test", ".fractale/runs/mine"],
     "runs": ["runs"],
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
+    "cache": ["cache", "--prune", "--dry-run"],
     "watch": ["watch", "mine"],
     "show": ["show", "mine"],
     "answer": ["answer", "mine"],
