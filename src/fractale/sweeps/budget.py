@@ -107,11 +107,15 @@ def _may_submit(step: Step) -> bool:
     if step.kind == "job" or step.is_drafted:
         return True
     if step.kind == "tool":
-        return str(step.target).rpartition(".")[2] in SUBMITTING
+        return _names_submitting(str(step.target))
     chooses = KINDS[step.kind].chooses_tools and step.plan is None and step.tools is None
-    return chooses or any(
-        fnmatchcase(name, glob) for glob in step.tools or () for name in SUBMITTING
-    )
+    return chooses or any(map(_names_submitting, step.tools or ()))
+
+
+def _names_submitting(glob: str) -> bool:
+    """Whether a name or pattern of tools, with or without a server's name, has one that submits."""
+    last = glob.rpartition(".")[2]
+    return any(fnmatchcase(name, each) for name in SUBMITTING for each in (glob, last))
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
