@@ -41,8 +41,9 @@ class Executor(Protocol):
         ...
 
     async def perform(self, task: RunTask) -> RunReport:
-        """Perform a task, and return what became of it. Cancelling this ends the task's process or
-        leaves the run to be resumed.
+        """Perform a task, and return what became of it.
+
+        Cancelling this ends the task's process, or leaves the run to be resumed.
 
         Raises:
             WorkerLost: The worker ended before it reported.
