@@ -71,6 +71,7 @@ class SweepView:
         counts: State → number of rows, without zeros.
         reached: The name of the limit at which the sweep stopped.
         next: The commands to type next.
+        merit: The output by which the user compares rows, if the sweep names one.
         used: The sums over all rows.
     """
 
@@ -90,3 +91,4 @@ class SweepView:
     reached: str | None = None
     reason: str | None = None
     next: tuple[str, ...] = ()
+    merit: str | None = None
