@@ -94,6 +94,38 @@ def most_of(plan: Plan, run_limits: Mapping[str, Any]) -> dict[str, float]:
     return most
 
 
+class RunBound:
+    """The most that each run of a sweep can use: what is reserved for it.
+
+    Args:
+        plan: As it was when the sweep was started.
+        run_limits: Of each run; they replace those of the plan.
+    """
+
+    def __init__(self, plan: Plan, run_limits: Mapping[str, Any]) -> None:
+        self.most = most_of(plan, run_limits)
+        self._adds = any(_asks_models(each) for each in plan.handlers.values())
+
+    def of(self, record: RunRecord) -> dict[str, float]:
+        """What to reserve for a run that starts or is resumed: its use so far and to come.
+
+        Args:
+            record: Of the run, which need not exist.
+
+        Raises:
+            StoreError: The record cannot be read, or is damaged.
+        """
+        if not record.path.exists():
+            return self.most
+        used, total = used_by(record), dict(self.most)
+        for name, most in self.most.items():
+            # Handlers begin anew with limits of their own, at each end of their plan and after a
+            # kill. Any other step is bound by what the run has used already.
+            anew = self._adds and name in OF_MODELS
+            total[name] = most + used[name] if anew else max(most, used[name])
+        return total
+
+
 def _asks_models(plan: Plan) -> bool:
     return bool(plan.experts or models_of(plan)) or any(map(needs_model, _steps(plan)))
 
@@ -358,16 +390,6 @@ class SweepBudget:
             del self._open[run]
 
     # -- room for another run
-
-    def reservation(self, plan: Plan, run_limits: Mapping[str, Any], run: str) -> dict[str, float]:
-        """What to reserve for a run that starts, or that is resumed."""
-        most = most_of(plan, run_limits)
-        entry = self._open.get(run)
-        if entry is None or not plan.handlers:
-            return most
-        # The handlers of a plan run at each end of it, each time with limits of their own.
-        used = {name: _amount(entry.settled.get(name, 0)) for name in OF_MODELS}
-        return {name: amount + used.get(name, 0) for name, amount in most.items()}
 
     def obstacle(self, run: str, most: Mapping[str, float]) -> str:
         """The first limit that a run does not fit into now; empty if it fits.
