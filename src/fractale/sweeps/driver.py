@@ -264,7 +264,7 @@ async def run_sweep(
             settings,
             str(sweep.head.get("executor") or "local"),
             record,
-            sweep.head.get("jobs"),
+            sweep.head.get("max_parallel"),
             environment=environment,
         )
         async with executor:
@@ -475,7 +475,7 @@ class _Drive:
             run=run,
             sweep=self._record.sweep_id,
             row=row,
-            plan=str(head["file"]),
+            plan=str(self._record.plan.absolute()),
             plan_hash=str(head["plan_hash"]),
             inputs={**(head.get("inputs") or {}), **self._sweep.rows[row]},
             directory=str(head.get("folder") or Path.cwd()),
