@@ -118,14 +118,17 @@ class SweepView:
 # -- reading a record -----------------------------------------------------------------------------
 
 
-def view_of(record: SweepRecord) -> SweepView:
+def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     """A sweep as its record shows it now.
+
+    Args:
+        driven: Whether a process drives it; None: as its lock says.
 
     Raises:
         StoreError: The record cannot be read.
     """
     head, inputs = record.read_head(), record.read_rows()
-    held = holder_of_lock(record.lock) is not None
+    held = holder_of_lock(record.lock) is not None if driven is None else driven
     budget = SweepBudget(head.get("limits") or {})
     lines, about = _last_lines(record, len(inputs), budget)
     answered, _ = answered_rows(record)
