@@ -16,7 +16,7 @@ The head has all that a process needs to drive the sweep, and no secret:
     executor    ``local``, or the name of one of the settings
     jobs        how many runs at a time; null: as many as the executor has workers
     options     as in `task.RunTask`
-    figure      the output, or the usage, that the table of results is about; null: none
+    merit       the output, or the usage, by which rows are compared; null: none
     started     Unix time
 
 The ledger is a file of JSON lines. The state of a row is that of its last line:
