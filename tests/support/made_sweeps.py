@@ -82,7 +82,7 @@ def sweep_record(
             "limits": {},
             "run_limits": {},
             "executor": "local",
-            "jobs": None,
+            "max_parallel": None,
             "options": {},
             "merit": None,
             "started": START,
