@@ -6,9 +6,9 @@
 
 `run_sweep` does both with the executor that the head names.
 
-The driver may die at any time. Whatever it decides is in the ledger before it acts: a line before a
-run starts, and a line at its end. A later driver reads the ledger under the lock and continues: runs
-in progress are found by their IDs, and are resumed or waited for by their own locks and journals.
+The driver may die at any time. Each decision is in the ledger before the driver acts: a line before
+a run starts, and a line at its end. A later driver reads the ledger under the lock and continues.
+It finds runs in progress by their IDs; their own locks and journals make it safe to resume them.
 
 A row ends as its run does. A row whose worker was lost is performed again, since the worker resumes
 the run. It fails after `MOST_LOSSES` losses in a row without progress of its run in between.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import json
 import os
 import time
 from array import array
@@ -27,20 +28,29 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from fractale.errors import CHECK_SPACE, StoreError
+from fractale.errors import StoreError
+from fractale.plan.build import load_plan
+from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord, RunRecords
+from fractale.sweeps.budget import RunBound, SweepBudget, used_by
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
-    OVER,
     RowState,
     SweepLedger,
     SweepLock,
     SweepRecord,
     run_id_of,
 )
-from fractale.sweeps.results import SweepView, answered_rows, status_of, view_of
+from fractale.sweeps.results import (
+    STATES,
+    SweepView,
+    answered_rows,
+    state_after,
+    status_of,
+    view_of,
+)
 from fractale.sweeps.task import RunReport, RunTask
 
 if TYPE_CHECKING:
@@ -69,16 +79,6 @@ PROGRESS: Final = ("step_finished", "tool_finished", "model_finished", "answered
 STOP_WORDS: Final = "the sweep stops"
 """Why the runs of a sweep stop that is stopped."""
 
-STATES: Final[tuple[RowState, ...]] = (
-    "pending",
-    "running",
-    "waiting",
-    "success",
-    "failed",
-    "stopped",
-    "limit",
-)
-
 Listener = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 """Called with each new line of the ledger about a row, and state → number of rows after it."""
 
@@ -95,6 +95,7 @@ class RowTable:
         self._attempts = array("H", bytes(2 * rows))
         self.counts = Counter[str]({"pending": rows})
         self.losses: dict[int, tuple[int, int]] = {}  # row → losses in a row, progress at the last
+        self.waiting: dict[int, float] = {}  # row → since when it waits
 
     def __len__(self) -> int:
         return len(self._states)
@@ -123,6 +124,9 @@ class RowTable:
             self.losses[row] = (int(line.get("losses") or 1), int(line.get("progress") or 0))
         elif what == "ended":
             self.losses.pop(row, None)
+        self.waiting.pop(row, None)
+        if what == "ended" and line.get("status") == "waiting":
+            self.waiting[row] = float(line.get("at") or 0.0)
         if (state := state_after(line)) is not None:
             self._set(row, state)
 
@@ -137,58 +141,35 @@ class RowTable:
         return {state: self.counts[state] for state in STATES if self.counts[state]}
 
 
-def state_after(line: Mapping[str, Any]) -> RowState | None:
-    """The state of a row after a line of the ledger; None if the line does not change it."""
-    match line.get("is"):
-        case "started" | "lost" | "resumed":
-            return "running"
-        case "ended":
-            status = line.get("status")
-            return cast("RowState", status) if status in STATES else "failed"
-        case "retried":
-            return "pending"
-        case "cancelled":
-            return "stopped"
-        case _:
-            return None
-
-
 class _Rows:
     """The inputs of rows, read from the file when they are needed."""
 
     def __init__(self, record: SweepRecord) -> None:
         self._record = record
         self._offsets = array("q")
-        self._file: IO[bytes] | None = None
-
-    def open(self) -> int:
-        """Open the file. Returns the number of rows."""
-        import json
-
         try:
-            self._file = self._record.rows.open("rb")
+            self._file: IO[bytes] = record.rows.open("rb")
             place = 0
             for line in self._file:
                 self._offsets.append(place)
                 place += len(line)
         except OSError as error:
             raise StoreError(
-                f"the rows of sweep {self._record.sweep_id} cannot be read: {error}"
+                f"the rows of sweep {record.sweep_id} cannot be read: {error}"
             ) from error
-        self._decode = json.loads
+
+    def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        assert self._file is not None
         try:
             self._file.seek(self._offsets[row])
-            return self._decode(self._file.readline())
+            return json.loads(self._file.readline())
         except (OSError, ValueError) as error:
             raise StoreError(f"{self._record.rows}, line {row + 1}, is damaged: {error}") from error
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,13 +179,14 @@ class OpenSweep:
     Args:
         head: How it was started; see `record`.
         table: The states of its rows.
+        budget: What its runs have used, and what is reserved for them.
         ledger: Open for appending.
-        lines: The lines of the ledger so far, for a reader that needs all of them again.
     """
 
     record: SweepRecord
     head: dict[str, Any]
     table: RowTable
+    budget: SweepBudget
     ledger: SweepLedger
     rows: _Rows = field(repr=False)
 
@@ -218,6 +200,17 @@ class OpenSweep:
             self.ledger.add(*lines)
         for line in lines:
             self.table.read(line)
+            self.budget.count(line)
+
+    def bound(self) -> RunBound | None:
+        """What is reserved for each run; None for a sweep without limits whose plan is not kept.
+
+        Raises:
+            PlanError: The plan of a sweep with limits cannot be read.
+        """
+        if not self.budget.limits and not self.record.plan.is_file():
+            return None
+        return RunBound(load_plan(self.record.plan), self.head.get("run_limits") or {})
 
 
 @asynccontextmanager
@@ -231,10 +224,13 @@ async def opened_sweep(record: SweepRecord) -> AsyncGenerator[OpenSweep]:
     with SweepLock(record), SweepLedger(record) as ledger:
         head, rows = record.read_head(), _Rows(record)
         try:
-            table = RowTable(rows.open())
+            table, budget = RowTable(len(rows)), SweepBudget(head.get("limits") or {})
             for line in record.read_ledger():
                 table.read(line)
-            yield OpenSweep(record=record, head=head, table=table, ledger=ledger, rows=rows)
+                budget.count(line)
+            yield OpenSweep(
+                record=record, head=head, table=table, budget=budget, ledger=ledger, rows=rows
+            )
         finally:
             rows.close()
 
@@ -245,14 +241,13 @@ async def run_sweep(
     settings: Settings,
     listener: Listener | None = None,
     stop: asyncio.Event | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> SweepView:
     """Drive a sweep with the executor that its head names, until all rows have ended or wait.
 
     Args:
         listener: Hears each change of a row.
         stop: Once set, no row starts any more, and runs stop at the end of their present call.
-        environment: Variables for workers beside those of the settings, such as secret inputs.
+        settings: Workers have their `environment`, so secret inputs that were typed belong there.
 
     Raises:
         RunHeld: Another process drives it.
@@ -265,7 +260,6 @@ async def run_sweep(
             str(sweep.head.get("executor") or "local"),
             record,
             sweep.head.get("max_parallel"),
-            environment=environment,
         )
         async with executor:
             return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
@@ -360,6 +354,9 @@ class _Drive:
         self._wake = asyncio.Event()
         self._looked = 0.0
         self._asked: deque[int] = deque()
+        self._bound = sweep.bound()
+        self._no_room: deque[int] = deque()  # rows that the budget has no room for now
+        self._freed = False  # whether a run ended since the budget was compared with them
         self._error: BaseException | None = None
         self._stopping = ""
         self._cancelled = False
@@ -388,6 +385,8 @@ class _Drive:
             waits = self._fill()
             if self._error:
                 raise self._error
+            if self._no_room and not (self._freed or self._active or self._later):
+                self._limit()
             if not self._active and (self._stopping or waits is None):
                 return
             self._wake.clear()
@@ -405,18 +404,44 @@ class _Drive:
             row = self._next()
             if row is None:
                 break
-            self._start(row)
+            if not self._start(row):
+                self._no_room.appendleft(row)
+                self._freed = False
         if self._stopping:
             return None
         if self._later:
             return max(0.01, self._later[0][0] - time.monotonic())
         return None
 
-    def _start(self, row: int) -> None:
+    def _start(self, row: int) -> bool:
+        """Reserve what the run of a row may use, and start the run.
+
+        Returns:
+            False if the budget has no room for it now.
+        """
+        attempt, budget = self._table.attempt(row), self._sweep.budget
+        run = run_id_of(self._record.sweep_id, row, attempt)
+        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        if budget.obstacle(run, most):
+            return False
+        told: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
+        line = {**told, "is": "started", "at": time.time(), **({"reserved": most} if most else {})}
+        budget.count(line)  # at once: the next row is compared with it
         self._busy += 1
-        task = asyncio.create_task(self._perform(row))
+        task = asyncio.create_task(self._perform(row, line))
         self._active[task] = row
         task.add_done_callback(self._done)
+        return True
+
+    def _limit(self) -> None:
+        """Stop the sweep: its budget has no room for another run, and no run will make any."""
+        row = self._no_room[0]
+        run = run_id_of(self._record.sweep_id, row, self._table.attempt(row))
+        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        if reached := self._sweep.budget.obstacle(run, most):
+            self._reached, self._reason = reached, self._sweep.budget.why(reached, most)
+            self._stopping = self._stopping or STOP_WORDS
+        self._freed = not reached
 
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._active[task]
@@ -436,6 +461,8 @@ class _Drive:
             return heapq.heappop(self._later)[1]
         if self._asked:
             return self._asked.popleft()
+        if self._no_room:
+            return self._no_room.popleft() if self._freed else None
         return next(self._due, None)
 
     def _again(self, row: int, seconds: float) -> None:
@@ -444,13 +471,16 @@ class _Drive:
 
     # -- one row ----------------------------------------------------------------------------------
 
-    async def _perform(self, row: int) -> None:
-        """Perform a row once, and write what became of it."""
-        attempt = self._table.attempt(row)
-        run = run_id_of(self._record.sweep_id, row, attempt)
-        told = {"row": row, "run": run, "attempt": attempt}
+    async def _perform(self, row: int, started: Mapping[str, Any]) -> None:
+        """Perform a row once, and write what became of it.
+
+        Args:
+            started: Its line of the ledger, which the budget has counted.
+        """
+        told = {name: started[name] for name in ("row", "run", "attempt")}
+        run = str(told["run"])
         try:
-            await self._tell({**told, "is": "started", "at": time.time()})
+            await self._tell(started)
             report = await self._executor.perform(self._task(row, run))
         except WorkerLost as lost:
             self._free()
@@ -526,7 +556,12 @@ class _Drive:
         )
         if losses >= MOST_LOSSES:
             words = f"lost {losses} times without progress; the last time: {reason}"
-            await self._tell({**told, "is": "ended", "status": "failed", "error": words, **at})
+            line = {**told, "is": "ended", "status": "failed", "error": words, **at}
+            record = self._runs.at(str(told["run"]))
+            with contextlib.suppress(StoreError):  # without its use, its reservation counts whole
+                if holder_of(record) is None:
+                    line["used"] = used_by(record)
+            await self._tell(line)
         elif not self._stopping:
             self._again(row, self._pauses[min(losses, len(self._pauses)) - 1])
 
@@ -540,6 +575,9 @@ class _Drive:
         """Write a line about a row; then change its state, and tell the listener."""
         await self._lines.add(line)
         self._table.read(line)
+        if line["is"] != "started":
+            self._sweep.budget.count(line)
+            self._freed = True
         if self._listener:
             self._listener(line, self._table.shown)
 
@@ -576,10 +614,9 @@ class _Drive:
         """Find the waiting rows that were answered since the last look."""
         answered, self._known_answers = answered_rows(self._record, self._known_answers)
         busy = {*self._active.values(), *self._asked}
-        for row in answered:
-            if row < len(self._table) and self._table.state(row) == "waiting" and row not in busy:
+        for row, since in answered.items():
+            if self._table.waiting.get(row) == since and row not in busy:
                 self._asked.append(row)
-                busy.add(row)
 
     async def _end_tasks(self) -> None:
         """Give up the tasks that are left after an error. Their runs can be resumed."""
@@ -622,7 +659,3 @@ def progress_of(record: RunRecord) -> int:
         )
     except (StoreError, OSError):
         return 0
-
-
-__all__ = ["OVER", "OpenSweep", "drive", "opened_sweep", "run_sweep"]
-_ = CHECK_SPACE

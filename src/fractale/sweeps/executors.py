@@ -98,7 +98,7 @@ def executor_of(
     if found is None:
         from fractale.sweeps.local import LocalExecutor
 
-        return LocalExecutor(record, workers or settings.local_cores)
+        return LocalExecutor(record, settings, workers=workers)
     from fractale.sweeps.parsl_executor import ParslExecutor
 
     return ParslExecutor(found, record, settings=settings, workers=workers)
