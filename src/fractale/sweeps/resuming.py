@@ -1,4 +1,4 @@
-"""Continuing a sweep: after its driver died or was stopped, with other limits, or failed rows again.
+"""Continuing a sweep: after its driver died, with other limits, or failed rows anew.
 
 A sweep is acted on only if the user started it, as a run is (`settings.own_runs`).
 """
@@ -125,8 +125,8 @@ def change_limits(
         UsageError: Nothing bounds what a limit is about, or one run may use more than it.
         StoreError: The head cannot be written.
     """
-    of_sweep = {**(sweep.head.get("limits") or {}), **limits}
-    of_run = {**(sweep.head.get("run_limits") or {}), **run_limits}
+    of_sweep: dict[str, float] = {**(sweep.head.get("limits") or {}), **limits}
+    of_run: dict[str, Any] = {**(sweep.head.get("run_limits") or {}), **run_limits}
     check_limits(of_sweep, load_plan(sweep.record.plan), of_run)
     head = {**sweep.head, "limits": of_sweep, "run_limits": of_run}
     sweep.record.write_head(marked(head, settings.environment))
