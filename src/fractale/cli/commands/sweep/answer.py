@@ -169,9 +169,8 @@ def _listed(record: SweepRecord, groups: Sequence[QuestionGroup]) -> list[str]:
     lines = [f"sweep {sweep}: {count(runs, 'run')} waiting with {questions}"]
     for each in groups[:MOST_GROUPS]:
         lines += ["", f"{inert(each.step, 60)}   {each.key[:SHORT]}"]
-        lines.append(
-            f"  {count(len(each.asking), 'run')}: rows {row_ranges([asking.row for asking in each.asking])}"
-        )
+        rows = row_ranges([asking.row for asking in each.asking])
+        lines.append(f"  {count(len(each.asking), 'run')}: rows {rows}")
         lines += [f"  {words}" for words in question_text(each.question, 92)]
         if each.problem:
             lines.append(f"  {each.problem}")
