@@ -6,6 +6,7 @@ the settings name: ``local``, or a Parsl configuration below ``executors``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -50,6 +51,14 @@ class Executor(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Begin no task any more.
+
+        Those that `perform` has, and that no worker has begun, end with the status ``stopped``.
+        Those in progress are the caller's to stop.
+        """
+        ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
@@ -83,12 +92,18 @@ def executor_settings(settings: Settings, name: str) -> ExecutorSettings | None:
 
 
 def executor_of(
-    settings: Settings, name: str, record: SweepRecord, workers: int | None = None
+    settings: Settings,
+    name: str,
+    record: SweepRecord,
+    workers: int | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Executor:
     """The executor that `--on` names. It starts nothing before it is entered.
 
     Args:
         workers: How many runs it performs at a time; None: as its settings say.
+        environment: Variables for the runs beside those of the settings, such as secret inputs.
 
     Raises:
         UsageError: The settings have no such executor.
@@ -98,7 +113,7 @@ def executor_of(
     if found is None:
         from fractale.sweeps.local import LocalExecutor
 
-        return LocalExecutor(record, workers or settings.local_cores)
+        return LocalExecutor(record, workers or settings.local_cores, environment=environment)
     from fractale.sweeps.parsl_executor import ParslExecutor
 
-    return ParslExecutor(found, record, settings=settings, workers=workers)
+    return ParslExecutor(found, record, user=settings, workers=workers, environment=environment)
