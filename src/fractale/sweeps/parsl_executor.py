@@ -2,12 +2,12 @@
 
     driver ── interchange (`parsl_interchange`) ── worker pools, one per node ── workers
 
-A *block* is one job of a scheduler; each of its nodes has a worker pool, and each worker performs one
-task at a time (`parsl_node`). Blocks are submitted when there are tasks for them, and cancelled when
-there are none. All connections are encrypted with keys that are made for each driver.
+A *block* is one job of a scheduler; each of its nodes has a worker pool, and each worker performs
+one task at a time (`parsl_node`). Blocks are submitted when there are tasks for them, and cancelled
+when there are none. All connections are encrypted, with keys that are made for each driver.
 
-Only the `HighThroughputExecutor` of Parsl is used: the sweep's driver keeps the records, and decides
-what is tried again.
+Only the `HighThroughputExecutor` of Parsl is used: the sweep's driver keeps the records, and
+decides what is tried again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import secrets
-import shlex
 import socket
 import sys
 import threading
@@ -410,9 +409,8 @@ class ParslExecutor:
 
     def _see_connected(self) -> None:
         for name in self._ask("CONNECTED_BLOCKS"):
-            if block := self._blocks.get(name):
-                if block.connected is None:
-                    block.connected, block.reports = time.monotonic(), self._reports
+            if (block := self._blocks.get(name)) and block.connected is None:
+                block.connected, block.reports = time.monotonic(), self._reports
 
     def _see_ended(self) -> None:
         """Ask the scheduler about the blocks, all at once."""
@@ -504,7 +502,9 @@ class ParslExecutor:
 
 
 class BlockLog:
-    """The jobs of a sweep's blocks, in a file of JSON lines: a later driver ends those that are left.
+    """The jobs of a sweep's blocks, in a file of JSON lines.
+
+    A later driver cancels those that are left.
 
     Args:
         path: The file.

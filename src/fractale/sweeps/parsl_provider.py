@@ -26,8 +26,8 @@ END_SECONDS: Final = 10.0
 """How long the processes of a local block have after SIGTERM before they are killed."""
 
 KEPT: Final = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_CONF_SERVER"})
-"""The ``SLURM_*`` variables that Slurm's programs get. The others describe the job that this process
-runs in, and would change the jobs that it submits."""
+"""The ``SLURM_*`` variables that Slurm's programs get. The others describe the job that this
+process runs in, and would change the jobs that it submits."""
 
 LAUNCHERS: Final[Mapping[str, str]] = {
     "none": "SimpleLauncher",
@@ -106,6 +106,7 @@ def provider_of(settings: ExecutorSettings, scripts: Path, environment: Mapping[
 
 
 def parsl_missing(name: str) -> DependencyMissing:
+    """The error for an executor of the settings where Parsl is not installed."""
     return DependencyMissing(f"executor `{name}` needs Parsl, which is not installed", hint=EXTRA)
 
 
