@@ -6,9 +6,9 @@
 
 `run_sweep` does both with the executor that the head names.
 
-The driver may die at any time. Whatever it decides is in the ledger before it acts: a line before a
-run starts, and a line at its end. A later driver reads the ledger under the lock and continues: runs
-in progress are found by their IDs, and are resumed or waited for by their own locks and journals.
+The driver may die at any time. Each decision is in the ledger before the driver acts: a line before
+a run starts, and a line at its end. A later driver reads the ledger under the lock and continues.
+It finds runs in progress by their IDs; their own locks and journals make it safe to resume them.
 
 A row ends as its run does. A row whose worker was lost is performed again, since the worker resumes
 the run. It fails after `MOST_LOSSES` losses in a row without progress of its run in between.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import json
 import os
 import time
 from array import array
@@ -27,20 +28,26 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from fractale.errors import CHECK_SPACE, StoreError
+from fractale.errors import StoreError
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
-    OVER,
     RowState,
     SweepLedger,
     SweepLock,
     SweepRecord,
     run_id_of,
 )
-from fractale.sweeps.results import SweepView, answered_rows, status_of, view_of
+from fractale.sweeps.results import (
+    STATES,
+    SweepView,
+    answered_rows,
+    state_after,
+    status_of,
+    view_of,
+)
 from fractale.sweeps.task import RunReport, RunTask
 
 if TYPE_CHECKING:
@@ -69,16 +76,6 @@ PROGRESS: Final = ("step_finished", "tool_finished", "model_finished", "answered
 STOP_WORDS: Final = "the sweep stops"
 """Why the runs of a sweep stop that is stopped."""
 
-STATES: Final[tuple[RowState, ...]] = (
-    "pending",
-    "running",
-    "waiting",
-    "success",
-    "failed",
-    "stopped",
-    "limit",
-)
-
 Listener = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 """Called with each new line of the ledger about a row, and state → number of rows after it."""
 
@@ -95,6 +92,7 @@ class RowTable:
         self._attempts = array("H", bytes(2 * rows))
         self.counts = Counter[str]({"pending": rows})
         self.losses: dict[int, tuple[int, int]] = {}  # row → losses in a row, progress at the last
+        self.waiting: dict[int, float] = {}  # row → since when it waits
 
     def __len__(self) -> int:
         return len(self._states)
@@ -123,6 +121,9 @@ class RowTable:
             self.losses[row] = (int(line.get("losses") or 1), int(line.get("progress") or 0))
         elif what == "ended":
             self.losses.pop(row, None)
+        self.waiting.pop(row, None)
+        if what == "ended" and line.get("status") == "waiting":
+            self.waiting[row] = float(line.get("at") or 0.0)
         if (state := state_after(line)) is not None:
             self._set(row, state)
 
@@ -137,58 +138,35 @@ class RowTable:
         return {state: self.counts[state] for state in STATES if self.counts[state]}
 
 
-def state_after(line: Mapping[str, Any]) -> RowState | None:
-    """The state of a row after a line of the ledger; None if the line does not change it."""
-    match line.get("is"):
-        case "started" | "lost" | "resumed":
-            return "running"
-        case "ended":
-            status = line.get("status")
-            return cast("RowState", status) if status in STATES else "failed"
-        case "retried":
-            return "pending"
-        case "cancelled":
-            return "stopped"
-        case _:
-            return None
-
-
 class _Rows:
     """The inputs of rows, read from the file when they are needed."""
 
     def __init__(self, record: SweepRecord) -> None:
         self._record = record
         self._offsets = array("q")
-        self._file: IO[bytes] | None = None
-
-    def open(self) -> int:
-        """Open the file. Returns the number of rows."""
-        import json
-
         try:
-            self._file = self._record.rows.open("rb")
+            self._file: IO[bytes] = record.rows.open("rb")
             place = 0
             for line in self._file:
                 self._offsets.append(place)
                 place += len(line)
         except OSError as error:
             raise StoreError(
-                f"the rows of sweep {self._record.sweep_id} cannot be read: {error}"
+                f"the rows of sweep {record.sweep_id} cannot be read: {error}"
             ) from error
-        self._decode = json.loads
+
+    def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        assert self._file is not None
         try:
             self._file.seek(self._offsets[row])
-            return self._decode(self._file.readline())
+            return json.loads(self._file.readline())
         except (OSError, ValueError) as error:
             raise StoreError(f"{self._record.rows}, line {row + 1}, is damaged: {error}") from error
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,7 +177,6 @@ class OpenSweep:
         head: How it was started; see `record`.
         table: The states of its rows.
         ledger: Open for appending.
-        lines: The lines of the ledger so far, for a reader that needs all of them again.
     """
 
     record: SweepRecord
@@ -231,7 +208,7 @@ async def opened_sweep(record: SweepRecord) -> AsyncGenerator[OpenSweep]:
     with SweepLock(record), SweepLedger(record) as ledger:
         head, rows = record.read_head(), _Rows(record)
         try:
-            table = RowTable(rows.open())
+            table = RowTable(len(rows))
             for line in record.read_ledger():
                 table.read(line)
             yield OpenSweep(record=record, head=head, table=table, ledger=ledger, rows=rows)
@@ -245,14 +222,13 @@ async def run_sweep(
     settings: Settings,
     listener: Listener | None = None,
     stop: asyncio.Event | None = None,
-    environment: Mapping[str, str] | None = None,
 ) -> SweepView:
     """Drive a sweep with the executor that its head names, until all rows have ended or wait.
 
     Args:
         listener: Hears each change of a row.
         stop: Once set, no row starts any more, and runs stop at the end of their present call.
-        environment: Variables for workers beside those of the settings, such as secret inputs.
+        settings: Workers have their `environment`, so secret inputs that were typed belong there.
 
     Raises:
         RunHeld: Another process drives it.
@@ -265,7 +241,6 @@ async def run_sweep(
             str(sweep.head.get("executor") or "local"),
             record,
             sweep.head.get("jobs"),
-            environment=environment,
         )
         async with executor:
             return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
@@ -557,6 +532,7 @@ class _Drive:
 
             self._stopping, self._cancelled = CANCEL_REQUEST, True
         if self._stopping:
+            self._executor.stop()
             self._ask_runs_to_stop()
         else:
             self._take_answered()
@@ -576,10 +552,9 @@ class _Drive:
         """Find the waiting rows that were answered since the last look."""
         answered, self._known_answers = answered_rows(self._record, self._known_answers)
         busy = {*self._active.values(), *self._asked}
-        for row in answered:
-            if row < len(self._table) and self._table.state(row) == "waiting" and row not in busy:
+        for row, since in answered.items():
+            if self._table.waiting.get(row) == since and row not in busy:
                 self._asked.append(row)
-                busy.add(row)
 
     async def _end_tasks(self) -> None:
         """Give up the tasks that are left after an error. Their runs can be resumed."""
@@ -622,7 +597,3 @@ def progress_of(record: RunRecord) -> int:
         )
     except (StoreError, OSError):
         return 0
-
-
-__all__ = ["OVER", "OpenSweep", "drive", "opened_sweep", "run_sweep"]
-_ = CHECK_SPACE

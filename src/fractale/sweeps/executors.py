@@ -6,7 +6,6 @@ the settings name: ``local``, or a Parsl configuration below ``executors``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -96,14 +95,11 @@ def executor_of(
     name: str,
     record: SweepRecord,
     workers: int | None = None,
-    *,
-    environment: Mapping[str, str] | None = None,
 ) -> Executor:
     """The executor that `--on` names. It starts nothing before it is entered.
 
     Args:
         workers: How many runs it performs at a time; None: as its settings say.
-        environment: Variables for the runs beside those of the settings, such as secret inputs.
 
     Raises:
         UsageError: The settings have no such executor.
@@ -113,7 +109,7 @@ def executor_of(
     if found is None:
         from fractale.sweeps.local import LocalExecutor
 
-        return LocalExecutor(record, workers or settings.local_cores, environment=environment)
+        return LocalExecutor(record, settings, workers=workers)
     from fractale.sweeps.parsl_executor import ParslExecutor
 
-    return ParslExecutor(found, record, user=settings, workers=workers, environment=environment)
+    return ParslExecutor(found, record, user=settings, workers=workers)

@@ -119,7 +119,6 @@ class ParslExecutor:
         record: Of the sweep. What Parsl writes is in its directory `workers`.
         user: All settings: how often a scheduler may be asked, and the environment.
         workers: How many tasks to perform at a time, at most; None: as many as all blocks have.
-        environment: Variables for the runs, beside those of the settings.
         heartbeat, idle_seconds: Other values than `HEARTBEAT` and `IDLE_SECONDS`.
 
     Raises:
@@ -133,7 +132,6 @@ class ParslExecutor:
         *,
         user: Settings,
         workers: int | None = None,
-        environment: Mapping[str, str] | None = None,
         heartbeat: tuple[int, int] = HEARTBEAT,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
@@ -142,7 +140,7 @@ class ParslExecutor:
         self._settings = settings
         self._user = user
         self._most = min(workers or settings.workers, settings.workers)
-        self._environment = {**environment_of_runs(user), **(environment or {})}
+        self._environment = environment_of_runs(user)
         self._heartbeat = heartbeat
         self._idle_seconds = idle_seconds
         self._folder = record.workers.absolute() / "parsl"
@@ -327,10 +325,7 @@ class ParslExecutor:
         if error is None:
             self._bad = 0
             self._reports += 1
-            try:
-                return report_of(answer.result())
-            except ValueError as odd:
-                raise WorkerLost(str(odd)) from odd
+            return report_of(answer.result())
         raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> WorkerLost:

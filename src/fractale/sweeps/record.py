@@ -23,9 +23,15 @@ The ledger is a file of JSON lines. The state of a row is that of its last line:
 
     {"row": 17, "is": "started", "run": "s.17", "attempt": 1, "at": 1800000000.0, "reserved": {…}}
     {"row": 17, "is": "ended", "run": "s.17", "attempt": 1, "status": "success", "used": {…}, …}
-    {"row": 17, "is": "lost", "run": "s.17", "attempt": 1, "reason": "worker 3 was killed"}
-    {"row": 17, "is": "retried"}
+    {"row": 17, "is": "lost", "run": "s.17", "attempt": 1, "reason": "worker 3 was killed", …}
+    {"row": 17, "is": "retried"}             its next attempt is due
+    {"row": 17, "is": "resumed"}             its run, which reached a limit, is due again
     {"row": 17, "is": "cancelled"}
+
+Two kinds of lines are about the whole sweep and name no row: a driver begins, and is done.
+
+    {"is": "driving", "at": 1800000000.0, "pid": 4711}
+    {"is": "over", "status": "limit", "reached": "tokens", "reason": "…", "at": 1800000000.0}
 """
 
 from __future__ import annotations
@@ -110,6 +116,11 @@ class SweepRecord:
     def stop_request(self) -> Path:
         """Made by `fractale sweep cancel`; its text says why."""
         return self.path / "stop"
+
+    @property
+    def answered(self) -> Path:
+        """JSON lines: the rows whose runs were answered, by processes that need not drive it."""
+        return self.path / "answered.jsonl"
 
     @property
     def output(self) -> Path:
