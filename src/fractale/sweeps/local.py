@@ -96,7 +96,7 @@ class LocalExecutor:
             return report
 
     def stop(self) -> None:
-        """See `Executor.stop`: a task that waits for a worker here is begun soon, and stops then."""
+        """See `Executor.stop`: a task that waits for a worker begins soon, and stops then."""
 
     async def _new(self) -> _WorkerProcess:
         number = next(n for n in range(1, self._number + 2) if n not in self._numbers)

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, cast
 
 from fractale.plain import to_json
@@ -99,7 +100,7 @@ class _NodeWorker:
         self._worker = self._run(Worker().__aenter__())
         self._busy = False
         self._leaving = False
-        signal.signal(signal.SIGTERM, lambda *_: self._leave())
+        signal.signal(signal.SIGTERM, self._leave)
 
     def perform(self, task: RunTask) -> RunReport:
         """See `worker.Worker.perform`. The process ends after it if it was asked to."""
@@ -114,7 +115,7 @@ class _NodeWorker:
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def _leave(self) -> None:
+    def _leave(self, number: int, frame: FrameType | None) -> None:
         self._leaving = True
         if self._busy:
             self._loop.call_soon_threadsafe(self._worker.stop)

@@ -117,6 +117,7 @@ def walltime(seconds: float) -> str:
 
 
 def _kubernetes(settings: ExecutorSettings, shared: Mapping[str, Any]) -> Any:
+    import parsl.errors
     import parsl.providers
 
     try:
@@ -182,7 +183,7 @@ def _on_this_machine(kind: Any) -> Any:
 
         def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> Any:
             """Start a block, as a process group of its own."""
-            job = super().submit(command, tasks_per_node, job_name)
+            job: Any = super().submit(command, tasks_per_node, job_name)
             with contextlib.suppress(ProcessLookupError):
                 group = os.getpgid(int(job))
                 if group != os.getpgrp():
