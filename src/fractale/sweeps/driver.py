@@ -31,7 +31,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from fractale.errors import StoreError
+from fractale.plan.build import load_plan
+from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord, RunRecords
+from fractale.sweeps.budget import RunBound, SweepBudget, used_by
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
     RowState,
@@ -176,12 +179,14 @@ class OpenSweep:
     Args:
         head: How it was started; see `record`.
         table: The states of its rows.
+        budget: What its runs have used, and what is reserved for them.
         ledger: Open for appending.
     """
 
     record: SweepRecord
     head: dict[str, Any]
     table: RowTable
+    budget: SweepBudget
     ledger: SweepLedger
     rows: _Rows = field(repr=False)
 
@@ -195,6 +200,17 @@ class OpenSweep:
             self.ledger.add(*lines)
         for line in lines:
             self.table.read(line)
+            self.budget.count(line)
+
+    def bound(self) -> RunBound | None:
+        """What is reserved for each run; None for a sweep without limits whose plan is not kept.
+
+        Raises:
+            PlanError: The plan of a sweep with limits cannot be read.
+        """
+        if not self.budget.limits and not self.record.plan.is_file():
+            return None
+        return RunBound(load_plan(self.record.plan), self.head.get("run_limits") or {})
 
 
 @asynccontextmanager
@@ -208,10 +224,13 @@ async def opened_sweep(record: SweepRecord) -> AsyncGenerator[OpenSweep]:
     with SweepLock(record), SweepLedger(record) as ledger:
         head, rows = record.read_head(), _Rows(record)
         try:
-            table = RowTable(len(rows))
+            table, budget = RowTable(len(rows)), SweepBudget(head.get("limits") or {})
             for line in record.read_ledger():
                 table.read(line)
-            yield OpenSweep(record=record, head=head, table=table, ledger=ledger, rows=rows)
+                budget.count(line)
+            yield OpenSweep(
+                record=record, head=head, table=table, budget=budget, ledger=ledger, rows=rows
+            )
         finally:
             rows.close()
 
@@ -240,7 +259,7 @@ async def run_sweep(
             settings,
             str(sweep.head.get("executor") or "local"),
             record,
-            sweep.head.get("jobs"),
+            sweep.head.get("max_parallel"),
         )
         async with executor:
             return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
@@ -335,6 +354,9 @@ class _Drive:
         self._wake = asyncio.Event()
         self._looked = 0.0
         self._asked: deque[int] = deque()
+        self._bound = sweep.bound()
+        self._no_room: deque[int] = deque()  # rows that the budget has no room for now
+        self._freed = False  # whether a run ended since the budget was compared with them
         self._error: BaseException | None = None
         self._stopping = ""
         self._cancelled = False
@@ -363,6 +385,8 @@ class _Drive:
             waits = self._fill()
             if self._error:
                 raise self._error
+            if self._no_room and not (self._freed or self._active or self._later):
+                self._limit()
             if not self._active and (self._stopping or waits is None):
                 return
             self._wake.clear()
@@ -380,18 +404,44 @@ class _Drive:
             row = self._next()
             if row is None:
                 break
-            self._start(row)
+            if not self._start(row):
+                self._no_room.appendleft(row)
+                self._freed = False
         if self._stopping:
             return None
         if self._later:
             return max(0.01, self._later[0][0] - time.monotonic())
         return None
 
-    def _start(self, row: int) -> None:
+    def _start(self, row: int) -> bool:
+        """Reserve what the run of a row may use, and start the run.
+
+        Returns:
+            False if the budget has no room for it now.
+        """
+        attempt, budget = self._table.attempt(row), self._sweep.budget
+        run = run_id_of(self._record.sweep_id, row, attempt)
+        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        if budget.obstacle(run, most):
+            return False
+        told: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
+        line = {**told, "is": "started", "at": time.time(), **({"reserved": most} if most else {})}
+        budget.count(line)  # at once: the next row is compared with it
         self._busy += 1
-        task = asyncio.create_task(self._perform(row))
+        task = asyncio.create_task(self._perform(row, line))
         self._active[task] = row
         task.add_done_callback(self._done)
+        return True
+
+    def _limit(self) -> None:
+        """Stop the sweep: its budget has no room for another run, and no run will make any."""
+        row = self._no_room[0]
+        run = run_id_of(self._record.sweep_id, row, self._table.attempt(row))
+        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        if reached := self._sweep.budget.obstacle(run, most):
+            self._reached, self._reason = reached, self._sweep.budget.why(reached, most)
+            self._stopping = self._stopping or STOP_WORDS
+        self._freed = not reached
 
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._active[task]
@@ -411,6 +461,8 @@ class _Drive:
             return heapq.heappop(self._later)[1]
         if self._asked:
             return self._asked.popleft()
+        if self._no_room:
+            return self._no_room.popleft() if self._freed else None
         return next(self._due, None)
 
     def _again(self, row: int, seconds: float) -> None:
@@ -419,13 +471,16 @@ class _Drive:
 
     # -- one row ----------------------------------------------------------------------------------
 
-    async def _perform(self, row: int) -> None:
-        """Perform a row once, and write what became of it."""
-        attempt = self._table.attempt(row)
-        run = run_id_of(self._record.sweep_id, row, attempt)
-        told = {"row": row, "run": run, "attempt": attempt}
+    async def _perform(self, row: int, started: Mapping[str, Any]) -> None:
+        """Perform a row once, and write what became of it.
+
+        Args:
+            started: Its line of the ledger, which the budget has counted.
+        """
+        told = {name: started[name] for name in ("row", "run", "attempt")}
+        run = str(told["run"])
         try:
-            await self._tell({**told, "is": "started", "at": time.time()})
+            await self._tell(started)
             report = await self._executor.perform(self._task(row, run))
         except WorkerLost as lost:
             self._free()
@@ -450,7 +505,7 @@ class _Drive:
             run=run,
             sweep=self._record.sweep_id,
             row=row,
-            plan=str(head["file"]),
+            plan=str(self._record.plan.absolute()),
             plan_hash=str(head["plan_hash"]),
             inputs={**(head.get("inputs") or {}), **self._sweep.rows[row]},
             directory=str(head.get("folder") or Path.cwd()),
@@ -501,7 +556,12 @@ class _Drive:
         )
         if losses >= MOST_LOSSES:
             words = f"lost {losses} times without progress; the last time: {reason}"
-            await self._tell({**told, "is": "ended", "status": "failed", "error": words, **at})
+            line = {**told, "is": "ended", "status": "failed", "error": words, **at}
+            record = self._runs.at(str(told["run"]))
+            with contextlib.suppress(StoreError):  # without its use, its reservation counts whole
+                if holder_of(record) is None:
+                    line["used"] = used_by(record)
+            await self._tell(line)
         elif not self._stopping:
             self._again(row, self._pauses[min(losses, len(self._pauses)) - 1])
 
@@ -515,6 +575,9 @@ class _Drive:
         """Write a line about a row; then change its state, and tell the listener."""
         await self._lines.add(line)
         self._table.read(line)
+        if line["is"] != "started":
+            self._sweep.budget.count(line)
+            self._freed = True
         if self._listener:
             self._listener(line, self._table.shown)
 

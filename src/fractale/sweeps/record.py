@@ -14,9 +14,9 @@ The head has all that a process needs to drive the sweep, and no secret:
     limits      of the whole sweep: name → number, as in a plan's `limits`, times in seconds
     run_limits  of each run: replace those of the plan
     executor    ``local``, or the name of one of the settings
-    jobs        how many runs at a time; null: as many as the executor has workers
+    max_parallel  how many runs at a time; null: as many as the executor has workers
     options     as in `task.RunTask`
-    figure      the output, or the usage, that the table of results is about; null: none
+    merit       the output by which the user compares rows; null: none
     started     Unix time
 
 The ledger is a file of JSON lines. The state of a row is that of its last line:
