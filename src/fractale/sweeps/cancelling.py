@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fractale.audit import AuditLog
 from fractale.errors import CHECK_SPACE, FractaleError, RunHeld, StoreError, UsageError
 from fractale.private import write_private
 from fractale.runs.cancelling import cancel_run
-from fractale.store.locks import holder_of_lock
-from fractale.store.run_record import RunRecords
+from fractale.store.locks import holder_of, holder_of_lock
+from fractale.store.run_record import RunRecord, RunRecords
+from fractale.sweeps.budget import used_by
 from fractale.sweeps.driver import OpenSweep, opened_sweep
 from fractale.sweeps.record import SweepRecord, run_id_of
 from fractale.sweeps.results import SweepView, view_of
@@ -107,6 +108,7 @@ async def cancel_rows(sweep: OpenSweep, settings: Settings) -> list[str]:
     runs = RunRecords(sweep.record.state_dir)
     troubles: list[str] = []
     for row in [*sweep.table.rows("pending", "running", "waiting", "limit")]:
+        line: dict[str, Any] = {"row": row, "is": "cancelled"}
         if sweep.table.state(row) != "pending":
             run = runs.at(run_id_of(sweep.record.sweep_id, row, sweep.table.attempt(row)))
             if run.head.exists():
@@ -116,6 +118,17 @@ async def cancel_rows(sweep: OpenSweep, settings: Settings) -> list[str]:
                     troubles += [ended.trouble] if ended.trouble else []
                 except FractaleError as error:
                     troubles.append(f"run {run.run_id}: {error}")
-        sweep.add({"row": row, "is": "cancelled"})
+            line |= {"run": run.run_id, **_used(run)}
+        sweep.add(line)
     sweep.record.stop_request.unlink(missing_ok=True)
     return troubles
+
+
+def _used(run: RunRecord) -> dict[str, Any]:
+    """What a run used, for the ledger; nothing if it is not over, so that its reservation stays."""
+    if holder_of(run) is not None:
+        return {}
+    try:
+        return {"used": {name: amount for name, amount in used_by(run).items() if amount}}
+    except StoreError:
+        return {}

@@ -377,7 +377,7 @@ class _Drive:
 
             await cancel_rows(self._sweep, self._settings)
         await self._lines.add(self._over())
-        return view_of(self._record)
+        return view_of(self._record, driven=False)
 
     async def _loop(self) -> None:
         while True:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from fractale.errors import StoreError
 from fractale.store.locks import holder_of_lock
+from fractale.sweeps.budget import SweepBudget
 from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 
 DRIVER_ENDED: Final = "the process that drove it ended before all rows had"
@@ -117,15 +118,19 @@ class SweepView:
 # -- reading a record -----------------------------------------------------------------------------
 
 
-def view_of(record: SweepRecord) -> SweepView:
+def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     """A sweep as its record shows it now.
+
+    Args:
+        driven: Whether a process drives it; None: as its lock says.
 
     Raises:
         StoreError: The record cannot be read.
     """
     head, inputs = record.read_head(), record.read_rows()
-    held = holder_of_lock(record.lock) is not None
-    lines, about = _last_lines(record, len(inputs))
+    held = holder_of_lock(record.lock) is not None if driven is None else driven
+    budget = SweepBudget(head.get("limits") or {})
+    lines, about = _last_lines(record, len(inputs), budget)
     answered, _ = answered_rows(record)
     rows = tuple(
         _row_view(record.sweep_id, row, inputs[row], lines[row], answered.get(row))
@@ -143,7 +148,6 @@ def view_of(record: SweepRecord) -> SweepView:
     elif driven and status == "stopped":
         reason = DRIVER_ENDED
     ended = (over or {}).get("at") if not held else None
-    limits = _limits(head, record)
     return SweepView(
         id=record.sweep_id,
         plan=str(head.get("plan") or ""),
@@ -156,7 +160,7 @@ def view_of(record: SweepRecord) -> SweepView:
         status=status,
         counts=shown,
         rows=rows,
-        limits=limits,
+        limits=budget.views(),
         used=_sum(lines),
         reached=str(reached) if reached else None,
         reason=str(reason) if reason else None,
@@ -223,12 +227,17 @@ class _Lines:
 
 
 def _last_lines(
-    record: SweepRecord, rows: int
+    record: SweepRecord, rows: int, budget: SweepBudget
 ) -> tuple[list[_Lines], dict[str, Mapping[str, Any]]]:
-    """What the ledger says of each row, and the latest lines about the whole sweep."""
+    """What the ledger says of each row, and the latest lines about the whole sweep.
+
+    Args:
+        budget: Counts the lines.
+    """
     found = [_Lines() for _ in range(rows)]
     about: dict[str, Mapping[str, Any]] = {}
     for line in record.read_ledger():
+        budget.count(line)
         row, what = line.get("row"), line.get("is")
         if not isinstance(row, int):
             if what == "driving":
@@ -287,15 +296,6 @@ def _sum(lines: Iterable[_Lines]) -> dict[str, float]:
             for name, amount in used.items():
                 total[name] = total.get(name, 0.0) + amount
     return total
-
-
-def _limits(head: Mapping[str, Any], record: SweepRecord) -> tuple[LimitView, ...]:
-    del record
-    limits = cast("Mapping[str, float]", head.get("limits") or {})
-    return tuple(
-        LimitView(name=name, limit=float(limit), used=0.0, reserved=0.0)
-        for name, limit in limits.items()
-    )
 
 
 def _next(

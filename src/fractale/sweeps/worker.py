@@ -55,6 +55,7 @@ from fractale.settings import Settings, load_settings
 from fractale.settings.own_runs import is_agreed
 from fractale.store.outputs import FileOutputs, resolved
 from fractale.store.run_record import RunRecord, RunRecords
+from fractale.sweeps.budget import used_by
 from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.task import RunReport, RunTask
 
@@ -128,13 +129,13 @@ class Worker:
         try:
             if record.head.exists():
                 return await self._continue(task, record)
-            return await self._start(task)
+            return await self._start(task, record)
         except RunHeld:
             return RunReport(run=task.run, status="running", held=True)
         except StoreError as error:
             raise WorkerLost(_words(error)) from error
 
-    async def _start(self, task: RunTask) -> RunReport:
+    async def _start(self, task: RunTask, record: RunRecord) -> RunReport:
         plan = self._plan(task)
         if plan is None:
             words = f"the plan {task.plan} has changed since the sweep was started"
@@ -156,7 +157,7 @@ class Worker:
             raise WorkerLost(_words(error), cannot_start=True) from error
         finally:
             self._control = None
-        return report_of(result, options.control)
+        return report_of(result, record, options.control)
 
     async def _continue(self, task: RunTask, record: RunRecord) -> RunReport:
         """Report the end of a run that has ended, or resume it."""
@@ -179,7 +180,7 @@ class Worker:
             return RunReport(run=task.run, status="stopped", error=_words(error))
         finally:
             self._control = None
-        return report_of(result, options.control)
+        return report_of(result, record, options.control)
 
     def _options(self, task: RunTask, opened: _Open) -> RunOptions:
         given = task.options
@@ -279,21 +280,26 @@ def _words(error: FractaleError) -> str:
 # -- reports --------------------------------------------------------------------------------------
 
 
-def report_of(result: RunResult, control: RunControl | None = None) -> RunReport:
+def report_of(result: RunResult, record: RunRecord, control: RunControl | None = None) -> RunReport:
     """What a task's report says of a run's result.
 
     Args:
+        record: Of the run: tells what it used over all its processes.
         control: Of the run: tells who asked it to stop.
+
+    Raises:
+        StoreError: The record cannot be read.
     """
     asked = control.drain_reason if control is not None and control.drain_requested else None
     decided = result.decided or {}
     failed = result.status == "failed"
+    used = used_by(record)
     return RunReport(
         run=result.run,
         status=result.status,
         outputs={name: _cut(value) for name, value in result.outputs.items()},
         waiting=tuple(result.waiting) if result.status == "waiting" else (),
-        used=used_by(result.usage),
+        used={name: amount for name, amount in used.items() if amount},
         error=result.error,
         failed_at=str(decided.get("gave_up") or decided.get("step") or "") if failed else "",
         seconds=float(result.usage.get("seconds") or 0.0),
@@ -319,15 +325,9 @@ def ended_report(record: RunRecord) -> RunReport | None:
             error=last.get("error"),
             decided=last.get("decided"),
             usage=last.get("usage") or {},
-        )
+        ),
+        record,
     )
-
-
-def used_by(usage: Mapping[str, Any]) -> dict[str, float]:
-    """What a run used, by the names of limits. Zeros are left out."""
-    found = {"tokens": usage.get("total_tokens"), "cost": usage.get("cost")}
-    found |= {name: usage.get(name) for name in ("node_hours", "core_hours", "gpu_hours", "jobs")}
-    return {name: amount for name, amount in found.items() if amount}
 
 
 def _cut(value: Any) -> Any:
