@@ -35,6 +35,7 @@ from fractale.plan.build import load_plan
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import RunBound, SweepBudget, used_by
+from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
     RowState,
@@ -261,6 +262,7 @@ async def run_sweep(
             record,
             sweep.head.get("max_parallel"),
         )
+        await withdraw(record, settings, queued_driver(record))
         async with executor:
             return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
 
