@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from fractale.errors import UsageError
-from fractale.plain import to_json
 from fractale.sweeps.results import RowView, SweepView
 from fractale.text import did_you_mean
 
@@ -22,6 +21,11 @@ MOST_REASON: Final = 400
 """The characters of a reason by which failures are grouped."""
 NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """How a record writes numbers that JSON lacks, see `fractale.plain`."""
+
+USAGE: Final = ("tokens", "cost", "node_hours", "core_hours", "gpu_hours", "jobs")
+"""The parts of `RowView.used`."""
+
+SECONDS: Final = "seconds"
 
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
@@ -102,12 +106,6 @@ def flat_outputs(view: SweepView) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, names
 
 
-def numeric_outputs(view: SweepView) -> list[str]:
-    """The names of the outputs that are numbers in each row that has them."""
-    rows, names = flat_outputs(view)
-    return [name for name in names if _is_numeric(row.get(name) for row in rows)]
-
-
 def _is_numeric(values: Iterable[Any]) -> bool:
     there = [value for value in values if value is not None]
     numbers = [number_of(value) is not None or _is_not_finite(value) for value in there]
@@ -118,18 +116,29 @@ def _is_not_finite(value: Any) -> bool:
     return isinstance(value, str) and value in NOT_FINITE
 
 
+def value_of(row: RowView, name: str) -> Any:
+    """An output of a row, also of a table in it (``table.key``); else an amount that it used."""
+    outputs = flat(row.outputs)
+    if name in outputs:
+        return outputs[name]
+    if name in row.outputs:
+        return row.outputs[name]
+    return (row.seconds or None) if name == SECONDS else row.used.get(name)
+
+
 def merit_of(view: SweepView, name: str | None = None) -> Merit | None:
     """The output by which rows are compared.
 
     It is the one that the caller names, or the sweep's, or the only one that is a number. None if
-    there is not exactly one such output, or if no row has one yet.
+    there is not exactly one such output, or if no row has one yet. An amount that runs use, such as
+    ``node_hours``, or ``seconds`` may be named as well.
 
     Raises:
         UsageError: No row has an output `name`, although some rows have outputs.
     """
     rows, names = flat_outputs(view)
     chosen = name or view.merit
-    if name and names and name not in names:
+    if name and names and name not in (*names, *USAGE, SECONDS):
         raise UsageError(
             f"the runs of sweep {view.id} have no output `{name}`",
             hint=did_you_mean(name, names, otherwise=f"outputs: {', '.join(names[:20])}"),
@@ -141,8 +150,8 @@ def merit_of(view: SweepView, name: str | None = None) -> Merit | None:
         chosen = numeric[0]
     points = [
         (row, number)
-        for row, outputs in zip(view.rows, rows, strict=True)
-        if row.state == "success" and (number := number_of(outputs.get(chosen))) is not None
+        for row in view.rows
+        if row.state == "success" and (number := number_of(value_of(row, chosen))) is not None
     ]
     return Merit(name=chosen, points=tuple(points)) if points else None
 
@@ -237,8 +246,3 @@ def as_data(view: SweepView, merit: Merit | None, rows: Sequence[RowView]) -> di
 
 def _group_data(group: Group) -> dict[str, Any]:
     return {"step": group.step, "reason": group.words, "rows": [row.row for row in group.rows]}
-
-
-def cell_text(value: Any) -> str:
-    """A value as a text of a table: a text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else "" if value is None else to_json(value, default=str)

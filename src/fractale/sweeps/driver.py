@@ -203,6 +203,15 @@ class OpenSweep:
             self.table.read(line)
             self.budget.count(line)
 
+    def change_limits(self, limits: Mapping[str, float], run_limits: Mapping[str, Any]) -> None:
+        """Have other limits from now on.
+
+        Raises:
+            StoreError: The ledger cannot be read.
+        """
+        self.head |= {"limits": dict(limits), "run_limits": dict(run_limits)}
+        self.budget = SweepBudget(limits, self.record.read_ledger())
+
     def bound(self) -> RunBound | None:
         """What is reserved for each run; None for a sweep without limits whose plan is not kept.
 

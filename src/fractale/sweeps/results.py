@@ -42,6 +42,7 @@ class RowView:
         asks: The steps whose questions the run waits for; none once it was answered.
         answered: Whether the questions that the run waited for were answered, and the run was not
             resumed since.
+        since: When the run last ended or began to wait, in Unix time; 0 if it never did.
         losses: How often a worker was lost with it, in its latest attempt.
     """
 
@@ -58,6 +59,7 @@ class RowView:
     seconds: float = 0.0
     losses: int = 0
     answered: bool = False
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +292,7 @@ def _row_view(
         seconds=float(ended.get("seconds") or 0.0),
         losses=lines.losses,
         answered=waits and is_answered,
+        since=float(ended.get("at") or 0.0),
     )
 
 
