@@ -202,6 +202,15 @@ class OpenSweep:
             self.table.read(line)
             self.budget.count(line)
 
+    def change_limits(self, limits: Mapping[str, float], run_limits: Mapping[str, Any]) -> None:
+        """Have other limits from now on.
+
+        Raises:
+            StoreError: The ledger cannot be read.
+        """
+        self.head |= {"limits": dict(limits), "run_limits": dict(run_limits)}
+        self.budget = SweepBudget(limits, self.record.read_ledger())
+
     def bound(self) -> RunBound | None:
         """What is reserved for each run; None for a sweep without limits whose plan is not kept.
 
@@ -377,7 +386,7 @@ class _Drive:
 
             await cancel_rows(self._sweep, self._settings)
         await self._lines.add(self._over())
-        return view_of(self._record)
+        return view_of(self._record, driven=False)
 
     async def _loop(self) -> None:
         while True:

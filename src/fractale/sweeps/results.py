@@ -42,6 +42,7 @@ class RowView:
         asks: The steps whose questions the run waits for; none once it was answered.
         answered: Whether the questions that the run waited for were answered, and the run was not
             resumed since.
+        since: When the run last ended or began to wait, in Unix time; 0 if it never did.
         losses: How often a worker was lost with it, in its latest attempt.
     """
 
@@ -58,6 +59,7 @@ class RowView:
     seconds: float = 0.0
     losses: int = 0
     answered: bool = False
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +120,17 @@ class SweepView:
 # -- reading a record -----------------------------------------------------------------------------
 
 
-def view_of(record: SweepRecord) -> SweepView:
+def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     """A sweep as its record shows it now.
+
+    Args:
+        driven: Whether a process drives it; None: as its lock says.
 
     Raises:
         StoreError: The record cannot be read.
     """
     head, inputs = record.read_head(), record.read_rows()
-    held = holder_of_lock(record.lock) is not None
+    held = holder_of_lock(record.lock) is not None if driven is None else driven
     budget = SweepBudget(head.get("limits") or {})
     lines, about = _last_lines(record, len(inputs), budget)
     answered, _ = answered_rows(record)
@@ -282,6 +287,7 @@ def _row_view(
         seconds=float(ended.get("seconds") or 0.0),
         losses=lines.losses,
         answered=waits and is_answered,
+        since=float(ended.get("at") or 0.0),
     )
 
 

@@ -1,6 +1,6 @@
 """What a sweep is: a plan, the inputs that vary, and what binds all runs.
 
-A `SweepSpec` comes from the command line, from Python, or from a sweep file (`read_sweep_file`).
+A `SweepSpec` comes from the command line, from Python, or from a sweep file (`sweep_file`).
 `rows_of` makes its table of inputs: one row per run, each value of its input's type. It reports all
 problems at once, and writes nothing.
 
@@ -23,30 +23,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
-from fractale.errors import InputError, PlanError, Position, Problem, ToolError
+from fractale.errors import InputError, Position, Problem, ToolError
 from fractale.masking import Masker
 from fractale.plain import to_json
-from fractale.plan.fields import Fields, Reader, join
-from fractale.plan.forms import (
-    FLAG,
-    NAME,
-    TEXT,
-    TITLE,
-    Form,
-    Key,
-    choice,
-    keys_of,
-    read_part,
-    whole,
-)
-from fractale.plan.forms import part as part_form
 from fractale.plan.inputs import InputSpec, bind_inputs, convert, kind_of
-from fractale.plan.model import Limits, Plan
-from fractale.plan.node import Node
-from fractale.plan.source import read_file
+from fractale.plan.model import Plan
 from fractale.sweeps.tables import Table, TableRow, read_table, refusal, too_many
 from fractale.text import clip, count, did_you_mean, listing, shown_value
 
@@ -58,11 +41,8 @@ MOST_ROWS: Final = 100_000
 
 Algorithm: TypeAlias = Literal["random", "grid"]
 
-SWEEP_LIMITS: Final = ("tokens", "cost", "node_hours", "core_hours", "gpu_hours", "jobs", "time")
-"""The limits that a whole sweep can have."""
-
 _LOW: Final = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_SPACE_KEYS: Final = ("low", "high", "step", "factor", "log")
+SPACE_KEYS: Final = ("low", "high", "step", "factor", "log")
 _DRAW: Final = "draw from it with --sample N (`sample` in a sweep file)"
 
 
@@ -91,7 +71,7 @@ class SweepSpec:
         over: The axes, in the order of the product.
         table: The path of a table of inputs.
         sample: How many rows to draw from the axes; None: all rows of the product.
-        limits: Of the whole sweep; only those in `SWEEP_LIMITS`.
+        limits: Of the whole sweep: name → amount, see `budget.SWEEP_LIMITS`.
         run_limits: Of each run; they replace the plan's limits of the same name.
         on: The executor: ``local``, or a name of the settings.
         max_parallel: How many runs at a time; None: as many as the executor has workers.
@@ -109,8 +89,8 @@ class SweepSpec:
     sample: int | None = None
     seed: int = 0
     algorithm: Algorithm = "random"
-    limits: Limits = field(default_factory=Limits)
-    run_limits: Limits = field(default_factory=Limits)
+    limits: Mapping[str, float] = field(default_factory=dict[str, float])
+    run_limits: Mapping[str, float] = field(default_factory=dict[str, float])
     on: str = "local"
     max_parallel: int | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -135,172 +115,6 @@ class Rows:
     varied: tuple[str, ...]
     constant: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
-
-
-# -- sweep files ----------------------------------------------------------------------------------
-
-
-def _plain_table(mapping: Fields, key: str) -> dict[str, Any] | None:
-    node = mapping.value(key)
-    if isinstance(node.value, dict):
-        return node.plain()
-    mapping.wrong(key, "a mapping")
-    return None
-
-
-def _inputs(mapping: Fields, key: str) -> dict[str, Node]:
-    return {name: node for name, _, node in mapping.entries(key)}
-
-
-def _axes(mapping: Fields, key: str) -> tuple[Axis, ...]:
-    found: list[Axis] = []
-    for name, at, node in mapping.entries(key):
-        path = join(join(mapping.path, key), name)
-        given = node.plain()
-        if isinstance(node.value, dict):
-            space = mapping.reader.fields(node, path, _SPACE_KEYS, "a range", {})
-            if space is not None and not {"low", "high"} <= {*space}:
-                message = "a range needs `low` and `high`"
-                mapping.reader.fail("missing-key", message, at, path)
-        elif not isinstance(given, (str, list)) or not given:
-            message = f"an axis is a list of values or a range such as `1..8`, not {node.found()}"
-            mapping.reader.fail("wrong-type", message, at, path)
-            continue
-        found.append(Axis(name, given, at.position))
-    return tuple(found)
-
-
-def _limits_of_sweep(mapping: Fields, key: str) -> Limits | None:
-    node = mapping.value(key)
-    if isinstance(node.value, dict):
-        for name, at in node.keys.items():
-            if name not in SWEEP_LIMITS and name in _LIMIT_KEYS:
-                message = f"a sweep as a whole has no limit `{name}`; write it under `run_limits`"
-                mapping.reader.fail("unknown-key", message, at, join(key, name))
-    return _LIMITS.read(mapping, key) if _LIMITS.read else None
-
-
-_LIMITS: Final = part_form(Limits)
-_LIMIT_KEYS: Final = keys_of(Limits)
-_VALUES: Final = Form(_inputs, {"type": "object"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SweepFile:
-    """The keys of a sweep file: the table of ``docs/sweeps.md`` comes from them."""
-
-    plan: Annotated[
-        str, Key(TITLE, "The plan's file, from the sweep file's directory.", required="")
-    ]
-    description: Annotated[str, Key(TEXT, "The purpose of the sweep.")] = ""
-    inputs: Annotated[Mapping[str, Node], Key(_VALUES, "Inputs that are the same in all runs.")] = (
-        field(default_factory=dict[str, Node])
-    )
-    over: Annotated[
-        tuple[Axis, ...],
-        Key(
-            Form(_axes, {"type": "object"}),
-            "Input → a list of values, a range such as `1..8`, or `{low, high, step}`.",
-            never_empty=True,
-        ),
-    ] = ()
-    table: Annotated[
-        str | None,
-        Key(TITLE, "A table of inputs, from the sweep file's directory.", never_empty=True),
-    ] = None
-    sample: Annotated[int | None, Key(whole(), "How many rows to draw from `over`.")] = None
-    seed: Annotated[int, Key(whole(0), "Another seed draws other rows.")] = 0
-    algorithm: Annotated[
-        Algorithm, Key(choice(get_args(Algorithm)), "How rows are drawn: `random` or `grid`.")
-    ] = "random"
-    limits: Annotated[
-        Limits,
-        Key(Form(_limits_of_sweep, _LIMITS.schema), "Limits of all runs together: a budget."),
-    ] = field(default_factory=Limits)
-    run_limits: Annotated[
-        Limits, Key(_LIMITS, "Limits of each run; they replace the plan's of the same name.")
-    ] = field(default_factory=Limits)
-    on: Annotated[str, Key(NAME, "The executor: `local`, or one of the settings.")] = "local"
-    max_parallel: Annotated[int | None, Key(whole(), "How many runs at a time.")] = None
-    answers: Annotated[
-        Mapping[str, Any],
-        Key(Form(_plain_table, {"type": "object"}), "Answers to questions: step → answer."),
-    ] = field(default_factory=dict[str, Any])
-    reuse: Annotated[bool, Key(FLAG, "Whether to take over results of equal earlier steps.")] = (
-        False
-    )
-    merit: Annotated[
-        str | None, Key(TITLE, "The output by which you compare runs, such as `energy`.")
-    ] = None
-
-
-SWEEP_KEYS: Final = keys_of(_SweepFile)
-_HINTS: Final = {
-    "steps": "that belongs to a plan; name the plan's file with `plan`",
-    "executors": "executors are set up in the settings; name one with `on`",
-    "executor": "write `on`",
-    "jobs": "write `max_parallel`",
-    "parallel": "write `max_parallel`",
-    "metric": "write `merit`",
-    "servers": "the plan names its servers",
-}
-_TELLING: Final = frozenset({"over", "table", "sample", "run_limits"})
-"""Keys that a sweep file has and a plan has not."""
-
-
-def is_sweep_file(root: Node) -> bool:
-    """Whether a YAML file is a sweep: it has `plan` or another key of a sweep, and no `steps`."""
-    if not isinstance(root.value, dict) or "steps" in root.value:
-        return False
-    return "plan" in root.value or bool(_TELLING & {*root.value})
-
-
-def read_sweep_file(path: Path | str) -> SweepSpec | None:
-    """Read a sweep file.
-
-    Args:
-        path: Positions name it as given here.
-
-    Returns:
-        None if the file is a plan, or cannot be either: then the reader of plans says why.
-
-    Raises:
-        PlanError: It is a sweep file with errors; all of them.
-    """
-    root = read_file(path)
-    if not is_sweep_file(root):
-        return None
-    reader = Reader()
-    fields = reader.fields(root, "", SWEEP_KEYS, "a sweep", _HINTS)
-    if fields is None:  # it is a mapping: see `is_sweep_file`
-        raise PlanError(reader.problems.errors)
-    found = read_part(SWEEP_KEYS, fields)
-    _check_parts(fields)
-    if problems := reader.problems.errors:
-        raise PlanError(problems)
-    inputs: dict[str, Node] = found.pop("inputs", {})
-    near = Path(path).parent
-    for name in ("plan", "table"):
-        if name in found:
-            found[name] = str(near / Path(found[name]).expanduser())
-    return SweepSpec(
-        **found,
-        inputs={name: node.plain() for name, node in inputs.items()},
-        places={name: node.position for name, node in inputs.items()},
-        file=str(path),
-        file_text=to_json(root.plain(), indent=1),
-    )
-
-
-def _check_parts(fields: Fields) -> None:
-    """Check keys that need or exclude each other."""
-    if "sample" in fields and "over" not in fields:
-        fields.fail("sample", "missing-key", "`sample` draws from the axes of `over`; add `over`")
-    if "sample" in fields and "table" in fields:
-        fields.fail("sample", "bad-value", "`sample` and `table` exclude each other")
-    if "over" not in fields and "table" not in fields:
-        message = "a sweep needs `over` or `table`: nothing varies"
-        fields.reader.fail("missing-key", message, fields.node, "")
 
 
 # -- from the command line and Python -------------------------------------------------------------
@@ -774,9 +588,9 @@ def _number(text: str) -> int | float:
 
 
 def _span_of(given: Mapping[str, Any], spec: InputSpec) -> _Span:
-    unknown = [key for key in given if key not in _SPACE_KEYS]
+    unknown = [key for key in given if key not in SPACE_KEYS]
     if unknown:
-        near = did_you_mean(unknown[0], _SPACE_KEYS, before="; ")
+        near = did_you_mean(unknown[0], SPACE_KEYS, before="; ")
         raise ValueError(f"a range has no key `{clip(str(unknown[0]))}`{near}")
     for key in ("low", "high", "step", "factor"):
         value = given.get(key)
