@@ -202,6 +202,15 @@ class OpenSweep:
             self.table.read(line)
             self.budget.count(line)
 
+    def change_limits(self, limits: Mapping[str, float], run_limits: Mapping[str, Any]) -> None:
+        """Have other limits from now on.
+
+        Raises:
+            StoreError: The ledger cannot be read.
+        """
+        self.head |= {"limits": dict(limits), "run_limits": dict(run_limits)}
+        self.budget = SweepBudget(limits, self.record.read_ledger())
+
     def bound(self) -> RunBound | None:
         """What is reserved for each run; None for a sweep without limits whose plan is not kept.
 
@@ -350,6 +359,7 @@ class _Drive:
         self._later: list[tuple[float, int]] = []  # a heap: when, row
         self._held = Counter[int]()
         self._known_answers = 0
+        self._begun = iter([*self._table.rows("running")])  # they have a reservation: they go first
         self._due = self._due_at_start()
         self._wake = asyncio.Event()
         self._looked = 0.0
@@ -421,7 +431,7 @@ class _Drive:
         """
         attempt, budget = self._table.attempt(row), self._sweep.budget
         run = run_id_of(self._record.sweep_id, row, attempt)
-        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        most = self._most(run)
         if budget.obstacle(run, most):
             return False
         told: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
@@ -433,11 +443,20 @@ class _Drive:
         task.add_done_callback(self._done)
         return True
 
+    def _most(self, run: str) -> dict[str, float]:
+        """What is to be reserved for a run."""
+        if self._bound is None:
+            return {}
+        try:
+            return self._bound.of(self._runs.at(run))
+        except StoreError:  # its worker will say so
+            return self._bound.most
+
     def _limit(self) -> None:
         """Stop the sweep: its budget has no room for another run, and no run will make any."""
         row = self._no_room[0]
         run = run_id_of(self._record.sweep_id, row, self._table.attempt(row))
-        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        most = self._most(run)
         if reached := self._sweep.budget.obstacle(run, most):
             self._reached, self._reason = reached, self._sweep.budget.why(reached, most)
             self._stopping = self._stopping or STOP_WORDS
@@ -450,9 +469,9 @@ class _Drive:
             self._error = error
 
     def _due_at_start(self) -> Iterator[int]:
-        """The rows that are due: first those that began, then those that did not."""
+        """The other rows that are due: first those that began, then those that did not."""
         table = self._table
-        yield from [*table.rows("running", "stopped")]
+        yield from [*table.rows("stopped")]
         yield from table.rows("pending")
 
     def _next(self) -> int | None:
@@ -461,6 +480,8 @@ class _Drive:
             return heapq.heappop(self._later)[1]
         if self._asked:
             return self._asked.popleft()
+        if (row := next(self._begun, None)) is not None:
+            return row
         if self._no_room:
             return self._no_room.popleft() if self._freed else None
         return next(self._due, None)

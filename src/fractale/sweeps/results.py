@@ -42,6 +42,7 @@ class RowView:
         asks: The steps whose questions the run waits for; none once it was answered.
         answered: Whether the questions that the run waited for were answered, and the run was not
             resumed since.
+        since: When the run last ended or began to wait, in Unix time; 0 if it never did.
         losses: How often a worker was lost with it, in its latest attempt.
     """
 
@@ -58,6 +59,7 @@ class RowView:
     seconds: float = 0.0
     losses: int = 0
     answered: bool = False
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +140,14 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     )
     counts = Counter[str](row.state for row in rows)
     shown = {state: counts[state] for state in STATES if counts[state]}
-    driven, over = about.get("driving"), about.get("over")
+    over = about.get("over")
     status, reason = status_of(shown), over.get("reason") if over else None
     reached = over.get("reached") if over else None
     if held:
         status, reason, reached = "running", None, None
     elif over:
         status = _status_now(over, status)
-    elif driven and status == "stopped":
+    elif "driving" in about and status == "stopped":
         reason = DRIVER_ENDED
     ended = (over or {}).get("at") if not held else None
     return SweepView(
@@ -285,6 +287,7 @@ def _row_view(
         seconds=float(ended.get("seconds") or 0.0),
         losses=lines.losses,
         answered=waits and is_answered,
+        since=float(ended.get("at") or 0.0),
     )
 
 

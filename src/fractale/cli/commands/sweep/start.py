@@ -9,17 +9,21 @@ import click
 
 from fractale.cli import options
 from fractale.cli.commands.run import complete_plans
-from fractale.errors import UsageError
 from fractale.sweeps.spec import (
     Algorithm,
     SweepSpec,
     axes_from_texts,
     with_axes,
 )
+from fractale.text import count
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from fractale.cli.sweeping import Progress
     from fractale.settings import Settings
     from fractale.sweeps.begin import Prepared
+    from fractale.sweeps.results import SweepView
 
 
 class _StartContext(click.Context):
@@ -73,7 +77,7 @@ class _StartCommand(click.Command):
 )
 @click.option(
     "--run-limit",
-    "limits",
+    "run_limits",
     multiple=True,
     metavar="NAME=VALUE",
     help="Limit each run, as --limit of `fractale run` does.",
@@ -87,7 +91,7 @@ class _StartCommand(click.Command):
 @click.option("--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking.")
 @click.option("--sweep-id", metavar="ID", help="Use this ID instead of a random one.")
 @click.option("--dry-run", is_flag=True, help="Show the rows and what they may cost at most.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the sweep as JSON at the end.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the final summary.")
 @options.trust_option
 @options.collected
@@ -102,12 +106,16 @@ def command(
     on: str | None,
     max_parallel: int | None,
     sweep_limits: tuple[str, ...],
+    run_limits: tuple[str, ...],
     merit: str | None,
     sweep_id: str | None,
     dry_run: bool,
     given: options.CommandLine,
 ) -> int:
     """Run PLAN once per row of a table of inputs. PLAN is a plan or a sweep file."""
+    from fractale.cli.sweeping import run_limits_of, sweep_limits_of
+    from fractale.sweeps.begin import prepare
+
     typed: dict[str, Any] = {
         "table": table,
         "sample": sample,
@@ -123,11 +131,10 @@ def command(
         **{name: value for name, value in typed.items() if value is not None},
         inputs={**spec.inputs, **given.inputs},
         answers={**spec.answers, **given.answers},
-        limits={**spec.limits, **read_sweep_limits(sweep_limits)},
-        run_limits={**spec.run_limits, **_amounts(given)},
+        limits={**spec.limits, **sweep_limits_of(sweep_limits)},
+        run_limits={**spec.run_limits, **run_limits_of(run_limits)},
     )
     settings = given.settings(acts=not dry_run)
-    from fractale.sweeps.begin import prepare
 
     prepared = prepare(
         spec,
@@ -148,50 +155,12 @@ def _spec_of(path: str) -> SweepSpec:
     return read_sweep_file(path) or SweepSpec(plan=path)
 
 
-def _amounts(given: options.CommandLine) -> dict[str, float]:
-    names = type(given.limits).__slots__
-    found = {name: getattr(given.limits, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def read_sweep_limits(pairs: tuple[str, ...]) -> dict[str, float]:
-    """The limits of a whole sweep, from ``--limit NAME=VALUE``.
-
-    Raises:
-        UsageError: A limit is unknown, or its value is not a number above 0.
-    """
-    import math
-
-    from fractale.sweeps.budget import SWEEP_LIMITS
-    from fractale.text import did_you_mean
-
-    found: dict[str, float] = {}
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        if name not in SWEEP_LIMITS:
-            known = f"one of: {', '.join(SWEEP_LIMITS)}"
-            near = did_you_mean(name, SWEEP_LIMITS, otherwise=known)
-            raise UsageError(
-                f"a sweep has no limit `{name}`", hint=f"{near}; for each run: --run-limit"
-            )
-        whole = name in ("tokens", "jobs", "jobs_at_once")
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            kind = "a whole number" if whole else "a number"
-            raise UsageError(f"--limit {pair}: must be {kind}") from None
-        if not math.isfinite(value) or value <= 0:
-            raise UsageError(f"--limit {pair}: must be greater than 0")
-        found[name] = value
-    return found
-
-
 def show_effects(
     prepared: Prepared, settings: Settings, given: options.CommandLine, sweep_id: str | None
 ) -> int:
     """Print what the sweep would do, without a connection; returns the exit code."""
     from fractale.plain import to_json
-    from fractale.plan.inputs import read_secrets
+    from fractale.plan.inputs import read_secrets, secret_variable
     from fractale.render.sweep_dry_run import sweep_text_lines
     from fractale.sweeps.begin import check_free
     from fractale.sweeps.dry_run import describe_sweep
@@ -205,6 +174,7 @@ def show_effects(
         click.echo(to_json({**found, "missing_secrets": missing}))
         return 0
     lines = sweep_text_lines(prepared, found)
+    lines += [f"set {secret_variable(name)} before you start it" for name in missing]
     click.echo("\n".join([*lines, "nothing was run and no connection was opened"]))
     return 0
 
@@ -215,18 +185,27 @@ def start(
     """Ask the user if needed, write the sweep, and drive it; returns the exit code."""
     from fractale.cli.consent import ask_about_sweep
     from fractale.cli.running import secrets_of
-    from fractale.cli.sweeping import drive_sweep
+    from fractale.cli.sweeping import driven, ended
     from fractale.plan.inputs import secret_variable
+    from fractale.render.text import inert
     from fractale.sweeps.begin import check_secrets, write_sweep
+    from fractale.sweeps.driver import run_sweep
 
     ask_about_sweep(prepared, settings, given.extensions, yes=given.yes)
     secrets = secrets_of(prepared.plan, settings)
     check_secrets(prepared, secrets)
     record = write_sweep(prepared, settings, sweep_id)
-    return drive_sweep(
-        record,
-        settings,
-        as_json=given.as_json,
-        quiet=given.quiet,
-        environment={secret_variable(name): value for name, value in secrets.items()},
-    )
+    quiet = given.quiet or given.as_json
+    if not quiet:
+        rows, plan = len(prepared.rows.rows), inert(prepared.plan.name, 60)
+        words = f"{count(rows, 'run')} of `{plan}` on {prepared.spec.on}"
+        click.echo(f"sweep {record.sweep_id}: {words}", err=True)
+    known = {secret_variable(name): value for name, value in secrets.items()}
+
+    async def begin(progress: Progress, stop: asyncio.Event) -> SweepView:
+        return await run_sweep(
+            record, settings=settings, listener=progress.hear, stop=stop, environment=known
+        )
+
+    view = driven(begin, sweep=record.sweep_id, quiet=quiet)
+    return ended(view, as_json=given.as_json)
