@@ -14,6 +14,7 @@ from fractale.runs.cancelling import cancel_run
 from fractale.store.locks import holder_of, holder_of_lock
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import used_by
+from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.driver import OpenSweep, opened_sweep
 from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 from fractale.sweeps.results import SweepView, view_of
@@ -66,6 +67,7 @@ async def cancel_sweep(
     check_open(before)
     left = sum(before.counts.get(state, 0) for state in OPEN)
     AuditLog.of(settings).record("cancel", sweep=record.sweep_id, rows=left)
+    queued = queued_driver(record)
     until = time.monotonic() + seconds
     while True:
         try:
@@ -79,6 +81,8 @@ async def cancel_sweep(
         if time.monotonic() > until:
             return CancelledSweep(view=view_of(record), rows=0, stopped=False)
         await asyncio.sleep(LOOK_SECONDS)
+    if trouble := await withdraw(record, settings, queued):
+        troubles.append(trouble)
     after = view_of(record)
     return CancelledSweep(
         view=after, rows=after.counts.get("stopped", 0), stopped=True, troubles=tuple(troubles)
