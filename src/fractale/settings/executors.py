@@ -47,7 +47,7 @@ PROVIDERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Provider → the keys that only some providers have."""
 
-OF_JOBS: Final = ("walltime", "scheduler_options", "launcher")
+OF_JOBS: Final = ("walltime", "driver_walltime", "scheduler_options", "launcher")
 """Keys of the providers that submit batch jobs, which are all but ``local`` and ``kubernetes``."""
 
 KEYS: Final = (
@@ -85,6 +85,7 @@ class ExecutorSettings:
         nodes: Nodes of each block.
         blocks: How many blocks there are at a time, at most.
         walltime: Seconds that each block may take.
+        driver_walltime: Seconds that the driver's own job may take, with ``--detach``.
         workers_per_node: How many runs a node performs at a time.
         cores_per_worker: Cores that a block asks for, for each worker; None asks for none.
         partition, queue, account, qos, constraint: As the scheduler names them.
@@ -105,6 +106,7 @@ class ExecutorSettings:
     nodes: int = 1
     blocks: int = 1
     walltime: float = DEFAULT_WALLTIME
+    driver_walltime: float = DEFAULT_WALLTIME
     workers_per_node: int = 1
     cores_per_worker: int | None = None
     partition: str | None = None
@@ -170,12 +172,14 @@ def _executor(name: str, entry: Any, origin: str) -> ExecutorSettings:
     data = _checked(entry, where)
     provider = str(data["provider"])
     nodes = _whole(data, "nodes", 1, where)
+    walltime = _walltime(data, "walltime", DEFAULT_WALLTIME, where)
     return ExecutorSettings(
         name=name,
         provider=provider,
         nodes=nodes,
         blocks=_whole(data, "blocks", 1, where),
-        walltime=_walltime(data.get("walltime"), where),
+        walltime=walltime,
+        driver_walltime=_walltime(data, "driver_walltime", walltime, where),
         workers_per_node=_whole(data, "workers_per_node", 1, where),
         cores_per_worker=_whole(data, "cores_per_worker", 1, where)
         if data.get("cores_per_worker") is not None
@@ -254,9 +258,10 @@ def _flag(data: Mapping[str, Any], key: str, where: str) -> bool:
     raise SettingsError(f"{where}: `{key}` must be true or false, not `{value}`")
 
 
-def _walltime(value: Any, where: str) -> float:
+def _walltime(data: Mapping[str, Any], key: str, default: float, where: str) -> float:
+    value = data.get(key)
     if value is None:
-        return DEFAULT_WALLTIME
+        return default
     try:
         seconds = parse_duration(str(value))
     except ValueError:
@@ -265,8 +270,8 @@ def _walltime(value: Any, where: str) -> float:
     if seconds >= SHORTEST_WALLTIME and not isinstance(value, bool):
         return seconds
     raise SettingsError(
-        f"{where}: `walltime` must be a time of a minute or more, not `{value}`",
-        hint="such as `walltime: 4h` or `walltime: 1:00:00`",
+        f"{where}: `{key}` must be a time of a minute or more, not `{value}`",
+        hint=f"such as `{key}: 4h` or `{key}: 1:00:00`",
     )
 
 

@@ -14,6 +14,7 @@ from fractale.runs.cancelling import cancel_run
 from fractale.store.locks import holder_of, holder_of_lock
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import used_by
+from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.driver import OpenSweep, opened_sweep
 from fractale.sweeps.record import SweepRecord, run_id_of
 from fractale.sweeps.results import SweepView, view_of
@@ -67,6 +68,7 @@ async def cancel_sweep(
             f"sweep {record.sweep_id} {words}: there is nothing to cancel",
             hint=f"next: {before.next[0]}" if before.next else None,
         )
+    queued = queued_driver(record)
     AuditLog.of(settings).record("cancel", sweep=record.sweep_id, rows=len(left))
     until = time.monotonic() + seconds
     while True:
@@ -81,6 +83,8 @@ async def cancel_sweep(
         if time.monotonic() > until:
             return CancelledSweep(view=view_of(record), rows=0, stopped=False)
         await asyncio.sleep(LOOK_SECONDS)
+    if trouble := await withdraw(record, settings, queued):
+        troubles.append(trouble)
     after = view_of(record)
     return CancelledSweep(
         view=after, rows=after.counts.get("stopped", 0), stopped=True, troubles=tuple(troubles)

@@ -35,6 +35,7 @@ from fractale.plan.build import load_plan
 from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import RunBound, SweepBudget, used_by
+from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
     RowState,
@@ -270,6 +271,7 @@ async def run_sweep(
             record,
             sweep.head.get("max_parallel"),
         )
+        await withdraw(record, settings, queued_driver(record))
         async with executor:
             return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
 
@@ -616,6 +618,7 @@ class _Drive:
 
             self._stopping, self._cancelled = CANCEL_REQUEST, True
         if self._stopping:
+            self._executor.stop()
             self._ask_runs_to_stop()
         else:
             self._take_answered()

@@ -50,6 +50,14 @@ class Executor(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Begin no task any more.
+
+        Those that `perform` has, and that no worker has begun, end with the status ``stopped``.
+        Those in progress are the caller's to stop.
+        """
+        ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
@@ -83,7 +91,10 @@ def executor_settings(settings: Settings, name: str) -> ExecutorSettings | None:
 
 
 def executor_of(
-    settings: Settings, name: str, record: SweepRecord, workers: int | None = None
+    settings: Settings,
+    name: str,
+    record: SweepRecord,
+    workers: int | None = None,
 ) -> Executor:
     """The executor that `--on` names. It starts nothing before it is entered.
 
@@ -101,4 +112,4 @@ def executor_of(
         return LocalExecutor(record, settings, workers=workers)
     from fractale.sweeps.parsl_executor import ParslExecutor
 
-    return ParslExecutor(found, record, settings=settings, workers=workers)
+    return ParslExecutor(found, record, user=settings, workers=workers)

@@ -95,6 +95,9 @@ class LocalExecutor:
             self._idle.append(worker)
             return report
 
+    def stop(self) -> None:
+        """See `Executor.stop`: a task that waits for a worker begins soon, and stops then."""
+
     async def _new(self) -> _WorkerProcess:
         number = next(n for n in range(1, self._number + 2) if n not in self._numbers)
         worker = _WorkerProcess(number, self._record.workers / f"worker-{number}.txt")

@@ -28,8 +28,9 @@ The ledger is a file of JSON lines. The state of a row is that of its last line:
     {"row": 17, "is": "resumed"}             its run, which reached a limit, is due again
     {"row": 17, "is": "cancelled"}
 
-Two kinds of lines are about the whole sweep and name no row: a driver begins, and is done.
+Lines about the whole sweep name no row: a driver waits as a job, begins, and is done.
 
+    {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", "key": "…"}
     {"is": "driving", "at": 1800000000.0, "pid": 4711}
     {"is": "over", "status": "limit", "reached": "tokens", "reason": "…", "at": 1800000000.0}
 """
@@ -126,6 +127,11 @@ class SweepRecord:
     def output(self) -> Path:
         """What a detached driver printed."""
         return self.path / "output.txt"
+
+    @property
+    def driver_jobs(self) -> Path:
+        """A directory: the jobs of detached drivers."""
+        return self.path / "driver"
 
     @property
     def workers(self) -> Path:

@@ -145,6 +145,9 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     reached = over.get("reached") if over else None
     if held:
         status, reason, reached = "running", None, None
+    elif (queued := about.get("queued")) and status == "stopped":
+        status, reached = "queued", None
+        reason = f"its driver waits as {queued.get('scheduler')} job {queued.get('job')}"
     elif over:
         status = _status_now(over, status)
     elif driven and status == "stopped":
@@ -242,6 +245,8 @@ def _last_lines(
         budget.count(line)
         row, what = line.get("row"), line.get("is")
         if not isinstance(row, int):
+            if what in ("driving", "over", "queued"):
+                about.pop("queued", None)
             if what == "driving":
                 about.pop("over", None)
             about[str(what)] = line
