@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from fractale.render.run_list import hours_cell
 from fractale.render.summary import (
-    LEAST_HOURS,
     STATES,
     Verdict,
     VerdictRow,
@@ -186,8 +186,12 @@ def sweep_lines(
     lines += [row(""), *row_lines(view, shown, merit=merit, limit=limit, width=width)]
     if merit and not only_failed:
         lines += [row(""), *merit_lines(view, merit, unicode=unicode)]
-    if view.next:
-        lines += [row(""), *next_lines(view.next)]
+    own = f"fractale sweep show {view.id}"
+    commands = [each for each in view.next if each != own] or [
+        f"fractale sweep export {view.id} -o {view.id}.csv",
+        f"fractale report {view.id}",
+    ]
+    lines += [row(""), *next_lines(commands)]
     return lines
 
 
@@ -223,6 +227,8 @@ def group_words(group: Group, title: str) -> str:
         words = inert(group.words, MOST_REASON) or "no reason is recorded"
         like = "" if group.alike else " (numbers differ)"
         return f"{step}: {words}{like}" if step else words + like
+    if group.answered:
+        return "answered, not resumed"
     return f"asks at {step}" if step else "waits for a batch job or a time"
 
 
@@ -287,7 +293,7 @@ def _columns(view: SweepView, rows: Sequence[RowView], merit: Merit | None) -> l
         texts = [_cell(value_of(each, merit.name)) for each in rows]
         columns.append(("merit", [fit(inert(merit.name), MOST_CELL), *texts], True))
     for key, heading, texts in (
-        ("node_hours", "NODE-H", [_hours(each.used.get("node_hours", 0.0)) for each in rows]),
+        ("node_hours", "NODE-H", [hours_cell(each.used.get("node_hours", 0.0)) for each in rows]),
         ("tokens", "TOKENS", [_whole(each.used.get("tokens", 0)) for each in rows]),
         ("cost", "COST", [_dollars(each.used.get("cost", 0.0)) for each in rows]),
         ("seconds", "TIME", [clock(each.seconds) if each.seconds else "" for each in rows]),
@@ -324,10 +330,6 @@ def _fitting(columns: list[Column], room: int) -> list[Column]:
 
 def _cell(value: Any) -> str:
     return "" if value is None else fit(table_cell(value), MOST_CELL)
-
-
-def _hours(value: float) -> str:
-    return f"{value:.3g}" if value >= LEAST_HOURS else ""
 
 
 def _whole(value: float) -> str:
@@ -486,6 +488,8 @@ def ended_line(view: SweepView, each: RowView, merit_name: str | None) -> Line:
     if each.state == "failed":
         at = f"`{inert(each.failed_at, 40)}`: " if each.failed_at else ""
         rest.append(at + inert(each.error or "", 160))
+    elif each.answered:
+        rest.append("answered, not resumed")
     elif each.asks:
         rest.append("asks at " + ", ".join(f"`{inert(step, 40)}`" for step in each.asks))
     elif merit_name:
