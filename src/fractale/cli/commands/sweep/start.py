@@ -201,11 +201,10 @@ def start(
         words = f"{count(rows, 'run')} of `{plan}` on {prepared.spec.on}"
         click.echo(f"sweep {record.sweep_id}: {words}", err=True)
     known = {secret_variable(name): value for name, value in secrets.items()}
+    settings = replace(settings, environment={**settings.environment, **known})
 
     async def begin(progress: Progress, stop: asyncio.Event) -> SweepView:
-        return await run_sweep(
-            record, settings=settings, listener=progress.hear, stop=stop, environment=known
-        )
+        return await run_sweep(record, settings=settings, listener=progress.hear, stop=stop)
 
     view = driven(begin, sweep=record.sweep_id, quiet=quiet)
     return ended(view, as_json=given.as_json)
