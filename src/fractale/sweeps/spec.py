@@ -78,7 +78,8 @@ class SweepSpec:
         answers: Answers to questions of the runs: step → answer.
         merit: The output by which rows are compared.
         file: The path of the sweep file, if the sweep comes from one.
-        file_text: What the sweep file said.
+        file_text: What the sweep file said, as JSON.
+        file_table: The table that the sweep file names, even if another replaces it.
         places: Input of the sweep file → its place.
     """
 
@@ -99,6 +100,7 @@ class SweepSpec:
     description: str = ""
     file: str | None = None
     file_text: str = ""
+    file_table: str | None = None
     places: Mapping[str, Position] = field(default_factory=dict[str, Position])
 
 
