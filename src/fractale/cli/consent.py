@@ -154,7 +154,7 @@ def ask_about_sweep(
 ) -> None:
     """Show a sweep that the user has not agreed to, and ask if there is a terminal.
 
-    Without a sweep file it is the plan that is asked about: the user wrote the rest.
+    Without a sweep file, it asks about the plan only: the user wrote the rest.
 
     Args:
         extensions: Of the runs.

@@ -13,6 +13,7 @@ from fractale.render.dry_run import text_lines
 from fractale.render.questions import exact
 from fractale.render.text import count
 from fractale.sweeps.begin import Prepared
+from fractale.sweeps.budget import OF_MODELS
 
 NAMES: Final[Mapping[str, str]] = {
     "tokens": "tokens",
@@ -73,29 +74,29 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
     yield "at most, in all:"
     rows, overshoots = found["rows"], False
     unbounded: list[str] = []
+    unused: dict[str, list[str]] = {}
     for name, bound in found["most"].items():
         words = NAMES[name]
         if bound["most"] is None:
             unbounded.append(words)
             continue
         if bound["each"] == 0:
-            yield f"  {words:<11} none: {_no_use(name)}"
+            why = "no step asks a model" if name in OF_MODELS else "no step submits a job"
+            unused.setdefault(why, []).append(words)
             continue
-        overshoots = overshoots or name in ("tokens", "cost")
-        parts = [f"{_number(bound['most'])}"]
+        overshoots = overshoots or name in OF_MODELS
+        parts: list[str] = []
         if bound["each"] is not None:
             parts.append(f"{rows:,} runs x {_number(bound['each'])} = {_number(bound['rows'])}")
         if bound["limit"] is not None:
             parts.append(f"the sweep's limit is {_number(bound['limit'])}")
-        yield f"  {words:<11} {parts[0]}" + (f"  ({'; '.join(parts[1:])})" if parts[1:] else "")
+        yield f"  {words:<11} {_number(bound['most'])}  ({'; '.join(parts)})"
+    for why, names in unused.items():
+        yield f"  none: {', '.join(names)}; {why}"
     if unbounded:
-        yield f"  no bound on: {', '.join(unbounded)}; --run-limit NAME=VALUE sets one"
+        yield f"  no bound: {', '.join(unbounded)}; --run-limit NAME=VALUE sets one"
     if overshoots:
         yield "  A model call that is in progress when a run reaches its limit comes on top."
-
-
-def _no_use(name: str) -> str:
-    return "no step asks a model" if name in ("tokens", "cost") else "no step submits a job"
 
 
 def _number(value: float) -> str:

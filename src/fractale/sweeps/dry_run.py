@@ -1,4 +1,4 @@
-"""What a sweep would do, and what it may cost at most: nothing is written, and nothing is opened.
+"""The effects of a sweep before it starts, and its cost at most: nothing is written or opened.
 
 A figure is only given if something bounds it: the limits of each run, times the rows, or a limit of
 the whole sweep. Without a bound it is None.

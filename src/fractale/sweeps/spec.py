@@ -1,4 +1,4 @@
-"""What a sweep is: a plan, the inputs that vary, and what binds all runs.
+"""The spec of a sweep: a plan, the inputs that vary, and what binds all runs.
 
 A `SweepSpec` comes from the command line, from Python, or from a sweep file (`sweep_file`).
 `rows_of` makes its table of inputs: one row per run, each value of its input's type. It reports all
