@@ -351,9 +351,13 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("limits", "said", "hint"),
         [
-            ({"cost": 5}, "nothing limits `cost` of a run", "--run-limit cost="),
-            ({AT_ONCE: 5}, "nothing limits `jobs` of a run", "--run-limit jobs="),
-            ({"node_hours": 1.5}, "up to 2 node-hours, more than .* limit of 1.5", "--limit"),
+            ({"cost": 5}, "limit `cost` needs a limit `cost` of each", "--run-limit cost="),
+            ({AT_ONCE: 5}, "`jobs_at_once` needs a limit `jobs` of each", "--run-limit jobs="),
+            (
+                {"node_hours": 1.5},
+                "one run may use 2 node-hours, more than .* limit of 1.5",
+                "--limit",
+            ),
             ({"steps": 5}, "`steps` is not a limit of a sweep; they are tokens", "--run-limit"),
         ],
     )
@@ -370,7 +374,7 @@ class TestCheck:
 
     def test_jobs_of_handlers_are_named_as_the_reason(self) -> None:
         job = "{name: last, job: {command: [sleep, 1], time: 1m}}"
-        with pytest.raises(UsageError, match="`on_failure` or `finally` may submit jobs"):
+        with pytest.raises(UsageError, match="cannot be kept: handlers may submit jobs"):
             check_limits({"node_hours": 10}, plan(SUBMITTING % job), {})
 
 

@@ -179,22 +179,22 @@ def check_limits(limits: Mapping[str, float], plan: Plan, run_limits: Mapping[st
         if name in most:
             if parts(most[name]) > parts(limit):
                 faults.append(
-                    f"each run may use up to {words(name, most[name])}, more than the sweep's "
-                    f"limit of {short_amount(limit)}"
+                    f"one run may use {words(name, most[name])}, more than the sweep's limit of "
+                    f"{short_amount(limit)}"
                 )
                 hints.append(f"lower `--run-limit {own}=…`, or raise `--limit {name}=…`")
         elif run_limits.get(own, getattr(plan.limits, own, None)) is None:
-            faults.append(
-                f"the sweep limits `{name}`, but nothing limits `{own}` of a run, so the sweep "
-                "cannot reserve what a run may use"
+            faults.append(f"the sweep's limit `{name}` needs a limit `{own}` of each run")
+            hints.append(
+                f"add `--run-limit {own}=…`, or `limits: {{{own}: …}}` to the plan: so much is "
+                "reserved for a run"
             )
-            hints.append(f"add `--run-limit {own}=…`, or `limits: {{{own}: …}}` to the plan")
         else:
-            faults.append(
-                f"the sweep limits `{name}`, but steps in `on_failure` or `finally` may submit "
-                "jobs, and the limits of a run do not bound those"
+            faults.append(f"the sweep's limit `{name}` cannot be kept: handlers may submit jobs")
+            hints.append(
+                "the limits of a run do not bound the jobs of `on_failure` and `finally`: submit "
+                f"jobs in `steps` only, or leave out the limit `{name}`"
             )
-            hints.append(f"submit jobs in `steps` only, or remove the sweep's limit `{name}`")
     if faults:
         raise UsageError("; ".join(faults), hint="; ".join(dict.fromkeys(hints)))
 
