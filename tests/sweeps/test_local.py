@@ -233,11 +233,11 @@ async def test_a_stop_ends_real_runs_at_a_boundary_and_leaves_no_process(here: P
     record, stop = made_sweep(here, [1, 2], plan, max_parallel=1), asyncio.Event()
 
     async def stopping() -> None:
-        while not effects(here):
+        while not effects(here):  # noqa: ASYNC110 - a worker makes it
             await asyncio.sleep(0.02)
         stop.set()
         run = record.state_dir / "runs" / "s.0" / "stop"
-        while not run.exists():
+        while not run.exists():  # noqa: ASYNC110 - the driver makes it
             await asyncio.sleep(0.02)
         await asyncio.sleep(1.3)  # the run looks for requests once a second
         (here / "open").touch()
