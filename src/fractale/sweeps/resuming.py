@@ -1,4 +1,4 @@
-"""Continuing a sweep: after its driver died or was stopped, with other limits, or failed rows again.
+"""Continuing a sweep: after its driver died, with other limits, or failed rows anew.
 
 A sweep is acted on only if the user started it, as a run is (`settings.own_runs`).
 """
@@ -15,8 +15,7 @@ from fractale.errors import SettingsError, UsageError
 from fractale.plan.build import load_plan
 from fractale.settings.own_runs import is_agreed, marked, why_not_own
 from fractale.sweeps.budget import check_limits
-from fractale.sweeps.driver import Listener, OpenSweep, drive, opened_sweep
-from fractale.sweeps.executors import executor_of
+from fractale.sweeps.driver import Listener, OpenSweep, drive_here, opened_sweep
 from fractale.sweeps.record import RowState, SweepRecord
 from fractale.sweeps.results import SweepView, answered_rows, view_of
 from fractale.text import count
@@ -94,14 +93,7 @@ async def resume_sweep(
         if not rows:
             return Resumed(view=view_of(record, driven=False), rows=0)
         AuditLog.of(settings).record("resume", sweep=record.sweep_id, rows=rows)
-        executor = executor_of(
-            settings,
-            str(sweep.head.get("executor") or "local"),
-            record,
-            sweep.head.get("max_parallel"),
-        )
-        async with executor:
-            view = await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        view = await drive_here(sweep, settings, listener=listener, stop=stop)
         return Resumed(view=view, rows=rows)
 
 
@@ -125,8 +117,8 @@ def change_limits(
         UsageError: Nothing bounds what a limit is about, or one run may use more than it.
         StoreError: The head cannot be written.
     """
-    of_sweep = {**(sweep.head.get("limits") or {}), **limits}
-    of_run = {**(sweep.head.get("run_limits") or {}), **run_limits}
+    of_sweep: dict[str, float] = {**(sweep.head.get("limits") or {}), **limits}
+    of_run: dict[str, Any] = {**(sweep.head.get("run_limits") or {}), **run_limits}
     check_limits(of_sweep, load_plan(sweep.record.plan), of_run)
     head = {**sweep.head, "limits": of_sweep, "run_limits": of_run}
     sweep.record.write_head(marked(head, settings.environment))
