@@ -75,7 +75,7 @@ def loud(x: int) -> int:
 '''
 
 REGISTRY = "tools:\n" + "".join(
-    f"  - path: tools.{name}\n" for name in ("double", "slow", "gate", "die", "odd", "loud")
+    f"  - path: swept_tools.{name}\n" for name in ("double", "slow", "gate", "die", "odd", "loud")
 )
 
 
@@ -106,7 +106,7 @@ ASKS_EACH = plan_text(
 def project(folder: Path, plan: str = ONE_TOOL) -> Path:
     """A directory with tools and a plan. Returns the plan's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tools.py").write_text(TOOLS, encoding="utf-8")
+    (folder / "swept_tools.py").write_text(TOOLS, encoding="utf-8")
     (folder / "tools.yaml").write_text(REGISTRY, encoding="utf-8")
     path = folder / "plan.yaml"
     path.write_text(plan, encoding="utf-8")
