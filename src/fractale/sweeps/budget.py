@@ -32,6 +32,7 @@ from fractale.jobs.budget import LIMITS as JOB_LIMITS
 from fractale.jobs.budget import Amount, Budget, FileLedger, short_amount
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
+from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -225,6 +226,18 @@ def used_by(record: RunRecord) -> dict[str, float]:
     return {name: _amount(parts(found[name])) for name in SWEEP_LIMITS}
 
 
+def use_of(record: RunRecord) -> dict[str, Any]:
+    """The field ``used`` of a ledger line about a run that no worker reported on.
+
+    Returns:
+        Empty if a process has the run, or its record cannot be read: its reservation stays.
+    """
+    try:
+        return {} if holder_of(record) is not None else {"used": used_by(record)}
+    except StoreError:
+        return {}
+
+
 def _used_of_models(record: RunRecord) -> tuple[int, float]:
     """The tokens and the cost of all models' calls of a run.
 
@@ -356,9 +369,9 @@ class SweepBudget:
           reserved or used, since the use of a run is its total.
         - `ended` replaces the reservation by the use if the run is over. A second `ended`, or one
           of a run that did not start, counts nothing. Without `used` the reservation counts whole.
-        - `cancelled` with `used` replaces the reservation as `ended` does; without it, it stays.
-        - `lost` and `retried` change nothing: a run that is resumed has its reservation still, and
-          the use of a failed attempt stays.
+        - `cancelled` with `used` replaces the reservation as `ended` does; without it, it stays. So
+          does `retried`: the use of the attempt before it stays.
+        - `lost` changes nothing: the run is resumed, and has its reservation still.
         """
         kind, run = line["is"], str(line.get("run") or "")
         if kind == "started":
@@ -366,8 +379,8 @@ class SweepBudget:
         elif kind == "ended" and line.get("status") in OVER:
             used = _in_parts(line["used"]) if "used" in line else None
             self._settle(run, used, keep=line["status"] in RESUMABLE)
-        elif kind == "cancelled" and "used" in line:
-            self._settle(run, _in_parts(line["used"]), keep=True)
+        elif kind in ("cancelled", "retried") and "used" in line:
+            self._settle(run, _in_parts(line["used"]), keep=kind == "cancelled")
 
     def _start(self, run: str, reserved: dict[str, int]) -> None:
         if before := self._open.get(run):
