@@ -12,7 +12,7 @@ from typing import Any
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
 from fractale.graph.bindings import Bindings
-from fractale.graph.context import MADE, Dependencies
+from fractale.graph.context import MADE, Dependencies, ResultCache
 from fractale.models import Models
 from fractale.pins import pins_of
 from fractale.plan.inputs import bind_inputs
@@ -59,7 +59,9 @@ from fractale.runs.own_parts import check_own_parts
 from fractale.runs.preflight import preflight
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
+from fractale.settings.environment import lasting, without_secrets
 from fractale.settings.own_runs import marked
+from fractale.store.cache import CacheStore
 from fractale.store.notes import FileNotes
 from fractale.store.outputs import FileOutputs, InlineOutputs, MemoryOutputs, OutputStore
 from fractale.store.run_record import (
@@ -151,7 +153,7 @@ class Runs:
         record = self._new_record(options.run_id) if options.keep else None
         run_id = record.run_id if record else options.run_id or random_id()
         store = FileOutputs(record.outputs) if record else _outputs_of_unrecorded(options)
-        dependencies = self._dependencies(store, record)
+        dependencies = self._dependencies(store, record, options.reuse)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, record, secrets)
         driver.context.bindings = bindings
         driver.notices += changed
@@ -171,6 +173,8 @@ class Runs:
                 "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
+            if options.reuse is not None:
+                known["reuse"] = options.reuse
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
             keep_plan(record, plan)
@@ -308,7 +312,8 @@ class Runs:
         bindings = self._bindings_of(record, head, plan)
         names = self._agents.names()
         await check_own_parts(record, head, left, bindings, self._toolbox, names)
-        dependencies = self._dependencies(FileOutputs(record.outputs), record)
+        reuse = head.get("reuse") if options.reuse is None else options.reuse
+        dependencies = self._dependencies(FileOutputs(record.outputs), record, reuse)
         driver = RunDriver(
             self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
@@ -371,7 +376,7 @@ class Runs:
         bindings = Bindings(pins=self._pins)
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
         changed = await self.pin(plan)
-        dependencies = self._dependencies(_outputs_of_unrecorded(options), None)
+        dependencies = self._dependencies(_outputs_of_unrecorded(options), None, options.reuse)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, None, secrets or {})
         driver.context.bindings = bindings
         driver.notices += changed
@@ -400,7 +405,9 @@ class Runs:
         length = SHARED_ID_LENGTH if self._settings.store else ID_LENGTH
         return self._records.new(run_id, length=length)
 
-    def _dependencies(self, store: OutputStore, record: RunRecord | None) -> Dependencies:
+    def _dependencies(
+        self, store: OutputStore, record: RunRecord | None, reuse: bool | None
+    ) -> Dependencies:
         jobs = record.jobs if record else self._settings.state_dir / JOBS
         return Dependencies(
             toolbox=self._toolbox,
@@ -411,7 +418,21 @@ class Runs:
             max_attempts=self._settings.max_attempts,
             jobs=RunJobs.of(jobs, self._settings),
             made=self._settings.state_dir / MADE,
+            cache=result_cache(self._settings, reuse),
         )
+
+
+def result_cache(settings: Settings, reuse: bool | None) -> ResultCache | None:
+    """The results that the steps of a run may take over.
+
+    Args:
+        reuse: See `RunOptions`.
+    """
+    if reuse is False:
+        return None
+    store = CacheStore(settings.state_dir)
+    environment = lasting(without_secrets(settings.environment, settings.secrets))
+    return ResultCache(store=store, reuse=bool(reuse), environment=environment)
 
 
 def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:

@@ -108,7 +108,8 @@ def flat_outputs(view: SweepView) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, names
 
 
-def _is_numeric(values: Iterable[Any]) -> bool:
+def is_numeric(values: Iterable[Any]) -> bool:
+    """Whether there are values, and all are numbers; None is no value."""
     there = [value for value in values if value is not None]
     numbers = [number_of(value) is not None or _is_not_finite(value) for value in there]
     return bool(there) and all(numbers)
@@ -146,7 +147,7 @@ def merit_of(view: SweepView, name: str | None = None) -> Merit | None:
             hint=did_you_mean(name, names, otherwise=f"outputs: {', '.join(names[:20])}"),
         )
     if not chosen:
-        numeric = [each for each in names if _is_numeric(row.get(each) for row in rows)]
+        numeric = [each for each in names if is_numeric(row.get(each) for row in rows)]
         if len(numeric) != 1:
             return None
         chosen = numeric[0]

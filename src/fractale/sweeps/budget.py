@@ -222,7 +222,7 @@ def used_by(record: RunRecord) -> dict[str, float]:
         used, left = jobs.used, jobs.reserved
     total = Amount.total((used, left)).as_dict()
     found: dict[str, float] = {"tokens": tokens, "cost": cost, **total, AT_ONCE: left.jobs}
-    return {name: parts(found[name]) / PARTS if found[name] else 0 for name in SWEEP_LIMITS}
+    return {name: _amount(parts(found[name])) for name in SWEEP_LIMITS}
 
 
 def _used_of_models(record: RunRecord) -> tuple[int, float]:

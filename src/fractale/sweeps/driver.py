@@ -265,15 +265,23 @@ async def run_sweep(
         StoreError: Its record cannot be read or written. It can be resumed.
     """
     async with opened_sweep(record) as sweep:
-        executor = executor_of(
-            settings,
-            str(sweep.head.get("executor") or "local"),
-            record,
-            sweep.head.get("max_parallel"),
-        )
-        await withdraw(record, settings, queued_driver(record))
-        async with executor:
-            return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        return await drive_here(sweep, settings, listener=listener, stop=stop)
+
+
+async def drive_here(
+    sweep: OpenSweep,
+    settings: Settings,
+    *,
+    listener: Listener | None = None,
+    stop: asyncio.Event | None = None,
+) -> SweepView:
+    """As `run_sweep`, for a sweep whose lock this process has."""
+    head, record = sweep.head, sweep.record
+    name = str(head.get("executor") or "local")
+    executor = executor_of(settings, name, record, head.get("max_parallel"))
+    await withdraw(record, settings, queued_driver(record))
+    async with executor:
+        return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
 
 
 async def drive(

@@ -15,8 +15,7 @@ from fractale.errors import SettingsError, UsageError
 from fractale.plan.build import load_plan
 from fractale.settings.own_runs import is_agreed, marked, why_not_own
 from fractale.sweeps.budget import check_limits
-from fractale.sweeps.driver import Listener, OpenSweep, drive, opened_sweep
-from fractale.sweeps.executors import executor_of
+from fractale.sweeps.driver import Listener, OpenSweep, drive_here, opened_sweep
 from fractale.sweeps.record import RowState, SweepRecord
 from fractale.sweeps.results import SweepView, answered_rows, view_of
 from fractale.text import count
@@ -94,14 +93,7 @@ async def resume_sweep(
         if not rows:
             return Resumed(view=view_of(record, driven=False), rows=0)
         AuditLog.of(settings).record("resume", sweep=record.sweep_id, rows=rows)
-        executor = executor_of(
-            settings,
-            str(sweep.head.get("executor") or "local"),
-            record,
-            sweep.head.get("max_parallel"),
-        )
-        async with executor:
-            view = await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        view = await drive_here(sweep, settings, listener=listener, stop=stop)
         return Resumed(view=view, rows=rows)
 
 
