@@ -307,7 +307,7 @@ async def aresume_sweep(
     on_row: RowListener | None = None,
     settings: Settings | None = None,
 ) -> SweepView:
-    """Continue a sweep: rows that did not end, and rows that were answered.
+    """Continue a sweep with the rows that did not end, and those that were answered since.
 
     Args:
         sweep_id: The sweep's ID; ``-1`` is the latest.

@@ -33,7 +33,7 @@ HANDLERS_THREAD = "~handlers"
 RUNS = "runs"
 """The directory of the runs' directories, in the state directory."""
 SWEEPS = "sweeps"
-"""The directory of the sweeps' directories, in the state directory; see `fractale.sweeps.record`."""
+"""The directory of the sweeps: see `fractale.sweeps.record`."""
 
 
 def threads_of(run_id: str) -> tuple[str, str]:
