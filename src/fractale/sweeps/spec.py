@@ -387,7 +387,7 @@ class _Builder:
             if wrong:
                 self.fail("bad-value", wrong, axis.place, f"axis {axis.name}")
                 continue
-            form = to_json(value, compact=True)
+            form = _form(value)
             if form in seen:
                 message = f"value {number} is the same as value {seen[form]}: {clip(form)}"
                 self.fail("duplicate-value", message, axis.place, f"axis {axis.name}")
@@ -402,7 +402,7 @@ class _Builder:
         seen: dict[str, int] = {}
         if not self.problems:
             for values, place in rows:
-                form = to_json(values, compact=True)
+                form = to_json({name: _form(value) for name, value in values.items()})
                 if form in seen:
                     message = f"this row is the same as that of line {seen[form]}; keep one"
                     self.fail("duplicate-row", message, place)
@@ -530,6 +530,12 @@ def rows_of(spec: SweepSpec, plan: Plan, masker: Masker | None = None) -> Rows:
         DependencyMissing: A package for the table or the sample is not installed.
     """
     return _Builder(spec, plan, masker or Masker()).build()
+
+
+def _form(value: Any) -> str:
+    """A value as a text that is the same for equal values: 1 is 1.0, and not true."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return to_json(int(value) if is_whole else value, compact=True)
 
 
 def _texts_in(value: Any) -> Iterator[str]:
