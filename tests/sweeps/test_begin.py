@@ -217,9 +217,9 @@ for _ in range(8):
         os.read(begin, 1)  # until all are there
         try:
             write_sweep(prepared, settings, "race")
-            print("started", flush=True)
+            os.write(1, b"started\\n")
         except FractaleError as error:
-            print(error.code, flush=True)
+            os.write(1, f"{error.code}\\n".encode())
         os._exit(0)
 os.close(open_)
 for _ in range(8):
