@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import tracemalloc
 from pathlib import Path
 
 import pytest
+
+from fractale.errors import RunHeld, StoreError
+from fractale.store.run_record import RunRecords
+from fractale.sweeps.driver import MOST_LOSSES, opened_sweep
+from fractale.sweeps.record import SweepLock
+from fractale.sweeps.results import view_of
 from swept import (
     ScriptedExecutor,
     done,
@@ -20,12 +25,6 @@ from swept import (
     settings_in,
     states,
 )
-
-from fractale.errors import RunHeld, StoreError
-from fractale.store.run_record import RunRecords
-from fractale.sweeps.driver import MOST_LOSSES, opened_sweep
-from fractale.sweeps.record import SweepLock
-from fractale.sweeps.results import view_of
 
 
 @pytest.fixture
@@ -295,7 +294,7 @@ async def test_a_stop_asks_the_runs_through_their_records(here: Path) -> None:
     async def act(task, before):
         run.path.mkdir(parents=True)
         stop.set()
-        while not run.stop_request.exists():
+        while not run.stop_request.exists():  # noqa: ASYNC110 - the driver makes it
             await asyncio.sleep(0.01)
         return done(task, "stopped", error=run.stop_request.read_text().strip())
 
@@ -408,4 +407,4 @@ async def test_the_ledger_is_private(here: Path) -> None:
     record = made_sweep(here, 1)
     await driven(record, ScriptedExecutor(), settings_in(here))
     assert record.ledger.stat().st_mode & 0o077 == 0
-    assert os.stat(record.path).st_mode & 0o077 == 0
+    assert record.path.stat().st_mode & 0o077 == 0
