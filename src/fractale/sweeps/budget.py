@@ -251,7 +251,7 @@ def _used_of_models(record: RunRecord) -> tuple[int, float]:
             least = (usage.get("total_tokens") or 0, usage.get("cost") or 0.0)
             continue
         key = str(event.get("key"))
-        if event.get("reused") or (event.get("recorded") and key in seen):
+        if event.get("recorded") and key in seen:
             continue
         seen.add(key)
         tokens += event["input_tokens"] + event["output_tokens"]
