@@ -283,7 +283,7 @@ def bind_inputs(
 
 def _option(spec: InputSpec, value: Any) -> str:
     """How a value of the input's type is written on the command line; empty for the right type."""
-    kind = _kind_of(spec)
+    kind = kind_of(spec)
     if kind not in FORMS or _fits(kind, value):
         return ""
     return f": -i {spec.name}={FORMS[kind]}"
@@ -321,7 +321,7 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     Returns:
         The value, and its error or None.
     """
-    kind = _kind_of(spec)
+    kind = kind_of(spec)
     if isinstance(value, str) and kind not in (None, "string"):
         value = _from_text(kind, value)
     value = _as_kind(kind, value)
@@ -337,6 +337,11 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     if spec.maximum is not None and isinstance(value, (int, float)) and value > spec.maximum:
         return value, f"input `{spec.name}` must be at most {spec.maximum:g}, not {value:g}"
     return value, None
+
+
+def kind_of(spec: InputSpec) -> str | None:
+    """The type of an input: the declared one, or that of its default; None if any value fits."""
+    return spec.type or _type_of(spec.default)
 
 
 def _from_text(kind: str, text: str) -> Any:
@@ -376,10 +381,6 @@ def _fits(kind: str, value: Any) -> bool:
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, TYPES.get(kind, (object,)))
-
-
-def _kind_of(spec: InputSpec) -> str | None:
-    return spec.type or _type_of(spec.default)
 
 
 def _type_of(default: Any) -> str | None:
