@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from fractale.sweeps.record import SweepRecord
 from fractale.sweeps.results import SweepView
 from fractale.sweeps.spec import Axis, SweepSpec
 from fractale.sweeps.task import RunReport, RunTask
+from fractale.sweeps.worker import Worker
 
 TOOLS = '''
 import os
@@ -115,8 +117,6 @@ def project(folder: Path, plan: str = ONE_TOOL) -> Path:
 
 def settings_in(folder: Path) -> Settings:
     """The settings with the state directory ``folder/state``."""
-    import os
-
     return load_settings({**os.environ, "FRACTALE_STATE_DIR": str(folder / "state")}, folder)
 
 
@@ -199,6 +199,21 @@ class ScriptedExecutor:
     def rows(self) -> list[int]:
         """The rows in the order in which they were performed."""
         return [task.row for task in self.tasks]
+
+
+class InProcess(ScriptedExecutor):
+    """Performs real runs, one at a time, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(workers=1)
+        self._worker = Worker({**os.environ, "FRACTALE_STATE_DIR": str(folder / "state")})
+
+    async def perform(self, task: RunTask) -> RunReport:
+        self.tasks.append(task)
+        return await self._worker.perform(task)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._worker.__aexit__(None, None, None)
 
 
 async def driven(

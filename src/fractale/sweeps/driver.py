@@ -274,11 +274,17 @@ async def drive_here(
     *,
     listener: Listener | None = None,
     stop: asyncio.Event | None = None,
+    executor: Executor | None = None,
 ) -> SweepView:
-    """As `run_sweep`, for a sweep whose lock this process has."""
+    """As `run_sweep`, for a sweep whose lock this process has.
+
+    Args:
+        executor: Used instead of the one that the head names.
+    """
     head, record = sweep.head, sweep.record
-    name = str(head.get("executor") or "local")
-    executor = executor_of(settings, name, record, head.get("max_parallel"))
+    if executor is None:
+        name = str(head.get("executor") or "local")
+        executor = executor_of(settings, name, record, head.get("max_parallel"))
     await withdraw(record, settings, queued_driver(record))
     async with executor:
         return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)

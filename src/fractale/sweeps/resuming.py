@@ -16,6 +16,7 @@ from fractale.plan.build import load_plan
 from fractale.settings.own_runs import is_agreed, marked, why_not_own
 from fractale.sweeps.budget import check_limits
 from fractale.sweeps.driver import Listener, OpenSweep, drive_here, opened_sweep
+from fractale.sweeps.executors import Executor
 from fractale.sweeps.record import RowState, SweepRecord
 from fractale.sweeps.results import SweepView, answered_rows, view_of
 from fractale.text import count
@@ -70,6 +71,7 @@ async def resume_sweep(
     run_limits: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     stop: asyncio.Event | None = None,
+    executor: Executor | None = None,
 ) -> Resumed:
     """Continue a sweep: all rows that are not over, and those that were answered.
 
@@ -78,6 +80,7 @@ async def resume_sweep(
         run_limits: Replace those of each run. Rows that reached a limit of their own are then
             continued, too.
         listener, stop: As of `driver.run_sweep`.
+        executor: Used instead of the one that the sweep's head names.
 
     Raises:
         RunHeld: Another process drives it.
@@ -93,7 +96,7 @@ async def resume_sweep(
         if not rows:
             return Resumed(view=view_of(record, driven=False), rows=0)
         AuditLog.of(settings).record("resume", sweep=record.sweep_id, rows=rows)
-        view = await drive_here(sweep, settings, listener=listener, stop=stop)
+        view = await drive_here(sweep, settings, listener=listener, stop=stop, executor=executor)
         return Resumed(view=view, rows=rows)
 
 
