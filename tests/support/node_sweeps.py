@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from fractale.sweeps.begin import prepare, write_sweep
 from fractale.sweeps.parsl_executor import ParslExecutor
 from fractale.sweeps.record import SweepRecord, SweepRecords
 from fractale.sweeps.results import SweepView, view_of
-from fractale.sweeps.spec import SweepSpec
+from fractale.sweeps.spec import SweepSpec, axes_of
 from fractale.sweeps.task import RunTask
 
 HEARTBEAT = (1, 8)
@@ -116,8 +116,8 @@ class Site:
     def sweep(self, rows: int, sweep: str = "s", **inputs: Any) -> SweepRecord:
         """Write the record of a sweep over `x`."""
         spec = SweepSpec(
-            plan=self.plan,
-            over={"x": tuple(range(rows))},
+            plan=str(self.plan),
+            over=axes_of({"x": list(range(rows))}),
             inputs={"log": str(self.log), **inputs},
             on="nodes",
         )
@@ -200,11 +200,13 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-async def until(true: Any, what: str, patience: float = PATIENCE) -> None:
-    """Wait until something is true."""
+async def until(
+    true: Callable[[], object], what: str | Callable[[], str], patience: float = PATIENCE
+) -> None:
+    """Wait until something is true; `what` says what is not, or what was said instead."""
     deadline = time.monotonic() + patience
     while not true():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         await asyncio.sleep(0.1)
 
 

@@ -108,32 +108,32 @@ def is_first(process: psutil.Process, pool: psutil.Process) -> bool:
     return process.pid == min(others)
 
 
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        ({"python": "/no/such/python"}, "No such file"),
-        ({"worker_init": "echo no module >&2; exit 3"}, "no module"),
-    ],
-)
-async def test_blocks_that_cannot_start_are_not_submitted_for_ever(tmp_path, more, says):
-    here = site(tmp_path / "project", {**LOCAL, **more}, {})
+def broken(folder: Path, package: str) -> dict[str, str]:
+    """Settings of an executor whose nodes lack a module that a package needs."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").write_text("import no_such_package\n")
+    return {"worker_init": f"export PYTHONPATH={folder}"}
+
+
+@pytest.mark.parametrize("what", ["python", "fractale"])
+async def test_blocks_that_cannot_start_are_not_submitted_for_ever(tmp_path, what):
+    wrong = broken(tmp_path / "broken", what) if what == "fractale" else {"python": "/no/python"}
+    here = site(tmp_path / "project", {**LOCAL, **wrong}, {})
     async with here.executor() as executor:
         with pytest.raises(WorkerLost, match="cannot start workers") as lost:
             await executor.perform(here.task(0))
         assert lost.value.cannot_start
-        assert says in lost.value.reason
+        assert {"python": "No such file", "fractale": "no_such_package"}[what] in lost.value.reason
+        assert "worker_init" in lost.value.reason
         with pytest.raises(WorkerLost):  # at once
             await executor.perform(here.task(1))
     scripts = here.settings.state_dir / "sweeps" / "s" / "workers" / "parsl" / "scripts"
     assert len(list(scripts.glob("*.sh"))) == 3
 
 
-async def test_workers_without_fractale_say_so(tmp_path):
-    broken = tmp_path / "broken" / "fractale"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("import no_such_package\n")
-    more = {"worker_init": f"export PYTHONPATH={broken.parent}", "workers_per_node": 1}
-    here = site(tmp_path / "project", {**LOCAL, **more}, {})
+async def test_workers_that_cannot_import_fractale_say_so(tmp_path):
+    wrong = broken(tmp_path / "broken", "langgraph")
+    here = site(tmp_path / "project", {**LOCAL, **wrong, "workers_per_node": 1}, {})
     async with here.executor() as executor:
         with pytest.raises(WorkerLost, match="cannot import fractale") as lost:
             await executor.perform(here.task(0))

@@ -432,7 +432,8 @@ class ParslExecutor:
         self._next_block = time.monotonic() + min(60.0, 2.0**self._bad)
         if self._bad >= MOST_BAD_BLOCKS:
             self._stop_for(
-                f"executor `{self._settings.name}` cannot start workers: {what}{self._said(status)}"
+                f"executor `{self._settings.name}` cannot start workers (check its settings, such "
+                f"as `worker_init` and `python`): {what}{self._said(status)}"
             )
 
     def _said(self, status: Any) -> str:
