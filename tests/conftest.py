@@ -71,6 +71,8 @@ REAL_FILES = {
     "test_web_pages": "a server, runs in the background",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
+    "test_parsl_local": "worker processes that are killed",
+    "test_parsl_slurm": "Slurm of four nodes, kills",
     "test_other_user_studio": "another user, the development server",
     "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
