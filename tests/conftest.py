@@ -82,6 +82,7 @@ REAL_FILES = {
     "test_site_rules": "strace, ss",
     "test_slurm_nodes": "Slurm of four nodes, slurmdbd, MariaDB",
     "test_stops_anywhere": "kills",
+    "test_syncs": "strace",
     "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
     "test_top_actions": "runs in the background",
