@@ -37,7 +37,10 @@ def syncs(tmp_path: Path):
 
     def count(code: str, *words: str) -> tuple[Counter[str], int]:
         log = tmp_path / "syncs.txt"
-        home = {"HOME": str(tmp_path), "FRACTALE_STATE_DIR": str(tmp_path / f"state{'-'.join(words)}")}
+        home = {
+            "HOME": str(tmp_path),
+            "FRACTALE_STATE_DIR": str(tmp_path / f"state{'-'.join(words)}"),
+        }
         env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         order = [strace, "-f", "-qq", "-y", "-o", str(log), "-e", "trace=fsync,fdatasync"]
         subprocess.run(
