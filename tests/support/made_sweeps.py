@@ -104,9 +104,12 @@ def _lines(sweep_id: str, ends: Mapping[int, Mapping[str, Any]]) -> Iterable[dic
             yield {**about, "is": "ended", **status, **end}
 
 
-def run_records(state_dir: Path, sweep_id: str, count: int, status: str = "success") -> None:
-    """Records of runs of a sweep, as short as a list of runs needs them."""
-    for row in range(count):
+def run_records(
+    state_dir: Path, sweep_id: str, end: int, status: str = "success", first: int = 0
+) -> None:
+    """Records of the runs of rows `first` to `end` - 1, as short as a list of runs needs them."""
+    waits = [{"kind": "approval", "step": "review"}] if status == "waiting" else []
+    for row in range(first, end):
         path = state_dir / "runs" / f"{sweep_id}.{row}"
         path.mkdir(parents=True, mode=0o700)
         head = {
@@ -119,5 +122,5 @@ def run_records(state_dir: Path, sweep_id: str, count: int, status: str = "succe
         (path / "run.json").write_text(json.dumps(head))
         usage = {"seconds": 1.0, "elapsed": 1.0, "total_tokens": 10, "node_hours": 0.1, "jobs": 1}
         ended = {"event": "run_finished", "run": path.name, "time": START + row + 1}
-        ended |= {"status": status, "usage": usage, "waiting": []}
+        ended |= {"status": status, "usage": usage, "waiting": waits}
         (path / "events.jsonl").write_text(json.dumps(ended) + "\n")

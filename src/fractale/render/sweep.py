@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from fractale.render.run_list import hours_cell
 from fractale.render.summary import (
-    LEAST_HOURS,
     STATES,
     Verdict,
     VerdictRow,
@@ -77,6 +77,11 @@ def done_of(view: SweepView) -> int:
     return view.counts.get("success", 0) + view.counts.get("failed", 0)
 
 
+def total_of(view: SweepView) -> int:
+    """How many rows there are, also of a view without them."""
+    return sum(view.counts.values())
+
+
 def bar(done: int, total: int, width: int = BAR_CELLS) -> str:
     """How much is over, as a bar of blocks: full only if all is over, empty only if nothing is."""
     full = width * done // total if total else 0
@@ -123,7 +128,7 @@ def used_text(used: Mapping[str, float]) -> str:
 
 def why(view: SweepView) -> str:
     """The second half of the verdict's line."""
-    total = len(view.rows)
+    total = total_of(view)
     done = f"{done_of(view):,} of {count(total, 'row')} done"
     if view.status == "success":
         return f"all {count(total, 'row')}" if total != 1 else "its only row"
@@ -145,7 +150,7 @@ def sweep_verdict(view: SweepView) -> Verdict:
     rows: list[VerdictRow] = []
     if view.reason:
         rows.append(VerdictRow("reason", (inert(view.reason, MOST_REASON),), "why"))
-    counts = f"{bar(done_of(view), len(view.rows))}  {counts_text(view.counts)}"
+    counts = f"{bar(done_of(view), total_of(view))}  {counts_text(view.counts)}"
     rows.append(VerdictRow("rows", (counts.rstrip(),), "used"))
     rows += [VerdictRow(inert(each.name, 20), (limit_text(each),), "used") for each in view.limits]
     if used := used_text(view.used):
@@ -186,9 +191,27 @@ def sweep_lines(
     lines += [row(""), *row_lines(view, shown, merit=merit, limit=limit, width=width)]
     if merit and not only_failed:
         lines += [row(""), *merit_lines(view, merit, unicode=unicode)]
-    if view.next:
-        lines += [row(""), *next_lines(view.next)]
-    return lines
+    return [*lines, row(""), *next_lines(_commands(view))]
+
+
+def end_lines(view: SweepView, merit: Merit | None, *, width: int | None = None) -> list[Line]:
+    """The end of a sweep that was watched: all but the table of rows and the plots."""
+    lines = sweep_verdict(view).lines()
+    lines += group_lines("failed", failures(view), width)
+    lines += group_lines("waiting", questions(view), width)
+    if merit:
+        lines += [row(""), *_extremes(merit)]
+    commands = [f"fractale sweep show {view.id}", *_commands(view)]
+    return [*lines, row(""), *next_lines(dict.fromkeys(commands))]
+
+
+def _commands(view: SweepView) -> list[str]:
+    """What to type next, without the command that shows the sweep."""
+    own = f"fractale sweep show {view.id}"
+    return [each for each in view.next if each != own] or [
+        f"fractale sweep export {view.id} -o {view.id}.csv",
+        f"fractale report {view.id}",
+    ]
 
 
 def next_lines(commands: Iterable[str]) -> list[Line]:
@@ -223,6 +246,8 @@ def group_words(group: Group, title: str) -> str:
         words = inert(group.words, MOST_REASON) or "no reason is recorded"
         like = "" if group.alike else " (numbers differ)"
         return f"{step}: {words}{like}" if step else words + like
+    if group.answered:
+        return "answered, not resumed"
     return f"asks at {step}" if step else "waits for a batch job or a time"
 
 
@@ -287,7 +312,7 @@ def _columns(view: SweepView, rows: Sequence[RowView], merit: Merit | None) -> l
         texts = [_cell(value_of(each, merit.name)) for each in rows]
         columns.append(("merit", [fit(inert(merit.name), MOST_CELL), *texts], True))
     for key, heading, texts in (
-        ("node_hours", "NODE-H", [_hours(each.used.get("node_hours", 0.0)) for each in rows]),
+        ("node_hours", "NODE-H", [hours_cell(each.used.get("node_hours", 0.0)) for each in rows]),
         ("tokens", "TOKENS", [_whole(each.used.get("tokens", 0)) for each in rows]),
         ("cost", "COST", [_dollars(each.used.get("cost", 0.0)) for each in rows]),
         ("seconds", "TIME", [clock(each.seconds) if each.seconds else "" for each in rows]),
@@ -326,10 +351,6 @@ def _cell(value: Any) -> str:
     return "" if value is None else fit(table_cell(value), MOST_CELL)
 
 
-def _hours(value: float) -> str:
-    return f"{value:.3g}" if value >= LEAST_HOURS else ""
-
-
 def _whole(value: float) -> str:
     return f"{int(value):,}" if value else ""
 
@@ -343,12 +364,7 @@ def _dollars(value: float) -> str:
 
 def merit_lines(view: SweepView, merit: Merit, *, unicode: bool) -> list[Line]:
     """The least and the greatest value of the merit, and a plot against each input that varies."""
-    name = inert(merit.name, 40)
-    lines = [row(f"{name} of {count(len(merit.points), 'row')}:")]
-    for words, (each, value) in (("least", merit.least), ("greatest", merit.greatest)):
-        lines.append(
-            row(f"  {words:8}  {value:.6g} at row {each.row} ({inputs_text(each.inputs)})")
-        )
+    lines = _extremes(merit)
     numeric = numeric_inputs(view)
     for other in view.varied:
         if other not in numeric:
@@ -366,6 +382,14 @@ def merit_lines(view: SweepView, merit: Merit, *, unicode: bool) -> list[Line]:
         lines += [row(""), *plot]
     if more := numeric[MOST_PLOTS:]:
         lines.append(row(f"  not plotted: {', '.join(inert(each, 40) for each in more)}", "dim"))
+    return lines
+
+
+def _extremes(merit: Merit) -> list[Line]:
+    lines = [row(f"{inert(merit.name, 40)} of {count(len(merit.points), 'row')}:")]
+    for words, (each, value) in (("least", merit.least), ("greatest", merit.greatest)):
+        at = f"at row {each.row} ({inputs_text(each.inputs)})"
+        lines.append(row(f"  {words:8}  {value:.6g} {at}"))
     return lines
 
 
@@ -471,7 +495,7 @@ def row_commands(view: SweepView, each: RowView) -> list[str]:
 def live_line(view: SweepView) -> str:
     """A sweep in progress in one line: the bar, the counts, what was used, the time."""
     parts = [
-        f"{bar(done_of(view), len(view.rows))} {done_of(view):,}/{len(view.rows):,}",
+        f"{bar(done_of(view), total_of(view))} {done_of(view):,}/{total_of(view):,}",
         counts_text(view.counts),
         used_text(view.used),
         clock(seconds_of(view)),
@@ -486,6 +510,8 @@ def ended_line(view: SweepView, each: RowView, merit_name: str | None) -> Line:
     if each.state == "failed":
         at = f"`{inert(each.failed_at, 40)}`: " if each.failed_at else ""
         rest.append(at + inert(each.error or "", 160))
+    elif each.answered:
+        rest.append("answered, not resumed")
     elif each.asks:
         rest.append("asks at " + ", ".join(f"`{inert(step, 40)}`" for step in each.asks))
     elif merit_name:

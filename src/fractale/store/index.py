@@ -517,13 +517,13 @@ def list_sweep_runs(state_dir: Path, which: RunFilter | None = None) -> list[Swe
     if not (state_dir / RUNS).is_dir():
         return []
     if not _can_be_written(state_dir):
-        return _sums_of(_rows(state_dir, which or RunFilter()))
+        return sums_of(_rows(state_dir, which or RunFilter()))
     with RunIndex(state_dir) as index:
         index.refresh()
         return index.sweeps(which)
 
 
-def _sums_of(rows: Iterable[RunRow]) -> list[SweepRuns]:
+def sums_of(rows: Iterable[RunRow]) -> list[SweepRuns]:
     """As `RunIndex.sweeps`, for rows that are in no index."""
     groups: dict[str, list[RunRow]] = {}
     for row in rows:
@@ -535,7 +535,8 @@ def _sums_of(rows: Iterable[RunRow]) -> list[SweepRuns]:
         latest = {row.sweep_row: row.status for row in mine}
         counts = {each: [*latest.values()].count(each) for each in {*latest.values()}}
         ends = [row.ended for row in mine if row.ended is not None]
-        about = [sweep, mine[0].plan, mine[0].file, min(row.started for row in mine)]
+        names = [min(row.plan for row in mine), min(row.file for row in mine)]
+        about = [sweep, *names, min(row.started for row in mine)]
         sums = [sum(getattr(row, name) for row in mine) for name in SUMMED]
         found.append(_summed_up([*about, max(ends, default=None), len(mine), *sums], counts))
     return sorted(found, key=lambda each: (-each.started, each.sweep))

@@ -39,12 +39,14 @@ class Group:
         words: The reason of the first row, as it was recorded.
         alike: Whether all rows have these words; else they differ in numbers only.
         rows: In their order.
+        answered: Whether their questions were answered, and their runs not resumed since.
     """
 
     step: str
     words: str
     rows: tuple[RowView, ...]
     alike: bool = True
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,8 @@ def flat_outputs(view: SweepView) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, names
 
 
-def _is_numeric(values: Iterable[Any]) -> bool:
+def is_numeric(values: Iterable[Any]) -> bool:
+    """Whether there are values, and all are numbers; None is no value."""
     there = [value for value in values if value is not None]
     numbers = [number_of(value) is not None or _is_not_finite(value) for value in there]
     return bool(there) and all(numbers)
@@ -144,7 +147,7 @@ def merit_of(view: SweepView, name: str | None = None) -> Merit | None:
             hint=did_you_mean(name, names, otherwise=f"outputs: {', '.join(names[:20])}"),
         )
     if not chosen:
-        numeric = [each for each in names if _is_numeric(row.get(each) for row in rows)]
+        numeric = [each for each in names if is_numeric(row.get(each) for row in rows)]
         if len(numeric) != 1:
             return None
         chosen = numeric[0]
@@ -199,12 +202,13 @@ def questions(view: SweepView) -> list[Group]:
 
     Rows that wait for a job or a time have no step.
     """
-    groups: dict[tuple[str, ...], list[RowView]] = {}
+    groups: dict[tuple[tuple[str, ...], bool], list[RowView]] = {}
     for row in view.rows:
         if row.state == "waiting":
-            groups.setdefault(row.asks, []).append(row)
+            groups.setdefault((row.asks, row.answered), []).append(row)
     found = [
-        Group(step=", ".join(steps), words="", rows=tuple(rows)) for steps, rows in groups.items()
+        Group(step=", ".join(steps), words="", rows=tuple(rows), answered=answered)
+        for (steps, answered), rows in groups.items()
     ]
     return sorted(found, key=lambda group: -len(group.rows))
 
@@ -245,4 +249,5 @@ def as_data(view: SweepView, merit: Merit | None, rows: Sequence[RowView]) -> di
 
 
 def _group_data(group: Group) -> dict[str, Any]:
-    return {"step": group.step, "reason": group.words, "rows": [row.row for row in group.rows]}
+    rows = [row.row for row in group.rows]
+    return {"step": group.step, "reason": group.words, "answered": group.answered, "rows": rows}

@@ -27,8 +27,8 @@ from fractale.runs.actions import OpenQuestion, open_questions
 from fractale.runs.mailbox import Mail, Mailbox
 from fractale.store.run_record import RunRecords
 from fractale.sweeps.record import SweepRecord
-from fractale.sweeps.resuming import check_own
 from fractale.sweeps.results import RowView, SweepView, view_of
+from fractale.sweeps.resuming import check_own
 from fractale.text import count
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def question_groups(record: SweepRecord, view: SweepView | None = None) -> list[
     return sorted(groups, key=lambda group: -len(group.asking))
 
 
-def names_of(group: QuestionGroup, groups: Sequence[QuestionGroup]) -> str:
+def name_of(group: QuestionGroup, groups: Sequence[QuestionGroup]) -> str:
     """The name to answer a group by: its step if no other group has it, or its short key."""
     alone = not any(group.step in keys_of(o.question) for o in groups if o.key != group.key)
     return group.step if alone else group.key[:SHORT]

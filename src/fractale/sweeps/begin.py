@@ -166,6 +166,18 @@ def write_sweep(
     raise StoreError(f"no free ID of a sweep in {state_dir}", hint="remove old runs and sweeps")
 
 
+def check_free(settings: Settings, sweep_id: str) -> None:
+    """Check that a new sweep can have an ID.
+
+    Raises:
+        UsageError: It is not valid, or a sweep or a run has it.
+    """
+    _check_id(sweep_id)
+    state_dir = settings.state_dir.absolute()
+    if taken := _taken(SweepRecords(state_dir).at(sweep_id), RunRecords(state_dir)):
+        raise taken
+
+
 def _check_id(sweep_id: str) -> None:
     if not SWEEP_ID.fullmatch(sweep_id):
         raise UsageError(

@@ -22,7 +22,7 @@ plan begin anew after a kill. The sweep may pass a limit of tokens or cost by as
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -32,7 +32,6 @@ from fractale.jobs.budget import LIMITS as JOB_LIMITS
 from fractale.jobs.budget import Amount, Budget, FileLedger, short_amount
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
-from fractale.plan.needs import models_of, needs_model
 from fractale.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -127,7 +126,9 @@ class RunBound:
 
 
 def _asks_models(plan: Plan) -> bool:
-    return bool(plan.experts or models_of(plan)) or any(map(needs_model, _steps(plan)))
+    """Whether steps of a handler may ask a model, also one of a sub-agent's own."""
+    steps = _steps(plan)
+    return any(KINDS[each.kind].asks_model or each.judge is not False for each in steps)
 
 
 def _submits(plan: Plan) -> bool:
@@ -221,7 +222,7 @@ def used_by(record: RunRecord) -> dict[str, float]:
         used, left = jobs.used, jobs.reserved
     total = Amount.total((used, left)).as_dict()
     found: dict[str, float] = {"tokens": tokens, "cost": cost, **total, AT_ONCE: left.jobs}
-    return {name: parts(found[name]) / PARTS if found[name] else 0 for name in SWEEP_LIMITS}
+    return {name: _amount(parts(found[name])) for name in SWEEP_LIMITS}
 
 
 def _used_of_models(record: RunRecord) -> tuple[int, float]:
@@ -326,6 +327,11 @@ class SweepBudget:
     def reserved(self) -> dict[str, float]:
         """The amounts that are reserved for runs that are not over."""
         return {name: _amount(total) for name, total in self._reserved.items()}
+
+    @property
+    def open_runs(self) -> Collection[str]:
+        """The runs that have a reservation, or may start again."""
+        return self._open.keys()
 
     def views(self) -> tuple[LimitView, ...]:
         """The limits for displays, in the order of `SWEEP_LIMITS`."""

@@ -16,7 +16,7 @@ from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import used_by
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.driver import OpenSweep, opened_sweep
-from fractale.sweeps.record import SweepRecord, run_id_of
+from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 from fractale.sweeps.results import SweepView, view_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ STOP_SECONDS: Final = 60.0
 """Seconds to wait until the driver of a sweep has stopped."""
 
 LOOK_SECONDS: Final = 0.2
+
+OPEN: Final[tuple[RowState, ...]] = ("pending", "running", "waiting", "limit")
+"""States of rows that can be cancelled."""
 
 CANCELLED: Final = "cancelled by `fractale sweep cancel`"
 """The reason of a sweep that was cancelled."""
@@ -61,15 +64,10 @@ async def cancel_sweep(
         StoreError: Its record cannot be read or written.
     """
     before = view_of(record)
-    left = [row for row in before.rows if row.state not in ("success", "failed", "stopped")]
-    if before.status != "running" and not left:
-        words = "was cancelled before" if before.counts.get("stopped") else "has ended"
-        raise UsageError(
-            f"sweep {record.sweep_id} {words}: there is nothing to cancel",
-            hint=f"next: {before.next[0]}" if before.next else None,
-        )
+    check_open(before)
+    left = sum(before.counts.get(state, 0) for state in OPEN)
+    AuditLog.of(settings).record("cancel", sweep=record.sweep_id, rows=left)
     queued = queued_driver(record)
-    AuditLog.of(settings).record("cancel", sweep=record.sweep_id, rows=len(left))
     until = time.monotonic() + seconds
     while True:
         try:
@@ -88,6 +86,21 @@ async def cancel_sweep(
     after = view_of(record)
     return CancelledSweep(
         view=after, rows=after.counts.get("stopped", 0), stopped=True, troubles=tuple(troubles)
+    )
+
+
+def check_open(view: SweepView) -> None:
+    """Check that there is something to cancel.
+
+    Raises:
+        UsageError: The sweep has ended, or was cancelled before.
+    """
+    if view.status in ("running", "queued") or any(view.counts.get(state) for state in OPEN):
+        return
+    words = "was stopped before" if view.counts.get("stopped") else "has ended"
+    raise UsageError(
+        f"sweep {view.id} {words}: there is nothing to cancel",
+        hint=f"next: {view.next[0]}" if view.next else None,
     )
 
 
@@ -111,7 +124,7 @@ async def cancel_rows(sweep: OpenSweep, settings: Settings) -> list[str]:
     """
     runs = RunRecords(sweep.record.state_dir)
     troubles: list[str] = []
-    for row in [*sweep.table.rows("pending", "running", "waiting", "limit")]:
+    for row in [*sweep.table.rows(*OPEN)]:
         line: dict[str, Any] = {"row": row, "is": "cancelled"}
         if sweep.table.state(row) != "pending":
             run = runs.at(run_id_of(sweep.record.sweep_id, row, sweep.table.attempt(row)))

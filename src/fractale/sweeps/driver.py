@@ -265,15 +265,29 @@ async def run_sweep(
         StoreError: Its record cannot be read or written. It can be resumed.
     """
     async with opened_sweep(record) as sweep:
-        executor = executor_of(
-            settings,
-            str(sweep.head.get("executor") or "local"),
-            record,
-            sweep.head.get("max_parallel"),
-        )
-        await withdraw(record, settings, queued_driver(record))
-        async with executor:
-            return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        return await drive_here(sweep, settings, listener=listener, stop=stop)
+
+
+async def drive_here(
+    sweep: OpenSweep,
+    settings: Settings,
+    *,
+    listener: Listener | None = None,
+    stop: asyncio.Event | None = None,
+    executor: Executor | None = None,
+) -> SweepView:
+    """As `run_sweep`, for a sweep whose lock this process has.
+
+    Args:
+        executor: Used instead of the one that the head names.
+    """
+    head, record = sweep.head, sweep.record
+    if executor is None:
+        name = str(head.get("executor") or "local")
+        executor = executor_of(settings, name, record, head.get("max_parallel"))
+    await withdraw(record, settings, queued_driver(record))
+    async with executor:
+        return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
 
 
 async def drive(
@@ -361,6 +375,7 @@ class _Drive:
         self._later: list[tuple[float, int]] = []  # a heap: when, row
         self._held = Counter[int]()
         self._known_answers = 0
+        self._begun = iter([*self._table.rows("running")])  # they have a reservation: they go first
         self._due = self._due_at_start()
         self._wake = asyncio.Event()
         self._looked = 0.0
@@ -432,7 +447,7 @@ class _Drive:
         """
         attempt, budget = self._table.attempt(row), self._sweep.budget
         run = run_id_of(self._record.sweep_id, row, attempt)
-        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        most = self._most(run)
         if budget.obstacle(run, most):
             return False
         told: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
@@ -444,11 +459,20 @@ class _Drive:
         task.add_done_callback(self._done)
         return True
 
+    def _most(self, run: str) -> dict[str, float]:
+        """What is to be reserved for a run."""
+        if self._bound is None:
+            return {}
+        try:
+            return self._bound.of(self._runs.at(run))
+        except StoreError:  # its worker will say so
+            return self._bound.most
+
     def _limit(self) -> None:
         """Stop the sweep: its budget has no room for another run, and no run will make any."""
         row = self._no_room[0]
         run = run_id_of(self._record.sweep_id, row, self._table.attempt(row))
-        most = self._bound.of(self._runs.at(run)) if self._bound else {}
+        most = self._most(run)
         if reached := self._sweep.budget.obstacle(run, most):
             self._reached, self._reason = reached, self._sweep.budget.why(reached, most)
             self._stopping = self._stopping or STOP_WORDS
@@ -461,9 +485,9 @@ class _Drive:
             self._error = error
 
     def _due_at_start(self) -> Iterator[int]:
-        """The rows that are due: first those that began, then those that did not."""
+        """The other rows that are due: first those that began, then those that did not."""
         table = self._table
-        yield from [*table.rows("running", "stopped")]
+        yield from [*table.rows("stopped")]
         yield from table.rows("pending")
 
     def _next(self) -> int | None:
@@ -472,6 +496,8 @@ class _Drive:
             return heapq.heappop(self._later)[1]
         if self._asked:
             return self._asked.popleft()
+        if (row := next(self._begun, None)) is not None:
+            return row
         if self._no_room:
             return self._no_room.popleft() if self._freed else None
         return next(self._due, None)

@@ -7,7 +7,7 @@ sweep's lock (`SweepLock`) writes the ledger. Other processes only send requests
 The head has all that a process needs to drive the sweep, and no secret:
 
     version, plan (its name), file, plan_hash, sweep_file (or null)
-    folder      the working directory of the runs
+    `folder`    the working directory of the runs
     inputs      constant ones, typed, with the plan's defaults; those of a row come from `rows`
     varied      the names of the inputs that vary
     rows        how many
@@ -125,7 +125,7 @@ class SweepRecord:
 
     @property
     def output(self) -> Path:
-        """What a detached driver printed."""
+        """The output of a detached driver."""
         return self.path / "output.txt"
 
     @property

@@ -140,7 +140,7 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     )
     counts = Counter[str](row.state for row in rows)
     shown = {state: counts[state] for state in STATES if counts[state]}
-    driven, over = about.get("driving"), about.get("over")
+    over = about.get("over")
     status, reason = status_of(shown), over.get("reason") if over else None
     reached = over.get("reached") if over else None
     if held:
@@ -150,7 +150,7 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         reason = f"its driver waits as {queued.get('scheduler')} job {queued.get('job')}"
     elif over:
         status = _status_now(over, status)
-    elif driven and status == "stopped":
+    elif "driving" in about and status == "stopped":
         reason = DRIVER_ENDED
     ended = (over or {}).get("at") if not held else None
     return SweepView(

@@ -1,4 +1,4 @@
-"""Continuing a sweep: after its driver died or was stopped, with other limits, or failed rows again.
+"""Continuing a sweep: after its driver died, with other limits, or failed rows anew.
 
 A sweep is acted on only if the user started it, as a run is (`settings.own_runs`).
 """
@@ -15,8 +15,8 @@ from fractale.errors import SettingsError, UsageError
 from fractale.plan.build import load_plan
 from fractale.settings.own_runs import is_agreed, marked, why_not_own
 from fractale.sweeps.budget import check_limits
-from fractale.sweeps.driver import Listener, OpenSweep, drive, opened_sweep
-from fractale.sweeps.executors import executor_of
+from fractale.sweeps.driver import Listener, OpenSweep, drive_here, opened_sweep
+from fractale.sweeps.executors import Executor
 from fractale.sweeps.record import RowState, SweepRecord
 from fractale.sweeps.results import SweepView, answered_rows, view_of
 from fractale.text import count
@@ -71,6 +71,7 @@ async def resume_sweep(
     run_limits: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
     stop: asyncio.Event | None = None,
+    executor: Executor | None = None,
 ) -> Resumed:
     """Continue a sweep: all rows that are not over, and those that were answered.
 
@@ -79,6 +80,7 @@ async def resume_sweep(
         run_limits: Replace those of each run. Rows that reached a limit of their own are then
             continued, too.
         listener, stop: As of `driver.run_sweep`.
+        executor: Used instead of the one that the sweep's head names.
 
     Raises:
         RunHeld: Another process drives it.
@@ -94,14 +96,7 @@ async def resume_sweep(
         if not rows:
             return Resumed(view=view_of(record, driven=False), rows=0)
         AuditLog.of(settings).record("resume", sweep=record.sweep_id, rows=rows)
-        executor = executor_of(
-            settings,
-            str(sweep.head.get("executor") or "local"),
-            record,
-            sweep.head.get("max_parallel"),
-        )
-        async with executor:
-            view = await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        view = await drive_here(sweep, settings, listener=listener, stop=stop, executor=executor)
         return Resumed(view=view, rows=rows)
 
 
@@ -125,8 +120,8 @@ def change_limits(
         UsageError: Nothing bounds what a limit is about, or one run may use more than it.
         StoreError: The head cannot be written.
     """
-    of_sweep = {**(sweep.head.get("limits") or {}), **limits}
-    of_run = {**(sweep.head.get("run_limits") or {}), **run_limits}
+    of_sweep: dict[str, float] = {**(sweep.head.get("limits") or {}), **limits}
+    of_run: dict[str, Any] = {**(sweep.head.get("run_limits") or {}), **run_limits}
     check_limits(of_sweep, load_plan(sweep.record.plan), of_run)
     head = {**sweep.head, "limits": of_sweep, "run_limits": of_run}
     sweep.record.write_head(marked(head, settings.environment))

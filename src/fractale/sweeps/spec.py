@@ -1,4 +1,4 @@
-"""What a sweep is: a plan, the inputs that vary, and what binds all runs.
+"""The spec of a sweep: a plan, the inputs that vary, and what binds all runs.
 
 A `SweepSpec` comes from the command line, from Python, or from a sweep file (`sweep_file`).
 `rows_of` makes its table of inputs: one row per run, each value of its input's type. It reports all
@@ -78,7 +78,8 @@ class SweepSpec:
         answers: Answers to questions of the runs: step → answer.
         merit: The output by which rows are compared.
         file: The path of the sweep file, if the sweep comes from one.
-        file_text: What the sweep file said.
+        file_text: What the sweep file said, as JSON.
+        file_table: The table that the sweep file names, even if another replaces it.
         places: Input of the sweep file → its place.
     """
 
@@ -99,6 +100,7 @@ class SweepSpec:
     description: str = ""
     file: str | None = None
     file_text: str = ""
+    file_table: str | None = None
     places: Mapping[str, Position] = field(default_factory=dict[str, Position])
 
 

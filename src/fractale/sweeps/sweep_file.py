@@ -210,6 +210,7 @@ def read_sweep_file(path: Path | str) -> SweepSpec | None:
         places={name: node.position for name, node in inputs.items()},
         file=str(path),
         file_text=to_json(root.plain(), indent=1),
+        file_table=found.get("table"),
     )
 
 
