@@ -28,7 +28,7 @@ from fractale.render.sweep import SWEEP_STATES, bar, counts_text, done_of, total
 from fractale.render.text import Mark, count, inert
 from fractale.store.index import RunFilter, RunRow, list_runs
 from fractale.store.run_record import RUNS, RunRecords
-from fractale.sweeps.following import SweepList
+from fractale.sweeps.following import SweepList, unreadable
 from fractale.sweeps.results import SweepView
 
 MOST_FOLLOWED: Final = 64
@@ -234,10 +234,8 @@ class Overview:
         if self._sweeps is None:
             return []
         found = [_sweep_glance(view) for view in self._sweeps.read()]
-        for sweep_id, words in self._sweeps.damaged.items():
-            row = RunRow(id=sweep_id, plan="sweep", file="", status="stopped", started=0.0)
-            found.append(_unreadable(row, inert(words, MOST_TEXT)))
-        return found
+        damaged = self._sweeps.damaged.items()
+        return [*found, *(_sweep_glance(unreadable(name, words)) for name, words in damaged)]
 
     def reread(self) -> None:
         """Read the list again at the next `read`, since something was done to a run."""
@@ -336,7 +334,7 @@ def _sweep_glance(view: SweepView) -> Glance:
             tokens=tokens,
             node_hours=hours,
         ),
-        state=f"{bar(done_of(view), total)} {done_of(view)}/{total}",
+        state=f"{bar(done_of(view), total)} {done_of(view)}/{total}" if total else words,
         mark=mark,
         since=view.started if live else None,
         tokens=tokens,

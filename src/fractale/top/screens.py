@@ -600,13 +600,6 @@ HELP: Final = """
    o        another order: needs you, latest, plan, state, tokens, node-hours
    q        back, or leave; runs keep running
 
- A sweep is one line: how many of its rows are done.
-
-   Enter    the runs of the sweep
-   a        answer a question for all its runs that ask the same
-   c        cancel it, with the batch jobs of its runs
-   r        resume it, or retry its failed rows, in the background
-
  States
 
    asks       waits for your answer: press a
@@ -614,6 +607,13 @@ HELP: Final = """
    waiting    waits for a job or a time without a process
    stopped    its process was killed or cancelled: r resumes it
    limit      it reached a limit of its plan or settings
+
+ A sweep is one line: how many of its rows are done.
+
+   Enter    the runs of the sweep
+   a        answer a question for all its runs that ask the same
+   c        cancel it, with the batch jobs of its runs
+   r        resume it, or retry its failed rows, in the background
 
  Nothing is answered, cancelled or started by one key: you type a line and Enter.
  A key that you pressed before a question was on the screen is not an answer to it.
