@@ -10,7 +10,7 @@ from typing import Any
 
 from fractale.errors import CHECK_SPACE, PlanError, StoreError
 from fractale.plan.build import load_plan
-from fractale.plan.dump import dump_plan, plan_data
+from fractale.plan.dump import dump_plan_fast, plan_data
 from fractale.plan.model import Plan, Step
 from fractale.private import make_folder, write_private
 from fractale.store.outputs import encode
@@ -79,7 +79,7 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
         on_failure=tuple(map(kept, plan.on_failure)),
         finally_=tuple(map(kept, plan.finally_)),
     )
-    return {target: dump_plan(whole), **found}
+    return {target: dump_plan_fast(whole), **found}
 
 
 def plan_file(record: RunRecord, head: Mapping[str, Any]) -> Path | None:

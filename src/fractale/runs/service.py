@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -416,23 +417,42 @@ class Runs:
             policy=self._policy,
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
-            jobs=RunJobs.of(jobs, self._settings),
+            jobs=RunJobs.of(jobs, self._settings, environment=self._site_environment),
             made=self._settings.state_dir / MADE,
-            cache=result_cache(self._settings, reuse),
+            cache=self._result_cache(reuse),
         )
 
+    @cached_property
+    def _site_environment(self) -> dict[str, str]:
+        return self._settings.site_environment
 
-def result_cache(settings: Settings, reuse: bool | None) -> ResultCache | None:
+    @cached_property
+    def _lasting_environment(self) -> dict[str, str]:
+        return _lasting(self._settings)
+
+    def _result_cache(self, reuse: bool | None) -> ResultCache | None:
+        if reuse is False:
+            return None
+        return result_cache(self._settings, reuse, environment=self._lasting_environment)
+
+
+def result_cache(
+    settings: Settings, reuse: bool | None, *, environment: Mapping[str, str] | None = None
+) -> ResultCache | None:
     """The results that the steps of a run may take over.
 
     Args:
         reuse: See `RunOptions`.
+        environment: The variables that may change what a program computes, if they are known.
     """
     if reuse is False:
         return None
-    store = CacheStore(settings.state_dir)
-    environment = lasting(without_secrets(settings.environment, settings.secrets))
-    return ResultCache(store=store, reuse=bool(reuse), environment=environment)
+    known = dict(environment) if environment is not None else _lasting(settings)
+    return ResultCache(store=CacheStore(settings.state_dir), reuse=bool(reuse), environment=known)
+
+
+def _lasting(settings: Settings) -> dict[str, str]:
+    return lasting(without_secrets(settings.environment, settings.secrets))
 
 
 def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:
