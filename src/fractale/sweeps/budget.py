@@ -32,6 +32,7 @@ from fractale.jobs.budget import LIMITS as JOB_LIMITS
 from fractale.jobs.budget import Amount, Budget, FileLedger, short_amount
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
+from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -179,22 +180,22 @@ def check_limits(limits: Mapping[str, float], plan: Plan, run_limits: Mapping[st
         if name in most:
             if parts(most[name]) > parts(limit):
                 faults.append(
-                    f"each run may use up to {words(name, most[name])}, more than the sweep's "
-                    f"limit of {short_amount(limit)}"
+                    f"one run may use {words(name, most[name])}, more than the sweep's limit of "
+                    f"{short_amount(limit)}"
                 )
                 hints.append(f"lower `--run-limit {own}=…`, or raise `--limit {name}=…`")
         elif run_limits.get(own, getattr(plan.limits, own, None)) is None:
-            faults.append(
-                f"the sweep limits `{name}`, but nothing limits `{own}` of a run, so the sweep "
-                "cannot reserve what a run may use"
+            faults.append(f"the sweep's limit `{name}` needs a limit `{own}` of each run")
+            hints.append(
+                f"add `--run-limit {own}=…`, or `limits: {{{own}: …}}` to the plan: so much is "
+                "reserved for a run"
             )
-            hints.append(f"add `--run-limit {own}=…`, or `limits: {{{own}: …}}` to the plan")
         else:
-            faults.append(
-                f"the sweep limits `{name}`, but steps in `on_failure` or `finally` may submit "
-                "jobs, and the limits of a run do not bound those"
+            faults.append(f"the sweep's limit `{name}` cannot be kept: handlers may submit jobs")
+            hints.append(
+                "the limits of a run do not bound the jobs of `on_failure` and `finally`: submit "
+                f"jobs in `steps` only, or leave out the limit `{name}`"
             )
-            hints.append(f"submit jobs in `steps` only, or remove the sweep's limit `{name}`")
     if faults:
         raise UsageError("; ".join(faults), hint="; ".join(dict.fromkeys(hints)))
 
@@ -223,6 +224,18 @@ def used_by(record: RunRecord) -> dict[str, float]:
     total = Amount.total((used, left)).as_dict()
     found: dict[str, float] = {"tokens": tokens, "cost": cost, **total, AT_ONCE: left.jobs}
     return {name: _amount(parts(found[name])) for name in SWEEP_LIMITS}
+
+
+def use_of(record: RunRecord) -> dict[str, Any]:
+    """The field ``used`` of a ledger line about a run that no worker reported on.
+
+    Returns:
+        Empty if a process has the run, or its record cannot be read: its reservation stays.
+    """
+    try:
+        return {} if holder_of(record) is not None else {"used": used_by(record)}
+    except StoreError:
+        return {}
 
 
 def _used_of_models(record: RunRecord) -> tuple[int, float]:
@@ -356,9 +369,9 @@ class SweepBudget:
           reserved or used, since the use of a run is its total.
         - `ended` replaces the reservation by the use if the run is over. A second `ended`, or one
           of a run that did not start, counts nothing. Without `used` the reservation counts whole.
-        - `cancelled` with `used` replaces the reservation as `ended` does; without it, it stays.
-        - `lost` and `retried` change nothing: a run that is resumed has its reservation still, and
-          the use of a failed attempt stays.
+        - `cancelled` with `used` replaces the reservation as `ended` does; without it, it stays. So
+          does `retried`: the use of the attempt before it stays.
+        - `lost` changes nothing: the run is resumed, and has its reservation still.
         """
         kind, run = line["is"], str(line.get("run") or "")
         if kind == "started":
@@ -366,8 +379,8 @@ class SweepBudget:
         elif kind == "ended" and line.get("status") in OVER:
             used = _in_parts(line["used"]) if "used" in line else None
             self._settle(run, used, keep=line["status"] in RESUMABLE)
-        elif kind == "cancelled" and "used" in line:
-            self._settle(run, _in_parts(line["used"]), keep=True)
+        elif kind in ("cancelled", "retried") and "used" in line:
+            self._settle(run, _in_parts(line["used"]), keep=kind == "cancelled")
 
     def _start(self, run: str, reserved: dict[str, int]) -> None:
         if before := self._open.get(run):

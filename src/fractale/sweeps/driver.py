@@ -32,9 +32,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from fractale.errors import StoreError
 from fractale.plan.build import load_plan
-from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord, RunRecords
-from fractale.sweeps.budget import RunBound, SweepBudget, used_by
+from fractale.sweeps.budget import RunBound, SweepBudget, use_of
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
@@ -594,11 +593,7 @@ class _Drive:
         if losses >= MOST_LOSSES:
             words = f"lost {losses} times without progress; the last time: {reason}"
             line = {**told, "is": "ended", "status": "failed", "error": words, **at}
-            record = self._runs.at(str(told["run"]))
-            with contextlib.suppress(StoreError):  # without its use, its reservation counts whole
-                if holder_of(record) is None:
-                    line["used"] = used_by(record)
-            await self._tell(line)
+            await self._tell({**line, **use_of(self._runs.at(str(told["run"])))})
         elif not self._stopping:
             self._again(row, self._pauses[min(losses, len(self._pauses)) - 1])
 
