@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from browser import Browser
     from forked import Forking
     from made_runs import MadeRuns
+    from sweep_processes import SweepProcesses
 
 # A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
 # it starts would inherit that. Tests send them the signal.
@@ -150,6 +151,15 @@ def processes() -> Iterator[Forking]:
     from forked import forking
 
     with forking().ending() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def sweeping() -> Iterator[SweepProcesses]:
+    """Starts drivers of sweeps quickly, and their workers; those that are left are ended."""
+    from sweep_processes import sweep_processes
+
+    with sweep_processes() as made:
         yield made
 
 

@@ -98,6 +98,7 @@ class SweepView:
         next: The commands to type next.
         merit: The output by which the user compares rows, if the sweep names one.
         used: The sums over all rows.
+        asking: How many rows ask a question.
     """
 
     id: str
@@ -117,6 +118,7 @@ class SweepView:
     reason: str | None = None
     next: tuple[str, ...] = ()
     merit: str | None = None
+    asking: int = 0
 
 
 # -- reading a record -----------------------------------------------------------------------------
@@ -176,6 +178,7 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         reason=str(reason) if reason else None,
         next=_next(record.sweep_id, status, shown, rows, reached),
         merit=head.get("merit"),
+        asking=sum(bool(row.asks) for row in rows),
     )
 
 

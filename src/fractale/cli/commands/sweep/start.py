@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -13,7 +13,7 @@ from fractale.sweeps.spec import (
     Algorithm,
     SweepSpec,
     axes_from_texts,
-    with_axes,
+    with_options,
 )
 from fractale.text import count
 
@@ -121,23 +121,20 @@ def command(
     from fractale.cli.sweeping import run_limits_of, sweep_limits_of
     from fractale.sweeps.begin import prepare
 
-    typed: dict[str, Any] = {
-        "table": table,
-        "sample": sample,
-        "seed": seed,
-        "algorithm": algorithm,
-        "on": on,
-        "max_parallel": max_parallel,
-        "merit": merit,
-    }
-    spec = _spec_of(plan)
-    spec = replace(
-        with_axes(spec, axes_from_texts(over)),
-        **{name: value for name, value in typed.items() if value is not None},
-        inputs={**spec.inputs, **given.inputs},
-        answers={**spec.answers, **given.answers},
-        limits={**spec.limits, **sweep_limits_of(sweep_limits)},
-        run_limits={**spec.run_limits, **run_limits_of(run_limits)},
+    spec = with_options(
+        _spec_of(plan),
+        over=axes_from_texts(over),
+        inputs=given.inputs,
+        answers=given.answers,
+        limits=sweep_limits_of(sweep_limits),
+        run_limits=run_limits_of(run_limits),
+        table=table,
+        sample=sample,
+        seed=seed,
+        algorithm=algorithm,
+        on=on,
+        max_parallel=max_parallel,
+        merit=merit,
     )
     settings = given.settings(acts=not dry_run)
 
