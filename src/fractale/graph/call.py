@@ -293,6 +293,7 @@ class Attempt:
             keeps it for the repetitions of the attempt. None: the attempt is not repeated.
         repetition: How often the attempt has failed and was made again.
         files: The files that the step creates and needs, if it names any.
+        reused: The run and the step whose result was taken over, and the key: `{run, step, key}`.
     """
 
     step: Step
@@ -321,6 +322,7 @@ class Attempt:
     consents: Consents | None = None
     repetition: int = 0
     files: Files | None = None
+    reused: Mapping[str, Any] | None = None
     journal: CallJournal = field(init=False)
 
     def __post_init__(self) -> None:

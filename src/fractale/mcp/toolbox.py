@@ -32,6 +32,7 @@ from fractale.toolbox import (
     OnProgress,
     PromptInfo,
     PromptMessage,
+    Provenance,
     ResourceInfo,
     ServerStatus,
     ToolInfo,
@@ -257,6 +258,13 @@ class McpToolbox:
         request = types.ClientRequest(types.ReadResourceRequest(params=params))
         answer = await self._managers[server].request(request, types.ReadResourceResult)
         return _resource_result(answer, server)
+
+    async def provenance(self, server: str, tool: str | None = None) -> Provenance:
+        """What works when a tool is called; see `fractale.toolbox.provenance_of`."""
+        manager = self._managers.get(server)
+        if manager is None:
+            return Provenance(unknown=f"server `{server}` is not in the settings")
+        return await manager.provenance(tool)
 
     # -- names ----------------------------------------------------------------------------------
 

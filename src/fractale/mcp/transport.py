@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -49,10 +50,17 @@ class EmbeddedServer:
         name: Its name among the servers.
         server: A FastMCP or low-level MCP server, or a function that makes one when it is
             first needed.
+        objects: Name of a tool → its function or class, and the directory of the registry file
+            that names it: its code can be compared.
+        environment: The variables that its tools may read, as far as they matter.
     """
 
     name: str = "local"
     server: Any
+    objects: Mapping[str, tuple[Any, Path | None]] = field(
+        default_factory=dict[str, "tuple[Any, Path | None]"], repr=False
+    )
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 AnyServer: TypeAlias = ServerSettings | EmbeddedServer

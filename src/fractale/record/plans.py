@@ -37,16 +37,26 @@ def keep_plan(record: RunRecord, plan: Plan) -> Path:
     Raises:
         StoreError: It cannot be written.
     """
-    target = record.plan
+    copy_plan(plan, record.plan, f"run {record.run_id}")
+    return record.plan
+
+
+def copy_plan(plan: Plan, target: Path, of: str) -> None:
+    """Write a plan, and those that it includes into the directory ``plan`` beside it.
+
+    Args:
+        target: The file for the plan itself.
+        of: The run or the sweep, for the message.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     try:
         for path, text in _files(plan, target, RunRecord.included_plans.name).items():
             make_folder(path.parent)
             write_private(path, text, sync="none")
     except OSError as error:
-        raise StoreError(
-            f"the plan of run {record.run_id} cannot be kept: {error}", hint=CHECK_SPACE
-        ) from error
-    return target
+        raise StoreError(f"the plan of {of} cannot be kept: {error}", hint=CHECK_SPACE) from error
 
 
 def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
