@@ -78,17 +78,19 @@ def test_a_sweep_is_found_read_and_its_failed_rows_are_retried(
 
 
 def test_a_sweep_is_followed_cancelled_and_resumed(browser: Browser, web: Web, made: MadeRuns):
-    driver = made.start(*words_of("hold-all", "held", "gate=h1,h2,h3"), "--max-parallel", "2")
+    driver = made.start(*words_of("hold-all", "held", "gate=h1,h2,h3,h4"), "--max-parallel", "2")
     browser.until(lambda: (made.folder / "held-h1").exists(), "the first row")
     browser.open(web.address)
     browser.open(f"{web.url}/sweeps/held")
-    browser.wait_for("0 of 3 rows done")
+    browser.wait_for("0 of 4 rows done")
     made.open_gate("h1")
-    browser.wait_for("1 of 3 rows done")
+    browser.wait_for("1 of 4 rows done")
     browser.named("cancel …", "summary").click()
     browser.named("cancel sweep held", "button").click()
-    made.open_gate("h2")
-    made.open_gate("h3")
+    stop = SweepRecords(made.state_dir).at("held").stop_request
+    browser.until(stop.exists, "the request to stop")
+    for gate in ("h2", "h3", "h4"):
+        made.open_gate(gate)
     browser.wait_for("the sweep was cancelled", seconds=90)
     driver.communicate()
     assert now(made, "held").status == "stopped"
@@ -96,7 +98,7 @@ def test_a_sweep_is_followed_cancelled_and_resumed(browser: Browser, web: Web, m
     browser.named("resume", "button").click()
     browser.wait_for("the sweep continues in the background")
     browser.until(lambda: now(made, "held").status == "success", "its end", seconds=90)
-    browser.wait_for("all 3 rows")
+    browser.wait_for("all 4 rows")
 
 
 def test_one_answer_is_given_to_all_rows_that_ask_the_same(

@@ -126,8 +126,8 @@ def test_a_sweep_that_would_store_a_secret_is_refused(settings, more, error):
         ({"on": "cluster"}, UsageError, "unknown executor `cluster`"),
         ({"answers": {"asks": "a"}}, AnswerError, "no step `asks`"),
         ({"merit": "zz"}, InputError, "no output `zz`"),
-        ({"limits": {"tokens": 100}}, UsageError, "nothing limits `tokens` of a run"),
-        ({"limits": {"tokens": 5}, "run_limits": {"tokens": 9}}, UsageError, "more than the"),
+        ({"limits": {"tokens": 100}}, UsageError, "limit `tokens` of each run"),
+        ({"limits": {"tokens": 5}, "run_limits": {"tokens": 9}}, UsageError, "more than"),
         ({"inputs": {"n": "x", "m": 1}}, SweepError, "no input `m`"),
     ],
 )

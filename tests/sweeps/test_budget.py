@@ -135,6 +135,20 @@ class TestRoom:
         assert (budget.used["tokens"], budget.reserved["tokens"]) == (20, 0)
         assert not budget.open_runs
 
+    @pytest.mark.parametrize("what", ["cancelled", "retried", "settled"])
+    def test_a_run_whose_record_was_removed_stays_counted(self, what: str) -> None:
+        budget = SweepBudget({}, [started(0, tokens=50), ended(0, "limit", tokens=40)])
+        budget.count({"row": 0, "is": what, "run": "s.0", "used": {"tokens": 0}})
+        assert budget.used["tokens"] == 40
+        assert not budget.has_changed("s.0", {"tokens": 0})
+
+    def test_a_run_that_continued_without_the_sweep_counts_anew(self) -> None:
+        budget = SweepBudget({}, [started(0, tokens=50), ended(0, "limit", tokens=40)])
+        assert budget.has_changed("s.0", {"tokens": 70})
+        budget.count({"is": "settled", "run": "s.0", "used": {"tokens": 70}})
+        assert budget.used["tokens"] == 70
+        assert not budget.has_changed("s.0", {"tokens": 70})
+
     def test_a_cancelled_row_that_never_started_counts_nothing(self) -> None:
         budget = SweepBudget({}, [{"row": 0, "is": "cancelled"}])
         assert {*budget.used.values(), *budget.reserved.values()} == {0}
@@ -174,10 +188,12 @@ class TestRoom:
     def test_the_reason_says_who_has_the_rest(self) -> None:
         lines = [started(0, node_hours=2), ended(0, node_hours=1.5), started(1, node_hours=1)]
         budget = SweepBudget({"node_hours": 3}, lines)
-        assert budget.why("node_hours", {"node_hours": 1}) == (
+        said = "1.5 are used, 1 are reserved by runs that are not over"
+        assert budget.why("node_hours", "s.2", {"node_hours": 1}) == (
             "the next run may use 1 node-hour, more than the sweep's limit `node_hours` of 3 "
-            "leaves: 1.5 are used, 1 are reserved by runs that are not over"
+            f"leaves: {said}; their ends may free enough"
         )
+        assert budget.why("node_hours", "s.2", {"node_hours": 2}).endswith(said)
 
     def test_amounts_have_units(self) -> None:
         assert [words("cost", 0.25), words("tokens", 1), words("node_hours", 2.5)] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any, Self
 import pytest
 
 from fractale.settings import Settings
+from fractale.store.run_record import RunRecords
 from fractale.sweeps.driver import drive, opened_sweep
 from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.record import SweepLedger, SweepRecord
@@ -231,3 +233,19 @@ async def test_a_run_that_an_error_stopped_reports_what_it_had_used(
     assert second.status == "stopped"
     assert "neither" in str(second.error)
     assert second.used == first.used
+
+
+async def test_a_run_that_was_continued_without_the_sweep_counts_in_full(tmp_path: Path) -> None:
+    record = sweep(tmp_path, 2, tokens=250)
+    ends = {"s.0": uses(40, "limit"), "s.1": uses(10, "stopped")}
+    await driven(record, Scripted(1, lambda task: ends[task.run](task)))
+    run = RunRecords(record.state_dir).at("s.0")
+    run.path.mkdir(parents=True)
+    used = {"input_tokens": 90, "output_tokens": 5, "cost": 0.0}
+    call = {"event": "model_finished", "run": "s.0", "time": 1.0, "step": "a", "key": "k", **used}
+    run.events.write_text(json.dumps(call) + "\n")
+    view = await driven(record, Scripted(1, uses(10)))
+    assert view.limits[0].used == 95 + 10
+    again = await driven(record, Scripted(1, uses(10)))
+    assert again.limits == view.limits
+    assert sum(line["is"] == "settled" for line in lines_of(record)) == 1

@@ -114,7 +114,9 @@ def busy_worker(here: Site) -> psutil.Process:
     raise AssertionError("no pool")
 
 
-async def test_a_driver_is_a_job_that_waits_and_can_be_cancelled_or_runs_the_sweep(here, slurm):
+async def test_a_driver_is_a_job_that_waits_and_can_be_cancelled_or_runs_the_sweep(
+    tmp_path, here, slurm
+):
     settings = here.settings
     record = here.sweep(3, "s")
     slurm.run("scontrol", "update", "PartitionName=debug", "State=DOWN")
@@ -138,6 +140,10 @@ async def test_a_driver_is_a_job_that_waits_and_can_be_cancelled_or_runs_the_swe
         lambda: f"{again.output.read_text()} {slurm.job(runs.job)}",
     )
     assert here.calls() == dict.fromkeys(range(3), 1)
+    broken = made(tmp_path / "other", slurm, worker_init="echo no module >&2; exit 3")
+    failed = await detach(broken.sweep(1), broken.settings)
+    await until(lambda: broken.view().status == "stopped", "the job's end is seen")
+    assert f"slurm job {failed.job}, ended before it began" in str(broken.view().reason)
     await until(lambda: not slurm.run("squeue", "-h", "-o", "%A").split(), "a job is left")
 
 

@@ -222,6 +222,15 @@ class Actions:
 
     # -- questions and answers --------------------------------------------------------------------
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def by(self) -> str:
+        """Where the user acts."""
+        return self._by
+
     def questions(self, run_id: str) -> list[OpenQuestion]:
         """The open questions of a run; ``-1`` is the latest. It reads the record only.
 

@@ -30,8 +30,9 @@ The ledger is a file of JSON lines. The state of a row is that of its last line:
 
 Lines about the whole sweep name no row: a driver waits as a job, begins, and is done.
 
-    {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", "key": "…"}
+    {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", …}
     {"is": "driving", "at": 1800000000.0, "pid": 4711}
+    {"is": "settled", "run": "s.17", "used": {…}}    a run continued without the sweep
     {"is": "over", "status": "limit", "reached": "tokens", "reason": "…", "at": 1800000000.0}
 """
 
