@@ -66,7 +66,7 @@ def problems_of(text: str) -> list[str]:
     return [f"{p.position.line}:{p.position.column} {p.code} {p.message}" for p in found]
 
 
-# -- the key in a plan ------------------------------------------------------------------------------
+# -- the key in a plan ------------------------------
 
 
 @pytest.mark.parametrize("value", ["true", "false", "{files: [a.dat, '*.in']}", "{files: a.dat}"])
@@ -100,7 +100,7 @@ def test_faults_have_a_place_and_a_reason(step, problem):
     assert any(re.search(problem, each) for each in found), found
 
 
-# -- what is equal ----------------------------------------------------------------------------------
+# -- what is equal ------------------------------
 
 SIZE = "tool: size\ninputs: {path: in.dat, n: '{{ inputs.n }}'}\ncache: true"
 
@@ -237,7 +237,7 @@ async def test_secrets_are_in_no_key_and_no_result(run_plan, tools, settings):
     assert b"s3cr3t" not in kept
 
 
-# -- what is kept -----------------------------------------------------------------------------------
+# -- what is kept ------------------------------
 
 
 async def test_failures_are_never_kept(run_plan):
@@ -350,7 +350,7 @@ async def test_sources_of_a_result_are_taken_over(run_plan):
     assert asked[0][0]["from"] == ["fake.mail"]
 
 
-# -- models, scripts --------------------------------------------------------------------------------
+# -- models, scripts ------------------------------
 
 
 async def test_an_agent_without_tools_is_cached_by_its_model_and_its_task(run_plan):
@@ -410,7 +410,7 @@ async def test_a_script_is_cached_with_its_files_and_its_exit_code(run_plan):
     assert (taken(run), run.of("step_finished")[0]["outputs"]) == ([], {"content": "2\n"})
 
 
-# -- at random --------------------------------------------------------------------------------------
+# -- at random ------------------------------
 
 RANDOM = """
 name: p
@@ -485,9 +485,8 @@ async def test_a_long_plan_with_one_change_runs_exactly_the_dependents(run_plan)
         reads[i] = sorted(draw.sample(range(i), min(i, draw.randrange(3))))
         n = " + ".join([f"inputs.x{i % 10}", *(f"steps.s{j}.outputs.n" for j in reads[i])])
         steps.append(f"- {{name: s{i}, tool: id, inputs: {{n: '{{{{ {n} }}}}', i: {i}}}}}")
-    plan = "name: p\ninputs: {%s}\nsteps:\n%s\n" % (
-        ", ".join(f"x{k}: {k}" for k in range(10)), "\n".join(steps),
-    )  # fmt: skip
+    inputs = ", ".join(f"x{k}: {k}" for k in range(10))
+    plan = "\n".join(["name: p", f"inputs: {{{inputs}}}", "steps:", *steps])
     tools = FakeToolServer()
     tools.tool(read_only=True, name="id")(lambda n, i: {"n": n})
     await run_plan(plan, tools=tools, reuse=True, keep=False)
