@@ -38,6 +38,9 @@ hypothesis.settings.load_profile("any-load")
 # The marker `real`: what takes more of a machine than Python, or minutes of killing and waiting.
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
+    "test_budget_kills": "kills",
+    "test_budget_slurm": "Slurm, kills",
+    "test_sweep_kills": "kills",
     "test_agent_durability": "kills",
     "test_answer_command": "tmux, kills",
     "test_array_kills": "kills",

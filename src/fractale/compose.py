@@ -74,11 +74,13 @@ from fractale.toolbox import (
     OnProgress,
     PromptInfo,
     PromptMessage,
+    Provenance,
     ResourceInfo,
     ServerStatus,
     Toolbox,
     ToolInfo,
     ToolResult,
+    provenance_of,
 )
 
 if TYPE_CHECKING:
@@ -659,6 +661,9 @@ class SharedToolbox:
     def pins(self) -> object:
         """The pins of the open toolbox."""
         return pins_of(self.current)
+
+    async def provenance(self, server: str, tool: str | None = None) -> Provenance:
+        return await provenance_of(self.current, server, tool)
 
     async def tools(self, names: Collection[str] | None = None) -> list[ToolInfo]:
         return await self.current.tools(names)

@@ -15,7 +15,8 @@ run_started        plan, file, title, steps [{name, type, target}], model, resum
 step_started       step, attempt, type, target, description, previous (name of the step that led
                    here or null)
 item_started       step, index, total, element (of a job array)
-item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref, outputs_ref
+item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref,
+                   outputs_ref, reused (as of a step)
 tool_started       step, tool, arguments, call, key (the call's place in the journal), agreed (who
                    agreed to it beforehand, as text)
 tool_progress      step, tool, call, progress, total, message
@@ -41,7 +42,8 @@ timer              step, reason (as text), until (in ISO 8601), due {began {wall
                    made for the last time, or null)}: the step waits until then
 step_finished      step, attempt, outcome, event_name, decided_by, reason, error, seconds,
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
-                   failed, message}: shown even on success], outputs (short form),
+                   failed, message}: shown even on success], outputs (short form), reused {run,
+                   step, key: only if the result of that run's step was taken over},
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}
@@ -59,6 +61,10 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    failed or reached a limit could not render; only if there are any],
                    finally_due (true if `fractale cancel` would run the `finally` steps)
 =================  ==============================================================================
+
+In the record, an event with large texts has them in brief, and also ``parts`` [{at: the names and
+indexes that lead to the text, text: ``sha256:…``, bytes}]: the text is among the run's outputs
+(`fractale.store.outputs`).
 
 ``step_started`` and ``step_finished`` of a step at the end of a plan also have ``handler``, which
 is ``on_failure`` or ``finally``, as do its entries in ``steps`` and ``notices``.

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from fractale.errors import ToolError
@@ -23,6 +24,10 @@ OnProgress = Callable[[float, float | None, str | None], None]
 
 TRACES_ITSELF: Final = "fractale/traces_itself"
 """The key in ``_meta`` of a tool of this process that is `ToolInfo.traces_itself`."""
+
+
+LARGE_ANSWER: Final = 8 * 1024 * 1024
+"""Characters of an answer from which a run warns: each reader of the record loads them."""
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots, for its cached properties
@@ -287,6 +292,36 @@ class Toolbox(Protocol):
             uri: The resource's URI; ``server:URI`` if several servers have it.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What works when a tool is called: its server, and the code that this starts.
+
+    Args:
+        parts: Name → JSON: whatever may change the answer of the tool, as far as it is known.
+        unknown: Why its code is not known, as the end of a sentence; empty if it is known.
+        remote: Whether the server is on another machine, or was started by somebody else.
+        directory: The directory to which its relative paths belong; None if that is not known.
+    """
+
+    parts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    unknown: str = ""
+    remote: bool = False
+    directory: Path | None = None
+
+
+async def provenance_of(toolbox: Toolbox, server: str, tool: str | None = None) -> Provenance:
+    """What works when a tool of a toolbox is called, if the toolbox can tell.
+
+    Args:
+        tool: The name of the tool on its server; None: of anything on that server.
+    """
+    tell: Callable[[str, str | None], Awaitable[Provenance]] | None
+    tell = getattr(toolbox, "provenance", None)
+    if tell is None:
+        return Provenance(unknown="the toolbox does not tell what its tools are")
+    return await tell(server, tool)
 
 
 def changed_meanwhile(server: str, tool: str, part: str = "definition") -> ToolError:

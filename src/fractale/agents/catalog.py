@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from fractale.agents.subagent import Subagent
+    from fractale.plan.agents import Expert
     from fractale.plan.model import Plan
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
@@ -75,7 +76,7 @@ class Catalog:
             return self
         from fractale.agents.experts import expert_agent
 
-        return _InPlan(self, [expert_agent(expert) for expert in plan.experts])
+        return _InPlan(self, [expert_agent(expert) for expert in plan.experts], plan.experts)
 
     def find(self, name: str) -> Subagent | None:
         """The sub-agent of that name; None if the name is unknown.
@@ -99,6 +100,14 @@ class Catalog:
     def is_own(self, name: str) -> bool:
         """Whether the name is one of the user's own agents."""
         return name in self._own or name in self._by_path
+
+    def is_built_in(self, name: str) -> bool:
+        """Whether the name is one of fractale's own agents."""
+        return name in BUILT_IN and not self.is_own(name)
+
+    def expert(self, name: str) -> Expert | None:
+        """The agent of that name that the plan writes itself; None if it is another one's."""
+        del name
 
     def names(self) -> list[str]:
         """All names, and the dotted paths of the user's own. Imports nothing."""
@@ -142,9 +151,15 @@ class Catalog:
 class _InPlan(Catalog):
     """The sub-agents inside a plan that writes some itself."""
 
-    def __init__(self, outer: Catalog, experts: Sequence[Subagent]) -> None:
+    def __init__(
+        self, outer: Catalog, experts: Sequence[Subagent], written: Sequence[Expert]
+    ) -> None:
         super().__init__(experts)
         self._outer = outer
+        self._written = {each.name: each for each in written}
+
+    def expert(self, name: str) -> Expert | None:
+        return self._written.get(name) or self._outer.expert(name)
 
     def find(self, name: str) -> Subagent | None:
         return self._own.get(name) or self._outer.find(name)

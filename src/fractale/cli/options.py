@@ -43,6 +43,7 @@ class CommandLine:
         answers: Answers to all questions of the run.
         replies: Answers to the questions that a resumed run waits for, but not to later ones.
         run_id: The id for a new run.
+        reuse: Of `RunOptions`.
         output: The output of the run to write to stdout.
         gives_outputs: Whether the outputs of the run may go to stdout.
     """
@@ -61,6 +62,7 @@ class CommandLine:
     quiet: bool = False
     detach: bool = False
     run_id: str | None = None
+    reuse: bool | None = None
     output: str | None = None
     gives_outputs: bool = True
 
@@ -111,8 +113,15 @@ def _read(typed: dict[str, Any]) -> CommandLine:
         quiet=take("quiet", False),
         detach=take("detach", False),
         run_id=take("new_id", None),
+        reuse=_reuse(take("reuse", False), take("no_cache", False)),
         output=_only_output(take("output", None), as_json=typed_json),
     )
+
+
+def _reuse(reuse: bool, no_cache: bool) -> bool | None:
+    if reuse and no_cache:
+        raise UsageError("--reuse and --no-cache exclude each other", hint="leave one out")
+    return False if no_cache else reuse or None
 
 
 def _only_output(name: str | None, *, as_json: bool) -> str | None:
@@ -232,6 +241,21 @@ def detach_option(function: F) -> F:
     """``--detach``."""
     words = "Exit while batch jobs run or a time passes; resume later with `fractale resume`."
     return click.option("--detach", is_flag=True, help=words)(function)
+
+
+def cache_options(function: F) -> F:
+    """``--reuse`` and ``--no-cache``: whether steps take over results of earlier runs."""
+    reuse = click.option(
+        "--reuse",
+        is_flag=True,
+        help="Take over the results of equal steps of earlier runs, for all tools that only read.",
+    )
+    no_cache = click.option(
+        "--no-cache",
+        is_flag=True,
+        help="Make every call, also in steps that say `cache`; keep no results.",
+    )
+    return reuse(no_cache(function))
 
 
 def answer_options(function: F) -> F:

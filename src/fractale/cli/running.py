@@ -109,6 +109,7 @@ async def _run(
             limits=given.limits,
             detach=given.detach,
             run_id=given.run_id,
+            reuse=given.reuse,
             notifications=notifications,
         )
         log = logged_to(display.listener)

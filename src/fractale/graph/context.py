@@ -37,12 +37,14 @@ from fractale.models import Models, Usage
 from fractale.plan.model import Limits, Plan
 from fractale.policy import NO_LABELS, Grant, Labels, Policy
 from fractale.settings import DEFAULT_MAX_ATTEMPTS, Settings
+from fractale.store.cache import CacheStore
 from fractale.store.journal import Journal, MaskedJournal, NoJournal
 from fractale.store.notes import MaskedNotes, MemoryNotes, Notes
 from fractale.store.outputs import InlineOutputs, OutputStore
 from fractale.toolbox import Toolbox
 
 if TYPE_CHECKING:
+    from fractale.graph.call import Attempt
     from fractale.jobs import Jobs
 
 JobsOf: TypeAlias = "Callable[[str | None], Jobs]"
@@ -58,6 +60,37 @@ async def nobody(question: Mapping[str, Any]) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResultCache:
+    """The results of earlier runs that the steps of a run may take over.
+
+    Args:
+        store: Where they are.
+        reuse: Whether every step that only reads takes part, not only those that say `cache`.
+        environment: The variables that jobs and scripts get, as far as they matter.
+    """
+
+    store: CacheStore
+    reuse: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    def wants(self, attempt: Attempt) -> bool:
+        """Whether the step of an attempt is to be looked up.
+
+        A run comes back to a step because it wants something new.
+        """
+        step = attempt.step
+        if step.cache is None and not self.reuse:
+            return False
+        if step.foreach is not None or attempt.scope.get("attempts", attempt.attempts) > 1:
+            return False
+        if step.job is not None and step.job.array is not None:
+            return False
+        if step.cache is not None:
+            return step.cache.on
+        return step.kind == "tool" and step.until is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """The outside world as a graph sees it. A test can replace each part.
 
@@ -67,6 +100,7 @@ class Dependencies:
         patient: Whether to wait before a step's call is tried again. A replay does not wait.
         made: Directory (`MADE`) of what is known of the files that steps create
             (`fractale.graph.made`). None: nothing is known, so that no step is up to date.
+        cache: The results that steps may take over (`fractale.graph.reuse`). None: none is.
     """
 
     toolbox: Toolbox
@@ -79,6 +113,7 @@ class Dependencies:
     drafts: Mapping[str, str] = field(default_factory=dict[str, str])
     patient: bool = True
     made: Path | None = None
+    cache: ResultCache | None = None
 
     def within(self, plan: Plan) -> Dependencies:
         """The same for the graph of a plan, which may write agents of its own."""

@@ -55,6 +55,7 @@ class CallResult:
         seconds: The duration of a call that earlier processes of the run began.
         is_evidence: Whether the names of the outputs can show a failure or a warning. The names of
             a `set` step are the plan's own words.
+        verdict: The verdict of a judge on the same result in an earlier run.
     """
 
     outputs: Any = field(default_factory=dict[str, Any])
@@ -70,6 +71,7 @@ class CallResult:
     conversation: Any = None
     seconds: float = 0.0
     is_evidence: bool = True
+    verdict: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +117,8 @@ async def decide(attempt: Attempt, result: CallResult, *, final: bool = True) ->
         return decision
     if evidence:
         return evidence
-    if not final:
-        return DEFAULT_SUCCESS
+    if not final or (attempt.step.judge and result.verdict):
+        return result.verdict or DEFAULT_SUCCESS
     if attempt.step.judge:
         try:
             return await _judge(attempt, result)

@@ -38,7 +38,8 @@ class Record(TypedDict, total=False):
 
     ``inputs``, ``outputs`` and ``conversation`` are values or references into the store of outputs.
     The run that this one was forked from made ``inherited`` of the ``attempts``. ``sources`` are
-    the sources of the outputs (`fractale.policy`). Keys that would be empty are left out.
+    the sources of the outputs (`fractale.policy`). ``reused`` has the run and the step whose result
+    was taken over. Keys that would be empty are left out.
     """
 
     outcome: Outcome
@@ -53,6 +54,7 @@ class Record(TypedDict, total=False):
     inherited: int
     notices: list[Notice]
     sources: list[dict[str, Any]]
+    reused: dict[str, Any]
 
 
 class Spent(TypedDict, total=False):

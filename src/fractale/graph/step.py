@@ -10,9 +10,9 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
@@ -45,6 +45,9 @@ from fractale.plan.model import (
 from fractale.plan.values import has_resource, has_template
 from fractale.policy import Labels, may_repeat, to_data
 from fractale.store.outputs import OutputStore
+
+if TYPE_CHECKING:
+    from fractale.graph.reuse import Reuse
 
 Graph: TypeAlias = StateGraph[PlanState, RunContext, PlanState, PlanState]
 NodeFunction: TypeAlias = Callable[
@@ -134,32 +137,36 @@ class StepNode:
             return entered.skipped(attempt, before.skip)
         if attempt.tries == 1:
             entered.started(attempt)
-        result = before.failed
-        if result is None:
-            try:
-                # 3. Inputs: render them, and insert the contents of resources.
-                prepare(attempt, self.templates)
-                if self.reads_resources and self.step.foreach is None:
-                    async with in_time(attempt):
-                        await fill_inputs(attempt)
-                # 4. Call: depends on the kind of the step.
-                async with in_time(attempt) if self.inside is None else nullcontext():
-                    result = as_plain(await self.perform(attempt))
-            except CallError as error:
-                if await is_tried_again(attempt, error):
-                    attempt.warn("retry", f"try {attempt.tries} failed, trying again: {error}")
+        result, reuse = before.failed, NO_REUSE
+        with ExitStack() as held:
+            if result is None:
+                try:
+                    # 3. Inputs: render them, and insert the contents of resources.
+                    prepare(attempt, self.templates)
+                    if self.reads_resources and self.step.foreach is None:
+                        async with in_time(attempt):
+                            await fill_inputs(attempt)
+                    # 4. Reuse: an equal step of an earlier run may have the result.
+                    reuse = await _look_up(attempt, held)
+                    # 5. Call: depends on the kind of the step.
+                    async with in_time(attempt) if self.inside is None else nullcontext():
+                        result = reuse.result or as_plain(await self.perform(attempt))
+                except CallError as error:
+                    if await is_tried_again(attempt, error):
+                        attempt.warn("retry", f"try {attempt.tries} failed, trying again: {error}")
+                        raise
+                    result = as_plain(failed_call(attempt, error))
+                except GraphInterrupt as interrupt:
+                    if asks(interrupt):
+                        context.asked.set()
                     raise
-                result = as_plain(failed_call(attempt, error))
-            except GraphInterrupt as interrupt:
-                if asks(interrupt):
-                    context.asked.set()
-                raise
-        # 5. Evidence: decides the outcome.
-        decision = await decide(attempt, result)
-        if attempt.files is not None and result.matched is None:  # else each try has looked
-            decision = await attempt.files.created(decision)
+            # 6. Evidence: decides the outcome.
+            decision = await decide(attempt, result)
+            if attempt.files is not None and result.matched is None:  # else each try has looked
+                decision = await attempt.files.created(decision)
+            await reuse.keep(result, decision)
         attempt.finish()
-        # 6. Record: the checkpoint stores it, masked.
+        # 7. Record: the checkpoint stores it, masked.
         spent = _spent_by(attempt, context.meter.seconds - running)
         seconds = round(max(time.monotonic() - started, result.seconds), 3)
         return entered.finished(attempt, result, decision, seconds, spent)
@@ -337,6 +344,7 @@ class AsStep:
             tokens=attempt.usage.input_tokens + attempt.usage.output_tokens,
             next=target,
             notices=record.get("notices", []),
+            **_reused_by(attempt),
             outputs=result.outputs,
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),
@@ -443,6 +451,7 @@ class AsItem:
             error=decision.reason if decision.outcome == "failure" else None,
             decided_by=decision.decided_by,
             seconds=seconds,
+            **_reused_by(attempt),
             inputs_ref=attempt.deps.outputs.put(dict(attempt.inputs)),
             outputs_ref=record.get("outputs"),
         )
@@ -455,10 +464,17 @@ def _record(attempt: Attempt, result: CallResult, decision: Decision, attempts: 
     mask = attempt.context.mask
     record = cast("Record", mask({**record_of(decision, result, attempts), "outputs": None}))
     record["outputs"] = attempt.deps.outputs.put(result.outputs)
+    if attempt.reused:
+        record["reused"] = dict(attempt.reused)
     if attempt.seen.sources:
         sources = to_data(attempt.seen.sources)
         record["sources"] = [{**each, "name": mask(each["name"])} for each in sources]
     return record
+
+
+def _reused_by(attempt: Attempt) -> dict[str, Any]:
+    """Where the result came from, as a field of an event, if it was taken over."""
+    return {"reused": dict(attempt.reused)} if attempt.reused else {}
 
 
 def _spent_by(attempt: Attempt, seconds: float) -> Spent:
@@ -501,6 +517,35 @@ class _Before:
 
     skip: Decision | None = None
     failed: CallResult | None = None
+
+
+class _NoReuse:
+    """The look-up of a step that has none; see `fractale.graph.reuse.Reuse`."""
+
+    result: CallResult | None = None
+
+    async def keep(self, result: CallResult, decision: Decision) -> None:
+        """Keep nothing."""
+        del result, decision
+
+
+NO_REUSE = _NoReuse()
+
+
+async def _look_up(attempt: Attempt, held: ExitStack) -> "Reuse | _NoReuse":
+    """Look for the result of an equal step.
+
+    Args:
+        held: Releases the lock of a result that the step computes.
+    """
+    cache = attempt.deps.cache
+    if cache is None or not cache.wants(attempt):
+        return NO_REUSE
+    from fractale.graph.reuse import look_up  # few runs take over results
+
+    reuse = await look_up(attempt)
+    held.callback(reuse.release)
+    return reuse
 
 
 async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:

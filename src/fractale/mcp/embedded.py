@@ -62,7 +62,9 @@ class EmbeddedSession:
     """A session with a server in this process; see `fractale.mcp.session.AnySession`."""
 
     def __init__(self, server: Server[Any], lifespan: Any, client: ClientSide) -> None:
-        self.capabilities = server.create_initialization_options().capabilities
+        options = server.create_initialization_options()
+        self.capabilities = options.capabilities
+        self.version = f"{options.server_name} {options.server_version}"
         self._server = server
         self._lifespan = lifespan
         self._far = ServerSide(client)

@@ -54,6 +54,7 @@ from fractale.toolbox import (
     OnElicit,
     OnProgress,
     PromptInfo,
+    Provenance,
     ResourceInfo,
     ServerStatus,
     ToolInfo,
@@ -271,6 +272,16 @@ class SessionManager:
             listed=self.catalog.version > 0,
             confined=not embedded and server.confine,
         )
+
+    async def provenance(self, tool: str | None) -> Provenance:
+        """What works when a tool is called; see `fractale.mcp.provenance`."""
+        from fractale.mcp.provenance import provenance_of  # few runs take over results
+
+        await self.started()
+        connection = self._connection if self.usable else None
+        version = connection.version if connection else None
+        since = connection.since if connection else 0.0
+        return await asyncio.to_thread(provenance_of, self._server, tool, version, since)
 
     async def close(self) -> None:
         """End the session, or the attempt to open one."""
@@ -595,6 +606,9 @@ class Connection:
             and the receiver of the server's messages.
         timing: How long opening and closing may take.
         listeners: Who gets logs and changes of lists.
+
+    Attributes:
+        since: When it began to open, in Unix time.
     """
 
     def __init__(
@@ -606,6 +620,7 @@ class Connection:
         listeners: Listeners,
     ) -> None:
         self.name = name
+        self.since = time.time()
         self.error: ToolError | None = None
         self._open_session = open_session
         self._timing = timing
@@ -631,6 +646,11 @@ class Connection:
     def capabilities(self) -> types.ServerCapabilities:
         """The server's capabilities, once the session is open."""
         return self._ready.result().capabilities
+
+    @property
+    def version(self) -> str:
+        """The server's name and version, once the session is open."""
+        return self._ready.result().version
 
     async def open(self) -> None:
         """Start the server or connect to it, and initialize the session.
@@ -837,6 +857,11 @@ class AnySession(Protocol):
         """The server's capabilities."""
         ...
 
+    @property
+    def version(self) -> str:
+        """The server's name and version, as it says them."""
+        ...
+
     async def exchange(
         self, request: types.ClientRequest, answer: type[ResultT], on_progress: ProgressFnT | None
     ) -> ResultT:
@@ -897,7 +922,9 @@ async def _session_over(
 ) -> AsyncGenerator[Session]:
     """Open a transport and the library's session on it."""
     async with opening as (read, write), Session(read, write, client) as session:
-        session.capabilities = (await session.initialize()).capabilities
+        began = await session.initialize()
+        session.capabilities = began.capabilities
+        session.version = f"{began.serverInfo.name} {began.serverInfo.version}"
         yield session
 
 
@@ -905,6 +932,7 @@ class Session(ClientSession):
     """The library's session. Results stay unchanged; the server is notified of cancelled calls."""
 
     capabilities: types.ServerCapabilities
+    version: str
 
     def __init__(self, read: Any, write: Any, client: ClientSide) -> None:
         self._client = client

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -24,6 +25,9 @@ from fractale.settings import ServerSettings
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """The longest message accepted from a server, in bytes on the wire."""
+
+MAX_OWN_ANSWER_BYTES = 256 * 1024 * 1024
+"""The longest text accepted from a function of this process."""
 
 FAULT_CODE = -32099
 
@@ -46,10 +50,17 @@ class EmbeddedServer:
         name: Its name among the servers.
         server: A FastMCP or low-level MCP server, or a function that makes one when it is
             first needed.
+        objects: Name of a tool → its function or class, and the directory of the registry file
+            that names it: its code can be compared.
+        environment: The variables that its tools may read, as far as they matter.
     """
 
     name: str = "local"
     server: Any
+    objects: Mapping[str, tuple[Any, Path | None]] = field(
+        default_factory=dict[str, "tuple[Any, Path | None]"], repr=False
+    )
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 AnyServer: TypeAlias = ServerSettings | EmbeddedServer
@@ -119,14 +130,15 @@ class TransportHooks:
     faults: Faults = field(default_factory=Faults)
 
 
-def too_long(server: str, size: int | None) -> ToolError:
-    """The error for an answer over `MAX_ANSWER_BYTES`.
+def too_long(server: str, size: int | None, most: int = MAX_ANSWER_BYTES) -> ToolError:
+    """The error for an answer that is too long.
 
     Args:
         server: The server's name.
         size: Its bytes, if they were counted to the end.
+        most: The limit in bytes.
     """
-    limit = f"the limit of {MAX_ANSWER_BYTES // 1024 // 1024} MiB"
+    limit = f"the limit of {most // 1024 // 1024} MiB"
     message = (
         f"server `{server}` gave an answer of {size:,} bytes, which is over {limit}"
         if size is not None

@@ -109,6 +109,27 @@ class Models:
             return name
         return ":".join(providers.split_spec(self._settings, name))
 
+    def identity(self, name: str | None) -> dict[str, Any]:
+        """What decides how a step's model answers, as JSON: itself, its fallbacks, its address.
+
+        Of the caller's own model, this is its class with the parameters that identify it.
+
+        Raises:
+            UsageError: Provider unknown, or model name missing.
+        """
+        specs = [self.spec(each) for each in self.chain(name)]
+        settings = self._settings
+        addresses = [settings.openai_base_url, settings.gemini_base_url, settings.local_model]
+        given = self._for_all if self._for_all is not None else self._given.get(specs[0])
+        if given is None:
+            return {"models": specs, "addresses": [str(each or "") for each in addresses]}
+        own: list[str] = []
+        for chat in chat_models(given):
+            kind = type(chat)
+            known: Any = chat._identifying_params  # pyright: ignore[reportPrivateUsage] - LangChain's own caches use it
+            own.append(f"{kind.__module__}.{kind.__qualname__} {sorted(known.items(), key=str)}")
+        return {"models": specs, "given": own}
+
     def chain(self, name: str | None) -> list[str | None]:
         """A step's `model:` and its fallbacks, to use in turn if a model is unreachable."""
         fallbacks = () if self._for_all is not None else self._settings.fallback_models

@@ -278,12 +278,18 @@ def _check_keys(fields: Fields, kind: StepKind) -> None:
             fields.fail(name, "misplaced-key", f"`{name}` needs {needed} beside it")
 
 
+NOT_CACHED: Final = "has no meaning in a step of the kind `{}`: it makes no call to save"
+
+
 def _misplaced(name: str, kind: StepKind) -> str:
     if name == "needs":
         return (
             "names the files that a tool, a job or a script needs; steps run in the order of the "
             "file: write `transitions` to change it"
         )
+    if name == "cache":
+        inside = kind.name in ("parallel", "steps", "plan")
+        return "belongs to the steps inside" if inside else NOT_CACHED.format(kind.name)
     if name in SCRIPT_KEYS and kind.name != "script":
         return "belongs to a job or a script; a step has one of `script`, `command` and `job`"
     if name in JOB_KEYS:

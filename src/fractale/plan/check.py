@@ -105,6 +105,7 @@ def _check(
             yield from _resources(placed.step, value, f"{placed.path}.inputs.{name}", name)
         yield from KINDS[placed.step.kind].problems(placed.step, placed.path)
         yield from _files(placed.step, placed.path, plan)
+        yield from _cache(placed.step, placed.path)
         if placed.step.chain is not None:
             inside = Around(scope, placed)
             yield from _check(placed.step.chain, f"{placed.path}.", outer, seen, inside)
@@ -136,6 +137,23 @@ def _files(step: Step, path: str, plan: Plan) -> Iterator[Problem]:
     if step.foreach is not None and not read & {"item", "index"}:
         message = "each item creates the same file; name the files by `item` or `index`"
         yield Problem("same-file", message, step.where("creates"), f"{path}.creates")
+
+
+def _cache(step: Step, path: str) -> Iterator[Problem]:
+    """Some steps do something new each time, and have no result that another run could take."""
+    if step.cache is None or not step.cache.on:
+        return
+    message = None
+    if step.until is not None:
+        message = "`until` waits for something to change, so an earlier result says nothing"
+    elif step.persist:
+        message = "`persist` continues a conversation of this run, which no other run has"
+    elif step.kind == "job" and step.foreach is not None:
+        message = "the jobs of a `foreach` are submitted together and cannot be cached one by one"
+    elif step.job is not None and step.job.array is not None:
+        message = "the elements of an `array` cannot be cached one by one"
+    if message is not None:
+        yield Problem("misplaced-key", message, step.where("cache"), f"{path}.cache")
 
 
 def _resources(step: Step, value: Value, path: str, name: str) -> Iterator[Problem]:

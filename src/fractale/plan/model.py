@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from fractale.errors import Position, Problem
 from fractale.plan.agents import AGENTS, AgentRef, Expert, PlanAgent
 from fractale.plan.ask import CHOICES, DEFAULT, FORM, AskChoice
+from fractale.plan.cache import CACHE, StepCache
 from fractale.plan.fields import Fields
 from fractale.plan.forms import (
     AMOUNT,
@@ -83,6 +84,7 @@ __all__ = [
     "Retry",
     "Rule",
     "Step",
+    "StepCache",
     "Template",
     "Value",
 ]
@@ -419,6 +421,16 @@ class Step:
             "([a run that fails](#a-run-that-fails)).",
         ),
     ] = None
+    cache: Annotated[
+        StepCache | None,
+        Key(
+            CACHE,
+            "`true`: the step takes the result of an [equal step of an earlier run](cache.md); "
+            "`{files: [PATH, …]}` names files that the result depends on; `false`: never.",
+            kinds=("tool", "prompt", "agent", "job", "script"),
+            never_empty=True,
+        ),
+    ] = None
     plan: "Plan | None" = None
     chain: "Plan | None" = None
     position: Position = field(default=NOWHERE, compare=False)
@@ -467,6 +479,8 @@ class Step:
         for key, files in (("creates", self.creates), ("needs", self.needs)):
             for number, value in enumerate(files):
                 yield f"{key}[{number}]", value
+        for number, value in enumerate(self.cache.files if self.cache else ()):
+            yield f"cache.files[{number}]", value
         yield from KINDS[self.kind].templates(self)
         if not isinstance(self.judge, bool):
             yield "judge", self.judge
@@ -502,6 +516,9 @@ def _step_keys() -> dict[str, Key]:
 STEP_KEYS: Final[Mapping[str, Key]] = _step_keys()
 
 STEP_HINTS: Final = {
+    "memoize": "write `cache: true`",
+    "reuse": "write `cache: true`",
+    "cached": "write `cache: true`",
     "args": "write `inputs`",
     "arguments": "write `inputs`",
     "with": "write `inputs`",

@@ -10,7 +10,7 @@ from typing import Any
 
 from fractale.errors import CHECK_SPACE, PlanError, StoreError
 from fractale.plan.build import load_plan
-from fractale.plan.dump import dump_plan, plan_data
+from fractale.plan.dump import dump_plan_fast, plan_data
 from fractale.plan.model import Plan, Step
 from fractale.private import make_folder, write_private
 from fractale.store.outputs import encode
@@ -37,16 +37,26 @@ def keep_plan(record: RunRecord, plan: Plan) -> Path:
     Raises:
         StoreError: It cannot be written.
     """
-    target = record.plan
+    copy_plan(plan, record.plan, f"run {record.run_id}")
+    return record.plan
+
+
+def copy_plan(plan: Plan, target: Path, of: str) -> None:
+    """Write a plan, and those that it includes into the directory ``plan`` beside it.
+
+    Args:
+        target: The file for the plan itself.
+        of: The run or the sweep, for the message.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     try:
         for path, text in _files(plan, target, RunRecord.included_plans.name).items():
             make_folder(path.parent)
             write_private(path, text, sync="none")
     except OSError as error:
-        raise StoreError(
-            f"the plan of run {record.run_id} cannot be kept: {error}", hint=CHECK_SPACE
-        ) from error
-    return target
+        raise StoreError(f"the plan of {of} cannot be kept: {error}", hint=CHECK_SPACE) from error
 
 
 def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
@@ -69,7 +79,7 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
         on_failure=tuple(map(kept, plan.on_failure)),
         finally_=tuple(map(kept, plan.finally_)),
     )
-    return {target: dump_plan(whole), **found}
+    return {target: dump_plan_fast(whole), **found}
 
 
 def plan_file(record: RunRecord, head: Mapping[str, Any]) -> Path | None:

@@ -6,10 +6,12 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from mcp.server.lowlevel import Server
 
+from fractale.code_files import note_loaded
 from fractale.errors import PlanError, Problem, ProblemList
 from fractale.registry.calls import error_text
 from fractale.registry.fastmcp_uses import FastMCPMade, may_use_fastmcp
@@ -31,6 +33,7 @@ def build_server(
     functions: Sequence[Any] = (),
     name: str = "local",
     on_warning: Callable[[Problem], None] | None = None,
+    objects: dict[str, tuple[Any, Path | None]] | None = None,
 ) -> Server[Any]:
     """Build the MCP server of everything that registries name.
 
@@ -42,6 +45,7 @@ def build_server(
             the registries.
         name: The server's name in MCP's handshake.
         on_warning: Called with each problem that doesn't prevent the start; None: it is logged.
+        objects: Receives, for each tool's name, its object and the directory of the registry file.
 
     Raises:
         PlanError: Paths that can't be imported, objects that can't be served, two entries with
@@ -49,6 +53,9 @@ def build_server(
     """
     builder = _Builder(on_warning)
     found = builder.build(registries, functions)
+    if objects is not None:
+        note_loaded()
+        objects.update(builder.objects)
     if not builder.uses_fastmcp:
         return serve_components(name, [e for e in found if not isinstance(e, FastMCPMade)])
     from fractale.registry.fastmcp_mount import mount
@@ -64,10 +71,14 @@ class _Builder:
     Args:
         uses_fastmcp: Whether FastMCP made one of the objects, or the module of one uses FastMCP
             and may ask for the running server.
+        objects: Name of a tool → its object, and the directory of the registry file.
     """
 
     on_warning: Callable[[Problem], None] | None = None
     uses_fastmcp: bool = False
+    objects: dict[str, tuple[Any, Path | None]] = field(
+        default_factory=dict[str, "tuple[Any, Path | None]"]
+    )
     _problems: ProblemList = field(default_factory=ProblemList)
     _taken: dict[tuple[str, str], RegistryEntry] = field(
         default_factory=dict[tuple[str, str], RegistryEntry]
@@ -141,6 +152,8 @@ class _Builder:
             return None
         if not self._is_new(entry, component):
             return None
+        if entry.kind not in ("prompt", "resource"):
+            self.objects[_name(component)] = found, entry.folder
         if isinstance(component, FastMCPMade) or may_use_fastmcp(found):
             self.uses_fastmcp = True
         return component

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -288,6 +289,7 @@ class RunDriver:
             stack.callback(self._reporter.texts.close)
             self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
+            stack.push_async_callback(self._journal_synced)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
@@ -300,6 +302,11 @@ class RunDriver:
             checkpointer=saver, store=self._options.memory, name=self._plan.name
         )
         return Thread(graph=graph, config=self._config(), invoke=self._options.invoke)
+
+    async def _journal_synced(self) -> None:
+        """Have the journal on the disk before it is closed, without stopping the event loop."""
+        with contextlib.suppress(StoreError):  # the end of the run is reported already
+            await self.context.journal.synced()
 
     def _config(self) -> dict[str, Any]:
         """LangGraph's configuration of the run."""

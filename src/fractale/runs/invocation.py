@@ -87,6 +87,8 @@ class RunKeywords(Parts, total=False):
         yes: Approve beforehand every call and plan that needs approval.
         limits: Replace the plan's limits of the same name.
         detach: End the run, waiting, when it would wait for a batch job.
+        reuse: True: every step that only reads takes over the result of an equal step of an earlier
+            run. None: only steps that say `cache`. False: no step.
         callbacks, tags, metadata: LangChain's, for the run and everything in it.
     """
 
@@ -97,6 +99,7 @@ class RunKeywords(Parts, total=False):
     yes: bool
     limits: Limits | Mapping[str, Any] | None
     detach: bool
+    reuse: bool | None
     callbacks: Callbacks
     tags: Sequence[str]
     metadata: Mapping[str, Any] | None
@@ -249,6 +252,7 @@ class Invocation:
             yes=keywords.get("yes", False),
             limits=limits_of(keywords.get("limits")),
             detach=keywords.get("detach", False),
+            reuse=keywords.get("reuse"),
             checkpointer=self._saver,
             memory=keywords.get("store"),
             callbacks=keywords.get("callbacks"),

@@ -174,6 +174,7 @@ _FORMS: Final[Mapping[str, _Form]] = {
     "keep": _FLAG,
     "yes": _FLAG,
     "detach": _FLAG,
+    "reuse": _Form(_is_bool, "give True, False or None"),
     "today": _FLAG,
     "loose": _FLAG,
     "debug": _Form(_is_bool, "give True or False"),

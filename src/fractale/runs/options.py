@@ -63,6 +63,8 @@ class RunOptions:
         masker: Receives the secrets of the run. It also masks other output about the run.
         invoke: Runs the graph instead of its ``ainvoke``, such as to see its stream, too.
         clock: Measures the waits for jobs.
+        reuse: Whether every step that only reads takes over the result of an equal step of an
+            earlier run. None: only steps that say `cache`. False: no step.
         notifications: Sends what the settings' `notify` asks for; None: nothing is sent.
     """
 
@@ -85,4 +87,5 @@ class RunOptions:
     masker: Masker = field(default_factory=Masker)
     invoke: Invoke | None = None
     clock: Clock = field(default_factory=SystemClock)
+    reuse: bool | None = None
     notifications: Notifications | None = field(default_factory=Notifications)

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
 from fractale.graph.bindings import Bindings
-from fractale.graph.context import MADE, Dependencies
+from fractale.graph.context import MADE, Dependencies, ResultCache
 from fractale.models import Models
 from fractale.pins import pins_of
 from fractale.plan.inputs import bind_inputs
@@ -59,7 +60,9 @@ from fractale.runs.own_parts import check_own_parts
 from fractale.runs.preflight import preflight
 from fractale.runs.result import RunResult
 from fractale.settings import Settings
+from fractale.settings.environment import lasting, without_secrets
 from fractale.settings.own_runs import marked
+from fractale.store.cache import CacheStore
 from fractale.store.notes import FileNotes
 from fractale.store.outputs import FileOutputs, InlineOutputs, MemoryOutputs, OutputStore
 from fractale.store.run_record import (
@@ -151,7 +154,7 @@ class Runs:
         record = self._new_record(options.run_id) if options.keep else None
         run_id = record.run_id if record else options.run_id or random_id()
         store = FileOutputs(record.outputs) if record else _outputs_of_unrecorded(options)
-        dependencies = self._dependencies(store, record)
+        dependencies = self._dependencies(store, record, options.reuse)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, record, secrets)
         driver.context.bindings = bindings
         driver.notices += changed
@@ -171,6 +174,8 @@ class Runs:
                 "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
+            if options.reuse is not None:
+                known["reuse"] = options.reuse
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
             keep_plan(record, plan)
@@ -308,7 +313,8 @@ class Runs:
         bindings = self._bindings_of(record, head, plan)
         names = self._agents.names()
         await check_own_parts(record, head, left, bindings, self._toolbox, names)
-        dependencies = self._dependencies(FileOutputs(record.outputs), record)
+        reuse = head.get("reuse") if options.reuse is None else options.reuse
+        dependencies = self._dependencies(FileOutputs(record.outputs), record, reuse)
         driver = RunDriver(
             self._settings, dependencies, plan, options, record.run_id, record, secrets or {}
         )
@@ -371,7 +377,7 @@ class Runs:
         bindings = Bindings(pins=self._pins)
         await preflight(plan, self._toolbox, self._models, self._agents, bindings)
         changed = await self.pin(plan)
-        dependencies = self._dependencies(_outputs_of_unrecorded(options), None)
+        dependencies = self._dependencies(_outputs_of_unrecorded(options), None, options.reuse)
         driver = RunDriver(self._settings, dependencies, plan, options, run_id, None, secrets or {})
         driver.context.bindings = bindings
         driver.notices += changed
@@ -400,7 +406,9 @@ class Runs:
         length = SHARED_ID_LENGTH if self._settings.store else ID_LENGTH
         return self._records.new(run_id, length=length)
 
-    def _dependencies(self, store: OutputStore, record: RunRecord | None) -> Dependencies:
+    def _dependencies(
+        self, store: OutputStore, record: RunRecord | None, reuse: bool | None
+    ) -> Dependencies:
         jobs = record.jobs if record else self._settings.state_dir / JOBS
         return Dependencies(
             toolbox=self._toolbox,
@@ -409,9 +417,42 @@ class Runs:
             policy=self._policy,
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
-            jobs=RunJobs.of(jobs, self._settings),
+            jobs=RunJobs.of(jobs, self._settings, environment=self._site_environment),
             made=self._settings.state_dir / MADE,
+            cache=self._result_cache(reuse),
         )
+
+    @cached_property
+    def _site_environment(self) -> dict[str, str]:
+        return self._settings.site_environment
+
+    @cached_property
+    def _lasting_environment(self) -> dict[str, str]:
+        return _lasting(self._settings)
+
+    def _result_cache(self, reuse: bool | None) -> ResultCache | None:
+        if reuse is False:
+            return None
+        return result_cache(self._settings, reuse, environment=self._lasting_environment)
+
+
+def result_cache(
+    settings: Settings, reuse: bool | None, *, environment: Mapping[str, str] | None = None
+) -> ResultCache | None:
+    """The results that the steps of a run may take over.
+
+    Args:
+        reuse: See `RunOptions`.
+        environment: The variables that may change what a program computes, if they are known.
+    """
+    if reuse is False:
+        return None
+    known = dict(environment) if environment is not None else _lasting(settings)
+    return ResultCache(store=CacheStore(settings.state_dir), reuse=bool(reuse), environment=known)
+
+
+def _lasting(settings: Settings) -> dict[str, str]:
+    return lasting(without_secrets(settings.environment, settings.secrets))
 
 
 def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:

@@ -30,6 +30,7 @@ from fractale.errors import SettingsError
 from fractale.masking import Masker
 from fractale.plan.model import Plan
 from fractale.settings import ServerSettings, Settings, store_password, without_password
+from fractale.settings.environment import passed_on
 from fractale.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -251,8 +252,10 @@ def make_toolbox(
 
     servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
     if served or tools:
-        server = build_server(served, functions=tools, on_warning=on_warning)
-        servers.append(EmbeddedServer(server=server))
+        objects: dict[str, Any] = {}
+        server = build_server(served, functions=tools, on_warning=on_warning, objects=objects)
+        environment = passed_on(settings.environment)
+        servers.append(EmbeddedServer(server=server, objects=objects, environment=environment))
     return McpToolbox(
         servers,
         on_log=_masked(on_log, masker),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Final
 
 from fractale.masking import Masker
 from fractale.schedulers.homes import DECLARED
@@ -38,6 +39,35 @@ PASSED_ON: tuple[str, ...] = (
     *("FRACTALE_STATE_DIR", "FRACTALE_LOCAL_CORES"),
 )
 """Globs of the variables that each started server gets, unless their values are secrets."""
+
+
+OF_SESSION: Final = (
+    # the login, the terminal, the machine's name, temporary places
+    *("TERM", "PWD", "OLDPWD", "SHLVL", "_", "HOSTNAME", "USER", "LOGNAME", "SHELL", "COLUMNS"),
+    *("LINES", "TMPDIR", "TMP", "TEMP", "XDG_*", "KRB5CCNAME", "SSH_*", "DISPLAY", "MANPATH"),
+    *("INFOPATH", "http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+    # fractale's own
+    *("FRACTALE_*", "PYTHON_HISTORY"),
+    # the batch job that fractale itself runs in
+    *(glob for scheduler in DECLARED.values() for glob in scheduler.variables),
+    *("SGE_*", "PALS_*", "PMI_*", "PMIX_*"),
+)
+"""Globs of variables that differ from login to login, and do not say what a program computes."""
+
+
+def lasting(environment: Mapping[str, str], named: Iterable[str] = ()) -> dict[str, str]:
+    """The variables of an environment that may change what a program computes.
+
+    Args:
+        named: Variables that the settings set: these always matter.
+    """
+    always = frozenset(named)
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name in always or not any(fnmatchcase(name, glob) for glob in OF_SESSION)
+    }
 
 
 def passed_on(environment: Mapping[str, str], env_from: Sequence[str] = ()) -> dict[str, str]:

@@ -40,6 +40,7 @@ class ServerSettings:
     Args:
         transport: ``stdio`` starts `command`; ``http`` is streamable HTTP; ``sse`` the older one.
         env: The whole environment of the started server; see `fractale.settings.environment`.
+        named: Names of the variables that its entry sets or passes on by name.
         withheld: Names of the variables that are set in this process but that it does not get.
         secrets: Texts of this entry that must not be shown or stored.
         token: Sent as ``Authorization: Bearer``.
@@ -59,6 +60,7 @@ class ServerSettings:
     command: str | None = None
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    named: tuple[str, ...] = field(default=(), repr=False)
     withheld: tuple[str, ...] = field(default=(), repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     cwd: str | None = None
@@ -167,6 +169,7 @@ def parse_server(
         command=data.get("command"),
         args=args,
         env=env,
+        named=tuple(sorted({*own, *named_by(environment, env_from)})) if env else (),
         withheld=tuple(sorted(environment.keys() - env.keys())) if env else (),
         secrets=tuple(sorted(secrets)),
         cwd=data.get("cwd"),

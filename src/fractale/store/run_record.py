@@ -8,6 +8,7 @@ lock (`fractale.store.locks.RunLock`) changes them, except for the requests of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from fractale.errors import CHECK_SPACE, StoreError, UsageError
 from fractale.events import events_from_end, read_events
 from fractale.plain import to_json
 from fractale.private import make_folder, new_folder, open_private, write_private
+from fractale.store.outputs import LARGE_TEXT, FileOutputs
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
@@ -135,6 +137,11 @@ class RunRecord:
         path = self.outputs / f"{name}.txt"
         try:
             make_folder(self.outputs)
+            if len(text) > LARGE_TEXT:
+                with contextlib.suppress(OSError):  # a file system without links
+                    FileOutputs(self.outputs).link_text(text, path)
+                    return path
+            path.unlink(missing_ok=True)  # it may be a link to a stored text
             descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)

@@ -30,6 +30,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast, overload
 
 from pydantic import TypeAdapter
@@ -43,6 +44,7 @@ from fractale.toolbox import (
     OnProgress,
     PromptInfo,
     PromptMessage,
+    Provenance,
     ResourceInfo,
     ServerStatus,
     ToolInfo,
@@ -90,10 +92,12 @@ class FakeToolServer:
 
     Attributes:
         calls: Every tool call in the order made, including failed ones.
+        version: Of the server and its code, as cached results know it.
     """
 
     def __init__(self, name: str = "fake") -> None:
         self.name = name
+        self.version = "1"
         self.calls: list[FakeCall] = []
         self._tools: dict[str, _Fake] = {}
         self._prompts: dict[str, tuple[PromptInfo, list[PromptMessage]]] = {}
@@ -290,6 +294,11 @@ class FakeToolServer:
     async def servers(self, names: Collection[str] | None = None) -> list[ServerStatus]:
         """This server, which is always connected."""
         return [ServerStatus(name=self.name, connected=True, transport="fake")]
+
+    async def provenance(self, server: str, tool: str | None = None) -> Provenance:
+        """What works when a tool is called: `version`, with which a test changes its code."""
+        known = {"server": [server, self.version], "code": f"{server}.{tool} {self.version}"}
+        return Provenance(parts=known, directory=Path.cwd())
 
     async def find_tool(self, name: str) -> ToolInfo:
         """The tool of that bare or qualified name.

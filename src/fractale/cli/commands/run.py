@@ -32,6 +32,7 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.store_option
 @options.run_options
 @options.detach_option
+@options.cache_options
 @options.run_id_option
 @options.plan_hash_option
 @click.option("--dry-run", is_flag=True, help="Show what the plan would do, without a connection.")
