@@ -67,6 +67,7 @@ REAL_FILES = {
     "test_job_runs": "Slurm, kills",
     "test_jobs_faults": "Slurm, kills",
     "test_kills": "kills",
+    "test_many_items_kills": "kills",
     "test_values_kills": "kills",
     "test_web_access": "a server, another user",
     "test_web_pages": "a server, runs in the background",
