@@ -53,6 +53,7 @@ REAL_FILES = {
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",
+    "test_detach": "a process in the background",
     "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",
     "test_drafting_kills": "kills",

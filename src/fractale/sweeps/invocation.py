@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast, get_args
 
 from typing_extensions import TypedDict
 
@@ -182,8 +182,10 @@ def _are_paths(value: Any) -> bool:
     return all(isinstance(each, str) for each in several)
 
 
-_TEXT: Final = (lambda value: isinstance(value, str), "give a text")
-_OWN: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+_Form: TypeAlias = tuple[Callable[[Any], bool], str]
+
+_TEXT: Final[_Form] = (lambda value: isinstance(value, str), "give a text")
+_OWN: Final[Mapping[str, _Form]] = {
     "over": (_is_table, "give a mapping: input → list of values"),
     "table": (lambda value: isinstance(value, (str, Path)), "give the path of a table"),
     "sample": _whole(1),
@@ -212,7 +214,7 @@ _OWN: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 """Keyword → whether a value fits, and what to give instead; for keywords of sweeps only."""
 
 
-def _is_file(plan: Any) -> bool:
+def _is_file(plan: Any) -> TypeGuard[str | Path]:
     if isinstance(plan, Path):
         return plan.is_file()
     try:

@@ -257,7 +257,7 @@ class ParslExecutor:
                 "job_stdout_path": None,
                 "job_stderr_path": None,
             }
-        with contextlib.suppress(Exception):  # one that has ended already is no fault
+        with contextlib.suppress(Exception):  # it may have ended already
             self._provider.cancel(left)
         for job in left:
             self._provider.resources.pop(job, None)
@@ -330,7 +330,7 @@ class ParslExecutor:
         raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> WorkerLost:
-        """What an error of Parsl's, or of the worker, means for the sweep."""
+        """The meaning of an error of Parsl's, or of the worker, for the sweep."""
         words = escape(f"{error}", 500)
         match type(error).__name__:
             case "ManagerLost":

@@ -114,7 +114,6 @@ def command(
     run_limits: tuple[str, ...],
     merit: str | None,
     sweep_id: str | None,
-    detach: bool,
     dry_run: bool,
     given: options.CommandLine,
 ) -> int:
@@ -147,13 +146,13 @@ def command(
         yes=given.yes,
         trusted=options.trusts_project(),
     )
-    if detach:
+    if given.detach:
         from fractale.sweeps.detach import check_detachable
 
         check_detachable(settings, prepared.spec.on)
     if dry_run:
         return show_effects(prepared, settings, given, sweep_id)
-    return start(prepared, settings, given, sweep_id, detach=detach)
+    return start(prepared, settings, given, sweep_id)
 
 
 def _spec_of(path: str) -> SweepSpec:
@@ -187,17 +186,11 @@ def show_effects(
 
 
 def start(
-    prepared: Prepared,
-    settings: Settings,
-    given: options.CommandLine,
-    sweep_id: str | None,
-    *,
-    detach: bool = False,
+    prepared: Prepared, settings: Settings, given: options.CommandLine, sweep_id: str | None
 ) -> int:
     """Ask the user if needed, write the sweep, and drive it; returns the exit code.
 
-    Args:
-        detach: Let a job or a background process drive it.
+    With ``--detach``, a job or a background process drives it.
     """
     from fractale.cli.consent import ask_about_sweep
     from fractale.cli.running import secrets_of
@@ -218,7 +211,7 @@ def start(
         click.echo(f"sweep {record.sweep_id}: {words}", err=True)
     known = {secret_variable(name): value for name, value in secrets.items()}
     settings = replace(settings, environment={**settings.environment, **known})
-    if detach:
+    if given.detach:
         return detached(record, settings, as_json=given.as_json)
 
     async def begin(progress: Progress, stop: asyncio.Event) -> SweepView:
