@@ -130,6 +130,7 @@ async def test_a_job_that_waits_says_for_what(machine):
     # There is a core for this one, and it is not its turn.
     status = await jobs.status(three)
     assert status.reason == said.replace("0 before", "1 before")
+    await until(machine.lines)  # the first may need a moment to begin
     assert machine.lines() == ["a"]
     await machine.let_go("a")
     await until(lambda: sorted(machine.lines()) == ["a", "b", "c"])

@@ -297,7 +297,7 @@ async def test_a_call_that_begins_when_a_sync_has_just_ended_gets_its_own(path):
         first = asyncio.create_task(journal.synced())
         await asyncio.sleep(0)
         journal.begin(place(2 * number + 1), CALL)
-        time.sleep(0.002)  # the event loop is busy meanwhile
+        time.sleep(0.002)  # noqa: ASYNC251 - the event loop is busy meanwhile
         async with asyncio.timeout(10):
             await asyncio.gather(first, journal.synced())
         assert place(2 * number + 1).key in disk.calls[-2:]

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,8 @@ class RunRecord:
                 with contextlib.suppress(OSError):  # a file system without links
                     FileOutputs(self.outputs).link_text(text, path)
                     return path
-            path.unlink(missing_ok=True)  # it may be a link to a stored text
+            if _links(path) > 1:  # a name of a stored text, which stays as it is
+                path.unlink()
             descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
@@ -182,6 +184,15 @@ class RunRecord:
     def remove(self) -> None:
         """Remove the record of a run that did not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _links(path: Path) -> int:
+    """The number of names of a file; 0 for a symbolic link, or if there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_nlink if stat.S_ISREG(found.st_mode) else 0
 
 
 def _size(path: Path) -> int:

@@ -126,7 +126,7 @@ PUT, PUT_WRITE, PUT_SPECIAL = (
 """Of a task's results, the first count; of its questions, answers and errors, the latest do."""
 
 
-class Connection(aiosqlite.Connection):
+class SqliteConnection(aiosqlite.Connection):
     """A connection whose thread can do several things at once."""
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -163,7 +163,7 @@ class _Waiting:
     threads: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     def end(self, transaction: asyncio.Future[None]) -> None:
-        """Tell those who wait how the transaction ended."""
+        """Pass the end of the transaction on to all that wait for it."""
         if self.done.done():
             return
         error = None if transaction.cancelled() else transaction.exception()
@@ -180,9 +180,9 @@ class SqliteSaver(AsyncSqliteSaver):
     Every method raises `StoreError` if the file is damaged or cannot be used.
     """
 
-    conn: Connection
+    conn: SqliteConnection
 
-    def __init__(self, connection: Connection, path: Path) -> None:
+    def __init__(self, connection: SqliteConnection, path: Path) -> None:
         super().__init__(connection, serde=StrictSerializer())
         self._path = path
         self._checked = False
@@ -444,7 +444,7 @@ async def open_sqlite(
     with ExitStack() as stack:
         await asyncio.to_thread(_prepare, path, system, wait, wait_for_lock, stack)
         with sqlite_errors(path):
-            connection = Connection(lambda: sqlite3.connect(path, timeout=wait), 64)
+            connection = SqliteConnection(lambda: sqlite3.connect(path, timeout=wait), 64)
             await connection
         try:
             with sqlite_errors(path):
