@@ -58,7 +58,7 @@ MOST_IN_DIRECTORY: Final = 64 * 1024 * 1024
 """Bytes of the files of a directory that are compared."""
 
 _WORDS: Final = re.compile(r"""(?:\\\s|[^\s"'`;|&<>()])+""")
-"""What a shell would take for a word, with its escaped spaces."""
+"""A word as a shell splits it, with its escaped spaces."""
 _QUOTED: Final = re.compile(r"""'([^'\n]+)'|"([^"\n]+)\"""")
 _BRACES: Final = re.compile(r"""([^\s"'`;|&<>(){}]*)\{([^{}\s]*,[^{}\s]*)\}([^\s"'`;|&<>(){}]*)""")
 _HERE: Final = (".", "..", "./", "../", "~")
@@ -215,7 +215,7 @@ def _check_reads(tool: ToolInfo, found: Provenance) -> None:
     if tool.annotations.get("openWorldHint") is not False:
         raise NotKeyed(
             f"`{tool.name}` does not say that its world is closed (`openWorldHint: false`): its "
-            f"answer may change by itself; {hint}"
+            f"answer may change at any time; {hint}"
         )
     if found.remote:
         raise NotKeyed(f"the code of server `{tool.server}` is on the other side; {hint}")
