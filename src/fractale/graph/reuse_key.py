@@ -238,7 +238,9 @@ async def _of_agent(attempt: Attempt) -> Parts:
     name = "ask" if step.target in GENERAL_AGENTS else str(step.target)
     agent = agents.find(name)
     if agent is None:
-        arguments = {**attempt.inputs, "instruction": attempt.instruction}
+        error = attempt.scope.get("previous", {}).get("error")
+        more = {"instruction": attempt.instruction, **({"error": error} if error else {})}
+        arguments = {**more, **attempt.inputs}
         return await _of_tool(attempt, name, arguments, True)
     parts = _parts(attempt, name)
     expert = agents.expert(name)

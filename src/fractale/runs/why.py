@@ -311,7 +311,7 @@ class _Walk:
         merged: dict[str, Any] = {**level.state, **update}
         for name in ("steps", "values", "value_sources"):
             if name in update:
-                merged[name] = {**level.state.get(name, {}), **update[name]}
+                merged[name] = {**level.state.get(name, {}), **merged[name]}
         level.state = PlanState(**merged)
 
 
