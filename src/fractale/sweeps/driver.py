@@ -411,7 +411,8 @@ class _Drive:
         for run in [*budget.open_runs] if budget.limits else ():
             use = use_of(self._runs.at(run))
             if use and budget.has_changed(run, use["used"]):
-                yield {"is": "settled", "run": run, "at": time.time(), **use}
+                row = int(run.split(".")[1])
+                yield {"row": row, "is": "settled", "run": run, "at": time.time(), **use}
 
     async def _loop(self) -> None:
         while True:
