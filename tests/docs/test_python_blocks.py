@@ -115,7 +115,7 @@ def test_the_python_of_a_page_runs(page, place):
 
 
 OTHERS = ("replay", "resume", "studio", "sweeps")
-"""The blocks of these pages need a server, a run, a plan or a recording that the page does not make."""
+"""The blocks of these pages need a server, a run, processes or a recording, which no page makes."""
 
 
 @pytest.mark.parametrize("page", OTHERS)
