@@ -17,7 +17,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.runs.invocation import listed
 from fractale.runs.keywords import check_keywords, check_values, unusable
 from fractale.settings import Settings, load_settings
-from fractale.sweeps.begin import check_secrets, prepare, write_sweep
+from fractale.sweeps.begin import check_free, check_secrets, prepare, write_sweep
 from fractale.sweeps.driver import Listener, run_sweep
 from fractale.sweeps.record import SweepRecords
 from fractale.sweeps.resuming import resume_sweep
@@ -121,10 +121,12 @@ async def start_sweep(
         agents=tuple(listed(given("agents"))),
         yes=given("yes", False),
     )
+    if (sweep_id := given("sweep_id")) is not None:
+        check_free(settings, sweep_id)
     plan_secrets = secrets_of(prepared.plan, given("secrets"))
     secrets = read_secrets(prepared.plan, settings.environment) | plan_secrets
     check_secrets(prepared, secrets)
-    record = write_sweep(prepared, settings, given("sweep_id"))
+    record = write_sweep(prepared, settings, sweep_id)
     variables = {secret_variable(name): value for name, value in secrets.items()}
     settings = replace(settings, environment={**settings.environment, **variables})
     return await run_sweep(record, settings=settings, listener=given("on_row"))
