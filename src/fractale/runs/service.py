@@ -22,7 +22,7 @@ from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
 from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.plans import keep_plan, plan_hash
+from fractale.record.plans import PlanCopies, plan_hash
 from fractale.record.snapshot import (
     bindings_of_old,
     change_notice,
@@ -105,6 +105,8 @@ class Runs:
         self._agents = agents or Catalog()
         self._records = RunRecords(settings.state_dir)
         self._pins = pins_of(toolbox)
+        self._copies = PlanCopies()
+        self._checked: Plan | None = None
 
     async def start(
         self,
@@ -131,7 +133,9 @@ class Runs:
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
         bindings = Bindings(pins=self._pins)
-        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        checked = plan is self._checked
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings, checked=checked)
+        self._checked = plan
         driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
         return await driver.drive(kept)
 
@@ -178,7 +182,7 @@ class Runs:
                 known["reuse"] = options.reuse
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
-            keep_plan(record, plan)
+            self._copies.keep(record, plan)
             bindings.attach(FileNotes(record.bindings))
             bindings.snapshots.append(snapshot_of(record))
         return driver, kept

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast, get_args
 
 from typing_extensions import TypedDict
 
@@ -17,7 +17,7 @@ from fractale.plan.model import Limits, Plan
 from fractale.runs.invocation import listed
 from fractale.runs.keywords import check_keywords, check_values, unusable
 from fractale.settings import Settings, load_settings
-from fractale.sweeps.begin import check_secrets, prepare, write_sweep
+from fractale.sweeps.begin import check_free, check_secrets, prepare, write_sweep
 from fractale.sweeps.driver import Listener, run_sweep
 from fractale.sweeps.record import SweepRecords
 from fractale.sweeps.resuming import resume_sweep
@@ -121,10 +121,12 @@ async def start_sweep(
         agents=tuple(listed(given("agents"))),
         yes=given("yes", False),
     )
+    if (sweep_id := given("sweep_id")) is not None:
+        check_free(settings, sweep_id)
     plan_secrets = secrets_of(prepared.plan, given("secrets"))
     secrets = read_secrets(prepared.plan, settings.environment) | plan_secrets
     check_secrets(prepared, secrets)
-    record = write_sweep(prepared, settings, given("sweep_id"))
+    record = write_sweep(prepared, settings, sweep_id)
     variables = {secret_variable(name): value for name, value in secrets.items()}
     settings = replace(settings, environment={**settings.environment, **variables})
     return await run_sweep(record, settings=settings, listener=given("on_row"))
@@ -182,8 +184,10 @@ def _are_paths(value: Any) -> bool:
     return all(isinstance(each, str) for each in several)
 
 
-_TEXT: Final = (lambda value: isinstance(value, str), "give a text")
-_OWN: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+_Form: TypeAlias = tuple[Callable[[Any], bool], str]
+
+_TEXT: Final[_Form] = (lambda value: isinstance(value, str), "give a text")
+_OWN: Final[Mapping[str, _Form]] = {
     "over": (_is_table, "give a mapping: input → list of values"),
     "table": (lambda value: isinstance(value, (str, Path)), "give the path of a table"),
     "sample": _whole(1),
@@ -212,7 +216,7 @@ _OWN: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 """Keyword → whether a value fits, and what to give instead; for keywords of sweeps only."""
 
 
-def _is_file(plan: Any) -> bool:
+def _is_file(plan: Any) -> TypeGuard[str | Path]:
     if isinstance(plan, Path):
         return plan.is_file()
     try:

@@ -242,6 +242,10 @@ class _Span:
         return [int(each) if whole_numbers else float(each) for each in found]
 
 
+_Placed: TypeAlias = tuple[dict[str, Any], Position | None]
+"""A row of a table, and its place."""
+
+
 @dataclass(slots=True)
 class _Builder:
     """Makes the rows of a spec, and collects all problems."""
@@ -268,7 +272,7 @@ class _Builder:
         self._check_whole(table)
         self._check_names(table)
         axes = [(axis, values) for axis in spec.over if (values := self._values(axis)) is not None]
-        base = self._rows_of_table(table) if table else [({}, None)]
+        base: list[_Placed] = self._rows_of_table(table) if table else [({}, None)]
         self._raise()
         if spec.sample is not None:
             names = [axis.name for axis in spec.over]
@@ -284,7 +288,8 @@ class _Builder:
 
     def _raise(self) -> None:
         if self.problems:
-            raise refusal(self.problems)
+            known = (f"{name} ({kind_of(s) or 'any'})" for name, s in self.plan.inputs.items())
+            raise refusal(self.problems, hint=f"the inputs of this plan: {', '.join(known)}")
 
     def _check_whole(self, table: Table | None) -> None:
         spec = self.spec
@@ -397,7 +402,7 @@ class _Builder:
 
     # -- tables
 
-    def _rows_of_table(self, table: Table) -> list[tuple[dict[str, Any], Position | None]]:
+    def _rows_of_table(self, table: Table) -> list[_Placed]:
         rows = [(self._row(table, row), row.place) for row in table.rows]
         seen: dict[str, int] = {}
         if not self.problems:
@@ -442,7 +447,7 @@ class _Builder:
 
     def _product(
         self,
-        base: Sequence[tuple[dict[str, Any], Position | None]],
+        base: Sequence[_Placed],
         axes: Sequence[tuple[Axis, list[Any] | _Span]],
     ) -> list[dict[str, Any]]:
         names = [axis.name for axis, _ in axes]

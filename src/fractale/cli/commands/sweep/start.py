@@ -197,9 +197,11 @@ def start(
     from fractale.cli.sweeping import detached, driven, ended
     from fractale.plan.inputs import secret_variable
     from fractale.render.text import inert
-    from fractale.sweeps.begin import check_secrets, write_sweep
+    from fractale.sweeps.begin import check_free, check_secrets, write_sweep
     from fractale.sweeps.driver import run_sweep
 
+    if sweep_id is not None:
+        check_free(settings, sweep_id)
     ask_about_sweep(prepared, settings, given.extensions, yes=given.yes)
     secrets = secrets_of(prepared.plan, settings)
     check_secrets(prepared, secrets)
