@@ -18,7 +18,7 @@ from fractale.store.run_record import RunRecords
 from fractale.sweeps.driver import drive, opened_sweep
 from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.record import SweepLedger, SweepRecord
-from fractale.sweeps.results import SweepView
+from fractale.sweeps.results import SweepView, view_of
 from fractale.sweeps.resuming import retry_rows
 from fractale.sweeps.task import RunReport, RunTask
 from fractale.sweeps.worker import Worker
@@ -198,6 +198,15 @@ async def test_a_retry_of_a_cancelled_row_settles_the_attempt_before_it(tmp_path
     assert (view.limits[0].used, view.limits[0].reserved) == (10, 0)
 
 
+async def test_what_a_cancelled_run_used_shows(tmp_path: Path) -> None:
+    record = sweep(tmp_path, 1, tokens=250)
+    run = {"row": 0, "run": "s.0", "attempt": 1}
+    started = {**run, "is": "started", "reserved": {"tokens": 100}}
+    left_by_a_kill(record, [started, {**run, "is": "cancelled", "used": {"tokens": 30}}])
+    view = view_of(record)
+    assert (view.rows[0].used["tokens"], view.used["tokens"], view.limits[0].used) == (30, 30, 30)
+
+
 # -- a worker's report ----------------------------------------------------------------------------
 
 ASKING = """
@@ -248,4 +257,6 @@ async def test_a_run_that_was_continued_without_the_sweep_counts_in_full(tmp_pat
     assert view.limits[0].used == 95 + 10
     again = await driven(record, Scripted(1, uses(10)))
     assert again.limits == view.limits
+    assert view.rows[0].used["tokens"] == 95
+    assert view.used["tokens"] == 105
     assert sum(line["is"] == "settled" for line in lines_of(record)) == 1

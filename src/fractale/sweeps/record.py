@@ -27,12 +27,12 @@ The ledger is a file of JSON lines. The state of a row is that of its last line:
     {"row": 17, "is": "retried"}             its next attempt is due
     {"row": 17, "is": "resumed"}             its run, which reached a limit, is due again
     {"row": 17, "is": "cancelled"}
+    {"row": 17, "is": "settled", "run": "s.17", "used": {…}}    it continued without the sweep
 
 Lines about the whole sweep name no row: a driver waits as a job, begins, and is done.
 
     {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", …}
     {"is": "driving", "at": 1800000000.0, "pid": 4711}
-    {"is": "settled", "run": "s.17", "used": {…}}    a run continued without the sweep
     {"is": "over", "status": "limit", "reached": "tokens", "reason": "…", "at": 1800000000.0}
 """
 
