@@ -162,6 +162,8 @@ def sweep_verdict(view: SweepView) -> Verdict:
     rows += [VerdictRow(inert(each.name, 20), (limit_text(each),), "used") for each in view.limits]
     if used := used_text(view.used):
         rows.append(VerdictRow("used", (used,), "used"))
+    if view.warning:
+        rows.append(VerdictRow("warning", (inert(view.warning, MOST_REASON),), "notice"))
     if lost := sum(each.losses for each in view.rows):
         text = f"{count(lost, 'worker')} lost with a run, which was resumed or has failed"
         rows.append(VerdictRow("lost", (text,), "notice"))

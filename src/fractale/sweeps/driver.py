@@ -36,6 +36,7 @@ from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import RunBound, SweepBudget, use_of
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
+from fractale.sweeps.notify import SweepNotifications, lost_words
 from fractale.sweeps.record import (
     RowState,
     SweepLedger,
@@ -285,8 +286,20 @@ async def drive_here(
         name = str(head.get("executor") or "local")
         executor = executor_of(settings, name, record, head.get("max_parallel"))
     await withdraw(record, settings, queued_driver(record))
+    notifications = SweepNotifications(record, settings)
+
+    def hear(line: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+        notifications.hear(line, counts)
+        if listener is not None:
+            listener(line, counts)
+
     async with executor:
-        return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        view = await drive(sweep, executor, settings=settings, listener=hear, stop=stop)
+    faults = await notifications.end(view, by_user=stop is not None and stop.is_set())
+    if not faults:
+        return view
+    sweep.add({"is": "warning", "message": lost_words(faults), "at": time.time()})
+    return view_of(record, driven=False)
 
 
 async def drive(

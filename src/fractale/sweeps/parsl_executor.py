@@ -76,6 +76,10 @@ DRAIN_SHARE: Final = 0.1
 SHORT_SECONDS: Final = 120.0
 """A block that ends sooner after its start, without a report, counts as one that cannot start."""
 
+SETTLE_SECONDS: Final = 60.0
+"""For this long after its submission, a scheduler's accounting may not know a job. Parsl takes such
+a job for a completed one."""
+
 COMMAND_SECONDS: Final = 60
 """How long the interchange may take to answer."""
 
@@ -91,12 +95,14 @@ class Block:
 
     Args:
         job: The scheduler's id.
+        submitted: When, of `time.monotonic`.
         connected: When one of its worker pools connected, of `time.monotonic`.
         reports: How many reports had come from all workers by then.
         over: Whether the job has ended, as the scheduler says.
     """
 
     job: Any
+    submitted: float
     connected: float | None = None
     reports: int = 0
     over: bool = False
@@ -415,6 +421,9 @@ class ParslExecutor:
         for (name, block), status in zip(active.items(), states, strict=True):
             if not status.terminal:
                 continue
+            if self._is_doubtful(name, block, status):
+                self._provider.resources[block.job]["status"] = _pending()
+                continue
             block.over = True
             self._log.over(block.job)
             if block.connected is None:
@@ -426,6 +435,14 @@ class ParslExecutor:
             else:
                 continue
             self._bad_block(f"block {name} (job {block.job}) {what}", status)
+
+    def _is_doubtful(self, name: str, block: Block, status: Any) -> bool:
+        """Whether a block may be alive that the provider calls completed: it asks again."""
+        if self._settings.provider in ("local", "kubernetes") or status.status_name != "COMPLETED":
+            return False
+        if block.connected is None:
+            return time.monotonic() - block.submitted < SETTLE_SECONDS
+        return any(pool["block_id"] == name for pool in self._ask("MANAGERS"))
 
     def _bad_block(self, what: str, status: Any = None) -> None:
         self._bad += 1
@@ -462,7 +479,7 @@ class ParslExecutor:
         """Submit one block; returns whether the scheduler accepted it."""
         for name in self._htex.scale_out_facade(1):
             job = self._htex.blocks_to_job_id[name]
-            self._blocks[name] = Block(job)
+            self._blocks[name] = Block(job, time.monotonic())
             self._log.submitted(name, job)
             return True
         refused = [s for s in self._htex.status_facade.values() if s.message]
@@ -597,6 +614,12 @@ def address_of(settings: ExecutorSettings) -> str:
 def withdrawn_report(task: RunTask) -> RunReport:
     """The report of a task that no worker began."""
     return RunReport(run=task.run, status="stopped")
+
+
+def _pending() -> Any:
+    from parsl.jobs.states import JobState, JobStatus
+
+    return JobStatus(JobState.PENDING)
 
 
 def _retrieved(future: asyncio.Future[bytes]) -> None:

@@ -99,6 +99,7 @@ class SweepView:
         merit: The output by which the user compares rows, if the sweep names one.
         used: The sums over all rows.
         asking: How many rows ask a question.
+        warning: What went wrong beside the runs, such as a notification that was not sent.
     """
 
     id: str
@@ -119,6 +120,7 @@ class SweepView:
     next: tuple[str, ...] = ()
     merit: str | None = None
     asking: int = 0
+    warning: str | None = None
 
 
 # -- reading a record -----------------------------------------------------------------------------
@@ -179,7 +181,12 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         next=_next(record.sweep_id, status, shown, rows, reached),
         merit=head.get("merit"),
         asking=sum(bool(row.asks) for row in rows),
+        warning=_text_of(about.get("warning")),
     )
+
+
+def _text_of(line: Mapping[str, Any] | None) -> str | None:
+    return str(line.get("message") or "") or None if line else None
 
 
 def status_of(counts: Mapping[str, int]) -> str:
