@@ -32,6 +32,7 @@ from fractale.plan.job import JOB_KEYS, METRIC_KEYS
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import PLAN_KEYS, STEP_KEYS, Limits, Retry
 from fractale.plan.schema import SCHEMA_FILE, schema_text
+from fractale.sweeps.sweep_file import SWEEP_KEYS, SweepLimits
 
 DOCS = Path(__file__).parent
 SCHEMA = DOCS.parent / "src/fractale/plan" / SCHEMA_FILE
@@ -154,6 +155,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "public functions": lambda: public(errors=False, classes=False),
     "public types": lambda: public(errors=False, classes=True),
     "names of expressions": expressions,
+    "keys of a sweep file": lambda: keys(SWEEP_KEYS),
+    "limits of a sweep": lambda: keys(keys_of(SweepLimits)),
     "keys of a job": lambda: keys(JOB_KEYS),
     "keys of an output of a job": lambda: keys(METRIC_KEYS),
 }

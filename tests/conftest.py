@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from browser import Browser
     from forked import Forking
     from made_runs import MadeRuns
+    from sweep_processes import SweepProcesses
 
 # A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
 # it starts would inherit that. Tests send them the signal.
@@ -38,6 +39,9 @@ hypothesis.settings.load_profile("any-load")
 # The marker `real`: what takes more of a machine than Python, or minutes of killing and waiting.
 # `make test` leaves it out, `make test-real` has it; a single test is marked where it stands.
 REAL_FILES = {
+    "test_budget_kills": "kills",
+    "test_budget_slurm": "Slurm, kills",
+    "test_sweep_kills": "kills",
     "test_agent_durability": "kills",
     "test_answer_command": "tmux, kills",
     "test_array_kills": "kills",
@@ -49,6 +53,7 @@ REAL_FILES = {
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",
+    "test_detach": "a process in the background",
     "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",
     "test_drafting_kills": "kills",
@@ -67,6 +72,8 @@ REAL_FILES = {
     "test_web_pages": "a server, runs in the background",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
+    "test_parsl_local": "worker processes that are killed",
+    "test_parsl_slurm": "Slurm of four nodes, kills",
     "test_other_user_studio": "another user, the development server",
     "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
@@ -145,6 +152,15 @@ def processes() -> Iterator[Forking]:
     from forked import forking
 
     with forking().ending() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def sweeping() -> Iterator[SweepProcesses]:
+    """Starts drivers of sweeps quickly, and their workers; those that are left are ended."""
+    from sweep_processes import sweep_processes
+
+    with sweep_processes() as made:
         yield made
 
 

@@ -8,6 +8,7 @@ line, a message that says what happened, and a ``hint`` about the next step.
     FractaleError
     ├── UsageError              2    the command or the call was used wrongly
     │   ├── InputError          2    an input of the plan is missing or ill-typed
+    │   │   └── SweepError      2    rows of a sweep are wrong: all problems at once
     │   ├── AnswerError         2    an answer is not valid for its question
     │   ├── SettingsError       2    a setting or a settings file is wrong
     │   └── RunHeld             2    another process has the run: nothing was done
@@ -134,6 +135,20 @@ class InputError(UsageError, ValueError):
     """
 
     code = "input"
+
+
+class SweepError(InputError):
+    """The axes or the table of a sweep are wrong.
+
+    Args:
+        problems: Every problem found. At least one.
+    """
+
+    code = "sweep"
+
+    def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in problems), hint=hint)
 
 
 class SettingsError(UsageError):

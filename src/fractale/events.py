@@ -62,6 +62,10 @@ run_finished       status, outcome, error, hint, decided {step, by, reason, code
                    finally_due (true if `fractale cancel` would run the `finally` steps)
 =================  ==============================================================================
 
+In the record, an event with large texts has them in brief, and also ``parts`` [{at: the names and
+indexes that lead to the text, text: ``sha256:…``, bytes}]: the text is among the run's outputs
+(`fractale.store.outputs`).
+
 ``step_started`` and ``step_finished`` of a step at the end of a plan also have ``handler``, which
 is ``on_failure`` or ``finally``, as do its entries in ``steps`` and ``notices``.
 

@@ -17,7 +17,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -91,7 +91,7 @@ def touch_private(path: Path) -> None:
 
 def write_private(
     path: Path,
-    content: str | bytes,
+    content: str | bytes | Iterable[bytes],
     *,
     sync: Literal["none", "file", "name"] = "file",
     errors: str = "strict",
@@ -99,7 +99,7 @@ def write_private(
     """Write a file of mode 0600 whole or not at all; it replaces one of that name.
 
     Args:
-        content: Text is written as UTF-8.
+        content: Text is written as UTF-8; pieces one after the other.
         sync: Which parts are on the disk on return: none for certain, the content once the name
             is, or both.
         errors: How to treat characters that UTF-8 lacks, as in `str.encode`.
@@ -108,12 +108,15 @@ def write_private(
         OSError: It cannot be written; the old file is unchanged.
         UnicodeEncodeError: UTF-8 lacks a character.
     """
-    data = content if isinstance(content, bytes) else content.encode("utf-8", errors)
+    if isinstance(content, str):
+        content = content.encode("utf-8", errors)
+    pieces = (content,) if isinstance(content, bytes) else content
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         descriptor = open_private(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             if sync != "none":
                 os.fsync(file.fileno())

@@ -26,6 +26,10 @@ TRACES_ITSELF: Final = "fractale/traces_itself"
 """The key in ``_meta`` of a tool of this process that is `ToolInfo.traces_itself`."""
 
 
+LARGE_ANSWER: Final = 8 * 1024 * 1024
+"""Characters of an answer from which a run warns: each reader of the record loads them."""
+
+
 @dataclass(frozen=True, kw_only=True)  # without slots, for its cached properties
 class ToolInfo:
     """A tool as its server describes it.

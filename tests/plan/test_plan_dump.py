@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from counts import FULL
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.build import load_plan, parse_plan
-from fractale.plan.dump import dump_plan
+from fractale.plan.dump import dump_plan, dump_plan_fast
 from fractale.plan.model import Plan, Rule, Step, Template
 from fractale.plan.source import BREAK
 from plan_texts import plan_data, yaml_text
@@ -35,6 +35,7 @@ def test_what_is_written_reads_as_the_same_plan(data: dict[str, Any]) -> None:
     again = parse_plan(text)
     assert again == plan
     assert dump_plan(again) == text
+    assert parse_plan(dump_plan_fast(plan)) == plan, "as a run's record has it"
 
 
 EXAMPLE = """\

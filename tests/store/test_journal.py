@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,3 +210,159 @@ def test_what_is_settled_takes_no_memory_but_stays_in_the_file(path):
     journal.commit([place()])
     assert journal.find(place(), CALL) is None
     assert FileJournal(path).find(place(), CALL).result == "kept"
+
+
+# What is on the disk, and when
+
+
+class Disk:
+    """Stands for `os.fdatasync`: counts the syncs, and is as slow or broken as a test wants."""
+
+    def __init__(self, path: Path, seconds: float = 0.0) -> None:
+        self._path = path
+        self._seconds = seconds
+        self.threads: list[int] = []
+        self.synced = b""
+        self.fault: OSError | None = None
+
+    def __call__(self, _descriptor: int) -> None:
+        self.threads.append(threading.get_ident())
+        there = self._path.read_bytes()
+        time.sleep(self._seconds)
+        if self.fault:
+            raise self.fault
+        self.synced = there
+
+    @property
+    def calls(self) -> list[str]:
+        """The keys of the intents that are on the disk."""
+        lines = [json.loads(line) for line in self.synced.splitlines()]
+        return [line["key"] for line in lines if "kind" in line]
+
+
+async def test_an_intent_is_on_the_disk_before_its_call(path):
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(), CALL)
+    assert not disk.calls
+    await journal.synced()
+    assert disk.calls == [place().key]
+
+
+async def test_a_call_that_is_safe_to_repeat_waits_for_no_disk(path):
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    call = replace(CALL, safe=True)
+    journal.begin(place(), call)
+    journal.finish(place(), call, "read")
+    await journal.synced()
+    journal.close()
+    assert not disk.threads
+
+
+async def test_calls_at_the_same_time_share_a_sync(path):
+    disk = Disk(path, seconds=0.05)
+    journal = FileJournal(path, sync=disk)
+
+    async def call(number: int) -> None:
+        journal.begin(place(number), CALL)
+        await journal.synced()
+        assert place(number).key in disk.calls, "its intent was on the disk"
+        journal.finish(place(number), CALL, number)
+
+    await asyncio.gather(*(call(number) for number in range(1, 51)))
+    await journal.synced()
+    assert len(disk.threads) <= 4, "one for the first, one for the others, one for the results"
+    assert all(FileJournal(path).find(place(n), CALL).result == n for n in range(1, 51))
+
+
+async def test_the_event_loop_goes_on_while_the_disk_is_slow(path):
+    disk = Disk(path, seconds=0.2)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(), CALL)
+    waiting, turns = asyncio.create_task(journal.synced()), 0
+    while not waiting.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert turns > 3
+    assert threading.get_ident() not in disk.threads
+
+
+async def test_a_result_is_synced_with_the_next_intent(path):
+    """So one call after the other needs one sync each, not two."""
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    for number in range(1, 11):
+        journal.begin(place(number), CALL)
+        await journal.synced()
+        journal.finish(place(number), CALL, number)
+    assert len(disk.threads) == 10
+    await journal.synced()
+    assert disk.synced == path.read_bytes(), "the last result, too"
+
+
+async def test_a_result_is_synced_soon_if_no_call_follows(path):
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(), CALL)
+    await journal.synced()
+    journal.finish(place(), CALL, "done")
+    for _ in range(500):
+        if disk.synced == path.read_bytes():
+            break
+        await asyncio.sleep(0.01)
+    assert disk.synced == path.read_bytes()
+    assert len(disk.threads) == 2
+    journal.close()
+    assert len(disk.threads) == 2, "nothing is left to be synced"
+
+
+async def test_a_journal_that_is_closed_is_on_the_disk(path):
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(), CALL)
+    await journal.synced()
+    journal.finish(place(), CALL, "done")
+    journal.close()
+    assert disk.synced == path.read_bytes()
+
+
+async def test_after_a_sync_that_failed_no_call_is_made(path):
+    """A later sync may succeed although the kernel dropped what the failed one should write."""
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(), CALL)
+    disk.fault = OSError(5, "Input/output error")
+    with pytest.raises(StoreError, match="Input/output error"):
+        await journal.synced()
+    disk.fault = None
+    with pytest.raises(StoreError, match="Input/output error"):
+        journal.begin(place(2), CALL)
+    with pytest.raises(StoreError, match="Input/output error"):
+        await journal.synced()
+    journal.close()
+
+
+async def test_one_who_is_cancelled_does_not_end_the_sync_of_the_others(path):
+    disk = Disk(path, seconds=0.1)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(1), CALL)
+    first = asyncio.create_task(journal.synced())
+    await asyncio.sleep(0.02)
+    journal.begin(place(2), CALL)
+    second = asyncio.create_task(journal.synced())
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert disk.calls == [place(1).key, place(2).key]
+    assert first.cancelled()
+
+
+def test_outside_an_event_loop_a_call_waits_for_the_disk(path):
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    journal.begin(place(), CALL)
+    journal.sync()
+    assert disk.calls == [place().key]
+    journal.finish(place(), CALL, "done")
+    assert disk.synced == path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -20,6 +21,8 @@ import forked
 from fractale.errors import RunHeld, StoreError
 from fractale.record.pruning import PruneRule, prune
 from fractale.store.checkpoints import open_checkpoints
+from fractale.store.postgres import MOST_CONNECTIONS
+from fractale.store.postgres_saver import SETUP_LOCK
 from fractale.store.run_record import RunRecords
 from fractale.testing import FakeToolServer
 from servers.postgres import running_postgres
@@ -212,6 +215,95 @@ async def test_several_may_open_a_new_database_at_once(url):
             return await finish(saver, f"run{number}")
 
     assert await asyncio.gather(*map(use, range(4))) == [[0, 1, 2, 3]] * 4
+
+
+async def connections(psql, url) -> int:
+    """How many connections fractale has to a database."""
+    database = url.partition("?")[0].rpartition("/")[2]
+    query = """SELECT count(*) FROM pg_stat_activity
+        WHERE datname = %s AND application_name LIKE 'fractale %%'"""
+    return psql(query, database)[0][0]
+
+
+async def test_120_runs_of_one_process_share_a_few_connections(url, psql):
+    """The server has 100 for all its clients."""
+    all_open = asyncio.Barrier(120)
+    seen: list[int] = []
+
+    async def start(number: int) -> list[int]:
+        async with open_checkpoints(url) as saver, saver.holding(f"run{number}"):
+            await begin(saver, f"run{number}")
+            await all_open.wait()
+            if number == 0:
+                seen.append(await connections(psql, url))
+            return await finish(saver, f"run{number}")
+
+    assert await asyncio.gather(*map(start, range(120))) == [[0, 1, 2, 3]] * 120
+    assert seen == [MOST_CONNECTIONS]
+    assert await connections(psql, url) == 0, "each closes its share"
+
+
+async def test_a_database_that_is_up_to_date_is_opened_without_a_lock(url, psql):
+    async with open_checkpoints(url):
+        pass
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (SETUP_LOCK,))
+        async with asyncio.timeout(20), open_checkpoints(url) as saver:
+            await begin(saver, "waits")
+
+
+async def test_a_run_waits_until_the_server_has_a_connection_left(url, psql):
+    """As many processes as a sweep has workers, on a server with room for fewer."""
+    psycopg = pytest.importorskip("psycopg")
+    database = url.partition("?")[0].rpartition("/")[2]
+    async with open_checkpoints(url) as saver:
+        await begin(saver, "waits")
+    psql(f"CREATE ROLE few LOGIN CONNECTION LIMIT 1; GRANT ALL ON DATABASE {database} TO few")
+    psql("GRANT ALL ON ALL TABLES IN SCHEMA public TO few", where=url)
+    theirs = url.replace("postgres:@", "few:@")
+    assert theirs != url
+    other = psycopg.connect(theirs, autocommit=True)
+    opened = asyncio.create_task(latest_in(theirs))
+    await asyncio.sleep(0.5)
+    assert not opened.done()
+    other.close()
+    async with asyncio.timeout(30):
+        assert "first" in await opened
+
+
+async def latest_in(url: str) -> str:
+    async with open_checkpoints(url) as saver:
+        return await latest(saver, "waits")
+
+
+async def test_a_run_that_is_cancelled_leaves_the_others_their_connection(url):
+    """A cancelled query would close the connection that several runs use."""
+    async with contextlib.AsyncExitStack() as stack:
+        savers = [await stack.enter_async_context(open_checkpoints(url)) for _ in range(8)]
+        for number, saver in enumerate(savers):
+            await begin(saver, f"run{number}")
+        for _ in range(20):
+            task = asyncio.create_task(latest(savers[0], "run0"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert [await finish(saver, f"run{n}") for n, saver in enumerate(savers)] == [
+            [0, 1, 2, 3]
+        ] * 8
+
+
+async def test_two_runs_that_share_a_connection_do_not_hold_the_same_run(url):
+    async with contextlib.AsyncExitStack() as stack:
+        savers = [await stack.enter_async_context(open_checkpoints(url)) for _ in range(8)]
+        async with savers[0].holding("one"):
+            for other in savers[1:]:
+                with pytest.raises(RunHeld, match=f"process {os.getpid()}"):
+                    async with other.holding("one"):
+                        pytest.fail("it was held")
+        async with savers[4].holding("one"):
+            pass
 
 
 async def test_a_run_is_held_by_one_connection_at_a_time(url):

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from fractale.errors import StoreError
@@ -444,3 +446,123 @@ async def test_bytes_are_kept_as_they_are(tmp_path):
         await saver.aput_writes(place, values, "task", "path")
         found = (await saver.aget_tuple(config("waits"))).pending_writes
         assert [(channel, value) for task, channel, value in found if task == "task"] == values
+
+
+# What a step costs the disk
+
+
+async def transactions(saver) -> list[str]:
+    """The changes that the disk confirms from now on, one entry each."""
+    seen: list[str] = []
+
+    def note(statement: str) -> None:
+        if statement == "COMMIT":
+            seen.append(statement)
+
+    await saver.conn.set_trace_callback(note)
+    return seen
+
+
+def state_at(number: int) -> dict[str, Any]:
+    return {
+        "v": 4,
+        "ts": f"2026-12-01T00:00:{number:02}+00:00",
+        "id": f"1f0c0000-0000-6000-8000-{number:012}",
+        "channel_values": {"number": number},
+        "channel_versions": {},
+        "versions_seen": {},
+        "updated_channels": None,
+    }
+
+
+def at(number: int) -> dict[str, Any]:
+    found = config("one")
+    found["configurable"]["checkpoint_id"] = state_at(number)["id"]
+    return found
+
+
+async def test_a_step_is_one_transaction(tmp_path):
+    """The writes of its task, and its checkpoint, which LangGraph hands over right after them."""
+    async with open_sqlite(tmp_path / "checkpoints.sqlite") as saver:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        seen = await transactions(saver)
+        for number in range(1, 11):
+            before = at(number - 1)
+            writes = asyncio.create_task(saver.aput_writes(before, [("number", number)], "task"))
+            await asyncio.sleep(0)
+            await saver.aput(before, state_at(number), {"step": number}, {})
+            await writes
+        assert len(seen) == 10
+        found = await saver.aget_tuple(at(9))
+        assert found.pending_writes == [("task", "number", 10)]
+
+
+async def test_tasks_that_end_together_share_a_transaction(tmp_path):
+    async with open_sqlite(tmp_path / "checkpoints.sqlite") as saver:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        seen = await transactions(saver)
+        await asyncio.gather(*(saver.aput_writes(at(0), [("n", n)], f"t{n}") for n in range(200)))
+        assert len(seen) == 1
+        found = await saver.aget_tuple(config("one"))
+        assert sorted(value for _, _, value in found.pending_writes) == list(range(200))
+
+
+async def test_a_write_returns_when_the_disk_has_it(tmp_path):
+    path = tmp_path / "checkpoints.sqlite"
+    async with open_sqlite(path) as saver, open_sqlite(path) as other:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        await saver.aput_writes(at(0), [("number", 1)], "task")
+        assert (await other.aget_tuple(config("one"))).pending_writes == [("task", "number", 1)]
+
+
+async def test_a_write_that_waits_is_read_and_is_kept_at_the_end(tmp_path):
+    path = tmp_path / "checkpoints.sqlite"
+    async with open_sqlite(path) as saver:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        first = asyncio.create_task(saver.aput_writes(at(0), [("number", 1)], "first"))
+        await asyncio.sleep(0)
+        assert len((await saver.aget_tuple(config("one"))).pending_writes) == 1
+        second = asyncio.create_task(saver.aput_writes(at(0), [("number", 2)], "second"))
+        await asyncio.sleep(0)
+    await asyncio.gather(first, second)
+    async with open_sqlite(path) as saver:
+        assert len((await saver.aget_tuple(config("one"))).pending_writes) == 2
+
+
+async def test_a_task_that_is_cancelled_takes_no_writes_of_others_with_it(tmp_path):
+    path = tmp_path / "checkpoints.sqlite"
+    async with open_sqlite(path) as saver:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        tasks = [
+            asyncio.create_task(saver.aput_writes(at(0), [("n", n)], f"t{n}")) for n in range(3)
+        ]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.gather(*tasks[1:])
+        assert len((await saver.aget_tuple(config("one"))).pending_writes) == 3
+
+
+async def test_a_question_is_on_the_disk_at_once(tmp_path):
+    async with open_sqlite(tmp_path / "checkpoints.sqlite") as saver:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        waits = asyncio.create_task(saver.aput_writes(at(0), [("number", 1)], "other"))
+        await asyncio.sleep(0)
+        seen = await transactions(saver)
+        await saver.aput_writes(at(0), [(INTERRUPT, "which?")], "task")
+        await waits
+        assert len(seen) == 1
+
+
+async def test_writes_that_cannot_be_kept_are_told_to_each_task(tmp_path):
+    path = tmp_path / "checkpoints.sqlite"
+    async with open_sqlite(path, wait=0.05) as saver:
+        await saver.aput(config("one"), state_at(0), {"step": 0}, {})
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        writes = [saver.aput_writes(at(0), [("n", n)], f"t{n}") for n in range(3)]
+        told = await asyncio.gather(*writes, return_exceptions=True)
+        assert [type(each) for each in told] == [StoreError] * 3
+        other.execute("ROLLBACK")
+        other.close()
+        await saver.aput_writes(at(0), [("n", 9)], "t9")
+        assert len((await saver.aget_tuple(config("one"))).pending_writes) == 1

@@ -8,9 +8,11 @@ it had never stopped.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
+import random
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, get_args
@@ -39,6 +41,9 @@ MAX_POINTS = 10_000
 
 MAX_ASKS = 20
 """The most requests to an algorithm for a new point. Each trial may take an hour."""
+
+MAX_MISSES = 10_000
+"""The most draws in a row of points that were drawn before."""
 
 MAX_SEED = 2**32
 """The upper end of Optuna's seeds."""
@@ -224,6 +229,63 @@ def propose(
             study = _study_of(optuna, parameters, trials, algorithm, seed, direction)
         found = _untried(study, optuna, parameters, tried, MAX_ASKS)
         return _asked(study, optuna, parameters) if found is None else found
+
+
+def draw(
+    space: Mapping[str, Any], number: int, algorithm: Literal["random", "grid"], seed: int
+) -> list[dict[str, Any]]:
+    """Different points of a space before any of them was tried.
+
+    The same arguments always give the same points, in time that grows with `number` only.
+
+    Args:
+        space: As `read_space` expects it.
+        number: How many.
+        algorithm: ``random``, or ``grid`` for points of the grid in a random order.
+
+    Returns:
+        Fewer points if the space has not so many, or if nearly all draws are alike.
+
+    Raises:
+        ToolError: The space is not valid, or has no grid.
+        DependencyMissing: Optuna is not installed, for ``random``.
+    """
+    parameters = read_space(space)
+    check_fit(parameters, algorithm)
+    if algorithm == "grid":
+        return _shuffled([p.grid() for p in parameters.values()], parameters, number, seed)
+    most = math.prod(parameter.size or 0 for parameter in parameters.values())
+    if 0 < most <= 2 * number:
+        return _shuffled(map(_all_values, parameters.values()), parameters, number, seed)
+    optuna = load_optuna()
+    found: dict[str, dict[str, Any]] = {}
+    with _quiet():
+        sampler = optuna.samplers.RandomSampler(seed=seed % MAX_SEED)
+        study = optuna.create_study(sampler=sampler)
+        misses = 0
+        while len(found) < number and misses < MAX_MISSES:
+            before = len(found)
+            point = _asked(study, optuna, parameters)
+            found.setdefault(repr(point), point)
+            misses = misses + 1 if len(found) == before else 0
+    return list(found.values())
+
+
+def _all_values(parameter: Parameter) -> list[Any]:
+    if parameter.type == "categorical":
+        return list(parameter.choices)
+    if parameter.log:
+        return list(range(int(parameter.low), int(parameter.high) + 1))
+    return [parameter.at(index) for index in range(parameter.size or 0)]
+
+
+def _shuffled(
+    axes: Iterable[Sequence[Any]], names: Iterable[str], number: int, seed: int
+) -> list[dict[str, Any]]:
+    points = list(itertools.product(*axes))
+    random.Random(seed).shuffle(points)  # noqa: S311 - no secret depends on it
+    names = list(names)
+    return [dict(zip(names, point, strict=True)) for point in points[:number]]
 
 
 def load_optuna() -> Any:

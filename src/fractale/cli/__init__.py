@@ -19,6 +19,10 @@ import click
 GROUPS = {
     "Run": {
         "run": ("fractale.cli.commands.run", "Run a plan."),
+        "sweep": (
+            "fractale.cli.commands.sweep",
+            "Run a plan for many inputs, here or on a cluster.",
+        ),
         "prompt": (
             "fractale.cli.commands.prompt",
             "Ask for a task in plain English, or use a server's prompt.",

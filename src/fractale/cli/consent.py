@@ -2,6 +2,7 @@
 
 - `ask_about_project`: a project's settings, before they are used.
 - `ask_about_plan`: a plan, before its first run, since a plan runs commands as the user.
+- `ask_about_sweep`: a sweep file with its table and its plan, before it starts.
 - `ask_about_run`: a run that the user did not start, before `resume`, `fork` or `cancel` acts on
   its record.
 - `ask_about_config`: a directory's ``langgraph.json``, which names the Python code that Studio's
@@ -21,7 +22,7 @@ import re
 import shlex
 import sys
 import termios
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -32,9 +33,10 @@ from fractale.cli import options
 from fractale.errors import PlanError, UsageError
 from fractale.plan.check import check_plan
 from fractale.plan.model import Plan
-from fractale.runs.agreement import EVERY_PLAN, is_agreed, is_mine, plan_digest
+from fractale.runs.agreement import EVERY_PLAN, is_agreed, is_mine, plan_digest, sweep_digest
 from fractale.settings import (
     Settings,
+    TrustStore,
     UntrustedProject,
     changes_of,
     decide_for_children,
@@ -50,6 +52,7 @@ from fractale.settings.waiting import changes
 if TYPE_CHECKING:
     from fractale.runs.workspace import Extensions
     from fractale.store.run_record import RunRecord
+    from fractale.sweeps.begin import Prepared
 
 _IMPORTED: Final = re.compile(r"[^\s:]+:[A-Za-z_]\w*")
 
@@ -135,35 +138,137 @@ def ask_about_plan(
         return
     if errors := [each for each in check_plan(plan) if each.severity == "error"]:
         raise PlanError(errors)
-    before = store.find("plan", plan.file)
-    described = _description(plan, settings)
-    click.echo("\n".join(_shown_plan(plan, settings, inputs, extensions)), err=True)
+    _ask_about_file(
+        plan.file,
+        digest,
+        shown=_shown_plan(plan, settings, inputs, extensions),
+        described=_description(plan, settings),
+        store=store,
+        settings=settings,
+        yes=yes,
+    )
+
+
+def ask_about_sweep(
+    prepared: Prepared, settings: Settings, extensions: Extensions, *, yes: bool = False
+) -> None:
+    """Show a sweep that the user has not agreed to, and ask if there is a terminal.
+
+    Without a sweep file, it asks about the plan only: the user wrote the rest.
+
+    Args:
+        extensions: Of the runs.
+        yes: Agree without a question; the sweep is shown nevertheless.
+
+    Raises:
+        UsageError: The user does not agree.
+        SettingsError: The user's trust store cannot be used.
+    """
+    spec, plan = prepared.spec, prepared.plan
+    if spec.file is None:
+        ask_about_plan(plan, settings, prepared.first_inputs, extensions, yes=yes)
+        return
+    if not _on_terminal() or options.trust_given(settings.environment):
+        return
+    store, digest = trust_store(settings.environment), _digest_of_sweep(prepared)
+    if is_agreed(plan, store, digest, file=spec.file, table=spec.file_table):
+        return
+    shown = ["", *_shown_sweep(prepared, settings, extensions), ""]
+    _ask_about_file(
+        spec.file,
+        digest,
+        shown=shown,
+        described=_described_sweep(prepared, settings),
+        store=store,
+        settings=settings,
+        yes=yes,
+    )
+
+
+def agree_to_sweep(prepared: Prepared, settings: Settings) -> tuple[str, list[str]]:
+    """Record that the user agrees to a sweep file in its present form, with its plan and table.
+
+    Returns:
+        The digest, and lines that say what the sweep would do.
+
+    Raises:
+        SettingsError: The user's trust store cannot be used.
+    """
+    digest, file = _digest_of_sweep(prepared), prepared.spec.file
+    assert file is not None  # noqa: S101 - the caller has read it
+    described = _described_sweep(prepared, settings)
+    trust_store(settings.environment).add("plan", file, digest, shown=described)
+    return digest, _shown_sweep(prepared, settings, None)
+
+
+def _digest_of_sweep(prepared: Prepared) -> str:
+    spec = prepared.spec
+    return sweep_digest(str(spec.file), spec.file_text, spec.file_table, prepared.plan)
+
+
+def _shown_sweep(
+    prepared: Prepared, settings: Settings, extensions: Extensions | None
+) -> list[str]:
+    from fractale.render.sweep_dry_run import sweep_text_lines
+    from fractale.sweeps.dry_run import describe_sweep
+
+    return sweep_text_lines(prepared, describe_sweep(prepared, settings, extensions))
+
+
+def _described_sweep(prepared: Prepared, settings: Settings) -> str:
+    """The sweep file and its plan's effects as text, to show later what has changed."""
+    lines = [prepared.spec.file_text]
+    if (table := prepared.spec.file_table) is not None:
+        lines.append(f"table with the SHA-256 {digest_of(Path(table).read_bytes())}")
+    return "\n".join([*lines, _description(prepared.plan, settings)])
+
+
+def _ask_about_file(
+    file: str,
+    digest: str,
+    *,
+    shown: Sequence[str],
+    described: str,
+    store: TrustStore,
+    settings: Settings,
+    yes: bool,
+) -> None:
+    """Show what a plan or a sweep file would do, ask, and record the answer.
+
+    Args:
+        shown: The lines to show.
+        described: The text to keep, from which later changes are found.
+
+    Raises:
+        UsageError: The user does not agree.
+    """
+    before = store.find("plan", file)
+    click.echo("\n".join(shown), err=True)
     if before is not None:
         click.echo("changed since you agreed to it:", err=True)
         changed = changes(before.shown, described) or ["only comments, layout or names"]
         click.echo("\n".join(f"  {line}" for line in changed), err=True)
-    directory = Path(os.path.realpath(plan.file)).parent
-    word = "y" if yes else _word_about(plan, directory)
+    directory = Path(os.path.realpath(file)).parent
+    word = "y" if yes else _word_about(file, directory)
     log, by = AuditLog.of(settings), "yes" if yes else "person"
     if word in ("a", "all") and is_mine(directory):
         log.record("trust", kind="plans", path=str(directory), by=by)
         store.add("plan", directory, EVERY_PLAN, shown=EVERY_PLAN)
     elif word not in ("y", "yes"):
         raise UsageError(
-            f"{plan.file} was not run",
-            hint=f"if you agree to it: fractale trust {shlex.quote(plan.file)}",
+            f"{file} was not run",
+            hint=f"if you agree to it: fractale trust {shlex.quote(file)}",
         )
-    place = os.path.realpath(plan.file)
-    log.record("trust", kind="plan", path=place, digest=digest, by=by)
-    store.add("plan", plan.file, digest, shown=described)
+    log.record("trust", kind="plan", path=os.path.realpath(file), digest=digest, by=by)
+    store.add("plan", file, digest, shown=described)
 
 
-def _word_about(plan: Plan, directory: Path) -> str:
+def _word_about(file: str, directory: Path) -> str:
     from fractale.render.questions import exact
 
     termios.tcflush(sys.stdin, termios.TCIFLUSH)  # earlier input cannot be an answer to this
     return _answer(
-        f"{exact(plan.file)} would run all this as you, and you have not agreed to it yet.\n"
+        f"{exact(file)} would run all this as you, and you have not agreed to it yet.\n"
         f"Answer `a` to trust every plan in {exact(str(directory))}, also when it changes.\n"
         "Run it? [y/a/N] "
     )

@@ -465,11 +465,18 @@ class GraphCalls(BaseCallbackHandler):
                 self._ask_in_doubt(tool, arguments)
         fields = self._fields(agent, site, tool=tool.name)
         attempt.seen.contact(arguments)
-        self._keep(lambda: journal.begin(site, call))
+        self._keep(lambda: self._begin(site, call))
         attempt.emit("tool_started", **fields, **self._agreed(call), arguments=arguments)
         self._open[run_id] = _OpenCall(
             fields=fields, site=site, call=call, tool=tool, approval=approval
         )
+
+    def _begin(self, site: CallSite, call: Call) -> None:
+        """Record a call's intent. LangChain makes the call as soon as this returns."""
+        journal = self._attempt.journal.run
+        journal.begin(site, call)
+        if not call.safe:
+            journal.sync()
 
     @property
     def _lost(self) -> str:

@@ -544,7 +544,7 @@ async def _journaled(
             raise
         if said is not None:
             return codec.load(journal.finish(site, call, codec.dump(said, None))), True
-    journal.begin(site, call)
+    await _begin(journal, site, call)
     started = time.monotonic()
     try:
         result = await make()
@@ -567,6 +567,23 @@ async def _journaled(
         raise
     data = codec.dump(result, round(time.monotonic() - started, 3))
     return codec.load(journal.finish(site, call, data)), False
+
+
+async def _begin(journal: Journal, site: CallSite, call: Call) -> None:
+    """Record the intent. That of a call that may not be repeated survives a power cut.
+
+    Raises:
+        StoreError: The journal cannot be written. The call must not be made.
+    """
+    journal.begin(site, call)
+    if call.safe:
+        return
+    try:
+        await journal.synced()
+    except BaseException:
+        with contextlib.suppress(StoreError):
+            journal.withdraw(site)
+        raise
 
 
 def _withdraw(journal: Journal, site: CallSite, asked: Elicited | Paused) -> None:

@@ -19,7 +19,7 @@ from pydantic import AnyUrl, ValidationError
 from fractale.errors import ToolError, TransportError, UsageError
 from fractale.mcp.session import SessionManager
 from fractale.mcp.transport import (
-    MAX_ANSWER_BYTES,
+    MAX_OWN_ANSWER_BYTES,
     AnyServer,
     OnLog,
     Timing,
@@ -629,13 +629,13 @@ def tool_result(result: types.CallToolResult, server: str) -> ToolResult:
     """A tool's complete answer.
 
     Raises:
-        ToolError: Its text is over the limit. An embedded server's answers pass no transport that
-            checks it.
+        ToolError: Its text is over the limit of an embedded server, whose answers pass no transport
+            that checks them.
     """
     said = (_text_in(part) for part in result.content)
     text = "\n".join(each for each in said if each is not None)
-    if len(text) > MAX_ANSWER_BYTES:
-        raise too_long(server, len(text))
+    if len(text) > MAX_OWN_ANSWER_BYTES:
+        raise too_long(server, len(text), MAX_OWN_ANSWER_BYTES)
     return ToolResult(
         text=text,
         structured=result.structuredContent,

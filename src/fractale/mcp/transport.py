@@ -26,6 +26,9 @@ from fractale.settings import ServerSettings
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """The longest message accepted from a server, in bytes on the wire."""
 
+MAX_OWN_ANSWER_BYTES = 256 * 1024 * 1024
+"""The longest text accepted from a function of this process."""
+
 FAULT_CODE = -32099
 
 Answer: TypeAlias = Callable[[types.JSONRPCMessage], object]
@@ -127,14 +130,15 @@ class TransportHooks:
     faults: Faults = field(default_factory=Faults)
 
 
-def too_long(server: str, size: int | None) -> ToolError:
-    """The error for an answer over `MAX_ANSWER_BYTES`.
+def too_long(server: str, size: int | None, most: int = MAX_ANSWER_BYTES) -> ToolError:
+    """The error for an answer that is too long.
 
     Args:
         server: The server's name.
         size: Its bytes, if they were counted to the end.
+        most: The limit in bytes.
     """
-    limit = f"the limit of {MAX_ANSWER_BYTES // 1024 // 1024} MiB"
+    limit = f"the limit of {most // 1024 // 1024} MiB"
     message = (
         f"server `{server}` gave an answer of {size:,} bytes, which is over {limit}"
         if size is not None

@@ -19,6 +19,10 @@ from fractale.plan.node import is_text
 if TYPE_CHECKING:
     from fractale.plan.model import Plan, Step
 
+    _LibYaml = yaml.SafeDumper
+else:
+    _LibYaml = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 _WIDTH = 100
 # YAML reads these as ends of a line, so only an escape preserves them.
 _BREAKS = re.compile("[\r\x85\u2028\u2029]")
@@ -27,6 +31,16 @@ _BREAKS = re.compile("[\r\x85\u2028\u2029]")
 def dump_plan(plan: Plan) -> str:
     """Write a plan as YAML that `parse_plan` reads as an equal plan."""
     return dump_data(plan_data(plan))
+
+
+def dump_plan_fast(plan: Plan) -> str:
+    """Write a plan like `dump_plan`, in a layout of less care and by LibYAML where it is there.
+
+    For the copy in a run's record: each run writes one, and programs read it.
+    """
+    return yaml.dump(
+        plan_data(plan), Dumper=_FastDumper, sort_keys=False, allow_unicode=True, width=_WIDTH
+    )
 
 
 def dump_data(data: Any, *, width: int = _WIDTH) -> str:
@@ -83,6 +97,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+class _FastDumper(_LibYaml):
+    """Writes the same values; LibYAML decides on the indentation of lists."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
 def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=_style(text))
 
@@ -97,5 +119,6 @@ def _write_short(dumper: yaml.SafeDumper, items: Inline) -> yaml.SequenceNode:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 
 
-_Dumper.add_representer(str, _write_text)
-_Dumper.add_representer(Inline, _write_short)
+for _each in (_Dumper, _FastDumper):
+    _each.add_representer(str, _write_text)
+    _each.add_representer(Inline, _write_short)

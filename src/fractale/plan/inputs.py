@@ -309,7 +309,7 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     Returns:
         The value, and its error or None.
     """
-    kind = spec.type or _type_of(spec.default)
+    kind = kind_of(spec)
     if isinstance(value, str) and kind not in (None, "string"):
         value = _from_text(kind, value)
     value = _as_kind(kind, value)
@@ -326,6 +326,11 @@ def convert(spec: InputSpec, value: Any) -> tuple[Any, str | None]:
     if spec.maximum is not None and isinstance(value, (int, float)) and value > spec.maximum:
         return value, f"input `{spec.name}` must be at most {spec.maximum:g}, not {value:g}"
     return value, None
+
+
+def kind_of(spec: InputSpec) -> str | None:
+    """The type of an input: the declared one, or that of its default; None if any value fits."""
+    return spec.type or _type_of(spec.default)
 
 
 def _from_text(kind: str, text: str) -> Any:

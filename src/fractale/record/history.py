@@ -7,6 +7,7 @@ is asked for them.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import time
@@ -18,7 +19,8 @@ from fractale.errors import StoreError
 from fractale.plan.paths import around, without_indexes
 from fractale.questions import identity, needs_no_answer
 from fractale.record.jobs import JobHistory
-from fractale.store.outputs import FileOutputs, is_reference
+from fractale.store.journal import result_in
+from fractale.store.outputs import FileOutputs, Part, is_reference, whole
 from fractale.store.run_record import RunRecord
 
 KEY_START, KEY_END = b'{"key": "', b'"'
@@ -46,6 +48,7 @@ class RecordedCall:
         entering: Which start of the attempt made it, from 1; an attempt is started again after a
             question or a crash.
         agreed: Who agreed to it beforehand, as text; empty if that is not recorded.
+        parts: The large texts that its arguments have in brief, see `whole_or_brief`.
     """
 
     kind: Literal["tool", "model"]
@@ -64,6 +67,7 @@ class RecordedCall:
     key: str | None = None
     entering: int = 1
     agreed: str = ""
+    parts: Sequence[Part] = ()
 
     @property
     def came_back(self) -> bool:
@@ -518,6 +522,20 @@ def resolve(record: RunRecord, value: Any) -> Any:
         return {**cast("dict[str, Any]", value), "error": error.message}
 
 
+def whole_or_brief(record: RunRecord, value: Any, parts: Sequence[Part]) -> Any:
+    """A value of an event with its large texts; in brief, if one of them is gone or damaged.
+
+    Args:
+        parts: The large texts that the event lacks, see `fractale.store.outputs`. The first entry
+            of each place is the name of the event's field.
+    """
+    inside = [{**part, "at": part["at"][1:]} for part in parts]
+    try:
+        return whole(copy.deepcopy(value), inside, FileOutputs(record.outputs).get_text)
+    except StoreError:
+        return value
+
+
 def input_values(history: RunHistory) -> dict[str, Any]:
     """The whole inputs of the run, without secret ones."""
     return {name: resolve(history.record, value) for name, value in history.inputs.items()}
@@ -542,12 +560,12 @@ def each_result(record: RunRecord, calls: Iterable[RecordedCall]) -> Iterator[tu
     wanted = {call.key.encode() for call in calls if call.key}
     if not wanted:
         return
-    path = record.journal
+    path, outputs = record.journal, FileOutputs(record.outputs)
     try:
         with path.open("rb") as file:
             for line in file:
                 if _key_of(line) in wanted and (entry := json.loads(line)) and "result" in entry:
-                    yield entry["key"], entry["result"]
+                    yield entry["key"], result_in(entry, outputs)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
@@ -608,7 +626,11 @@ def attempt_data(
     )
     data["cost"] = round(attempt.cost, 6)
     data["calls"] = [
-        _plain(call) | {"result": results.get(call.key) if call.key and call.came_back else None}
+        {
+            **_plain(call, "parts"),
+            "arguments": whole_or_brief(record, call.arguments, call.parts),
+            "result": results.get(call.key) if call.key and call.came_back else None,
+        }
         for call in attempt.calls
     ]
     data["items"] = [

@@ -17,9 +17,11 @@ from fractale.record.history import (
     RecordedWarning,
     RunHistory,
     RunProcess,
+    whole_or_brief,
 )
 from fractale.record.shape import wrong_event, wrong_head
 from fractale.store.locks import holder_of
+from fractale.store.outputs import Part
 from fractale.store.run_record import RunRecord
 
 Data: TypeAlias = Mapping[str, Any]
@@ -157,7 +159,11 @@ class _Reader:
 
     def _run_finished(self, event: Data) -> None:
         history = self._history
-        history.result = {k: v for k, v in event.items() if k not in ("event", "run", "time")}
+        hidden = ("event", "run", "time", "parts")
+        history.result = {k: v for k, v in event.items() if k not in hidden}
+        if parts := _parts_of(event, "outputs"):
+            outputs = whole_or_brief(history.record, event["outputs"], parts)
+            history.result["outputs"] = outputs
         if history.processes:
             history.processes[-1].ended = event["time"]
             history.processes[-1].status = event["status"]
@@ -273,6 +279,7 @@ class _Reader:
             step=event["step"],
             agent=event.get("agent") or "",
             arguments=event.get("arguments") or {},
+            parts=_parts_of(event, "arguments"),
             started=event["time"],
             key=event.get("key"),
             entering=attempt.enterings,
@@ -441,6 +448,11 @@ def _question_about(attempt: RecordedAttempt, made: RecordedCall) -> RecordedQue
     about = [asked for asked in attempt.questions if _is_about(asked, made)]
     since = [each for each in about if (each.asked_at or each.answered_at or 0.0) > made.started]
     return since[-1] if since else None
+
+
+def _parts_of(event: Data, name: str) -> tuple[Part, ...]:
+    """The large texts that one field of an event lacks."""
+    return tuple(part for part in event.get("parts") or () if part["at"][:1] == [name])
 
 
 def _lost_call(attempt: RecordedAttempt, made: RecordedCall) -> RecordedCall | None:

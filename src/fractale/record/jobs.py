@@ -61,15 +61,24 @@ class RunJobs:
 
     @classmethod
     def of(
-        cls, root: Path, settings: Settings, service: Callable[..., Jobs] | None = None
+        cls,
+        root: Path,
+        settings: Settings,
+        service: Callable[..., Jobs] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
     ) -> RunJobs:
-        """The jobs in a directory; all runs of one state directory share the local cores."""
+        """The jobs in a directory; all runs of one state directory share the local cores.
+
+        Args:
+            environment: The settings' `site_environment`, if it is known.
+        """
         from fractale.jobs.service import POLLS, QUEUES
 
         queues = settings.state_dir / QUEUES
         return cls(
             root,
-            settings.site_environment,
+            settings.site_environment if environment is None else environment,
             queues=queues,
             cores=settings.local_cores,
             poll_seconds=settings.poll_seconds,

@@ -10,7 +10,7 @@ from typing import Any
 
 from fractale.errors import CHECK_SPACE, PlanError, StoreError
 from fractale.plan.build import load_plan
-from fractale.plan.dump import dump_plan, plan_data
+from fractale.plan.dump import dump_plan_fast, plan_data
 from fractale.plan.model import Plan, Step
 from fractale.private import make_folder, write_private
 from fractale.store.outputs import encode
@@ -37,16 +37,47 @@ def keep_plan(record: RunRecord, plan: Plan) -> Path:
     Raises:
         StoreError: It cannot be written.
     """
-    target = record.plan
+    copy_plan(plan, record.plan, f"run {record.run_id}")
+    return record.plan
+
+
+class PlanCopies:
+    """Keeps the plan of one run after another. The text of a plan is made once for all of them."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._texts: dict[Path, str] = {}
+
+    def keep(self, record: RunRecord, plan: Plan) -> None:
+        """As `keep_plan`."""
+        if plan is not self._plan:
+            target = Path(RunRecord.plan.name)
+            self._texts = _files(plan, target, RunRecord.included_plans.name)
+            self._plan = plan
+        texts = {record.path / path: text for path, text in self._texts.items()}
+        _write(texts, f"run {record.run_id}")
+
+
+def copy_plan(plan: Plan, target: Path, of: str) -> None:
+    """Write a plan, and those that it includes into the directory ``plan`` beside it.
+
+    Args:
+        target: The file for the plan itself.
+        of: The run or the sweep, for the message.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    _write(_files(plan, target, RunRecord.included_plans.name), of)
+
+
+def _write(texts: Mapping[Path, str], of: str) -> None:
     try:
-        for path, text in _files(plan, target, RunRecord.included_plans.name).items():
+        for path, text in texts.items():
             make_folder(path.parent)
             write_private(path, text, sync="none")
     except OSError as error:
-        raise StoreError(
-            f"the plan of run {record.run_id} cannot be kept: {error}", hint=CHECK_SPACE
-        ) from error
-    return target
+        raise StoreError(f"the plan of {of} cannot be kept: {error}", hint=CHECK_SPACE) from error
 
 
 def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
@@ -69,7 +100,7 @@ def _files(plan: Plan, target: Path, near: str) -> dict[Path, str]:
         on_failure=tuple(map(kept, plan.on_failure)),
         finally_=tuple(map(kept, plan.finally_)),
     )
-    return {target: dump_plan(whole), **found}
+    return {target: dump_plan_fast(whole), **found}
 
 
 def plan_file(record: RunRecord, head: Mapping[str, Any]) -> Path | None:

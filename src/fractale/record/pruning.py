@@ -8,6 +8,8 @@
 - Jobs that a tool submitted are in the state directory's ``jobs/``. Such a job's directory is
   removed with the last run whose record names it. If no run names it, its age decides.
 - Runs share listings of the tools that servers offered; a listing is removed with its last run.
+- The runs of a group, such as those of a sweep, stay or go together: rules apply to the whole, and
+  one run that must stay keeps all. The group's own directory is removed last.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from fractale.schedulers.folder import JobFolder
 from fractale.settings import Settings
 from fractale.store.checkpoints import RunSaver, open_checkpoints, references_in
 from fractale.store.index import RunIndex, RunRow, row_of
-from fractale.store.locks import RunLock, holder_of
+from fractale.store.locks import FileLock, RunLock, holder_of, holder_of_lock
 from fractale.store.outputs import FileOutputs
 from fractale.store.run_record import RUNS, RunRecord, RunRecords
 
@@ -75,6 +77,7 @@ class Pruned:
     Args:
         bytes: The size of its directory and its checkpoints.
         reason: The rule that matches it, or why it stays.
+        runs: Of a group, how many runs it has, all of which `bytes` counts; None for a single run.
     """
 
     id: str
@@ -83,6 +86,46 @@ class Pruned:
     started: float
     bytes: int
     reason: str
+    runs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunGroup:
+    """Runs that stay or go together.
+
+    Args:
+        id: As in `RunRow.sweep`.
+        path: The group's own directory, which is removed after its runs.
+        lock: Makes the lock of the group, and `lock_file` is its file: while a process has it, the
+            group stays.
+        status: As a word.
+        changed: When something of the group was last written, Unix time.
+    """
+
+    id: str
+    plan: str
+    path: Path
+    lock: Callable[[], FileLock]
+    lock_file: Path
+    status: str
+    started: float
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A run, or the runs of a group.
+
+    Args:
+        bytes: With all runs, and the group's own directory.
+        changed: When it ended, or began if it did not end.
+    """
+
+    rows: tuple[RunRow, ...]
+    group: RunGroup | None
+    started: float
+    changed: float
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -90,7 +133,7 @@ class PruneReport:
     """The runs, outputs, jobs and listings that were removed, or would be.
 
     Args:
-        removed: The latest first.
+        removed: Runs and groups, the latest first.
         spared: Runs that a rule matches, but that wait or are locked.
         outputs: Files of outputs of other runs that nothing referred to; `output_bytes` is their
             size.
@@ -125,7 +168,12 @@ class PruneReport:
 
 
 async def prune(
-    settings: Settings, rule: PruneRule, *, dry_run: bool = False, now: float | None = None
+    settings: Settings,
+    rule: PruneRule,
+    *,
+    dry_run: bool = False,
+    now: float | None = None,
+    groups: Sequence[RunGroup] = (),
 ) -> PruneReport:
     """Remove runs, outputs that nothing refers to, jobs that are over, and unused listings.
 
@@ -135,12 +183,14 @@ async def prune(
     Args:
         dry_run: Only report what would be removed.
         now: The Unix time from which ages are counted.
+        groups: All groups of the state directory. Each counts as one for `PruneRule.keep`.
 
     Raises:
         StoreError: The state directory or the checkpoints cannot be used.
     """
-    work = _Pruning(settings, rule, PruneReport(dry_run), time.time() if now is None else now)
-    if (settings.state_dir / RUNS).is_dir():
+    moment = time.time() if now is None else now
+    work = _Pruning(settings, rule, PruneReport(dry_run), moment, groups)
+    if groups or (settings.state_dir / RUNS).is_dir():
         async with open_checkpoints(settings.checkpoints) as saver:
             with RunIndex(settings.state_dir) as index:
                 await work.prune_runs(saver, index)
@@ -168,6 +218,7 @@ class _Pruning:
     rule: PruneRule
     report: PruneReport
     now: float
+    groups: Sequence[RunGroup]
     records: RunRecords = field(init=False)
     jobs: Jobs = field(init=False)
     listings: Mapping[int, _Listing] = field(init=False)
@@ -176,6 +227,8 @@ class _Pruning:
     """Run → the jobs of the state directory that its record names."""
     listing_of: dict[str, int] = field(default_factory=dict[str, int])
     """Run → the inode of its listing."""
+    gone: list[str] = field(default_factory=list[str])
+    """The runs that were removed, or would be."""
 
     def __post_init__(self) -> None:
         self.records = RunRecords(self.settings.state_dir)
@@ -190,36 +243,40 @@ class _Pruning:
         elsewhere = await saver.sizes()
         sizes = {r.id: bytes_in(self.records.at(r.id).path) + elsewhere.get(r.id, 0) for r in rows}
         kept: list[RunRow] = []
-        for row, reason in _taken(rows, sizes, self.rule, self.now):
-            if reason is None or not await self._prune_run(saver, index, row, sizes, reason):
-                kept.append(row)
+        left = 0
+        for unit, reason in _taken(_units(rows, self.groups, sizes), self.rule, self.now):
+            if reason is None or not await self._prune_unit(saver, index, unit, reason):
+                kept += unit.rows
+                left += unit.bytes
         for row in kept:
             await self._prune_outputs(saver, self.records.at(row.id))
         if not self.report.dry_run:
             await saver.reclaim()
         self.report.runs = len(kept)
-        self.report.bytes = sum(sizes[row.id] for row in kept) - self.report.output_bytes
+        self.report.bytes = left - self.report.output_bytes
 
-    async def _prune_run(
-        self,
-        saver: RunSaver,
-        index: RunIndex,
-        row: RunRow,
-        sizes: Mapping[str, int],
-        reason: str,
-    ) -> bool:
-        """Whether the run was removed, or would be."""
-        spared = await self._remove_run(saver, index, row)
-        pruned = Pruned(row.id, row.plan, row.status, row.started, sizes[row.id], spared or reason)
+    async def _prune_unit(self, saver: RunSaver, index: RunIndex, unit: _Unit, reason: str) -> bool:
+        """Whether the run or the group was removed, or would be."""
+        group = unit.group
+        if group is None:
+            (row,) = unit.rows
+            spared = await self._remove_run(saver, index, row)
+            about = (row.id, row.plan, row.status, row.started)
+        else:
+            spared = await self._remove_group(saver, index, group, unit.rows)
+            about = (group.id, group.plan, group.status, group.started)
+        runs = len(unit.rows) if group else None
+        pruned = Pruned(*about, unit.bytes, spared or reason, runs)
         (self.report.spared if spared else self.report.removed).append(pruned)
+        if not spared:
+            self.gone += [row.id for row in unit.rows]
         return spared is None
 
     async def _remove_run(self, saver: RunSaver, index: RunIndex, row: RunRow) -> str | None:
         """Why a run stays; None when it is removed, or would be."""
         record = self.records.at(row.id)
-        row = row_of(record) or row  # it may have been resumed since the index was written
-        if row.status == "waiting" and not self.rule.force:
-            return f"waiting for {row.waits_for or 'an answer'}"
+        if why := self._why_waits(record, row):
+            return why
         if self.report.dry_run:
             holder = holder_of(record)
             return f"in use by {holder}" if holder else await self._why_needed(record)
@@ -227,14 +284,57 @@ class _Pruning:
             with RunLock(record):
                 if why := await self._why_needed(record):
                     return why
-                async with saver.holding(row.id):
-                    # The directory is removed last: until then, a crash leaves a run that can be
-                    # removed.
-                    await saver.adelete_thread(row.id)
-                    index.remove([row.id])
-                    _remove_tree(record.path)
+                await self._remove(saver, index, record)
         except RunHeld as error:
             return error.message
+        return None
+
+    async def _remove(self, saver: RunSaver, index: RunIndex, record: RunRecord) -> None:
+        """Remove a run, whose lock this process has.
+
+        The directory is removed last: until then, a crash leaves a run that can be removed.
+        """
+        async with saver.holding(record.run_id):
+            await saver.adelete_thread(record.run_id)
+            index.remove([record.run_id])
+            _remove_tree(record.path)
+
+    def _why_waits(self, record: RunRecord, row: RunRow) -> str | None:
+        row = row_of(record) or row  # it may have been resumed since the index was written
+        if row.status == "waiting" and not self.rule.force:
+            return f"waiting for {row.waits_for or 'an answer'}"
+        return None
+
+    async def _remove_group(
+        self, saver: RunSaver, index: RunIndex, group: RunGroup, rows: Sequence[RunRow]
+    ) -> str | None:
+        """Why a group stays; None when it is removed with all its runs, or would be."""
+        if self.report.dry_run:
+            holder = holder_of_lock(group.lock_file)
+            return f"in use by {holder}" if holder else await self._why_group_stays(rows)
+        removed = 0
+        try:
+            with group.lock():
+                if why := await self._why_group_stays(rows):
+                    return why
+                for row in rows:
+                    record = self.records.at(row.id)
+                    with RunLock(record):
+                        await self._remove(saver, index, record)
+                    removed += 1
+                _remove_tree(group.path)
+        except RunHeld as error:  # of a run: another process took it after it was checked
+            part = f"{removed} of its {len(rows)} runs were removed; " if removed else ""
+            return f"{part}{error.message}"
+        return None
+
+    async def _why_group_stays(self, rows: Sequence[RunRow]) -> str | None:
+        for row in rows:
+            record = self.records.at(row.id)
+            holder = holder_of(record)
+            why = f"in use by {holder}" if holder else self._why_waits(record, row)
+            if why := why or await self._why_needed(record):
+                return f"run {row.id}: {why}"
         return None
 
     async def _why_needed(self, record: RunRecord) -> str | None:
@@ -291,15 +391,13 @@ class _Pruning:
         folders = list(folders_in(self._jobs_root))
         if not folders:
             return []
-        gone = {run.id for run in self.report.removed}
         kept: set[str] = set()
-        for name in self.records.names() - gone:
+        for name in self.records.names() - {*self.gone}:
             kept |= names_in(_texts_of(self.records.at(name)))
         return [folder for folder in folders if folder.path.name not in kept]
 
     def _job_goes(self, folder: JobFolder, found: EndCheck) -> bool:
-        removed = self.report.removed
-        was_named = any(folder.path.name in self.named_jobs.get(run.id, ()) for run in removed)
+        was_named = any(folder.path.name in self.named_jobs.get(run, ()) for run in self.gone)
         age, oldest = self.now - found.at, self.rule.older_than
         if not was_named and (oldest is None or age <= oldest):
             return False
@@ -316,8 +414,8 @@ class _Pruning:
         A run that begins at the same time either has its own link or writes its own file, so
         removing this name does no harm.
         """
-        for run in self.report.removed:
-            if listing := self.listings.get(self.listing_of.get(run.id, 0)):
+        for run in self.gone:
+            if listing := self.listings.get(self.listing_of.get(run, 0)):
                 listing.users -= 1
         for listing in self.listings.values():
             if listing.users <= 0 and (self.report.dry_run or _is_alone(listing.path)):
@@ -327,21 +425,45 @@ class _Pruning:
                     listing.path.unlink(missing_ok=True)
 
 
-def _taken(
-    rows: Sequence[RunRow], sizes: Mapping[str, int], rule: PruneRule, now: float
-) -> Iterator[tuple[RunRow, str | None]]:
-    """Each run, the latest first, with the rule that matches it, if any."""
-    total = 0
-    for number, row in enumerate(rows, 1):
-        total += sizes[row.id]
-        if rule.keep is not None and number > rule.keep:
-            yield row, f"not among the latest {rule.keep}"
-        elif rule.older_than is not None and now - (row.ended or row.started) > rule.older_than:
-            yield row, "too old"
-        elif rule.max_bytes is not None and total > rule.max_bytes:
-            yield row, f"more than {rule.max_bytes} bytes together with later runs"
+def _units(
+    rows: Sequence[RunRow], groups: Sequence[RunGroup], sizes: Mapping[str, int]
+) -> list[_Unit]:
+    """The runs and groups, the latest first. A run whose group is unknown is a single run.
+
+    Args:
+        sizes: Run → its bytes.
+    """
+    of_group: dict[str, list[RunRow]] = {group.id: [] for group in groups}
+    found: list[_Unit] = []
+    for row in rows:
+        if row.sweep in of_group:
+            of_group[row.sweep].append(row)
         else:
-            yield row, None
+            changed = row.ended or row.started
+            found.append(_Unit((row,), None, row.started, changed, sizes[row.id]))
+    for group in groups:
+        mine = of_group[group.id]
+        total = bytes_in(group.path) + sum(sizes[row.id] for row in mine)
+        changed = max([group.changed, *(row.ended or row.started for row in mine)])
+        found.append(_Unit(tuple(mine), group, group.started, changed, total))
+    return sorted(found, key=lambda unit: -unit.started)
+
+
+def _taken(
+    units: Sequence[_Unit], rule: PruneRule, now: float
+) -> Iterator[tuple[_Unit, str | None]]:
+    """Each run or group, the latest first, with the rule that matches it, if any."""
+    total = 0
+    for number, unit in enumerate(units, 1):
+        total += unit.bytes
+        if rule.keep is not None and number > rule.keep:
+            yield unit, f"not among the latest {rule.keep}"
+        elif rule.older_than is not None and now - unit.changed > rule.older_than:
+            yield unit, "too old"
+        elif rule.max_bytes is not None and total > rule.max_bytes:
+            yield unit, f"more than {rule.max_bytes} bytes together with later runs"
+        else:
+            yield unit, None
 
 
 def bytes_in(directory: Path) -> int:

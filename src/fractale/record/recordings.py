@@ -46,6 +46,7 @@ PATTERNS = (
     "plan/**/*.yaml",
     "drafts/**/*.yaml",
     "outputs/*/*.json",
+    "outputs/[0-9a-f][0-9a-f]/*.txt",
     "jobs/*/log",
     "jobs/*/elements/*/log",
 )

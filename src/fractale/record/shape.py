@@ -181,7 +181,8 @@ EVENTS: Final[Mapping[str, Check]] = {
         steps=_list_of(_fields(name=_text, attempt=_natural, outcome=_OUTCOME, error=_text)),
     ),
 }  # fmt: skip
-_EVERY = _fields({"time": _time})
+_PART = _fields({"at": _list_of(_any), "text": _text, "bytes": _natural})
+_EVERY = _fields({"time": _time}, parts=_list_of(_PART))
 
 
 def wrong_event(event: Mapping[str, Any]) -> str:

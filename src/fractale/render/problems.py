@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fractale.errors import FractaleError, PlanError, Position, Problem
+from fractale.errors import FractaleError, PlanError, Position, Problem, SweepError
 from fractale.render.text import (
     ELLIPSIS,
     Line,
@@ -125,8 +125,10 @@ def show_error(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    if isinstance(error, PlanError):
+    if isinstance(error, (PlanError, SweepError)):
         print_problems(error.problems)
+        if error.hint:
+            click.echo(inert(error.hint, 1000, lines=True), err=True)
         return error.exit_code
     color = wants_color(sys.stderr)
     text = "\n".join(paint(line, color=color) for line in _error(error)) + "\n"

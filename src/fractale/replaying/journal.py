@@ -22,6 +22,8 @@ from fractale.store.journal import (
     KnownCall,
     checked_line,
     digest_of,
+    outputs_of,
+    result_in,
 )
 
 SUBMIT, WAIT, LOGS = "jobs.job_submit", "jobs.job_wait", "jobs.job_logs"
@@ -58,6 +60,7 @@ class RecordedJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._outputs = outputs_of(path)
         self.missing = False
         self.calls: dict[str, JournalCall] = {}
         try:
@@ -109,7 +112,7 @@ class RecordedJournal:
         """The result in a line of the file, as JSON."""
         with self._path.open("rb") as file:
             file.seek(at[0])
-            return json.loads(file.read(at[1]))["result"]
+            return result_in(json.loads(file.read(at[1])), self._outputs)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 
 from fractale.plan.paths import around
 from fractale.questions import needs_no_answer
+from fractale.store.outputs import in_brief
 
 Data: TypeAlias = Mapping[str, Any]
 AttemptPath: TypeAlias = tuple[tuple[str, str], ...]
@@ -185,7 +186,8 @@ class TraceReader:
 
 
 def _trace_event(kind: str, step: str, path: AttemptPath, event: Data) -> TraceEvent:
-    data = {name: event[name] for name in COUNTED[kind] if event.get(name) is not None}
+    # The record has large texts in brief.
+    data = {name: in_brief(event[name]) for name in COUNTED[kind] if event.get(name) is not None}
     if kind == "step_started" and event.get("type") == "plan":
         data.pop("target", None)  # the path of a file, which is elsewhere in a recording
     if kind == "answered":
@@ -195,7 +197,7 @@ def _trace_event(kind: str, step: str, path: AttemptPath, event: Data) -> TraceE
         usage = cast("Data", event.get("usage") or {})
         data["usage"] = {k: v for k, v in usage.items() if k not in TIMES}
     if kind == "tool_started" and event.get("tool") == JOB_SUBMIT:
-        arguments = cast("Data", event.get("arguments") or {})
+        arguments = cast("Data", data.get("arguments") or {})
         data["arguments"] = {k: v for k, v in arguments.items() if k != "key"}
     refs = {own: event.get(name) for name, own in REFERENCES.items() if name in event}
     key = str(event["key"]) if event.get("key") else None

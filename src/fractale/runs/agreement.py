@@ -41,11 +41,36 @@ def _included(plan: Plan) -> Iterator[Plan]:
             yield from _included(step.plan)
 
 
-def is_agreed(plan: Plan, store: TrustStore, digest: str) -> bool:
-    """Whether the user agreed to the plan's file in its present form, or to its directory."""
-    if store.holds("plan", plan.file, digest):
+def sweep_digest(file: str, text: str, table: str | None, plan: Plan) -> str:
+    """A hash of a sweep file, of its table, and of its plan as `plan_digest` has it.
+
+    Args:
+        text: The sweep file as data; comments and layout do not matter.
+        table: The path of the table.
+
+    Raises:
+        OSError: The table cannot be read.
+    """
+    parts = [f"{os.path.realpath(file)}\n{text}", plan_digest(plan)]
+    if table is not None:
+        parts.append(f"{os.path.realpath(table)}\n{digest_of(Path(table).read_bytes())}")
+    return digest_of("\0".join(parts).encode("utf-8", "backslashreplace"))
+
+
+def is_agreed(
+    plan: Plan, store: TrustStore, digest: str, *, file: str | None = None, table: str | None = None
+) -> bool:
+    """Whether the user agreed to the plan's file in its present form, or to its directory.
+
+    Args:
+        file: The sweep file that names the plan: `digest` is its `sweep_digest`.
+        table: The table of that sweep file.
+    """
+    if store.holds("plan", file or plan.file, digest):
         return True
-    files = [Path(os.path.realpath(each.file)) for each in (plan, *_included(plan))]
+    named = [each.file for each in (plan, *_included(plan))]
+    named += [each for each in (file, table) if each is not None]
+    files = [Path(os.path.realpath(each)) for each in named]
     directories = list(_trusted_directories(store))
     return all(is_mine(file) and any(f in file.parents for f in directories) for file in files)
 

@@ -339,16 +339,28 @@ async def stop_run(record: RunRecord, seconds: float = STOP_SECONDS) -> bool:
     """
     if holder_of(record) is None:
         return True
-    try:
-        write_private(record.stop_request, f"{time.time()}\n")
-    except OSError as error:
-        raise StoreError(f"cannot ask run {record.run_id} to stop: {error}") from error
+    request_stop(record)
     until = time.monotonic() + seconds
     while holder_of(record) is not None:
         if time.monotonic() > until:
             return False
         await asyncio.sleep(0.2)
     return True
+
+
+def request_stop(record: RunRecord, why: str = CANCEL_REQUEST) -> None:
+    """Ask the process of a run to stop at the next boundary of a step, without waiting for it.
+
+    Args:
+        why: The reason that the run records.
+
+    Raises:
+        StoreError: The request cannot be written.
+    """
+    try:
+        write_private(record.stop_request, f"{why}\n")
+    except OSError as error:
+        raise StoreError(f"cannot ask run {record.run_id} to stop: {error}") from error
 
 
 def record_stopped(record: RunRecord, *, with_jobs: bool = True) -> None:
@@ -418,4 +430,12 @@ async def stop_requests(record: RunRecord, stop: Callable[[str], None]) -> Async
 async def _watch(path: Path, stop: Callable[[str], None]) -> None:
     while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
         await asyncio.sleep(LOOK_SECONDS)
-    stop(CANCEL_REQUEST)
+    stop(_why(path) or CANCEL_REQUEST)
+
+
+def _why(path: Path) -> str:
+    """The reason in a request to stop; empty if it has none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

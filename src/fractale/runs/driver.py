@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -247,10 +248,19 @@ class RunDriver:
         """
         async with AsyncExitStack() as stack:
             steps = await self._open(stack)
-            if self._options.run_id:
+            if self._options.run_id and self._shares_checkpoints:
                 await self._check_new(steps)
             self._started(resumed=False)
             return await self._drive(steps, self._first_state(inputs))
+
+    @property
+    def _shares_checkpoints(self) -> bool:
+        """Whether runs of other state directories keep their checkpoints in the same place.
+
+        The file in a new run's own directory is new, too.
+        """
+        own_file = self._record and self._options.checkpointer is None and not self._settings.store
+        return not own_file
 
     async def _check_new(self, steps: Thread) -> None:
         """Check that an id that the user chose is free. Another state directory may have it.
@@ -259,7 +269,7 @@ class RunDriver:
             UsageError: Another state directory has it.
         """
         if (await steps.snapshot()).values:
-            if self._record:
+            if self._record and self._record.is_new:  # else another process began it meanwhile
                 self._record.remove()
             run, where = self.context.run_id, "where the checkpoints are kept"
             hint = None if self._record else f"continue it: `fractale.resume({run!r}, plan=…)`"
@@ -288,6 +298,7 @@ class RunDriver:
             stack.callback(self._reporter.texts.close)
             self.context.journal = FileJournal(self._record.journal)
             stack.callback(self.context.journal.close)
+            stack.push_async_callback(self._journal_synced)
         elif isinstance(self._dependencies.jobs, RunJobs):
             stack.push_async_callback(self._dependencies.jobs.remove_ended)
         saver = await stack.enter_async_context(checkpoints(self._settings, self._options))
@@ -300,6 +311,11 @@ class RunDriver:
             checkpointer=saver, store=self._options.memory, name=self._plan.name
         )
         return Thread(graph=graph, config=self._config(), invoke=self._options.invoke)
+
+    async def _journal_synced(self) -> None:
+        """Have the journal on the disk before it is closed, without stopping the event loop."""
+        with contextlib.suppress(StoreError):  # the end of the run is reported already
+            await self.context.journal.synced()
 
     def _config(self) -> dict[str, Any]:
         """LangGraph's configuration of the run."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -378,6 +379,10 @@ def check_point(plan: Plan, point: ForkPoint, path: str = "") -> None:
         )
 
 
+NEEDED = re.compile(rb'"\$ref": "sha256:([0-9a-f]{64})"')
+"""A reference to an output, as it is in the state of a fork."""
+
+
 def take_over(
     history: RunHistory, child: RunRecord, point: ForkPoint, at: float | None = None
 ) -> None:
@@ -413,14 +418,18 @@ def _link_outputs(parent: RunRecord, child: RunRecord, data: bytes) -> None:
     """Link every output that some data refers to, and the outputs that these refer to in turn."""
     theirs, ours = FileOutputs(parent.outputs), FileOutputs(child.outputs)
     wanted, known = references_in([data]), set[str]()
+    needed = {digest.decode() for digest in NEEDED.findall(data)}
     while wanted:
         digest = wanted.pop()
         known.add(digest)
-        reference = {"$ref": f"sha256:{digest}", "bytes": 0}
-        source = theirs.path(reference)
+        value, text = theirs.paths(digest)
+        source = text if text.exists() else value
+        if digest not in needed and not source.exists():
+            continue  # it only looks like a reference, such as the checksum of a container
         try:
-            _link(source, ours.path(reference))
-            wanted |= references_in([source.read_bytes()]) - known
+            _link(source, ours.paths(digest)[source is text])
+            if source is value:
+                wanted |= references_in([source.read_bytes()]) - known
         except OSError as error:
             raise StoreError(
                 f"an output of run {parent.run_id} cannot be linked or copied: {error}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from fractale.audit import AuditLog
@@ -25,6 +26,7 @@ from fractale.record.jobs import JobHistory
 from fractale.runs.notify import RunNotifications
 from fractale.runs.options import RunOptions
 from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data
+from fractale.store.outputs import FileOutputs, divided, has_large
 from fractale.store.run_record import RunRecord
 
 LONG_TEXT_LINES = 10
@@ -118,8 +120,15 @@ class RunReporter:
             self.count_answer(event.data)
 
     def _write_down(self, log: EventLog, event: Event) -> None:
-        """Store an event. If the disk is full, the run ends, and only its end is not stored."""
+        """Store an event. If the disk is full, the run ends, and only its end is not stored.
+
+        Large texts are stored beside the events, see `fractale.store.outputs`.
+        """
         try:
+            if self._record and has_large(event.data):
+                store = FileOutputs(self._record.outputs)
+                short, parts = divided(event.data, store.put_text)
+                event = replace(event, data={**short, "parts": parts})
             log(event)
         except StoreError:
             if event.kind != "run_finished":

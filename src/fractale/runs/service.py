@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
 from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.plans import keep_plan, plan_hash
+from fractale.record.plans import PlanCopies, plan_hash
 from fractale.record.snapshot import (
     bindings_of_old,
     change_notice,
@@ -107,6 +108,8 @@ class Runs:
         self._agents = agents or Catalog()
         self._records = RunRecords(settings.state_dir)
         self._pins = pins_of(toolbox)
+        self._copies = PlanCopies()
+        self._checked: Plan | None = None
 
     async def start(
         self,
@@ -133,7 +136,9 @@ class Runs:
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
         bindings = Bindings(pins=self._pins)
-        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        checked = plan is self._checked
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings, checked=checked)
+        self._checked = plan
         driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
         return await driver.drive(kept)
 
@@ -211,7 +216,7 @@ class Runs:
                 head = {"reuse": options.reuse, **head}
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
-            keep_plan(record, plan)
+            self._copies.keep(record, plan)
             bindings.attach(FileNotes(record.bindings))
             bindings.snapshots.append(snapshot_of(record))
         return driver, kept
@@ -450,23 +455,42 @@ class Runs:
             policy=self._policy,
             agents=self._agents,
             max_attempts=self._settings.max_attempts,
-            jobs=RunJobs.of(jobs, self._settings),
+            jobs=RunJobs.of(jobs, self._settings, environment=self._site_environment),
             made=self._settings.state_dir / MADE,
-            cache=result_cache(self._settings, reuse),
+            cache=self._result_cache(reuse),
         )
 
+    @cached_property
+    def _site_environment(self) -> dict[str, str]:
+        return self._settings.site_environment
 
-def result_cache(settings: Settings, reuse: bool | None) -> ResultCache | None:
+    @cached_property
+    def _lasting_environment(self) -> dict[str, str]:
+        return _lasting(self._settings)
+
+    def _result_cache(self, reuse: bool | None) -> ResultCache | None:
+        if reuse is False:
+            return None
+        return result_cache(self._settings, reuse, environment=self._lasting_environment)
+
+
+def result_cache(
+    settings: Settings, reuse: bool | None, *, environment: Mapping[str, str] | None = None
+) -> ResultCache | None:
     """The results that the steps of a run may take over.
 
     Args:
         reuse: See `RunOptions`.
+        environment: The variables that may change what a program computes, if they are known.
     """
     if reuse is False:
         return None
-    store = CacheStore(settings.state_dir)
-    environment = lasting(without_secrets(settings.environment, settings.secrets))
-    return ResultCache(store=store, reuse=bool(reuse), environment=environment)
+    known = dict(environment) if environment is not None else _lasting(settings)
+    return ResultCache(store=CacheStore(settings.state_dir), reuse=bool(reuse), environment=known)
+
+
+def _lasting(settings: Settings) -> dict[str, str]:
+    return lasting(without_secrets(settings.environment, settings.secrets))
 
 
 def _outputs_of_unrecorded(options: RunOptions) -> OutputStore:

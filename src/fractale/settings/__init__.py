@@ -23,10 +23,13 @@ A settings file looks like this; every key may be left out::
       deny: ["*.k8s_delete*", {tool: "*.shell", arguments: {command: "*rm *"}}]
     notify:                       # what is sent when a run ends, fails, or asks a question
       - {on: [failure, question], command: [mail, -s, fractale, me@site.example]}
+    executors:                    # where the runs of sweeps happen, if `--on` names one
+      cluster: {provider: slurm, nodes: 2, walltime: 4h, workers_per_node: 16, partition: batch}
 
 The project's file acts only if the user trusts it (`fractale.settings.trust`). Until then, only its
-settings that narrow apply. `servers` and `prices` of the two files are merged by name, and the
-project's entries override the user's. The lists of `policy` and `notify` are added to each other.
+settings that narrow apply. `servers`, `prices` and `executors` of the two files are merged by name,
+and the project's entries override the user's. The lists of `policy` and `notify` are added to each
+other.
 """
 
 from fractale.settings.environment import (
@@ -37,6 +40,7 @@ from fractale.settings.environment import (
     slurm_token,
     without_secrets,
 )
+from fractale.settings.executors import ExecutorSettings
 from fractale.settings.files import (
     PROJECT_FOLDER,
     Project,
@@ -83,6 +87,7 @@ __all__ = [
     "PROJECT_FOLDER",
     "STARTED_BY",
     "STORE_SCHEMES",
+    "ExecutorSettings",
     "Notify",
     "Occasion",
     "PolicyList",

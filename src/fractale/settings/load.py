@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from fractale.errors import SettingsError
+from fractale.settings.executors import parse_executors
 from fractale.settings.files import (
     CONFIG,
     CONFIG_VARIABLE,
@@ -74,6 +75,7 @@ FILE_KEYS = (
     "prices",
     "policy",
     "notify",
+    "executors",
 )
 
 
@@ -219,7 +221,7 @@ class _Merged:
         """
         _check_keys(table, Path(path))
         for key, value in table.items():
-            if key in ("servers", "prices"):
+            if key in ("servers", "prices", "executors"):
                 entries = _named(path, key, value)
                 if key == "servers":
                     own = {name: entry for name, (entry, _) in self.values.get(key, {}).items()}
@@ -267,6 +269,7 @@ class _Merged:
         values["prices"] = {
             name: _price(name, entry) for name, (entry, _) in values.get("prices", {}).items()
         }
+        values["executors"] = parse_executors(values.get("executors", {}))
         for key, variables in ENVIRONMENT.items():
             for variable in variables:
                 if env.get(variable):

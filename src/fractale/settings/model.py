@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fractale.settings.environment import slurm_token, without_secrets
+from fractale.settings.executors import ExecutorSettings
 from fractale.settings.files import PROJECT_FOLDER, Project
 from fractale.settings.notify import Notify
 from fractale.settings.rules import PolicySettings
@@ -62,6 +63,7 @@ class Settings:
     prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
     policy: PolicySettings = field(default_factory=PolicySettings)
     notify: tuple[Notify, ...] = ()
+    executors: Mapping[str, ExecutorSettings] = field(default_factory=dict[str, ExecutorSettings])
     project_folder: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: tuple[str, ...] = field(default=(), repr=False)

@@ -122,12 +122,14 @@ def _split_policy(rules: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 def described(key: str, value: Any) -> Iterator[Waiting]:
     """A setting to display, in parts, with the effect of each part."""
-    if key in ("servers", "prices", "policy") and isinstance(value, dict):
+    if key in ("servers", "prices", "policy", "executors") and isinstance(value, dict):
         for name, entry in cast("dict[str, Any]", value).items():
             if key == "servers":
                 yield _server(name, entry)
             elif key == "policy":
                 yield from _policy(name, entry)
+            elif key == "executors":
+                yield _executor(name, entry)
             else:
                 yield _waiting(f"prices.{name}", _text(entry), "changes how cost is counted")
         return
@@ -196,6 +198,16 @@ def _server(name: str, entry: Any) -> Waiting:
     shown = ("command", "args", "url", "token", "token_env", "verify")
     more += [f"{k}={_nested(k, v)}" for k, v in data.items() if k not in shown]
     return _waiting(key, "  ".join(more), "; ".join(effects) or "connects to a server")
+
+
+def _executor(name: str, entry: Any) -> Waiting:
+    data = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+    effects = ["submits batch jobs that perform runs, if `--on` names it"]
+    if data.get("worker_init"):
+        effects.append("runs these shell commands in them")
+    if data.get("python"):
+        effects.append("starts this program in them")
+    return _waiting(f"executors.{name}", _text(entry), "; ".join(effects))
 
 
 def _notification(entry: Any) -> Waiting:

@@ -4,15 +4,23 @@ A checkpoint is written after a step, but a process can die between a call and i
 the journal has two entries per call: the intent before it is made, and the result before it is
 used. When the run is resumed, a recorded result is used as it is. An intent without a result means
 that the call may have happened.
+
+A killed process loses nothing that it wrote; a power cut may lose what is not synced. So the intent
+of a call that is not safe to repeat is on the disk before the call is made (`Journal.synced`). Its
+result needs no sync of its own: the next intent's sync covers it, or one that follows within
+`SOON`. If a power cut comes first, the call counts as one that may have happened.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,9 +29,12 @@ from fractale.errors import StoreError
 from fractale.masking import Masker
 from fractale.plain import to_json
 from fractale.private import append_line, open_private
-from fractale.store.outputs import encode
+from fractale.store.outputs import FileOutputs, divided, encode, whole
 
 Kind = Literal["tool", "model", "prompt"]
+
+SOON = 0.05
+"""Seconds until the result of a call is synced, if no other call does it earlier."""
 
 SUM = b', "sum": "'
 SUM_TAIL = len(b'01234567"}\n')
@@ -95,8 +106,9 @@ class KnownCall:
 class Journal(Protocol):
     """Records the calls of one run. This class itself, as `NoJournal`, records nothing.
 
-    A call is begun, then finished, or withdrawn if it ended before it had any effect. Each method
-    that writes raises StoreError if it fails; then the call must not be made.
+    A call is begun, then finished, or withdrawn if it ended before it had any effect. A call that
+    is not safe to repeat is made after `synced` has returned. Each method that writes raises
+    StoreError if it fails; then the call must not be made.
     """
 
     def find(self, site: CallSite, call: Call) -> KnownCall | None:
@@ -113,6 +125,14 @@ class Journal(Protocol):
 
     def begin(self, site: CallSite, call: Call) -> None:
         """Record that the call is about to be made."""
+        return
+
+    async def synced(self) -> None:
+        """Return when all that was recorded so far is on the disk; the event loop goes on."""
+        return
+
+    def sync(self) -> None:
+        """The same for a caller that cannot await: the thread waits for the disk."""
         return
 
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:
@@ -227,6 +247,8 @@ class MaskedJournal(Journal):
         self.find = journal.find
         self.is_begun = journal.is_begun
         self.begin = journal.begin
+        self.synced = journal.synced
+        self.sync = journal.sync
         self.withdraw = journal.withdraw
         self.commit = journal.commit
         self.unfinished = journal.unfinished
@@ -259,6 +281,20 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(encode(value)).hexdigest()[:24]
 
 
+def outputs_of(journal: Path) -> FileOutputs:
+    """The large texts of a journal's results."""
+    return FileOutputs(journal.with_name("outputs"))
+
+
+def result_in(line: Mapping[str, Any], outputs: FileOutputs) -> Any:
+    """The result in a line of a journal.
+
+    Raises:
+        StoreError: A large text of it is missing or damaged.
+    """
+    return whole(line["result"], line.get("parts") or (), outputs.get_text)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A call in the file, and the bytes of the line with its result, if it has one."""
@@ -272,19 +308,30 @@ class _Known:
 class FileJournal(Journal):
     """A `Journal` in an append-only file of one JSON object per line.
 
+    Calls that wait for the disk at the same time share one sync, which another thread makes.
+
     Args:
-        path: The file; it is read once, and made at the first call.
+        path: The file; it is read once, and made at the first call. Large texts of results are in
+            ``outputs`` beside it.
+        sync: Returns when the data of an open file is on the disk.
 
     Raises:
         StoreError: The file is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sync: Callable[[int], None] = os.fdatasync) -> None:
         self._path = path
+        self._outputs = outputs_of(path)
+        self._sync = sync
         self._known: dict[str, _Known] = {}
         self._begun: dict[str, tuple[str, str]] = {}  # also calls that were withdrawn since
         self._descriptor: int | None = None
-        self._end = 0
+        self._end = self._on_disk = 0
+        self._owed = 0  # the end of the last line that must be on the disk
+        self._fault: StoreError | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._syncing: asyncio.Future[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         try:
             for line, length in _lines(path):
                 self._take(line, length)
@@ -294,6 +341,7 @@ class FileJournal(Journal):
                 hint="what its calls did is in events.jsonl beside it; start the run again, or "
                 "fork it at a step that is sure",
             ) from error
+        self._on_disk = self._owed = self._end
 
     def _take(self, line: Mapping[str, Any], length: int) -> None:
         key, start = str(line["key"]), self._end
@@ -323,25 +371,27 @@ class FileJournal(Journal):
         _check_same(site, was, call)
         if not known.length:
             return KnownCall(was, done=False)
-        return KnownCall(was, done=True, result=self._read(known)["result"])
+        return KnownCall(was, done=True, result=self._read(known))
 
     def is_begun(self, site: CallSite, call: Call) -> bool:
         return self._begun.get(site.key) == (call.name, call.digest)
 
-    def _read(self, known: _Known) -> dict[str, Any]:
+    def _read(self, known: _Known) -> Any:
         try:
             with self._path.open("rb") as file:
                 file.seek(known.start)
-                return json.loads(file.read(known.length))
+                line = json.loads(file.read(known.length))
         except (OSError, ValueError) as error:
             raise StoreError(f"the run's journal {self._path} is damaged: {error}") from error
+        return result_in(line, self._outputs)
 
     def begin(self, site: CallSite, call: Call) -> None:
-        """Record that the call is about to be made; the line is synced unless the call is safe.
+        """Record that the call is about to be made.
 
         Raises:
             StoreError: It cannot be written: the call must not be made.
         """
+        self._check_sound()
         line = {
             "key": site.key,
             "step": site.step,
@@ -354,15 +404,21 @@ class FileJournal(Journal):
         }
         if call.given:
             line["given"] = call.given
-        self._write(line, sync=not call.safe)
+        self._write(line)
+        if not call.safe:
+            self._owed = self._end
 
     def finish(self, site: CallSite, call: Call, result: Any) -> Any:
-        """Record the result; the line is synced unless the call is safe.
+        """Record the result; unless the call is safe, the line is synced soon.
 
         Raises:
             StoreError: It cannot be written.
         """
-        self._write({"key": site.key, "result": result}, sync=not call.safe)
+        short, parts = divided(result, self._outputs.put_text)
+        self._write({"key": site.key, "result": short, **({"parts": parts} if parts else {})})
+        if not call.safe:
+            self._owed = self._end
+            self._sync_soon()
         return result
 
     def withdraw(self, site: CallSite) -> None:
@@ -371,7 +427,7 @@ class FileJournal(Journal):
         Raises:
             StoreError: It cannot be written.
         """
-        self._write({"key": site.key, "withdrawn": True}, sync=False)
+        self._write({"key": site.key, "withdrawn": True})
 
     def note(self, site: CallSite, what: Mapping[str, Any]) -> None:
         """Record how a call without a result ended: replay needs it, resuming does not.
@@ -379,7 +435,7 @@ class FileJournal(Journal):
         Raises:
             StoreError: It cannot be written.
         """
-        self._write({"key": site.key, "told": dict(what)}, sync=False)
+        self._write({"key": site.key, "told": dict(what)})
 
     def commit(self, sites: Iterable[CallSite]) -> None:
         """Forget calls whose step has a checkpoint; the file keeps them."""
@@ -396,24 +452,107 @@ class FileJournal(Journal):
             if known.call.kind == "tool" and not known.call.safe
         ]
 
-    def _write(self, line: Mapping[str, Any], *, sync: bool) -> None:
+    def _write(self, line: Mapping[str, Any]) -> None:
         data = _with_sum(to_json(line).encode())
         try:
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._descriptor = open_private(self._path, flags)
             append_line(self._descriptor, data)
-            if sync:
-                os.fdatasync(self._descriptor)
         except OSError as error:
-            raise StoreError(
-                f"cannot write the run's journal {self._path}: {error}",
-                hint="check space and permissions; the run can be resumed",
-            ) from error
+            raise self._unwritable(error) from error
         self._take(line, len(data))
 
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot write the run's journal {self._path}: {error}",
+            hint="check space and permissions; the run can be resumed",
+        )
+
+    def _check_sound(self) -> None:
+        """Refuse all calls after a sync that failed: no later sync reports what that one lost.
+
+        Raises:
+            StoreError: A sync has failed.
+        """
+        if self._fault:
+            raise StoreError(self._fault.message, hint=self._fault.hint)
+
+    async def synced(self) -> None:
+        """Return when all lines so far that must be on the disk are there.
+
+        Raises:
+            StoreError: They may not be: no further call must be made.
+        """
+        owed = self._owed
+        while self._on_disk < owed:
+            self._check_sound()
+            # One who is cancelled must not end the sync of the others.
+            await asyncio.shield(self._syncing or self._begin_sync())
+        self._check_sound()
+
+    def _begin_sync(self) -> asyncio.Future[None]:
+        """Sync in the journal's thread; the future never has an error, see `_check_sound`."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._wait_no_longer()
+        loop = asyncio.get_running_loop()
+        self._syncing = future = loop.run_in_executor(self._thread, self._sync_all)
+        future.add_done_callback(self._end_sync)
+        return future
+
+    def _end_sync(self, _done: asyncio.Future[None]) -> None:
+        self._syncing = None
+
+    def _sync_all(self) -> None:
+        end = self._end
+        try:
+            if self._descriptor is not None:
+                self._sync(self._descriptor)
+        except OSError as error:
+            self._fault = self._unwritable(error)
+        else:
+            self._on_disk = max(self._on_disk, end)
+
+    def sync(self) -> None:
+        """Sync in this thread.
+
+        Raises:
+            StoreError: The lines may not be on the disk.
+        """
+        if self._on_disk < self._owed:
+            self._sync_all()
+        self._check_sound()
+
+    def _sync_soon(self) -> None:
+        """Sync in a while, unless another call does it first; at once outside the event loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.sync()
+        else:
+            self._later = self._later or loop.call_later(SOON, self._sync_late)
+
+    def _sync_late(self) -> None:
+        self._later = None
+        if self._on_disk < self._owed and not self._syncing and not self._fault:
+            self._begin_sync()
+
+    def _wait_no_longer(self) -> None:
+        if self._later:
+            self._later.cancel()
+            self._later = None
+
     def close(self) -> None:
+        """Close the file. What must be on the disk is synced; the caller may await that before."""
+        self._wait_no_longer()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
         if self._descriptor is not None:
+            # The run has ended. If a result is lost, the user is asked whether its call was made.
+            with contextlib.suppress(StoreError):
+                self.sync()
             os.close(self._descriptor)
             self._descriptor = None
 

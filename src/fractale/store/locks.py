@@ -162,8 +162,13 @@ class RunLock(FileLock):
 
 def holder_of(record: RunRecord) -> Holder | None:
     """The process that has a run now; None if no process has."""
+    return holder_of_lock(record.lock)
+
+
+def holder_of_lock(path: Path) -> Holder | None:
+    """The process that has the lock on a file now; None if no process has."""
     try:
-        descriptor = os.open(record.lock, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:

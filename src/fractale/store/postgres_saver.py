@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from langchain_core.runnables import RunnableConfig
@@ -25,6 +25,8 @@ from fractale.store.checkpoints import RunSaver, references_in
 from fractale.store.postgres import postgres_faults
 from fractale.store.run_record import threads_of
 from fractale.store.serializer import StrictSerializer
+
+T = TypeVar("T")
 
 SETUP_LOCK = 0x66726163
 """The lock held while the tables are made: two processes at once would disturb each other."""
@@ -66,28 +68,60 @@ async def connect(url: str, wait: float, name: str) -> AsyncConnection[DictRow]:
     )
 
 
+async def _completed(work: Coroutine[Any, Any, T]) -> T:
+    """Await some work that goes on if the caller is cancelled: others use the connection, too."""
+    return await asyncio.shield(asyncio.ensure_future(work))
+
+
 class PostgresSaver(AsyncPostgresSaver, RunSaver):
-    """LangGraph's saver on a connection of `connect`.
+    """LangGraph's saver on a connection of `connect`, which other runs of the process may share.
 
     Every method raises `StoreError` if the server fails or its data is damaged.
+
+    Args:
+        lock: Taken while the connection is in use.
+        held: The runs that are locked by the connection: the server would lock them twice for it.
     """
 
-    def __init__(self, connection: AsyncConnection[DictRow], url: str) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection[DictRow],
+        url: str,
+        *,
+        lock: asyncio.Lock,
+        held: set[str],
+    ) -> None:
         super().__init__(connection, serde=StrictSerializer())
+        self.lock = lock
         self._connection = connection
+        self._held_here = held
         self._url = url
         self._closed = False
         self._turn = asyncio.Lock()
 
     async def setup(self) -> None:
-        """Make the tables or bring them up to date, by LangGraph's own version numbers."""
+        """Make the tables or bring them up to date, by LangGraph's own version numbers.
+
+        It takes a lock only if there is something to do: runs that start together must not wait
+        for each other.
+        """
         with self._faults():
+            if await self._is_current():
+                return
             await self._alone()
             try:
                 await self._refuse_newer()
                 await super().setup()
             finally:
                 await self._rows("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
+
+    async def _is_current(self) -> bool:
+        """Whether the tables have the version that LangGraph's saver makes."""
+        try:
+            rows = await self._rows("SELECT max(v) AS version FROM checkpoint_migrations")
+        except psycopg.errors.UndefinedTable:
+            return False
+        return rows[0]["version"] == len(self.MIGRATIONS) - 1
 
     async def _alone(self) -> None:
         """Wait until no other process makes the tables.
@@ -120,7 +154,7 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         with self._faults():
-            return await super().aget_tuple(config)
+            return await _completed(super().aget_tuple(config))
 
     async def alist(
         self,
@@ -144,7 +178,7 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         with self._faults():
-            return await super().aput(config, checkpoint, metadata, new_versions)
+            return await _completed(super().aput(config, checkpoint, metadata, new_versions))
 
     async def aput_writes(
         self,
@@ -160,7 +194,7 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
         with self._faults():
             async with self._turn:
                 if not self._closed:
-                    await super().aput_writes(config, writes, task_id, task_path)
+                    await _completed(super().aput_writes(config, writes, task_id, task_path))
 
     async def adelete_thread(self, thread_id: str) -> None:
         with self._faults():
@@ -192,22 +226,36 @@ class PostgresSaver(AsyncPostgresSaver, RunSaver):
     async def holding(self, run_id: str) -> AsyncGenerator[None]:
         """Be the only process that has a run, on the whole server.
 
-        The lock ends with the connection.
+        The lock ends with the block, or with the connection.
 
         Raises:
             RunHeld: Another process has it.
         """
         key = (RUN_LOCKS, zlib.crc32(run_id.encode()) - 2**31)
         with self._faults():
-            rows = await self._rows("SELECT pg_try_advisory_lock(%s, %s) AS got", key)
-            if not rows[0]["got"]:
+            if not await self._lock_run(run_id, key):
                 raise await self._held(run_id, key)
         try:
             yield
         finally:
+            self._held_here.discard(run_id)
             if not self._connection.closed:
                 with self._faults():
                     await self._rows("SELECT pg_advisory_unlock(%s, %s)", key)
+
+    async def _lock_run(self, run_id: str, key: tuple[int, int]) -> bool:
+        """Lock a run; False if it is locked already, also by this connection."""
+        if run_id in self._held_here:
+            return False
+        self._held_here.add(run_id)
+        got = False
+        try:
+            rows = await self._rows("SELECT pg_try_advisory_lock(%s, %s) AS got", key)
+            got = bool(rows[0]["got"])
+        finally:
+            if not got:
+                self._held_here.discard(run_id)
+        return got
 
     async def _held(self, run_id: str, key: tuple[int, int]) -> RunHeld:
         rows = await self._rows(HOLDER, (key[0], key[1] % 2**32))

@@ -8,6 +8,7 @@ lock (`fractale.store.locks.RunLock`) changes them, except for the requests of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from fractale.errors import CHECK_SPACE, StoreError, UsageError
 from fractale.events import events_from_end, read_events
 from fractale.plain import to_json
 from fractale.private import make_folder, new_folder, open_private, write_private
+from fractale.store.outputs import LARGE_TEXT, FileOutputs
 
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 5
@@ -32,6 +34,8 @@ HANDLERS_THREAD = "~handlers"
 """The end of the name of the second thread of a run: the checkpoints of its plan's handlers."""
 RUNS = "runs"
 """The directory of the runs' directories, in the state directory."""
+SWEEPS = "sweeps"
+"""The directory of the sweeps: see `fractale.sweeps.record`."""
 
 
 def threads_of(run_id: str) -> tuple[str, str]:
@@ -135,6 +139,11 @@ class RunRecord:
         path = self.outputs / f"{name}.txt"
         try:
             make_folder(self.outputs)
+            if len(text) > LARGE_TEXT:
+                with contextlib.suppress(OSError):  # a file system without links
+                    FileOutputs(self.outputs).link_text(text, path)
+                    return path
+            path.unlink(missing_ok=True)  # it may be a link to a stored text
             descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
@@ -244,6 +253,11 @@ class RunRecords:
         if run_id == "-1" and names:
             return self.at(names[0])
         if run_id not in names:
+            if ID.fullmatch(run_id) and (self._root.parent / SWEEPS / run_id).is_dir():
+                raise UsageError(
+                    f"`{run_id}` is a sweep, not a run",
+                    hint=f"`fractale sweep show {run_id}` shows it; its runs are {run_id}.0 and on",
+                )
             some = f"the latest: {', '.join(names[:5])}" if names else "there are no runs here"
             raise UsageError(f"run `{run_id}` not found in {self._root.parent}", hint=some)
         return self.at(run_id)

@@ -1,23 +1,33 @@
 """LangGraph's SQLite saver on one file, opened as safely as its file system allows.
 
 Each value and row has a checksum: `fractale.store.integrity` says what is detected and how.
+
+The disk confirms each transaction, so their number decides what a step costs. LangGraph hands over
+the writes of a task when it ends, and right after the last task of a step the step's checkpoint. So
+writes wait for `TOGETHER` seconds: the checkpoint, or the writes of other tasks, that come in that
+time are in the same transaction. A killed process loses the writes that waited. Their tasks run
+again then, and find their calls in the journal.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import aiosqlite
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
     BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
@@ -25,6 +35,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
     get_checkpoint_id,
+    get_checkpoint_metadata,
 )
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
@@ -45,8 +56,12 @@ from fractale.store.locks import FileLock
 from fractale.store.serializer import StrictSerializer
 from fractale.store.sqlite import damage, migrate, sqlite_errors
 
+T = TypeVar("T")
+
 LOCK_WAIT = 30.0
 """Seconds to wait for another process that is writing."""
+TOGETHER = 0.005
+"""Seconds for which the writes of a task wait for a checkpoint, or for other writes."""
 PAGE_BYTES = 1024
 """Pages are small, since most runs are short: one step takes 17 KB, and 40 take 8 KB per step."""
 TAILS = ("", "-wal", "-shm", "-journal")
@@ -103,24 +118,88 @@ COPY_THREAD = tuple(
 """Statements that copy a thread; the target's triggers keep its table ``heads``."""
 
 
+PUT, PUT_WRITE, PUT_SPECIAL = (
+    f"INSERT OR {rule} INTO {table} ({_COLUMNS[table]}) "  # noqa: S608 - constants
+    f"VALUES ({', '.join('?' * len(_COLUMNS[table].split(',')))})"
+    for rule, table in (("REPLACE", "checkpoints"), ("IGNORE", "writes"), ("REPLACE", "writes"))
+)
+"""Of a task's results, the first count; of its questions, answers and errors, the latest do."""
+
+
+class Connection(aiosqlite.Connection):
+    """A connection whose thread can do several things at once."""
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work in the connection's thread."""
+        return cast("T", await self._execute(work, self._conn))
+
+
+Change: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
+"""A statement, and the rows to make it with."""
+
+
+def _transact(changes: Sequence[Change], connection: sqlite3.Connection) -> None:
+    """Make changes in one transaction."""
+    try:
+        for statement, rows in changes:
+            connection.executemany(statement, rows)
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Writes that are not in the file yet.
+
+    Args:
+        done: Ends when they are in the file, or with the error that kept them out.
+        threads: The threads that they belong to, with the namespaces of checkpoints.
+    """
+
+    done: asyncio.Future[None]
+    rows: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]])
+    threads: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    def end(self, transaction: asyncio.Future[None]) -> None:
+        """Tell those who wait how the transaction ended."""
+        if self.done.done():
+            return
+        error = None if transaction.cancelled() else transaction.exception()
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+            self.done.exception()  # perhaps no one waits any more
+
+
 class SqliteSaver(AsyncSqliteSaver):
     """LangGraph's saver on a file that `open_sqlite` prepared.
 
     Every method raises `StoreError` if the file is damaged or cannot be used.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
+    conn: Connection
+
+    def __init__(self, connection: Connection, path: Path) -> None:
         super().__init__(connection, serde=StrictSerializer())
         self._path = path
         self._checked = False
         self._closed = False
         self._turn = asyncio.Lock()
+        self._waiting: _Waiting | None = None
+        self._later: set[asyncio.Task[None]] = set()
         self.is_setup = True
 
     async def setup(self) -> None:
         """Do nothing: LangGraph's own would force the write-ahead log."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        fields = config.get("configurable", {})
+        thread = (str(fields["thread_id"]), str(fields.get("checkpoint_ns", "")))
+        if self._waiting and thread in self._waiting.threads:
+            await self._commit()
         with sqlite_errors(self._path):
             found = await super().aget_tuple(config)
             await self._check_found(config, found)
@@ -160,6 +239,7 @@ class SqliteSaver(AsyncSqliteSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
+        await self._commit()
         rows = super().alist(config, filter=filter, before=before, limit=limit)
         with sqlite_errors(self._path):
             await self._check_file()
@@ -174,9 +254,20 @@ class SqliteSaver(AsyncSqliteSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        sealed = seal_checkpoint(config, checkpoint, metadata)
-        async with self._writing():
-            return await super().aput(config, sealed, metadata, new_versions)
+        del new_versions
+        with sqlite_errors(self._path, writing=True):
+            sealed = seal_checkpoint(config, checkpoint, metadata)
+            fields = config.get("configurable", {})
+            thread, namespace = str(fields["thread_id"]), str(fields["checkpoint_ns"])
+            words = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False)
+            row = (
+                *(thread, namespace, checkpoint["id"], fields.get("checkpoint_id")),
+                *self.serde.dumps_typed(sealed),
+                words.encode("utf-8", "ignore"),
+            )
+        await self._commit((PUT, [row]))
+        own = {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}
+        return cast("RunnableConfig", {"configurable": own})
 
     async def aput_writes(
         self,
@@ -189,12 +280,60 @@ class SqliteSaver(AsyncSqliteSaver):
 
         LangGraph records that a task was cancelled in a write that it doesn't wait for.
         """
-        sealed = seal_writes(config, writes, task_id, task_path)
-        async with self._writing():
-            if not self._closed:
-                await super().aput_writes(config, sealed, task_id, task_path)
+        if self._closed or not writes:
+            return
+        with sqlite_errors(self._path, writing=True):
+            fields = config.get("configurable", {})
+            thread = (str(fields["thread_id"]), str(fields["checkpoint_ns"]))
+            where = (*thread, str(fields["checkpoint_id"]), task_id, task_path)
+            sealed = seal_writes(config, writes, task_id, task_path)
+            rows = [
+                (*where, WRITES_IDX_MAP.get(name, place), name, *self.serde.dumps_typed(value))
+                for place, (name, value) in enumerate(sealed)
+            ]
+        if all(name in WRITES_IDX_MAP for name, _ in writes):
+            await self._commit((PUT_SPECIAL, rows))
+        else:
+            await self._commit_together(thread, rows)
+
+    async def _commit_together(self, thread: tuple[str, str], rows: list[tuple[Any, ...]]) -> None:
+        """Keep the writes of a task in the next transaction, which begins soon."""
+        if self._waiting is None:
+            self._waiting = _Waiting(asyncio.get_running_loop().create_future())
+            later = asyncio.create_task(self._commit_soon(self._waiting))
+            self._later.add(later)
+            later.add_done_callback(self._later.discard)
+        waiting = self._waiting
+        waiting.rows += rows
+        waiting.threads.add(thread)
+        with sqlite_errors(self._path, writing=True):
+            await asyncio.shield(waiting.done)
+
+    async def _commit_soon(self, waiting: _Waiting) -> None:
+        await asyncio.sleep(TOGETHER)
+        if self._waiting is waiting:
+            with suppress(StoreError):  # those who wait for it raise it
+                await self._commit()
+
+    async def _commit(self, *changes: Change) -> None:
+        """Make changes in one transaction with the writes that wait: all of them, or none.
+
+        If the caller is cancelled, the transaction is completed all the same.
+        """
+        async with self._turn, self.lock:
+            waiting, self._waiting = self._waiting, None
+            if waiting:
+                changes = ((PUT_WRITE, waiting.rows), *changes)
+            if not changes:
+                return
+            transaction = asyncio.ensure_future(self.conn.do(partial(_transact, changes)))
+            if waiting:
+                transaction.add_done_callback(waiting.end)
+            with sqlite_errors(self._path, writing=True):
+                await asyncio.shield(transaction)
 
     async def adelete_thread(self, thread_id: str) -> None:
+        await self._commit()
         async with self._writing():
             await super().adelete_thread(thread_id)
 
@@ -213,16 +352,19 @@ class SqliteSaver(AsyncSqliteSaver):
 
     async def stored(self, thread_id: str) -> list[Any]:
         """The values of a thread's checkpoints and writes as they are in the file."""
+        await self._commit()
         with sqlite_errors(self._path):
             return [row[0] for row in await self._rows(STORED, (thread_id, thread_id))]
 
     async def sizes(self) -> Mapping[str, int]:
         """The size of each thread's checkpoints in bytes."""
+        await self._commit()
         with sqlite_errors(self._path):
             return {str(thread): int(size) for thread, size in await self._rows(SIZES)}
 
     async def copy_rows(self, thread_id: str, target: Path) -> None:
         """Copy a thread's rows into a file that has the same tables, after a check of this one."""
+        await self._commit()
         with sqlite_errors(self._path):
             await self._check_file()
             async with self._turn, self.lock:
@@ -237,6 +379,7 @@ class SqliteSaver(AsyncSqliteSaver):
 
     async def reclaim(self) -> None:
         """Return free pages to the disk; a file of fractale 0.2.0 only uses them again."""
+        await self._commit()
         with sqlite_errors(self._path):
             async with self.lock:
                 # As a script: a single execute would stop after the first page.
@@ -269,9 +412,10 @@ class SqliteSaver(AsyncSqliteSaver):
 
         If SQLite is closed within a change, it keeps its lock for as long as anything refers to it.
         """
+        self._closed = True
         try:
-            async with self._turn:
-                self._closed = True
+            with suppress(StoreError):  # those who wait for it raise it
+                await self._commit()
         finally:
             await self.conn.close()
 
@@ -300,7 +444,8 @@ async def open_sqlite(
     with ExitStack() as stack:
         await asyncio.to_thread(_prepare, path, system, wait, wait_for_lock, stack)
         with sqlite_errors(path):
-            connection = await aiosqlite.connect(path, timeout=wait)
+            connection = Connection(lambda: sqlite3.connect(path, timeout=wait), 64)
+            await connection
         try:
             with sqlite_errors(path):
                 await connection.executescript(_pragmas(system))

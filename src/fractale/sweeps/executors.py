@@ -9,7 +9,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
+from fractale.errors import UsageError
+from fractale.settings import Settings
+from fractale.settings.executors import LOCAL, ExecutorSettings
+from fractale.sweeps.record import SweepRecord
 from fractale.sweeps.task import RunReport, RunTask
+from fractale.text import did_you_mean, listing
 
 
 class WorkerLost(Exception):
@@ -36,11 +41,20 @@ class Executor(Protocol):
         ...
 
     async def perform(self, task: RunTask) -> RunReport:
-        """Perform a task, and return what became of it. Cancelling this ends the task's process or
-        leaves the run to be resumed.
+        """Perform a task, and return what became of it.
+
+        Cancelling this ends the task's process, or leaves the run to be resumed.
 
         Raises:
             WorkerLost: The worker ended before it reported.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Begin no task any more.
+
+        Those that `perform` has, and that no worker has begun, end with the status ``stopped``.
+        Those in progress are the caller's to stop.
         """
         ...
 
@@ -52,3 +66,50 @@ class Executor(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def executor_settings(settings: Settings, name: str) -> ExecutorSettings | None:
+    """The entry of the settings that `--on` names; None for ``local``.
+
+    Raises:
+        UsageError: The settings have no such executor.
+    """
+    if name == LOCAL:
+        return None
+    if found := settings.executors.get(name):
+        return found
+    waits = [each.key for each in settings.waiting if each.key == f"executors.{name}"]
+    if waits:
+        raise UsageError(
+            f"executor `{name}` is of the project's settings, which you have not trusted",
+            hint="review them, then: fractale trust",
+        )
+    known = (LOCAL, *settings.executors)
+    hint = did_you_mean(name, known, otherwise=f"use {listing(known)}")
+    more = "add one to `executors` in your settings, ~/.config/fractale/config.yaml"
+    raise UsageError(f"unknown executor `{name}`", hint=f"{hint}; or {more}")
+
+
+def executor_of(
+    settings: Settings,
+    name: str,
+    record: SweepRecord,
+    workers: int | None = None,
+) -> Executor:
+    """The executor that `--on` names. It starts nothing before it is entered.
+
+    Args:
+        workers: How many runs it performs at a time; None: as its settings say.
+
+    Raises:
+        UsageError: The settings have no such executor.
+        DependencyMissing: It needs Parsl, which is not installed.
+    """
+    found = executor_settings(settings, name)
+    if found is None:
+        from fractale.sweeps.local import LocalExecutor
+
+        return LocalExecutor(record, settings, workers=workers)
+    from fractale.sweeps.parsl_executor import ParslExecutor
+
+    return ParslExecutor(found, record, user=settings, workers=workers)

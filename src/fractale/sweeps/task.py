@@ -50,6 +50,17 @@ class RunTask:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def attempt(self) -> int:
+        """The number of the row's attempt, from 1; the run's ID has it."""
+        _, _, attempt = self.run.removeprefix(f"{self.sweep}.").partition(".")
+        return int(attempt) if attempt.isdecimal() else 1
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunTask:
+        """The inverse of `as_dict`."""
+        return cls(**data)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
@@ -68,6 +79,8 @@ class RunReport:
         failed_at: The step at which it failed.
         seconds: How long the run was in progress.
         held: Whether another process has the run: nothing was done, and the driver asks later.
+        again: Whether the run stopped for a reason of its machine, such as a full disk or the end
+            of its worker. The driver then treats it as a lost worker.
     """
 
     run: str
@@ -79,6 +92,12 @@ class RunReport:
     failed_at: str = ""
     seconds: float = 0.0
     held: bool = False
+    again: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunReport:
+        """The inverse of `as_dict`."""
+        return cls(**{**data, "waiting": tuple(data.get("waiting") or ())})

@@ -74,6 +74,10 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
         kind = "webhook" if each.webhook else "command"
         value = f"{', '.join(each.on)}: {kind} {each.address}"
         rows.append({"setting": "notify", "value": value, "from": each.origin})
+    rows += [
+        {"setting": f"executors.{name}", "value": each.summary, "from": each.origin}
+        for name, each in settings.executors.items()
+    ]
     for spec, price in settings.prices.items():
         value = f"{price.input:g} in, {price.output:g} out (US$ per million tokens)"
         origin = settings.origins["prices"]

@@ -52,10 +52,13 @@ def command(
     Runs that are in progress, or whose job is still running, are always kept. Runs that wait for an
     answer or a job, or whose job has an unknown state, are kept unless you give --force.
     --older-than also removes the directories of jobs that do not belong to a run.
+
+    A sweep counts as one run: it is removed with all its runs, or kept with all of them.
     """
     import asyncio
 
     from fractale.record.pruning import PruneRule, prune
+    from fractale.sweeps.pruning import groups_in
 
     if older_than is None and keep is None and max_size is None:
         raise UsageError(
@@ -66,9 +69,10 @@ def command(
         older_than=_age(older_than), keep=keep, max_bytes=_bytes(max_size), force=force
     )
     settings = options.settings_of().with_flags(store=store)
-    if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs")):
+    if not any((settings.state_dir / name).is_dir() for name in ("runs", "jobs", "sweeps")):
         raise UsageError(f"no runs found in {settings.state_dir}")
-    report = asyncio.run(prune(settings, rule, dry_run=dry_run))
+    groups = groups_in(settings.state_dir)
+    report = asyncio.run(prune(settings, rule, dry_run=dry_run, groups=groups))
     if as_json:
         click.echo(to_json(report.as_dict()))
     else:
@@ -109,7 +113,7 @@ def _bytes(text: str | None) -> int | None:
 def _print(report: PruneReport) -> None:
     done = "would be removed" if report.dry_run else "removed"
     _print_runs(report.removed)
-    click.echo(f"{count(len(report.removed), 'run')} {done}, {_size(report.freed)}", nl=False)
+    click.echo(f"{_counted(report.removed)} {done}, {_size(report.freed)}", nl=False)
     beside = (
         (report.outputs, "output", "without a run"),
         (report.jobs, "job directory", f"of {_size(report.job_bytes)}"),
@@ -127,11 +131,22 @@ def _print(report: PruneReport) -> None:
         _print_runs(report.spared)
 
 
+def _counted(removed: Sequence[Pruned]) -> str:
+    """How many runs and sweeps: ``3 runs``, ``1 run and 2 sweeps with 40 runs``."""
+    single = count(sum(each.runs is None for each in removed), "run")
+    sweeps = [each.runs for each in removed if each.runs is not None]
+    if not sweeps:
+        return single
+    words = f"{count(len(sweeps), 'sweep')} with {count(sum(sweeps), 'run')}"
+    return words if len(sweeps) == len(removed) else f"{single} and {words}"
+
+
 def _print_runs(runs: Sequence[Pruned]) -> None:
     from fractale.render.text import inert, when
 
     for run in runs[:SHOWN]:
-        columns = (run.id, inert(run.plan, 40), run.status, when(run.started), _size(run.bytes))
+        status = run.status if run.runs is None else f"sweep of {count(run.runs, 'run')}"
+        columns = (run.id, inert(run.plan, 40), status, when(run.started), _size(run.bytes))
         click.echo("  ".join(("", *columns, inert(run.reason, 80))))
     if len(runs) > SHOWN:
         click.echo(f"  … and {len(runs) - SHOWN} more; --json has all")

@@ -31,26 +31,21 @@ def command(run_ids: tuple[str, ...], output: Path | None) -> int:
     fractale report -1                       RUN.html, which opens without a network
     fractale report k7f3a -o melt.html
     fractale report k7f3a m2q9b              two runs, or a run and its fork, compared
+    fractale report melt                     the sweep of this ID
 
+    A sweep is one file, too: counts, limits, why rows failed, plots, the table of its rows.
     Several runs are compared: what varied, what differs, why some failed. Secrets are masked as in
     the record. Only you can read the file: to share it, send it or change its mode.
     """
     from fractale.errors import UsageError
-    from fractale.masking import Masker
-    from fractale.record.history_reader import read_history
-    from fractale.report.write import report
-    from fractale.store.run_record import RunRecords
 
-    settings = options.settings_of()
-    records = [RunRecords(settings.state_dir).find(run_id) for run_id in run_ids]
-    unique = {record.run_id: record for record in records}
-    text = report([read_history(each) for each in unique.values()], Masker(settings.secrets))
+    text, names = _made(run_ids)
     if str(output) == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode("utf-8"))  # the page says that it is UTF-8
         sys.stdout.flush()
         return 0
-    path = output or Path(f"{'-'.join(list(unique)[:4])}.html")
+    path = output or Path(f"{'-'.join(names[:4])}.html")
     if output is None and not _may_replace(path):
         raise UsageError(
             f"{path} exists and is not a report", hint=f"name a file: -o {path.stem}-report.html"
@@ -58,6 +53,37 @@ def command(run_ids: tuple[str, ...], output: Path | None) -> int:
     _write(path, text)
     click.echo(f"wrote {path}", err=True)
     return 0
+
+
+def _made(ids: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The text of the report, and the IDs of the runs, or of the sweep.
+
+    Raises:
+        UsageError: A run was not found, or a sweep is not alone.
+    """
+    from fractale.errors import UsageError
+    from fractale.masking import Masker
+    from fractale.record.history_reader import read_history
+    from fractale.report.write import report
+    from fractale.store.run_record import RunRecords
+    from fractale.sweeps.record import SweepRecords
+
+    settings = options.settings_of()
+    sweeps, mask = SweepRecords(settings.state_dir), Masker(settings.secrets)
+    if any(sweeps.has(each) for each in ids):
+        if len(set(ids)) > 1:
+            raise UsageError(
+                "a report is about one sweep, or about runs",
+                hint="write a report of each: fractale report SWEEP; fractale report RUN…",
+            )
+        from fractale.report.sweep import sweep_report
+        from fractale.sweeps.results import view_of
+
+        record = sweeps.at(ids[0])
+        return sweep_report(view_of(record), record, mask), [record.sweep_id]
+    records = [RunRecords(settings.state_dir).find(run_id) for run_id in ids]
+    unique = {record.run_id: record for record in records}
+    return report([read_history(each) for each in unique.values()], mask), list(unique)
 
 
 def _may_replace(path: Path) -> bool:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ from fractale.cli import options
 from fractale.plain import to_json
 
 if TYPE_CHECKING:
-    from fractale.store.index import RunRow
+    from fractale.store.index import RunFilter, RunRow, SweepRuns
 
 STATUSES = ("running", "success", "failed", "waiting", "limit", "stopped")
 MOST = 50
@@ -53,6 +54,11 @@ class RunsGroup(click.Group):
     "--since", metavar="TIME", help="Show only runs started since then: 2d, 12h, or 2026-11-23."
 )
 @click.option(
+    "--sweep",
+    metavar="SWEEP",
+    help="Show the runs of this sweep. Without it, a sweep is one line.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(0),
     metavar="N",
@@ -65,6 +71,7 @@ def command(
     plan: str | None,
     statuses: tuple[str, ...],
     since: str | None,
+    sweep: str | None,
     limit: int | None,
     *,
     as_json: bool,
@@ -77,25 +84,52 @@ def command(
     \b
     fractale runs --status waiting
     fractale runs --plan 'translate*' --since 2d
+    fractale runs --sweep melt --status failed
     fractale runs prune --older-than 30d
     """
     if ctx.invoked_subcommand:
         return 0
     from fractale.store.index import RunFilter, list_runs
 
-    which = RunFilter(plan_or_file=plan, status=statuses, since=_since(since))
+    if sweep is not None:
+        sweep = _sweep_id(sweep)
+    which = RunFilter(plan_or_file=plan, status=statuses, since=_since(since), sweep=sweep)
     if limit is None:
         limit = 0 if as_json else MOST
     # Ask for one run more than is shown, to learn whether there are more.
-    rows = list_runs(options.settings_of().state_dir, which, limit + 1 if limit else None)
-    shown = rows[:limit] if limit else rows
+    most = limit + 1 if limit else None
+    state_dir = options.settings_of().state_dir
     if as_json:
-        for row in shown:
+        for row in list_runs(state_dir, which, limit or None):
             data = {name: value for name, value in asdict(row).items() if name != "seen"}
             click.echo(to_json(data))
         return 0
+    rows = list_runs(state_dir, which, most) if sweep else _folded(state_dir, which, most)
+    shown = rows[:limit] if limit else rows
     _print(shown, more=len(rows) > len(shown))
     return 0
+
+
+def _sweep_id(name: str) -> str:
+    """The ID of a sweep; ``-1`` is the latest.
+
+    Raises:
+        UsageError: The sweep was not found.
+    """
+    from fractale.sweeps.record import SweepRecords
+
+    return SweepRecords(options.settings_of().state_dir).find(name).sweep_id
+
+
+def _folded(state_dir: Path, which: RunFilter, most: int | None) -> list[RunRow | SweepRuns]:
+    """The runs of no sweep, and each sweep as one, the latest first."""
+    from dataclasses import replace
+
+    from fractale.store.index import list_runs, list_sweep_runs
+
+    single = list_runs(state_dir, replace(which, single=True), most)
+    both = [*single, *list_sweep_runs(state_dir, which)]
+    return sorted(both, key=lambda each: -each.started)[:most]
 
 
 def _since(text: str | None) -> float | None:
@@ -123,7 +157,7 @@ def _since(text: str | None) -> float | None:
             ) from None
 
 
-def _print(rows: Sequence[RunRow], *, more: bool) -> None:
+def _print(rows: Sequence[RunRow | SweepRuns], *, more: bool) -> None:
     from fractale.render.run_list import run_list_lines
     from fractale.render.text import narrowed, paint, screen_width, wants_color, writable
 

@@ -141,6 +141,8 @@ def _trust_plan(path: Path, log: AuditLog) -> dict[str, Any]:
     from fractale.cli import consent
     from fractale.plan.build import load_plan
     from fractale.studio.launch import CONFIG as STUDIO_CONFIG
+    from fractale.sweeps.begin import prepare
+    from fractale.sweeps.sweep_file import read_sweep_file
 
     settings = load_settings(untrusted="narrow", check_state=False)
     place = path.resolve()
@@ -149,10 +151,12 @@ def _trust_plan(path: Path, log: AuditLog) -> dict[str, Any]:
         log.record("trust", kind="registry", path=str(place), digest=digest, by="command")
         lines = consent.agree_to_config(path, settings)
     else:
-        plan = load_plan(path)
-        digest = consent.plan_digest(plan)
+        if (spec := read_sweep_file(path)) is not None:
+            digest, lines = consent.agree_to_sweep(prepare(spec, settings), settings)
+        else:
+            plan = load_plan(path)
+            digest, lines = consent.plan_digest(plan), consent.agree_to_plan(plan, settings)
         log.record("trust", kind="plan", path=str(place), digest=digest, by="command")
-        lines = consent.agree_to_plan(plan, settings)
     lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
     return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
 

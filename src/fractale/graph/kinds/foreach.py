@@ -1,14 +1,23 @@
-"""A step with `foreach`: it runs once per item. Each item is a task of the step's graph."""
+"""A step with `foreach`: it runs once per item. Each item is a task of the step's graph.
+
+LangGraph looks at all tasks of a graph each time that one of them ends, so the cost of one graph is
+quadratic in its tasks. From `CHUNKED` items on, the step's graph has about √n tasks, `items`, and
+each of them has a graph of about √n items. One `ConcurrencyLimit` counts the items of all chunks
+and lets the next chunk begin when its items are needed. So only the items that run or are next in
+line take memory, and no chunk waits for the end of another.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
@@ -28,6 +37,9 @@ from fractale.plan.expressions import evaluate, holds
 from fractale.plan.model import FAILURE, MOST_ITEMS, MOST_JOBS, SUCCESS, Expression, ForEach
 from fractale.plan.rules import unequal
 from fractale.plan.scope import is_per_item
+
+CHUNKED: Final = 1_000
+"""The least number of items that run in chunks. Chunks of fewer items cost more than they save."""
 
 
 def foreach(node: StepNode) -> StepNode:
@@ -71,10 +83,52 @@ def foreach(node: StepNode) -> StepNode:
         attempt.seen.add(labels_of(*results))
         return _gather(node, results, left_out)
 
-    return replace(node, perform=call, inside=_foreach_graph(leaf))
+    return replace(node, perform=call, inside=_foreach_graph(leaf, most=_most_items(over)))
 
 
-def _foreach_graph(leaf: StepNode) -> Any:
+def _most_items(over: ForEach) -> float:
+    """The number of items, if the plan has them as a list; else there may be any number."""
+    items = over.items
+    parts = list(items.values()) if isinstance(items, Mapping) else [items]
+    lengths = [math.inf if isinstance(part, Expression) else len(part) for part in parts]
+    return max(lengths) if over.zip else math.prod(lengths)
+
+
+def _foreach_graph(leaf: StepNode, most: float) -> Any:
+    """The graph of the items.
+
+    A run that an earlier version began has its items in the state as tasks of `item`, however many
+    they are. It continues with them.
+    """
+    builder = _items_graph(leaf)
+    if most < CHUNKED:
+        builder.add_conditional_edges(START, _fan_out, ["item"])
+        return builder.compile()
+    chunk = _items_graph(leaf)
+    chunk.add_conditional_edges(START, _fan_out, ["item"])
+    builder.add_node("items", _chunk_node(chunk.compile()), input_schema=ItemState)
+    builder.add_conditional_edges(START, _fan_out_in_chunks, ["item", "items"])
+    builder.add_edge("items", END)
+    return builder.compile()
+
+
+def _chunk_node(graph: Any) -> Any:
+    async def items(
+        state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
+    ) -> ItemState:
+        context = runtime.context
+        if context.arrays:  # the scheduler limits how many run
+            after = await graph.ainvoke(state, config, context=context)
+        else:
+            async with cast("ConcurrencyLimit", context.slots).chunk():
+                after = await graph.ainvoke(state, config, context=context)
+        return ItemState(results=after["results"], spent=after.get("spent", Spent()))
+
+    return items
+
+
+def _items_graph(leaf: StepNode) -> Any:
+    """A graph with the node of the items, without the edge that leads to them."""
     graph = leaf.inside
 
     async def item(
@@ -101,16 +155,28 @@ def _foreach_graph(leaf: StepNode) -> Any:
     function = item if graph is None else item_with_inside
     policy = retry_policy(leaf)
     builder.add_node("item", function, input_schema=ItemState, retry_policy=policy)
-    builder.add_conditional_edges(START, _fan_out, ["item"])
     builder.add_edge("item", END)
-    return builder.compile()
+    return builder
 
 
 async def _fan_out(state: ItemState) -> list[Send]:
-    items = state.get("items", [])
+    items, first = state.get("items", []), state.get("index", 0)
+    total = state.get("total", len(items))
     return [
-        Send("item", ItemState(item=item, index=index, total=len(items)))
-        for index, item in enumerate(items)
+        Send("item", ItemState(item=item, index=index, total=total))
+        for index, item in enumerate(items, first)
+    ]
+
+
+async def _fan_out_in_chunks(state: ItemState) -> list[Send]:
+    items = state.get("items", [])
+    total = len(items)
+    if total < CHUNKED:
+        return await _fan_out(state)
+    size = math.isqrt(total - 1) + 1
+    return [
+        Send("items", ItemState(items=items[first : first + size], index=first, total=total))
+        for first in range(0, total, size)
     ]
 
 
@@ -232,6 +298,9 @@ class ConcurrencyLimit:
     A freed slot goes to the item that has waited longest and wakes no other item. Waking all
     of them each time would take time quadratic in the number of items.
 
+    Chunks of items begin one after another, in the order of their arrival. The next one begins as
+    soon as fewer items wait than there are slots.
+
     Args:
         most: The number of slots.
     """
@@ -241,6 +310,8 @@ class ConcurrencyLimit:
         self._taken = 0
         self._suspended = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._chunks: deque[asyncio.Future[None]] = deque()
+        self._opening: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> None:
         """Wait for a slot.
@@ -248,6 +319,9 @@ class ConcurrencyLimit:
         Raises:
             Full: No slot will become free in this process.
         """
+        if self._opening is not None:  # the other items of its chunk arrive in the same round
+            self._opening = None
+            asyncio.get_running_loop().call_soon(self._open_chunk)
         if self._is_full:
             raise Full
         if self._taken < self._most:
@@ -277,19 +351,47 @@ class ConcurrencyLimit:
             self._free()
             return
         self._suspended += 1
-        while self._is_full and (turn := self._next()):
+        while self._is_full and (turn := _next(self._waiting)):
             turn.set_exception(Full())
+        self._open_chunk()
 
     def _free(self) -> None:
-        if turn := self._next():
+        if turn := _next(self._waiting):
             turn.set_result(None)
         else:
             self._taken -= 1
+        self._open_chunk()
 
-    def _next(self) -> asyncio.Future[None] | None:
-        """The item that has waited longest and still waits."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                return turn
-        return None
+    @asynccontextmanager
+    async def chunk(self) -> AsyncGenerator[None]:
+        """A chunk of items, which begins when its items are needed.
+
+        The chunk has begun when its first item arrives. If all of its items are done already, its
+        end counts.
+        """
+        turn = asyncio.get_running_loop().create_future()
+        self._chunks.append(turn)
+        self._open_chunk()
+        try:
+            await turn
+            yield
+        finally:
+            if self._opening is turn:
+                self._opening = None
+            self._open_chunk()
+
+    def _open_chunk(self) -> None:
+        if self._opening is not None or len(self._waiting) >= self._most:
+            return
+        if turn := _next(self._chunks):
+            self._opening = turn
+            turn.set_result(None)
+
+
+def _next(waiting: deque[asyncio.Future[None]]) -> asyncio.Future[None] | None:
+    """The one that has waited longest and still waits. It waits no longer."""
+    while waiting:
+        turn = waiting.popleft()
+        if not turn.done():
+            return turn
+    return None

@@ -52,7 +52,14 @@ from fractale.registry.calls import BY_HAND, is_raised_by_hand
 from fractale.schemas import UnusableSchema, misfits
 from fractale.store.journal import Call
 from fractale.store.outputs import OutputStore
-from fractale.toolbox import LOCAL_CALL, Elicitation, LocalCall, ToolInfo, ToolResult
+from fractale.toolbox import (
+    LARGE_ANSWER,
+    LOCAL_CALL,
+    Elicitation,
+    LocalCall,
+    ToolInfo,
+    ToolResult,
+)
 
 if TYPE_CHECKING:
     from fractale.graph.step import StepNode
@@ -378,6 +385,12 @@ async def call_tool(
     if is_job:
         answer = result.structured
         await job_budget.settle_for_tool(attempt, tool, answer, arguments, reserved)
+    if len(result.text) > LARGE_ANSWER:
+        size = f"{len(result.text) / 2**20:.0f} MiB of text"
+        attempt.warn(
+            "large-answer",
+            f"`{tool.name}` answered with {size}; let it write them to a file and return its path",
+        )
     attempt.saw(source or _source(attempt, tool, arguments), result.text)
     return result
 
