@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from browser import Browser
     from forked import Forking
     from made_runs import MadeRuns
+    from sweep_processes import SweepProcesses
 
 # A shell that starts this process in the background lets it ignore Ctrl-C, and the processes that
 # it starts would inherit that. Tests send them the signal.
@@ -52,6 +53,7 @@ REAL_FILES = {
     "test_canaries": "a whole run and 20 commands, a terminal",
     "test_chain_kills": "kills",
     "test_confine": "another user, kills",
+    "test_detach": "a process in the background",
     "test_dev_server": "LangGraph's development server",
     "test_drained": "signals at each kind of step",
     "test_drafting_kills": "kills",
@@ -71,6 +73,8 @@ REAL_FILES = {
     "test_web_pages": "a server, runs in the background",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",
+    "test_parsl_local": "worker processes that are killed",
+    "test_parsl_slurm": "Slurm of four nodes, kills",
     "test_other_user_studio": "another user, the development server",
     "test_other_user": "another user of this machine, who is made and removed",
     "test_postgres": "PostgreSQL",
@@ -86,6 +90,7 @@ REAL_FILES = {
     "test_site_rules": "strace, ss",
     "test_slurm_nodes": "Slurm of four nodes, slurmdbd, MariaDB",
     "test_stops_anywhere": "kills",
+    "test_syncs": "strace",
     "test_stranger_plan": "pseudo-terminals",
     "test_terminal": "tmux, pseudo-terminals",
     "test_top_actions": "runs in the background",
@@ -148,6 +153,15 @@ def processes() -> Iterator[Forking]:
     from forked import forking
 
     with forking().ending() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def sweeping() -> Iterator[SweepProcesses]:
+    """Starts drivers of sweeps quickly, and their workers; those that are left are ended."""
+    from sweep_processes import sweep_processes
+
+    with sweep_processes() as made:
         yield made
 
 

@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from fractale.api import afork as afork
     from fractale.api import areplay as areplay
     from fractale.api import aresume as aresume
+    from fractale.api import aresume_sweep as aresume_sweep
     from fractale.api import arun as arun
     from fractale.api import astream as astream
     from fractale.api import astream_resume as astream_resume
+    from fractale.api import asweep as asweep
     from fractale.api import cancel as cancel
     from fractale.api import fork as fork
     from fractale.api import list_runs as list_runs
@@ -43,9 +45,11 @@ if TYPE_CHECKING:
     from fractale.api import replay as replay
     from fractale.api import resolve as resolve
     from fractale.api import resume as resume
+    from fractale.api import resume_sweep as resume_sweep
     from fractale.api import run as run
     from fractale.api import stream as stream
     from fractale.api import stream_resume as stream_resume
+    from fractale.api import sweep as sweep
     from fractale.api import validate as validate
     from fractale.compose import PlanFailed as PlanFailed
     from fractale.compose import as_node as as_node
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
     from fractale.errors import SettingsError as SettingsError
     from fractale.errors import Stopped as Stopped
     from fractale.errors import StoreError as StoreError
+    from fractale.errors import SweepError as SweepError
     from fractale.errors import TemplateError as TemplateError
     from fractale.errors import ToolError as ToolError
     from fractale.errors import TransportError as TransportError
@@ -99,6 +104,9 @@ if TYPE_CHECKING:
     from fractale.settings import Settings as Settings
     from fractale.settings import load_settings as load_settings
     from fractale.store.index import RunRow as RunRow
+    from fractale.sweeps.invocation import SweepKeywords as SweepKeywords
+    from fractale.sweeps.results import RowView as RowView
+    from fractale.sweeps.results import SweepView as SweepView
     from fractale.toolbox import Toolbox as Toolbox
     from fractale.version import __version__ as __version__
 else:  # not for type checkers: they would accept any name
@@ -110,9 +118,11 @@ else:  # not for type checkers: they would accept any name
                 "afork",
                 "areplay",
                 "aresume",
+                "aresume_sweep",
                 "arun",
                 "astream",
                 "astream_resume",
+                "asweep",
                 "cancel",
                 "fork",
                 "list_runs",
@@ -120,9 +130,11 @@ else:  # not for type checkers: they would accept any name
                 "replay",
                 "resolve",
                 "resume",
+                "resume_sweep",
                 "run",
                 "stream",
                 "stream_resume",
+                "sweep",
                 "validate",
             ),
             "fractale.compose": (
@@ -154,6 +166,7 @@ else:  # not for type checkers: they would accept any name
                 "SettingsError",
                 "Stopped",
                 "StoreError",
+                "SweepError",
                 "TemplateError",
                 "ToolError",
                 "TransportError",
@@ -191,6 +204,11 @@ else:  # not for type checkers: they would accept any name
                 "load_settings",
             ),
             "fractale.store.index": ("RunRow",),
+            "fractale.sweeps.invocation": ("SweepKeywords",),
+            "fractale.sweeps.results": (
+                "RowView",
+                "SweepView",
+            ),
             "fractale.toolbox": ("Toolbox",),
             "fractale.version": ("__version__",),
         },

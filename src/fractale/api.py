@@ -1,8 +1,8 @@
-"""fractale from Python: load and check a plan, run it, continue, fork, replay and cancel runs.
+"""fractale from Python: load and check a plan, run and sweep it, continue, fork and cancel runs.
 
 Each function whose name begins with ``a`` is async: `arun`, `aresume`, `afork`, `areplay`,
-`acancel`, `astream`. The function of the same name without the ``a`` is its twin for code that is
-not async; it waits for the end.
+`acancel`, `astream`, `asweep`, `aresume_sweep`. The function of the same name without the ``a`` is
+its twin for code that is not async; it waits for the end.
 
 The functions do what the commands of the same names do. A run is recorded in the state directory
 with ``keep=True``; then both `aresume` and ``fractale resume`` can continue it. A run on your own
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from fractale.errors import Problem, UsageError
 from fractale.events import Event
 from fractale.plan.build import load_plan, parse_plan
-from fractale.plan.model import Plan
+from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from fractale.runs.cancelling import Cancelled
     from fractale.runs.invocation import Invocation, PlanSource, RunKeywords
     from fractale.store.index import RunRow
+    from fractale.sweeps.driver import Listener as RowListener
+    from fractale.sweeps.invocation import SweepKeywords
+    from fractale.sweeps.results import SweepView
 
 T = TypeVar("T")
 
@@ -270,6 +273,60 @@ async def acancel(
     return await cancel_run(record, settings, step)
 
 
+async def asweep(plan: PlanSource, **keywords: Unpack[SweepKeywords]) -> SweepView:
+    """Run a plan once per row of a table of inputs, and record the sweep.
+
+    The runs are in processes of their own, so that Python objects cannot be their tools or models:
+    name `registries`, `agents` and `model` instead. If the call is cancelled, `aresume_sweep`
+    continues the sweep.
+
+    Args:
+        plan: A path, YAML text, a `Plan`, or the path of a sweep file.
+        keywords: See `fractale.SweepKeywords`. The rows come from `over`, `table` and `sample`.
+
+    Returns:
+        The sweep, once each row has ended or waits. A row that failed is no exception.
+
+    Raises:
+        PlanError: The plan, or the sweep file, is invalid.
+        SweepError: Rows are wrong; all problems at once.
+        InputError: Nothing varies, there are too many rows, or the table cannot be read.
+        UsageError: A keyword has a value that cannot be used, or `sweep_id` is in use.
+        StoreError: The sweep cannot be recorded.
+    """
+    from fractale.sweeps.invocation import start_sweep
+
+    return await start_sweep("asweep", plan, keywords, lambda: load(plan))
+
+
+async def aresume_sweep(
+    sweep_id: str,
+    *,
+    limits: Mapping[str, float] | None = None,
+    run_limits: Limits | Mapping[str, Any] | None = None,
+    on_row: RowListener | None = None,
+    settings: Settings | None = None,
+) -> SweepView:
+    """Continue a sweep with the rows that did not end, and those that were answered since.
+
+    Args:
+        sweep_id: The sweep's ID; ``-1`` is the latest.
+        limits: Replace limits of all runs together.
+        run_limits: Replace limits of each run, and continue runs that reached one.
+        on_row, settings: As of `asweep`.
+
+    Raises:
+        UsageError: The sweep was not found.
+        RunHeld: Another process drives it.
+        StoreError: Its record cannot be read or written.
+    """
+    from fractale.sweeps.invocation import resume_recorded
+
+    return await resume_recorded(
+        sweep_id, limits=limits, run_limits=run_limits, on_row=on_row, settings=settings
+    )
+
+
 def list_runs(
     *,
     plan: str | None = None,
@@ -416,6 +473,30 @@ def replay(run_id: str | Path, **keywords: Unpack[ReplayKeywords]) -> Replayed:
 
     plan = _load(keywords.get("plan"))
     return _wait("replay", lambda: replay_recorded("replay", run_id, keywords, plan))
+
+
+def sweep(plan: PlanSource, **keywords: Unpack[SweepKeywords]) -> SweepView:
+    """Run a plan once per row of a table of inputs, and wait for the end: see `asweep`."""
+    from fractale.sweeps.invocation import start_sweep
+
+    return _wait("sweep", lambda: start_sweep("sweep", plan, keywords, lambda: load(plan)))
+
+
+def resume_sweep(
+    sweep_id: str,
+    *,
+    limits: Mapping[str, float] | None = None,
+    run_limits: Limits | Mapping[str, Any] | None = None,
+    on_row: RowListener | None = None,
+    settings: Settings | None = None,
+) -> SweepView:
+    """Continue a sweep, and wait for the end: see `aresume_sweep`."""
+    return _wait(
+        "resume_sweep",
+        lambda: aresume_sweep(
+            sweep_id, limits=limits, run_limits=run_limits, on_row=on_row, settings=settings
+        ),
+    )
 
 
 def cancel(run_id: str, step: str | None = None, *, settings: Settings | None = None) -> Cancelled:

@@ -10,6 +10,7 @@ If code cannot be found, `UnknownCode` says why: nothing may then be concluded f
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -83,12 +84,19 @@ _loaded: dict[str, Identity | None] = {}
 """The files of modules, as they were when a toolbox was first built with them. Python keeps a
 module for the life of the process (`sys.modules`), whatever becomes of its file."""
 
+_installed: set[str] = set()
+"""The files of modules that are of Python itself or of installed packages: there are thousands."""
+
 
 def note_loaded() -> None:
     """Remember the files of the imported modules as they are now, unless that was done before."""
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file not in _loaded and not _is_installed(Path(file)):
+        if not isinstance(file, str) or file in _loaded or file in _installed:
+            continue
+        if _is_installed(Path(file)):
+            _installed.add(file)
+        else:
             _loaded[file] = identity(Path(file))
 
 
@@ -360,7 +368,12 @@ def _is_installed(path: Path) -> bool:
     """Whether a file is of Python itself or of an installed package."""
     if any(part in _SITE for part in path.parts):
         return True
-    return path.is_relative_to(sysconfig.get_paths()["stdlib"])
+    return path.is_relative_to(_stdlib())
+
+
+@functools.cache
+def _stdlib() -> str:
+    return sysconfig.get_paths()["stdlib"]
 
 
 def _is_text(path: Path) -> bool:

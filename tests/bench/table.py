@@ -16,6 +16,7 @@ import five_steps
 import inside
 import lasting
 import looking
+import sweeps
 from measure import Row
 
 
@@ -61,6 +62,8 @@ def measure():
         yield show(row)
     yield show(asyncio.run(lasting.show_row()))
     for row in looking.looking_rows():
+        yield show(row)
+    for row in sweeps.sweep_rows():
         yield show(row)
 
 

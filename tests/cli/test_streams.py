@@ -17,12 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from forked import Forking, Process, forking
 from fractale.cli import COMMANDS
+from fractale.settings import Settings
+from fractale.sweeps.begin import prepare, write_sweep
+from fractale.sweeps.spec import SweepSpec, axes_from_texts
 from fractale.testing import ModelServer, Reply
 from fractale.testing.model_server import ModelRequest
 from store_runs import unmeasured
@@ -101,6 +105,10 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "test": (("test", "recordings"), 0),
     "runs": (("runs",), 0),
     "runs prune": (("runs", "prune", "--keep", "1000", "--dry-run"), 0),
+    "sweep --dry-run": (("sweep", "hello.yaml", *R, "--over", "who=Ada,Bo", "--dry-run"), 0),
+    "sweep list": (("sweep", "list"), 0),
+    "sweep show": (("sweep", "show", "greetings"), 0),
+    "sweep export": (("sweep", "export", "greetings"), 0),
     "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
@@ -144,6 +152,8 @@ HAS_JSON = {
         "watch",
         "cancel",
         "runs prune",
+        "sweep list",
+        "sweep show",
         "show",
         "show step",
         "diff",
@@ -157,14 +167,18 @@ HAS_JSON = {
 GIVES_OUTPUTS = {"run", "agent", "prompt", "fork"}
 """Of these, the commands whose run succeeds and has outputs: the outputs go to stdout."""
 ON_STDOUT = [name for name in CALLS if name not in SAYS_IT_ON_STDERR]
-LINES = {"run", "run, waits", "agent", "prompt", "resume", "fork", "runs", "watch"}
+LINES = {"run", "run, waits", "agent", "prompt", "resume", "fork", "runs", "watch", "sweep list"}
 """Whose JSON is one object a line."""
+
+
+WITHIN = {"runs prune", "sweep list", "sweep show", "sweep export"}
+"""Commands of a group."""
 
 
 def words_of(name: str, *more: str) -> list[str]:
     """The words of a call with more options, which stand behind the command."""
     words, _ = CALLS[name]
-    head = 2 if name == "runs prune" else 1
+    head = 2 if name in WITHIN else 1
     return [*words[:head], *more, *words[head:]]
 
 
@@ -204,6 +218,14 @@ def manager(request: ModelRequest) -> Reply:
     return Reply(data={"steps": [greet], "outputs": {}})
 
 
+def write_greetings(folder: Path) -> None:
+    """The record of a sweep that was written and not driven."""
+    settings = replace(Settings(), state_dir=folder / ".fractale")
+    over = axes_from_texts(["who=Ada,Bo"])
+    spec = SweepSpec(plan=str(folder / "hello.yaml"), over=over)
+    write_sweep(prepare(spec, settings), settings, "greetings")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("streams")
@@ -219,6 +241,7 @@ def place(tmp_path_factory) -> Iterator[Place]:
         drafted = made.run("run", "drafts.yaml", *R, *MODEL, "--run-id", "drafted")
         assert drafted[0] == 0, drafted
         assert made.run("run", "asks.yaml", *R, "--run-id", "asked")[0] == 4
+        write_greetings(folder)
         done = made.run("export", "first", "--recording", "recordings/first.zip")
         assert done[0] == 0, done
         yield made
@@ -241,12 +264,12 @@ def test_the_commands_that_have_json_are_known():
         if not words:
             continue
         command = cli.get_command(click.Context(cli), words[0])
-        if name == "runs prune":
+        if name in WITHIN:
             assert isinstance(command, click.Group)
-            command = command.get_command(click.Context(command), "prune")
+            command = command.get_command(click.Context(command), words[1])
         assert command is not None
         has = any("--json" in param.opts for param in command.params)
-        if name not in ("run --help", "run --dry-run"):
+        if name not in ("run --help", "run --dry-run", "sweep --dry-run"):
             where = "add it to" if has else "take it out of"
             assert has == (name in HAS_JSON), f"`{name}`: {where} HAS_JSON above"
 

@@ -62,6 +62,7 @@ FUNCTIONS = [
     for name in fractale.__all__
     if inspect.isfunction(getattr(fractale, name))
     and name not in ("compile_plan", "initial_state", "load_settings")
+    and "sweep" not in name  # tests/sweeps/test_sweep_python.py: each start has processes
 ]
 
 

@@ -84,6 +84,7 @@ class Place:
         (self.repo / "my_tools.py").write_text(TOOLS)
         (self.repo / "tools.yaml").write_text("tools: [{path: my_tools.greet}]\n")
         (self.repo / "hello.yaml").write_text(PLAN)
+        (self.repo / "many.yaml").write_text(f"{PLAN}inputs: {{n: 1}}\n")
         (self.repo / "recordings").mkdir()
         url = f"http://127.0.0.1:{port}"
         self.hostile = {
@@ -128,6 +129,7 @@ def place(tmp_path: Path, listener: Listener) -> Place:
 ACTS = {
     "run": ["run", "hello.yaml", "-r", "tools.yaml"],
     "run of a model": ["run", "asks.yaml"],
+    "sweep": ["sweep", "many.yaml", "-r", "tools.yaml", "--over", "n=1,2"],
     "agent": ["agent", "result_parse_expert", "parse", "this"],
     "agent -i": ["agent", "no_such_agent", "--help-inputs"],
     "prompt": ["prompt", "--direct", "hello"],
@@ -150,6 +152,8 @@ LOOKS = {
     "run --dry-run": ["run", "hello.yaml", "-r", "tools.yaml", "--dry-run"],
     "replay": ["replay", "mine"],
     "test": ["test", ".fractale/runs/mine"],
+    "sweep --dry-run": ["sweep", "many.yaml", "-r", "tools.yaml", "--over", "n=1,2", "--dry-run"],
+    "sweep list": ["sweep", "list"],
     "runs": ["runs"],
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
     "watch": ["watch", "mine"],

@@ -41,17 +41,44 @@ for name in (
     importlib.import_module(name)
 address, pids = sys.argv[1:]
 
+class Fatal:
+    # A ledger that kills its process before, in the middle of, or after the write of a line: the
+    # first is 1. Lines of one write are written one by one.
+
+    def __init__(self, ledger, path, when, line):
+        self._ledger, self._path, self._when, self._line = ledger, path, when, line
+        self._written = 0
+
+    def add(self, *lines):
+        for line in lines:
+            self._written += 1
+            if self._written < self._line:
+                self._ledger.add(line)
+                continue
+            if self._when == "after":
+                self._ledger.add(line)
+            elif self._when == "inside":
+                text = json.dumps(line)
+                with open(self._path, "a") as file:
+                    file.write(text[: len(text) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
 def drive(words):
+    from dataclasses import replace
     from pathlib import Path
     from fractale.settings import load_settings
     from fractale.sweeps.driver import drive, opened_sweep
     from fractale.sweeps.local import LocalExecutor
     from fractale.sweeps.record import SweepRecords
 
-    async def main(state, sweep, workers, *program):
+    async def main(state, sweep, workers, dies, *program):
         settings = load_settings(os.environ)
         record = SweepRecords(Path(state)).at(sweep)
         async with opened_sweep(record) as opened:
+            if dies:
+                when, line = dies.split(":")
+                ledger = Fatal(opened.ledger, record.ledger, when, int(line))
+                opened = replace(opened, ledger=ledger)
             local = LocalExecutor(record, settings, workers=int(workers), program=program)
             async with local:
                 view = await drive(opened, local, settings=settings, pauses=(0.0, 0.1, 0.1))
@@ -147,10 +174,15 @@ class SweepProcesses:
         return (sys.executable, "-S", "-E", "-c", STUB, str(self.folder / "door"))
 
     def start_driver(
-        self, record: SweepRecord, *, workers: int, env: Mapping[str, str]
+        self, record: SweepRecord, *, workers: int, env: Mapping[str, str], dies: str = ""
     ) -> subprocess.Popen[str]:
-        """Start a driver of a sweep. Its end is that of the process that is returned."""
-        words = ("driver", str(record.state_dir), record.sweep_id, str(workers))
+        """Start a driver of a sweep. Its end is that of the process that is returned.
+
+        Args:
+            dies: ``before:3``, ``inside:3`` or ``after:3``: it is killed at the write of its third
+                line of the ledger.
+        """
+        words = ("driver", str(record.state_dir), record.sweep_id, str(workers), dies)
         return subprocess.Popen(
             [*self.program, *words, *self.program, "worker"],
             cwd=record.state_dir.parent,

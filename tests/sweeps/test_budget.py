@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from counts import examples
 from fractale.errors import StoreError, UsageError
 from fractale.plan import Plan, parse_plan
+from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecord
 from fractale.sweeps.budget import (
     AT_ONCE,
@@ -23,6 +24,7 @@ from fractale.sweeps.budget import (
     SweepBudget,
     check_limits,
     most_of,
+    use_of,
     used_by,
     words,
 )
@@ -127,6 +129,26 @@ class TestRoom:
         budget.count({**line, "used": {"tokens": 20}})
         assert (budget.used["tokens"], budget.reserved["tokens"]) == (20, 0)
 
+    def test_a_retry_of_a_run_that_was_never_settled_leaves_no_reservation(self) -> None:
+        budget = SweepBudget({}, [started(0, tokens=50), {"row": 0, "is": "cancelled"}])
+        budget.count({"row": 0, "is": "retried", "run": "s.0", "used": {"tokens": 20}})
+        assert (budget.used["tokens"], budget.reserved["tokens"]) == (20, 0)
+        assert not budget.open_runs
+
+    @pytest.mark.parametrize("what", ["cancelled", "retried", "settled"])
+    def test_a_run_whose_record_was_removed_stays_counted(self, what: str) -> None:
+        budget = SweepBudget({}, [started(0, tokens=50), ended(0, "limit", tokens=40)])
+        budget.count({"row": 0, "is": what, "run": "s.0", "used": {"tokens": 0}})
+        assert budget.used["tokens"] == 40
+        assert not budget.has_changed("s.0", {"tokens": 0})
+
+    def test_a_run_that_continued_without_the_sweep_counts_anew(self) -> None:
+        budget = SweepBudget({}, [started(0, tokens=50), ended(0, "limit", tokens=40)])
+        assert budget.has_changed("s.0", {"tokens": 70})
+        budget.count({"is": "settled", "run": "s.0", "used": {"tokens": 70}})
+        assert budget.used["tokens"] == 70
+        assert not budget.has_changed("s.0", {"tokens": 70})
+
     def test_a_cancelled_row_that_never_started_counts_nothing(self) -> None:
         budget = SweepBudget({}, [{"row": 0, "is": "cancelled"}])
         assert {*budget.used.values(), *budget.reserved.values()} == {0}
@@ -166,10 +188,12 @@ class TestRoom:
     def test_the_reason_says_who_has_the_rest(self) -> None:
         lines = [started(0, node_hours=2), ended(0, node_hours=1.5), started(1, node_hours=1)]
         budget = SweepBudget({"node_hours": 3}, lines)
-        assert budget.why("node_hours", {"node_hours": 1}) == (
+        said = "1.5 are used, 1 are reserved by runs that are not over"
+        assert budget.why("node_hours", "s.2", {"node_hours": 1}) == (
             "the next run may use 1 node-hour, more than the sweep's limit `node_hours` of 3 "
-            "leaves: 1.5 are used, 1 are reserved by runs that are not over"
+            f"leaves: {said}; their ends may free enough"
         )
+        assert budget.why("node_hours", "s.2", {"node_hours": 2}).endswith(said)
 
     def test_amounts_have_units(self) -> None:
         assert [words("cost", 0.25), words("tokens", 1), words("node_hours", 2.5)] == [
@@ -351,9 +375,13 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("limits", "said", "hint"),
         [
-            ({"cost": 5}, "nothing limits `cost` of a run", "--run-limit cost="),
-            ({AT_ONCE: 5}, "nothing limits `jobs` of a run", "--run-limit jobs="),
-            ({"node_hours": 1.5}, "up to 2 node-hours, more than .* limit of 1.5", "--limit"),
+            ({"cost": 5}, "limit `cost` needs a limit `cost` of each", "--run-limit cost="),
+            ({AT_ONCE: 5}, "`jobs_at_once` needs a limit `jobs` of each", "--run-limit jobs="),
+            (
+                {"node_hours": 1.5},
+                "one run may use 2 node-hours, more than .* limit of 1.5",
+                "--limit",
+            ),
             ({"steps": 5}, "`steps` is not a limit of a sweep; they are tokens", "--run-limit"),
         ],
     )
@@ -370,7 +398,7 @@ class TestCheck:
 
     def test_jobs_of_handlers_are_named_as_the_reason(self) -> None:
         job = "{name: last, job: {command: [sleep, 1], time: 1m}}"
-        with pytest.raises(UsageError, match="`on_failure` or `finally` may submit jobs"):
+        with pytest.raises(UsageError, match="cannot be kept: handlers may submit jobs"):
             check_limits({"node_hours": 10}, plan(SUBMITTING % job), {})
 
 
@@ -448,6 +476,15 @@ steps:
         assert used["tokens"] == result.usage["total_tokens"] > 0
         assert used["node_hours"] == pytest.approx(result.usage["node_hours"], abs=1e-9)
         assert (used["jobs"], used[AT_ONCE]) == (1, 0)
+
+    def test_a_run_that_a_process_has_keeps_its_reservation(self, tmp_path: Path) -> None:
+        record = record_of(tmp_path, call("a", 10))
+        with RunLock(record):
+            assert use_of(record) == {}
+        assert use_of(record)["used"]["tokens"] == 10
+
+    def test_a_damaged_record_settles_nothing(self, tmp_path: Path) -> None:
+        assert use_of(record_of(tmp_path, '{"event": "model_finished" x\n')) == {}
 
 
 class TestBound:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,14 @@ from typing import Any, Self
 import pytest
 
 from fractale.settings import Settings
+from fractale.store.run_record import RunRecords
 from fractale.sweeps.driver import drive, opened_sweep
 from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.record import SweepLedger, SweepRecord
 from fractale.sweeps.results import SweepView
+from fractale.sweeps.resuming import retry_rows
 from fractale.sweeps.task import RunReport, RunTask
+from fractale.sweeps.worker import Worker
 from sweep_processes import lines_of, new_sweep
 
 PLAN = """
@@ -176,3 +181,71 @@ async def test_a_run_that_is_over_frees_what_it_did_not_use(tmp_path: Path, stat
     view = await driven(sweep(tmp_path, 2, tokens=150), Scripted(1, uses(50, status)))
     assert view.counts == {status: 2}
     assert (view.limits[0].used, view.limits[0].reserved) == (100, 0)
+
+
+async def test_a_retry_of_a_cancelled_row_settles_the_attempt_before_it(tmp_path: Path) -> None:
+    record = sweep(tmp_path, 1, tokens=250)
+    left_by_a_kill(
+        record,
+        [
+            {"row": 0, "is": "started", "run": "s.0", "attempt": 1, "reserved": {"tokens": 100}},
+            {"row": 0, "is": "cancelled", "run": "s.0"},  # a process had the run then
+        ],
+    )
+    settings = Settings(state_dir=record.state_dir)
+    assert await retry_rows(record, settings, [0]) == [0]
+    view = await driven(record, Scripted(1, uses(10)))
+    assert (view.limits[0].used, view.limits[0].reserved) == (10, 0)
+
+
+# -- a worker's report ----------------------------------------------------------------------------
+
+ASKING = """
+name: asks
+inputs: {x: 1}
+limits: {jobs: 2}
+steps:
+  - {name: work, job: {command: ["true"], time: 1m, scheduler: local}}
+  - {name: sure, ask: Sure?, choices: [a, b]}
+"""
+
+
+async def test_a_run_that_an_error_stopped_reports_what_it_had_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = new_sweep(tmp_path, ASKING, [{"x": 1}], limits={"jobs": 2})
+    task = RunTask(
+        run="s.0",
+        sweep="s",
+        row=0,
+        plan=str(record.plan),
+        plan_hash=record.read_head()["plan_hash"],
+        inputs={"x": 1},
+        directory=str(tmp_path),
+        state_dir=str(record.state_dir),
+        options={"trusted": True, "yes": False},
+    )
+    async with Worker({**os.environ, "FRACTALE_POLL_SECONDS": "0.1"}) as worker:
+        first = await worker.perform(task)
+        assert (first.status, first.used["jobs"]) == ("waiting", 1)
+        second = await worker.perform(replace(task, replies={"sure": "neither"}))
+    assert second.status == "stopped"
+    assert "neither" in str(second.error)
+    assert second.used == first.used
+
+
+async def test_a_run_that_was_continued_without_the_sweep_counts_in_full(tmp_path: Path) -> None:
+    record = sweep(tmp_path, 2, tokens=250)
+    ends = {"s.0": uses(40, "limit"), "s.1": uses(10, "stopped")}
+    await driven(record, Scripted(1, lambda task: ends[task.run](task)))
+    run = RunRecords(record.state_dir).at("s.0")
+    run.path.mkdir(parents=True)
+    used = {"input_tokens": 90, "output_tokens": 5, "cost": 0.0}
+    call = {"event": "model_finished", "run": "s.0", "time": 1.0, "step": "a", "key": "k", **used}
+    run.events.write_text(json.dumps(call) + "\n")
+    view = await driven(record, Scripted(1, uses(10)))
+    assert view.limits[0].used == 95 + 10
+    again = await driven(record, Scripted(1, uses(10)))
+    assert again.limits == view.limits
+    assert sum(line["is"] == "settled" for line in lines_of(record)) == 1

@@ -17,7 +17,7 @@ from counts import FULL
 from fractale.sweeps.budget import SWEEP_LIMITS, used_by
 from fractale.sweeps.record import SweepRecord
 from fractale.testing import ModelRequest, ModelServer, Reply
-from sweep_processes import SweepProcesses, lines_of, new_sweep, now, runs_of, sweep_processes
+from sweep_processes import SweepProcesses, lines_of, new_sweep, now, runs_of
 
 KILLS = 200 if FULL else 6
 """How many processes are killed in all."""
@@ -70,9 +70,9 @@ def answer(request: ModelRequest) -> Reply:
 
 
 @pytest.fixture(scope="module")
-def rig() -> Iterator[tuple[SweepProcesses, ModelServer]]:
-    with sweep_processes() as processes, ModelServer(answer) as server:
-        yield processes, server
+def rig(sweeping: SweepProcesses) -> Iterator[tuple[SweepProcesses, ModelServer]]:
+    with ModelServer(answer) as server:
+        yield sweeping, server
 
 
 class Killing:
@@ -164,8 +164,11 @@ class Killing:
         }
         assert used["tokens"] == 2 * TOKENS * ROWS
         assert used["jobs"] == len(range(0, ROWS, 4))
-        ends = Counter(line["run"] for line in lines_of(self.record) if line["is"] == "ended")
-        assert ends == {f"s.{row}": 1 for row in range(ROWS)}
+        lines = [line for line in lines_of(self.record) if line["is"] == "ended"]
+        ends = Counter(line["run"] for line in lines)
+        twice = [line for line in lines if ends[line["run"]] > 1]
+        assert len(ends) == ROWS
+        assert not twice
 
 
 def sums(record: SweepRecord) -> dict[str, float]:
@@ -177,7 +180,7 @@ def sums(record: SweepRecord) -> dict[str, float]:
 def test_the_sums_are_exact_however_often_a_driver_or_a_worker_is_killed(
     tmp_path: Path, rig: tuple[SweepProcesses, ModelServer]
 ) -> None:
-    seed = random.randrange(10**6)
+    seed = random.randrange(10**6) if FULL else 17
     print(f"seed {seed}")
     chance, killed, number = random.Random(seed), Counter[str](), 0
     while killed.total() < KILLS:

@@ -17,7 +17,7 @@ from fractale.jobs.budget import FileLedger
 from fractale.sweeps.budget import SweepBudget, used_by
 from fractale.sweeps.record import SweepRecord
 from slurm import Slurm, running_slurm
-from sweep_processes import SweepProcesses, lines_of, new_sweep, now, runs_of, sweep_processes
+from sweep_processes import SweepProcesses, lines_of, new_sweep, now, runs_of
 
 SWEEPS = 100 if FULL else 3
 
@@ -44,12 +44,6 @@ def slurm() -> Iterator[Slurm]:
         yield slurm
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[SweepProcesses]:
-    with sweep_processes() as processes:
-        yield processes
-
-
 def random_sweep(folder: Path, chance: random.Random) -> SweepRecord:
     folder.mkdir()
     each = JOB_HOURS * MOST_JOBS
@@ -62,7 +56,8 @@ def random_sweep(folder: Path, chance: random.Random) -> SweepRecord:
         PLAN,
         rows,
         limits={
-            "node_hours": round(each * chance.uniform(1.001, 3), 6),
+            # Of one or two runs, and little more: some sweeps reach it.
+            "node_hours": round(each * chance.choice((1, 1, 2)) + chance.uniform(0, 0.002), 6),
             "jobs_at_once": chance.randint(MOST_JOBS, 3 * MOST_JOBS),
         },
         run_limits={"node_hours": each, "jobs": MOST_JOBS},
@@ -118,14 +113,14 @@ def most_reserved(record: SweepRecord, name: str) -> float:
 
 
 def test_random_sweeps_never_pass_their_node_hours(
-    tmp_path: Path, slurm: Slurm, processes: SweepProcesses
+    tmp_path: Path, slurm: Slurm, sweeping: SweepProcesses
 ) -> None:
-    seed = random.randrange(10**6)
+    seed = random.randrange(10**6) if FULL else 17
     print(f"seed {seed}")
     chance, over, killed, ends, jobs = random.Random(seed), 0.0, 0, Counter[str](), 0
     for number in range(SWEEPS):
         record = random_sweep(tmp_path / str(number), chance)
-        killed += drive(record, processes, slurm, chance)
+        killed += drive(record, sweeping, slurm, chance)
         view = now(record)
         ends[view.status] += 1
         (hours, at_once) = view.limits

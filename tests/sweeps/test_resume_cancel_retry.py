@@ -309,7 +309,7 @@ async def test_the_commands_from_questions_to_success(here: Path) -> None:
         (["resume", "s", "--limit", "tokns=3"], "did you mean `tokens`?"),
         (["resume", "s", "--limit", "tokens=many"], "must be a number above 0"),
         (["resume", "s", "--run-limit", "steps=0"], "--run-limit steps=0"),
-        (["resume", "s", "--limit", "tokens=9"], "cannot reserve what a run may use"),
+        (["resume", "s", "--limit", "tokens=9"], "needs a limit `tokens` of each run"),
     ],
 )
 def test_wrong_use_is_exit_2_and_says_what_to_do(here: Path, words: list[str], told: str) -> None:

@@ -169,6 +169,38 @@ def ended(view: SweepView, *, as_json: bool = False) -> int:
     return EXIT_CODES.get(view.status, 1)
 
 
+def detached(record: SweepRecord, settings: Settings, *, as_json: bool = False) -> int:
+    """Let a job or a background process drive a sweep, and say which; returns the exit code."""
+    from fractale.render.text import inert
+    from fractale.sweeps.detach import detach
+
+    sweep = record.sweep_id
+    try:
+        found = asyncio.run(detach(record, settings))
+    except Exception:
+        click.echo(f"sweep {sweep} has no driver; next    fractale sweep resume {sweep}", err=True)
+        raise
+    if as_json:
+        from fractale.plain import to_json
+
+        about = {"scheduler": found.scheduler, "job": found.job, "output": str(found.output)}
+        click.echo(to_json({"id": sweep, "driver": about, "withheld": list(found.withheld)}))
+        return 0
+    if found.withheld:
+        names = ", ".join(map(inert, found.withheld))
+        click.echo(
+            f"warning  jobs get no secrets from this environment: {names}; if the runs need them, "
+            "set them in `worker_init` of the executor",
+            err=True,
+        )
+    if found.scheduler:
+        click.echo(f"sweep {sweep} is queued: its driver is {inert(found.title)}")
+    else:
+        click.echo(f"sweep {sweep} runs in the background: {inert(found.title)}")
+    click.echo(f"next    fractale sweep show {sweep} · fractale sweep cancel {sweep}")
+    return 0
+
+
 def with_typed_secrets(record: SweepRecord, settings: Settings) -> Settings:
     """The settings whose environment has the plan's secret inputs, also those typed now."""
     from fractale.cli.running import secrets_of

@@ -69,7 +69,11 @@ ROW_STATES: dict[str, tuple[str, Mark]] = {
     "pending": ("pending", "dim"),
 }
 """The state of a row: how it is named, and its mark; in the order of `counts_text`."""
-SWEEP_STATES: dict[str, tuple[str, Mark]] = {**STATES, "queued": ("queued", "warn")}
+SWEEP_STATES: dict[str, tuple[str, Mark]] = {
+    **STATES,
+    "queued": ("queued", "warn"),
+    "unreadable": ("unreadable", "bad"),
+}
 
 
 def done_of(view: SweepView) -> int:
@@ -129,6 +133,8 @@ def used_text(used: Mapping[str, float]) -> str:
 def why(view: SweepView) -> str:
     """The second half of the verdict's line."""
     total = total_of(view)
+    if not total:
+        return ""
     done = f"{done_of(view):,} of {count(total, 'row')} done"
     if view.status == "success":
         return f"all {count(total, 'row')}" if total != 1 else "its only row"
@@ -151,7 +157,8 @@ def sweep_verdict(view: SweepView) -> Verdict:
     if view.reason:
         rows.append(VerdictRow("reason", (inert(view.reason, MOST_REASON),), "why"))
     counts = f"{bar(done_of(view), total_of(view))}  {counts_text(view.counts)}"
-    rows.append(VerdictRow("rows", (counts.rstrip(),), "used"))
+    if total_of(view):
+        rows.append(VerdictRow("rows", (counts.rstrip(),), "used"))
     rows += [VerdictRow(inert(each.name, 20), (limit_text(each),), "used") for each in view.limits]
     if used := used_text(view.used):
         rows.append(VerdictRow("used", (used,), "used"))

@@ -88,6 +88,7 @@ class SweepRow:
         run: Its run; empty if none has started.
     """
 
+    number: int
     run: str
     mark: str
     cells: tuple[str, ...]
@@ -139,13 +140,13 @@ def sweep_page(
     record: SweepRecord,
     mask: Masker | None = None,
     *,
-    most_rows: int = MOST_ROWS,
+    rows: Sequence[RowView] | None = None,
 ) -> SweepPage:
     """A sweep's page.
 
     Args:
         mask: Masks secrets in the plan; the rest of a record has none.
-        most_rows: The most rows of the table.
+        rows: Those of the table; None: all, at most `MOST_ROWS`.
 
     Raises:
         StoreError: The record cannot be read.
@@ -153,8 +154,8 @@ def sweep_page(
     verdict = sweep_verdict(view)
     merit = merit_of(view)
     head = record.read_head()
-    columns, numeric, rows = _table(view, merit, most_rows)
-    left = len(view.rows) - len(rows)
+    columns, numeric, table = _table(view, merit, view.rows[:MOST_ROWS] if rows is None else rows)
+    left = len(view.rows) - len(table) if rows is None else 0
     return SweepPage(
         sweep=view.id,
         title=inert(view.plan, 200),
@@ -177,8 +178,8 @@ def sweep_page(
         questions=tuple(_groups(questions(view), "waiting")),
         columns=columns,
         numeric=numeric,
-        rows=rows,
-        note=f"The first {len(rows):,} of {count(len(view.rows), 'row')}; "
+        rows=table,
+        note=f"The first {len(table):,} of {count(len(view.rows), 'row')}; "
         f"`fractale sweep export {view.id}` has all."
         if left
         else "",
@@ -210,7 +211,7 @@ def _groups(groups: Sequence[Group], title: str) -> Iterable[GroupView]:
 
 
 def _table(
-    view: SweepView, merit: Merit | None, most: int
+    view: SweepView, merit: Merit | None, shown_rows: Sequence[RowView]
 ) -> tuple[tuple[str, ...], tuple[bool, ...], tuple[SweepRow, ...]]:
     """The headings, whether each column has numbers, and the rows."""
     outputs, names = flat_outputs(view)
@@ -225,6 +226,7 @@ def _table(
     columns += [("time", True), ("reason", False)]
     rows = tuple(
         SweepRow(
+            number=row.row,
             run=row.run,
             mark=ROW_STATES.get(row.state, ("", "warn"))[1],
             cells=(
@@ -236,7 +238,7 @@ def _table(
                 _why(row),
             ),
         )
-        for row in view.rows[:most]
+        for row in shown_rows
     )
     return tuple(inert(name, 60) for name, _ in columns), tuple(n for _, n in columns), rows
 

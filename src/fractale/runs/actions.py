@@ -222,6 +222,15 @@ class Actions:
 
     # -- questions and answers --------------------------------------------------------------------
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def by(self) -> str:
+        """Where the user acts."""
+        return self._by
+
     def questions(self, run_id: str) -> list[OpenQuestion]:
         """The open questions of a run; ``-1`` is the latest. It reads the record only.
 
@@ -443,7 +452,7 @@ class Actions:
         self._record("cancel", record.run_id, **({"step": step} if step else {}))
         words = ["cancel", record.run_id, *([step] if step else []), "--yes", "--json"]
         process = await asyncio.create_subprocess_exec(
-            *_program(words),
+            *program_of(words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -457,7 +466,7 @@ class Actions:
                 f"`fractale cancel {record.run_id}` has not ended in {CANCEL_SECONDS:.0f} s",
                 hint=f"see `fractale show {record.run_id}`; it may still end",
             ) from None
-        message, hint = _last_error(err.decode(errors="replace"))
+        message, hint = last_error(err.decode(errors="replace"))
         try:
             data: dict[str, Any] = json.loads(out)
         except ValueError:
@@ -725,7 +734,7 @@ class Actions:
             output = open_private(record.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 process = subprocess.Popen(  # noqa: S603 - fractale itself
-                    _program([*words, *given]),
+                    program_of([*words, *given]),
                     stdin=subprocess.DEVNULL,
                     pass_fds=passed,
                     stdout=output,
@@ -744,10 +753,7 @@ class Actions:
         """The environment of background processes: with the same settings as this one's."""
         from fractale.plan.inputs import secret_variable
 
-        known = dict(self._settings.environment or os.environ)
-        known["FRACTALE_STATE_DIR"] = str(self._settings.state_dir.absolute())
-        if decided := os.environ.get(CONFIG_VARIABLE):  # also by --trust-project of this process
-            known[CONFIG_VARIABLE] = decided
+        known = child_environment(self._settings)
         given = {secret_variable(name): value for name, value in (secrets or {}).items()}
         return known | given
 
@@ -1003,7 +1009,17 @@ def _options(flags: RunFlags) -> list[str]:
     return [*(word for pair in pairs for word in pair), *(["--detach"] if flags.detach else [])]
 
 
-def _program(words: Sequence[str]) -> list[str]:
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a background process that has the same settings as this one."""
+    known = dict(settings.environment or os.environ)
+    known["FRACTALE_STATE_DIR"] = str(settings.state_dir.absolute())
+    if decided := os.environ.get(CONFIG_VARIABLE):  # also by --trust-project of this process
+        known[CONFIG_VARIABLE] = decided
+    return known
+
+
+def program_of(words: Sequence[str]) -> list[str]:
+    """The command that calls fractale in another process."""
     # -P: a file of the working directory must not be imported in place of a module.
     return [sys.executable, "-P", "-m", "fractale.cli", *words]
 
@@ -1028,7 +1044,7 @@ def _not_started(record: RunRecord, written: int) -> NotStarted:
     try:
         with record.output.open("rb") as file:
             file.seek(written)
-            message, hint = _last_error(file.read().decode(errors="replace"))
+            message, hint = last_error(file.read().decode(errors="replace"))
     except OSError as error:
         message, hint = str(error), None
     error = NotStarted(message or "the process ended without a word", hint=hint)
@@ -1036,7 +1052,7 @@ def _not_started(record: RunRecord, written: int) -> NotStarted:
     return error
 
 
-def _last_error(output: str) -> tuple[str, str | None]:
+def last_error(output: str) -> tuple[str, str | None]:
     """The last error that a process of fractale printed: its first line, and the lines below it.
 
     All of the output, without a hint, if the process printed no error in that form.

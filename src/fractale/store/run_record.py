@@ -34,6 +34,8 @@ HANDLERS_THREAD = "~handlers"
 """The end of the name of the second thread of a run: the checkpoints of its plan's handlers."""
 RUNS = "runs"
 """The directory of the runs' directories, in the state directory."""
+SWEEPS = "sweeps"
+"""The directory of the sweeps: see `fractale.sweeps.record`."""
 
 
 def threads_of(run_id: str) -> tuple[str, str]:
@@ -251,6 +253,11 @@ class RunRecords:
         if run_id == "-1" and names:
             return self.at(names[0])
         if run_id not in names:
+            if ID.fullmatch(run_id) and (self._root.parent / SWEEPS / run_id).is_dir():
+                raise UsageError(
+                    f"`{run_id}` is a sweep, not a run",
+                    hint=f"`fractale sweep show {run_id}` shows it; its runs are {run_id}.0 and on",
+                )
             some = f"the latest: {', '.join(names[:5])}" if names else "there are no runs here"
             raise UsageError(f"run `{run_id}` not found in {self._root.parent}", hint=some)
         return self.at(run_id)

@@ -59,6 +59,7 @@ def prepare(
     spec: SweepSpec,
     settings: Settings,
     *,
+    plan: Plan | None = None,
     registries: tuple[Path | str, ...] = (),
     agents: tuple[str, ...] = (),
     yes: bool = False,
@@ -67,6 +68,7 @@ def prepare(
     """Check a sweep as a whole. Nothing is written, and no connection is opened.
 
     Args:
+        plan: Instead of the file that the spec names.
         registries, agents: As of a run; every run uses them.
         yes: Approve beforehand every call and plan that needs approval.
         trusted: Whether an option trusts everything that comes with the runs.
@@ -80,7 +82,7 @@ def prepare(
     """
     from fractale.sweeps.executors import executor_settings
 
-    plan = load_plan(spec.plan)
+    plan = plan or load_plan(spec.plan)
     if errors := [problem for problem in check_plan(plan) if problem.severity == "error"]:
         raise PlanError(errors)
     executor_settings(settings, spec.on)

@@ -7,12 +7,12 @@ sweep's ledger has both, and each is on the disk before anything follows from it
 - `started` has `reserved`. It is written before the run starts, so a killed driver forgets no run.
 - `ended` has `used`: what the run used over all its processes, read from its record.
 
-`SweepBudget.count` is told each line, when the ledger is read and when a line is added. So a driver
+`SweepBudget.count` counts each line, when the ledger is read and when a line is added. So a driver
 that continues after a kill has the same sums.
 
 Amounts are counted in billionths, as integers: sums are exact, in any order.
 
-What is guaranteed: when a run starts, the uses and the reservations together are within every limit
+The guarantee: when a run starts, the uses and the reservations together are within every limit
 of the sweep. Hours and jobs never pass a reservation, since a run reserves them before it submits a
 job (`fractale.jobs.budget`). The tokens of a model's call are known only after the call: a run may
 pass its limit by the calls that are in progress when it reaches the limit, and the handlers of its
@@ -32,6 +32,7 @@ from fractale.jobs.budget import LIMITS as JOB_LIMITS
 from fractale.jobs.budget import Amount, Budget, FileLedger, short_amount
 from fractale.plan.kinds import KINDS
 from fractale.plan.model import Plan, Step
+from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -179,28 +180,28 @@ def check_limits(limits: Mapping[str, float], plan: Plan, run_limits: Mapping[st
         if name in most:
             if parts(most[name]) > parts(limit):
                 faults.append(
-                    f"each run may use up to {words(name, most[name])}, more than the sweep's "
-                    f"limit of {short_amount(limit)}"
+                    f"one run may use {words(name, most[name])}, more than the sweep's limit of "
+                    f"{short_amount(limit)}"
                 )
                 hints.append(f"lower `--run-limit {own}=…`, or raise `--limit {name}=…`")
         elif run_limits.get(own, getattr(plan.limits, own, None)) is None:
-            faults.append(
-                f"the sweep limits `{name}`, but nothing limits `{own}` of a run, so the sweep "
-                "cannot reserve what a run may use"
+            faults.append(f"the sweep's limit `{name}` needs a limit `{own}` of each run")
+            hints.append(
+                f"add `--run-limit {own}=…`, or `limits: {{{own}: …}}` to the plan: so much is "
+                "reserved for a run"
             )
-            hints.append(f"add `--run-limit {own}=…`, or `limits: {{{own}: …}}` to the plan")
         else:
-            faults.append(
-                f"the sweep limits `{name}`, but steps in `on_failure` or `finally` may submit "
-                "jobs, and the limits of a run do not bound those"
+            faults.append(f"the sweep's limit `{name}` cannot be kept: handlers may submit jobs")
+            hints.append(
+                "the limits of a run do not bound the jobs of `on_failure` and `finally`: submit "
+                f"jobs in `steps` only, or leave out the limit `{name}`"
             )
-            hints.append(f"submit jobs in `steps` only, or remove the sweep's limit `{name}`")
     if faults:
         raise UsageError("; ".join(faults), hint="; ".join(dict.fromkeys(hints)))
 
 
 def used_by(record: RunRecord) -> dict[str, float]:
-    """What a run has used so far, over all its processes: read from its record.
+    """Read from a run's record what it has used so far, over all its processes.
 
     A batch job whose end the record does not have counts with all that it may use. A call of a
     model that a kill cut off counts with nothing, since its answer is not known.
@@ -225,6 +226,18 @@ def used_by(record: RunRecord) -> dict[str, float]:
     return {name: _amount(parts(found[name])) for name in SWEEP_LIMITS}
 
 
+def use_of(record: RunRecord) -> dict[str, Any]:
+    """The field ``used`` of a ledger line about a run that no worker reported on.
+
+    Returns:
+        Empty if a process has the run, or its record cannot be read: its reservation stays.
+    """
+    try:
+        return {} if holder_of(record) is not None else {"used": used_by(record)}
+    except StoreError:
+        return {}
+
+
 def _used_of_models(record: RunRecord) -> tuple[int, float]:
     """The tokens and the cost of all models' calls of a run.
 
@@ -238,7 +251,7 @@ def _used_of_models(record: RunRecord) -> tuple[int, float]:
             least = (usage.get("total_tokens") or 0, usage.get("cost") or 0.0)
             continue
         key = str(event.get("key"))
-        if event.get("reused") or (event.get("recorded") and key in seen):
+        if event.get("recorded") and key in seen:
             continue
         seen.add(key)
         tokens += event["input_tokens"] + event["output_tokens"]
@@ -333,6 +346,12 @@ class SweepBudget:
         """The runs that have a reservation, or may start again."""
         return self._open.keys()
 
+    def has_changed(self, run: str, used: Mapping[str, float]) -> bool:
+        """Whether a run is over and counts with another use: it continued without the sweep."""
+        entry = self._open.get(run)
+        now = _in_parts(used)
+        return entry is not None and not entry.reserved and bool(now) and entry.settled != now
+
     def views(self) -> tuple[LimitView, ...]:
         """The limits for displays, in the order of `SWEEP_LIMITS`."""
         from fractale.sweeps.results import LimitView  # which reads a sweep with this module
@@ -356,9 +375,10 @@ class SweepBudget:
           reserved or used, since the use of a run is its total.
         - `ended` replaces the reservation by the use if the run is over. A second `ended`, or one
           of a run that did not start, counts nothing. Without `used` the reservation counts whole.
-        - `cancelled` with `used` replaces the reservation as `ended` does; without it, it stays.
-        - `lost` and `retried` change nothing: a run that is resumed has its reservation still, and
-          the use of a failed attempt stays.
+        - `cancelled` with `used` replaces the reservation as `ended` does; without it, it stays. So
+          does `retried`: the use of the attempt before it stays.
+        - `settled` replaces the use of a run that is over and continued without the sweep.
+        - `lost` changes nothing: the run is resumed, and has its reservation still.
         """
         kind, run = line["is"], str(line.get("run") or "")
         if kind == "started":
@@ -366,8 +386,8 @@ class SweepBudget:
         elif kind == "ended" and line.get("status") in OVER:
             used = _in_parts(line["used"]) if "used" in line else None
             self._settle(run, used, keep=line["status"] in RESUMABLE)
-        elif kind == "cancelled" and "used" in line:
-            self._settle(run, _in_parts(line["used"]), keep=True)
+        elif kind in ("cancelled", "retried", "settled") and "used" in line:
+            self._settle(run, _in_parts(line["used"]), keep=kind != "retried")
 
     def _start(self, run: str, reserved: dict[str, int]) -> None:
         if before := self._open.get(run):
@@ -384,9 +404,9 @@ class SweepBudget:
             keep: Whether the same run may start again.
         """
         entry = self._open.get(run)
-        if entry is None:
-            return
-        settled = entry.settled or entry.reserved if used is None else used
+        if entry is None or (entry.settled and not used):
+            return  # it is counted already: a record that was removed since does not change that
+        settled = entry.reserved if used is None else used
         _add(self._reserved, entry.reserved, -1)
         _add(self._used, entry.settled, -1)
         _add(self._used, settled)
@@ -395,7 +415,7 @@ class SweepBudget:
         else:
             del self._open[run]
 
-    # -- room for another run
+    # -- the next run
 
     def obstacle(self, run: str, most: Mapping[str, float]) -> str:
         """The first limit that a run does not fit into now; empty if it fits.
@@ -410,7 +430,7 @@ class SweepBudget:
     def is_spent(self, run: str, most: Mapping[str, float]) -> bool:
         """Whether a run would not fit even if every other run used nothing of its reservation.
 
-        If not, the ends of other runs may make room for it.
+        If not, it may fit after the ends of other runs.
         """
         return bool(self._first_over(run, most, {}))
 
@@ -425,12 +445,13 @@ class SweepBudget:
                 return name
         return ""
 
-    def why(self, name: str, most: Mapping[str, float]) -> str:
-        """A sentence that says why the next run does not fit into a limit."""
+    def why(self, name: str, run: str, most: Mapping[str, float]) -> str:
+        """A sentence that says why a run does not fit into a limit."""
         used, reserved = self._used[name], self._reserved[name]
         taken = f"{short_amount(_amount(used))} are used"
         if reserved:
             taken += f", {short_amount(_amount(reserved))} are reserved by runs that are not over"
+            taken += "" if self.is_spent(run, most) else "; their ends may free enough"
         return (
             f"the next run may use {words(name, most.get(name, 0))}, more than the sweep's limit "
             f"`{name}` of {short_amount(self._limits[name])} leaves: {taken}"

@@ -11,9 +11,9 @@ from fractale.audit import AuditLog
 from fractale.errors import CHECK_SPACE, FractaleError, RunHeld, StoreError, UsageError
 from fractale.private import write_private
 from fractale.runs.cancelling import cancel_run
-from fractale.store.locks import holder_of, holder_of_lock
-from fractale.store.run_record import RunRecord, RunRecords
-from fractale.sweeps.budget import used_by
+from fractale.store.locks import holder_of_lock
+from fractale.store.run_record import RunRecords
+from fractale.sweeps.budget import use_of
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.driver import OpenSweep, opened_sweep
 from fractale.sweeps.record import RowState, SweepRecord, run_id_of
@@ -135,17 +135,7 @@ async def cancel_rows(sweep: OpenSweep, settings: Settings) -> list[str]:
                     troubles += [ended.trouble] if ended.trouble else []
                 except FractaleError as error:
                     troubles.append(f"run {run.run_id}: {error}")
-            line |= {"run": run.run_id, **_used(run)}
+            line |= {"run": run.run_id, **use_of(run)}
         sweep.add(line)
     sweep.record.stop_request.unlink(missing_ok=True)
     return troubles
-
-
-def _used(run: RunRecord) -> dict[str, Any]:
-    """What a run used, for the ledger; nothing if it is not over, so that its reservation stays."""
-    if holder_of(run) is not None:
-        return {}
-    try:
-        return {"used": {name: amount for name, amount in used_by(run).items() if amount}}
-    except StoreError:
-        return {}

@@ -26,9 +26,11 @@ from fractale.jobs.service import Jobs
 from fractale.plan.escape import escape
 from fractale.private import open_private
 from fractale.schedulers.job import JobHandle, JobSpec
+from fractale.secret_names import INPUT_VARIABLE
 from fractale.settings import Settings, without_secrets
 from fractale.settings.executors import ExecutorSettings
 from fractale.settings.files import CONFIG_VARIABLE
+from fractale.settings.load import ENVIRONMENT
 from fractale.store.locks import holder_of_lock
 from fractale.sweeps.executors import executor_settings
 from fractale.sweeps.record import SweepLedger, SweepLock, SweepRecord
@@ -54,11 +56,13 @@ class Detached:
         scheduler: The scheduler of its job; empty for a process of this machine.
         job: The job's ID, or the process's.
         output: The file with what it prints.
+        withheld: Names of the variables with secrets of runs that its job does not get.
     """
 
     scheduler: str
     job: str
     output: Path
+    withheld: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -147,7 +151,24 @@ async def _as_job(record: SweepRecord, settings: Settings, executor: ExecutorSet
         handle = await jobs.submit(_spec(record, settings, executor, key), key=key)
         with SweepLedger(record) as ledger:
             ledger.add(_queued(handle, key))
-    return Detached(scheduler=scheduler, job=handle.native_id, output=record.output)
+    return Detached(
+        scheduler=scheduler,
+        job=handle.native_id,
+        output=record.output,
+        withheld=_withheld(settings),
+    )
+
+
+def _withheld(settings: Settings) -> tuple[str, ...]:
+    """The variables with secrets of runs: keys of models, and secret inputs."""
+    known = without_secrets(settings.environment, settings.secrets)
+    keys = ("openai_api_key", "gemini_api_key")
+    names = {variable for key in keys for variable in ENVIRONMENT[key]}
+    return tuple(
+        name
+        for name, value in settings.environment.items()
+        if value and name not in known and (name in names or name.startswith(INPUT_VARIABLE))
+    )
 
 
 def _queued(handle: JobHandle, key: str) -> dict[str, Any]:
@@ -157,6 +178,7 @@ def _queued(handle: JobHandle, key: str) -> dict[str, Any]:
         "scheduler": handle.scheduler,
         "job": handle.native_id,
         "key": key,
+        "folder": str(handle.job_dir),
     }
 
 
@@ -172,7 +194,8 @@ def _spec(record: SweepRecord, settings: Settings, executor: ExecutorSettings, k
     lines = ["#!/bin/bash"]
     if executor.qos:
         lines.append(f"#SBATCH --qos={executor.qos}")
-    lines += [executor.worker_init, "umask 077", f"exec {shlex.join(words)} >> {output} 2>&1"]
+    lines += ["umask 077", f"exec >> {output} 2>&1", executor.worker_init]
+    lines.append(f"exec {shlex.join(words)}")
     return JobSpec(
         name=f"fractale-{record.sweep_id}",
         folder=Path(str(head.get("folder") or Path.cwd())),

@@ -32,9 +32,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from fractale.errors import StoreError
 from fractale.plan.build import load_plan
-from fractale.store.locks import holder_of
 from fractale.store.run_record import RunRecord, RunRecords
-from fractale.sweeps.budget import RunBound, SweepBudget, used_by
+from fractale.sweeps.budget import RunBound, SweepBudget, use_of
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
 from fractale.sweeps.record import (
@@ -213,7 +212,7 @@ class OpenSweep:
         self.budget = SweepBudget(limits, self.record.read_ledger())
 
     def bound(self) -> RunBound | None:
-        """What is reserved for each run; None for a sweep without limits whose plan is not kept.
+        """The bound of each run; None for a sweep without limits whose plan is not kept.
 
         Raises:
             PlanError: The plan of a sweep with limits cannot be read.
@@ -381,7 +380,7 @@ class _Drive:
         self._looked = 0.0
         self._asked: deque[int] = deque()
         self._bound = sweep.bound()
-        self._no_room: deque[int] = deque()  # rows that the budget has no room for now
+        self._unfit: deque[int] = deque()  # rows that do not fit into the budget now
         self._freed = False  # whether a run ended since the budget was compared with them
         self._error: BaseException | None = None
         self._stopping = ""
@@ -394,6 +393,7 @@ class _Drive:
     async def run(self) -> SweepView:
         self._record.stop_request.unlink(missing_ok=True)
         await self._lines.add({"is": "driving", "at": time.time(), "pid": os.getpid()})
+        self._sweep.add(*self._settled_again())
         try:
             await self._loop()
         finally:
@@ -405,13 +405,21 @@ class _Drive:
         await self._lines.add(self._over())
         return view_of(self._record, driven=False)
 
+    def _settled_again(self) -> Iterator[dict[str, Any]]:
+        """Lines of the ledger about runs that are over and continued without the sweep since."""
+        budget = self._sweep.budget
+        for run in [*budget.open_runs] if budget.limits else ():
+            use = use_of(self._runs.at(run))
+            if use and budget.has_changed(run, use["used"]):
+                yield {"is": "settled", "run": run, "at": time.time(), **use}
+
     async def _loop(self) -> None:
         while True:
             self._look()
             waits = self._fill()
             if self._error:
                 raise self._error
-            if self._no_room and not (self._freed or self._active or self._later):
+            if self._unfit and not (self._freed or self._active or self._later):
                 self._limit()
             if not self._active and (self._stopping or waits is None):
                 return
@@ -431,7 +439,7 @@ class _Drive:
             if row is None:
                 break
             if not self._start(row):
-                self._no_room.appendleft(row)
+                self._unfit.appendleft(row)
                 self._freed = False
         if self._stopping:
             return None
@@ -443,7 +451,7 @@ class _Drive:
         """Reserve what the run of a row may use, and start the run.
 
         Returns:
-            False if the budget has no room for it now.
+            False if it does not fit into the budget now.
         """
         attempt, budget = self._table.attempt(row), self._sweep.budget
         run = run_id_of(self._record.sweep_id, row, attempt)
@@ -460,7 +468,7 @@ class _Drive:
         return True
 
     def _most(self, run: str) -> dict[str, float]:
-        """What is to be reserved for a run."""
+        """The amounts to reserve for a run."""
         if self._bound is None:
             return {}
         try:
@@ -469,12 +477,12 @@ class _Drive:
             return self._bound.most
 
     def _limit(self) -> None:
-        """Stop the sweep: its budget has no room for another run, and no run will make any."""
-        row = self._no_room[0]
+        """Stop the sweep: no further run fits into its budget, and no run is left that may end."""
+        row = self._unfit[0]
         run = run_id_of(self._record.sweep_id, row, self._table.attempt(row))
         most = self._most(run)
         if reached := self._sweep.budget.obstacle(run, most):
-            self._reached, self._reason = reached, self._sweep.budget.why(reached, most)
+            self._reached, self._reason = reached, self._sweep.budget.why(reached, run, most)
             self._stopping = self._stopping or STOP_WORDS
         self._freed = not reached
 
@@ -498,8 +506,8 @@ class _Drive:
             return self._asked.popleft()
         if (row := next(self._begun, None)) is not None:
             return row
-        if self._no_room:
-            return self._no_room.popleft() if self._freed else None
+        if self._unfit:
+            return self._unfit.popleft() if self._freed else None
         return next(self._due, None)
 
     def _again(self, row: int, seconds: float) -> None:
@@ -594,11 +602,7 @@ class _Drive:
         if losses >= MOST_LOSSES:
             words = f"lost {losses} times without progress; the last time: {reason}"
             line = {**told, "is": "ended", "status": "failed", "error": words, **at}
-            record = self._runs.at(str(told["run"]))
-            with contextlib.suppress(StoreError):  # without its use, its reservation counts whole
-                if holder_of(record) is None:
-                    line["used"] = used_by(record)
-            await self._tell(line)
+            await self._tell({**line, **use_of(self._runs.at(str(told["run"])))})
         elif not self._stopping:
             self._again(row, self._pauses[min(losses, len(self._pauses)) - 1])
 

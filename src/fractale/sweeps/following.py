@@ -99,6 +99,30 @@ def newly_over(before: SweepView | None, now: SweepView) -> list[RowView]:
     ]
 
 
+def unreadable(sweep_id: str, words: str) -> SweepView:
+    """A sweep whose record cannot be read, without rows.
+
+    Args:
+        words: Why.
+    """
+    return SweepView(
+        id=sweep_id,
+        plan="",
+        file="",
+        plan_hash="",
+        started=0.0,
+        ended=None,
+        varied=(),
+        executor="",
+        status="unreadable",
+        counts={},
+        rows=(),
+        limits=(),
+        used={},
+        reason=words,
+    )
+
+
 class SweepList:
     """All sweeps of a state directory, without their rows.
 

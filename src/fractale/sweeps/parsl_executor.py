@@ -1,6 +1,6 @@
 """Runs of a sweep in Parsl's workers: on this machine, or on the nodes of a cluster.
 
-    driver ── interchange (`parsl_interchange`) ── worker pools, one per node ── workers
+    driver ── interchange (`parsl_processes`) ── worker pools, one per node ── workers
 
 A *block* is one job of a scheduler; each of its nodes has a worker pool, and each worker performs
 one task at a time (`parsl_node`). Blocks are submitted when there are tasks for them, and cancelled
@@ -46,8 +46,8 @@ from fractale.settings import Settings, is_secret_variable, slurm_token
 from fractale.settings.executors import LOOPBACK, ExecutorSettings
 from fractale.settings.load import ENVIRONMENT
 from fractale.sweeps.executors import WorkerLost
-from fractale.sweeps.parsl_interchange import command as interchange_command
 from fractale.sweeps.parsl_node import PERFORM, message, report_of
+from fractale.sweeps.parsl_processes import interchange_command, pool_command
 from fractale.sweeps.parsl_provider import parsl_missing, provider_of
 from fractale.sweeps.record import SweepRecord
 from fractale.sweeps.task import RunReport, RunTask
@@ -217,13 +217,14 @@ class ParslExecutor:
         )
 
         settings, (period, threshold) = self._settings, self._heartbeat
-        pool = f"{python} -P -m parsl.executors.high_throughput.process_worker_pool"
         margin = min(DRAIN_SECONDS, DRAIN_SHARE * settings.walltime)
         on_jobs = settings.provider not in ("local", "kubernetes")
         htex = HighThroughputExecutor(
             label=f"fractale-{self._sweep}-{self._log.token}",
             provider=self._provider,
-            launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", pool, 1),
+            launch_cmd=DEFAULT_LAUNCH_CMD.replace(
+                "process_worker_pool.py", pool_command(python), 1
+            ),
             interchange_launch_cmd=interchange_command(os.getpid()),
             address=address_of(settings),
             loopback_address=LOOPBACK,
@@ -256,7 +257,7 @@ class ParslExecutor:
                 "job_stdout_path": None,
                 "job_stderr_path": None,
             }
-        with contextlib.suppress(Exception):  # one that has ended already is no fault
+        with contextlib.suppress(Exception):  # it may have ended already
             self._provider.cancel(left)
         for job in left:
             self._provider.resources.pop(job, None)
@@ -329,7 +330,7 @@ class ParslExecutor:
         raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> WorkerLost:
-        """What an error of Parsl's, or of the worker, means for the sweep."""
+        """The meaning of an error of Parsl's, or of the worker, for the sweep."""
         words = escape(f"{error}", 500)
         match type(error).__name__:
             case "ManagerLost":
@@ -431,7 +432,8 @@ class ParslExecutor:
         self._next_block = time.monotonic() + min(60.0, 2.0**self._bad)
         if self._bad >= MOST_BAD_BLOCKS:
             self._stop_for(
-                f"executor `{self._settings.name}` cannot start workers: {what}{self._said(status)}"
+                f"executor `{self._settings.name}` cannot start workers (check its settings, such "
+                f"as `worker_init` and `python`): {what}{self._said(status)}"
             )
 
     def _said(self, status: Any) -> str:

@@ -30,8 +30,9 @@ The ledger is a file of JSON lines. The state of a row is that of its last line:
 
 Lines about the whole sweep name no row: a driver waits as a job, begins, and is done.
 
-    {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", "key": "…"}
+    {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", …}
     {"is": "driving", "at": 1800000000.0, "pid": 4711}
+    {"is": "settled", "run": "s.17", "used": {…}}    a run continued without the sweep
     {"is": "over", "status": "limit", "reached": "tokens", "reason": "…", "at": 1800000000.0}
 """
 
@@ -51,10 +52,8 @@ from fractale.errors import CHECK_SPACE, RunHeld, StoreError, UsageError
 from fractale.plain import to_json
 from fractale.private import append_line, cut_torn_line, open_private, write_private
 from fractale.store.locks import FileLock
+from fractale.store.run_record import ID, RUNS, SWEEPS
 from fractale.text import clip
-
-SWEEPS: Final = "sweeps"
-"""The directory of the sweeps' directories, in the state directory."""
 
 SWEEP_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 """The ID of a sweep has no dot: that of its runs is ``SWEEP.ROW`` or ``SWEEP.ROW.ATTEMPT``."""
@@ -335,6 +334,10 @@ class SweepRecords:
         names = self.ids()
         if sweep_id == "-1" and names:
             return self.at(names[0])
+        if ID.fullmatch(sweep_id) and (self._root.with_name(RUNS) / sweep_id).is_dir():
+            raise UsageError(
+                f"`{sweep_id}` is a run, not a sweep", hint=f"`fractale show {sweep_id}` shows it"
+            )
         some = f"the latest: {', '.join(names[:5])}" if names else "there are no sweeps here"
         raise UsageError(
             f"sweep `{clip(sweep_id)}` not found in {self._root.parent}",

@@ -9,9 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, cast
 
 from fractale.errors import StoreError
+from fractale.schedulers.folder import JobFolder
 from fractale.store.locks import holder_of_lock
 from fractale.sweeps.budget import SweepBudget
 from fractale.sweeps.record import RowState, SweepRecord, run_id_of
@@ -96,6 +98,7 @@ class SweepView:
         next: The commands to type next.
         merit: The output by which the user compares rows, if the sweep names one.
         used: The sums over all rows.
+        asking: How many rows ask a question.
     """
 
     id: str
@@ -115,6 +118,7 @@ class SweepView:
     reason: str | None = None
     next: tuple[str, ...] = ()
     merit: str | None = None
+    asking: int = 0
 
 
 # -- reading a record -----------------------------------------------------------------------------
@@ -145,9 +149,12 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
     reached = over.get("reached") if over else None
     if held:
         status, reason, reached = "running", None, None
-    elif (queued := about.get("queued")) and status == "stopped":
-        status, reached = "queued", None
-        reason = f"its driver waits as {queued.get('scheduler')} job {queued.get('job')}"
+    elif (waits := about.get("queued")) and status == "stopped":
+        title, reached = f"{waits.get('scheduler')} job {waits.get('job')}", None
+        if JobFolder(Path(str(waits.get("folder")))).ended() is None:
+            status, reason = "queued", f"its driver waits as {title}"
+        else:
+            reason = f"its driver, {title}, ended before it began; see {record.output}"
     elif over:
         status = _status_now(over, status)
     elif "driving" in about and status == "stopped":
@@ -171,6 +178,7 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         reason=str(reason) if reason else None,
         next=_next(record.sweep_id, status, shown, rows, reached),
         merit=head.get("merit"),
+        asking=sum(bool(row.asks) for row in rows),
     )
 
 

@@ -14,10 +14,11 @@ from fractale.audit import AuditLog
 from fractale.errors import SettingsError, UsageError
 from fractale.plan.build import load_plan
 from fractale.settings.own_runs import is_agreed, marked, why_not_own
-from fractale.sweeps.budget import check_limits
+from fractale.store.run_record import RunRecords
+from fractale.sweeps.budget import check_limits, use_of
 from fractale.sweeps.driver import Listener, OpenSweep, drive_here, opened_sweep
 from fractale.sweeps.executors import Executor
-from fractale.sweeps.record import RowState, SweepRecord
+from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 from fractale.sweeps.results import SweepView, answered_rows, view_of
 from fractale.text import count
 
@@ -150,9 +151,17 @@ async def retry_rows(
         check_own(record, sweep.head, settings)
         chosen = [*sweep.table.rows("failed")] if rows is None else [*dict.fromkeys(rows)]
         _check_retry(sweep, chosen)
-        sweep.add(*({"row": row, "is": "retried"} for row in chosen))
+        sweep.add(*({"row": row, "is": "retried", **_settled(sweep, row)} for row in chosen))
         AuditLog.of(settings).record("retry", sweep=record.sweep_id, rows=len(chosen))
         return chosen
+
+
+def _settled(sweep: OpenSweep, row: int) -> dict[str, Any]:
+    """The run of an attempt that is given up, and its use, if the budget waits for that."""
+    run = run_id_of(sweep.record.sweep_id, row, sweep.table.attempt(row))
+    if run not in sweep.budget.open_runs:
+        return {}
+    return {"run": run, **use_of(RunRecords(sweep.record.state_dir).at(run))}
 
 
 def _check_retry(sweep: OpenSweep, rows: list[int]) -> None:

@@ -166,10 +166,33 @@ def axes_from_texts(pairs: Iterable[str]) -> tuple[Axis, ...]:
     return tuple(found.values())
 
 
-def with_axes(spec: SweepSpec, axes: Iterable[Axis]) -> SweepSpec:
-    """A sweep with some axes replaced, or added after its own."""
-    over = {axis.name: axis for axis in spec.over} | {axis.name: axis for axis in axes}
-    return replace(spec, over=tuple(over.values()))
+def with_options(
+    spec: SweepSpec,
+    *,
+    over: Iterable[Axis] = (),
+    inputs: Mapping[str, Any] | None = None,
+    answers: Mapping[str, Any] | None = None,
+    limits: Mapping[str, float] | None = None,
+    run_limits: Mapping[str, float] | None = None,
+    **others: Any,
+) -> SweepSpec:
+    """A sweep with options of the command line, or keywords, over what its file says.
+
+    Args:
+        over: Replace axes of the same name, or come after the others.
+        inputs, answers, limits, run_limits: Replace entries of the same name.
+        others: Further fields of `SweepSpec`; None leaves a field as it is.
+    """
+    axes = {axis.name: axis for axis in spec.over} | {axis.name: axis for axis in over}
+    return replace(
+        spec,
+        **{name: value for name, value in others.items() if value is not None},
+        over=tuple(axes.values()),
+        inputs={**spec.inputs, **(inputs or {})},
+        answers={**spec.answers, **(answers or {})},
+        limits={**spec.limits, **(limits or {})},
+        run_limits={**spec.run_limits, **(run_limits or {})},
+    )
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -219,6 +242,10 @@ class _Span:
         return [int(each) if whole_numbers else float(each) for each in found]
 
 
+_Placed: TypeAlias = tuple[dict[str, Any], Position | None]
+"""A row of a table, and its place."""
+
+
 @dataclass(slots=True)
 class _Builder:
     """Makes the rows of a spec, and collects all problems."""
@@ -229,7 +256,15 @@ class _Builder:
     problems: list[Problem] = field(default_factory=list[Problem])
 
     def fail(self, code: str, message: str, place: Position | None = None, path: str = "") -> None:
-        self.problems.append(Problem(code, message, place, path))
+        self.problems.append(Problem(code, self.masker.text(message), place, path))
+
+    def _converted(self, spec: InputSpec, value: Any) -> tuple[Any, str | None]:
+        """As `convert`; a value from Python may also be one that JSON lacks."""
+        try:
+            to_json(value)
+        except (TypeError, ValueError):
+            return value, f"input `{spec.name}` has a {type(value).__name__}, which is not JSON"
+        return convert(spec, value)
 
     def build(self) -> Rows:
         spec = self.spec
@@ -237,7 +272,7 @@ class _Builder:
         self._check_whole(table)
         self._check_names(table)
         axes = [(axis, values) for axis in spec.over if (values := self._values(axis)) is not None]
-        base = self._rows_of_table(table) if table else [({}, None)]
+        base: list[_Placed] = self._rows_of_table(table) if table else [({}, None)]
         self._raise()
         if spec.sample is not None:
             names = [axis.name for axis in spec.over]
@@ -253,7 +288,8 @@ class _Builder:
 
     def _raise(self) -> None:
         if self.problems:
-            raise refusal(self.problems)
+            known = (f"{name} ({kind_of(s) or 'any'})" for name, s in self.plan.inputs.items())
+            raise refusal(self.problems, hint=f"the inputs of this plan: {', '.join(known)}")
 
     def _check_whole(self, table: Table | None) -> None:
         spec = self.spec
@@ -290,6 +326,10 @@ class _Builder:
                 self._check_name(name, place, "input")
             elif name in columns or any(axis.name == name for axis in spec.over):
                 self.fail("given-twice", f"`{name}` varies, and also has one value", place)
+            elif not self.plan.inputs[name].secret:
+                _, wrong = self._converted(self.plan.inputs[name], spec.inputs[name])
+                if wrong:
+                    self.fail("bad-value", wrong, place)
 
     def _check_name(self, name: str, place: Position | None, what: str) -> None:
         found = self.plan.inputs.get(name)
@@ -323,6 +363,14 @@ class _Builder:
 
     def _of_span(self, axis: Axis, spec: InputSpec, span: _Span) -> list[Any] | _Span | None:
         size = span.size
+        for end in (span.low, span.high):
+            if wrong := convert(spec, end)[1]:
+                self.fail("bad-axis", wrong, axis.place, f"axis {axis.name}")
+                return None
+        if spec.type == "integer" and not isinstance(span.step or span.factor or 1, int):
+            message = "a range of whole numbers needs a whole number as its step"
+            self.fail("bad-axis", message, axis.place, f"axis {axis.name}")
+            return None
         if self.spec.sample is not None and span.factor is None:
             if spec.type == "number" and span.step == 1 and isinstance(axis.given, str):
                 return replace(span, step=None) if ":" not in axis.given else span
@@ -340,11 +388,11 @@ class _Builder:
         seen: dict[str, int] = {}
         before = len(self.problems)
         for number, each in enumerate(given, 1):
-            value, wrong = convert(spec, each)
+            value, wrong = self._converted(spec, each)
             if wrong:
                 self.fail("bad-value", wrong, axis.place, f"axis {axis.name}")
                 continue
-            form = to_json(value, compact=True)
+            form = _form(value)
             if form in seen:
                 message = f"value {number} is the same as value {seen[form]}: {clip(form)}"
                 self.fail("duplicate-value", message, axis.place, f"axis {axis.name}")
@@ -354,12 +402,12 @@ class _Builder:
 
     # -- tables
 
-    def _rows_of_table(self, table: Table) -> list[tuple[dict[str, Any], Position | None]]:
+    def _rows_of_table(self, table: Table) -> list[_Placed]:
         rows = [(self._row(table, row), row.place) for row in table.rows]
         seen: dict[str, int] = {}
         if not self.problems:
             for values, place in rows:
-                form = to_json(values, compact=True)
+                form = to_json({name: _form(value) for name, value in values.items()})
                 if form in seen:
                     message = f"this row is the same as that of line {seen[form]}; keep one"
                     self.fail("duplicate-row", message, place)
@@ -374,7 +422,7 @@ class _Builder:
             if spec is None or spec.secret:
                 continue
             if name in row.values:
-                found[name], wrong = convert(spec, row.values[name])
+                found[name], wrong = self._converted(spec, row.values[name])
                 if wrong:
                     self.fail("bad-value", wrong, row.place, name)
             elif spec.required:
@@ -399,7 +447,7 @@ class _Builder:
 
     def _product(
         self,
-        base: Sequence[tuple[dict[str, Any], Position | None]],
+        base: Sequence[_Placed],
         axes: Sequence[tuple[Axis, list[Any] | _Span]],
     ) -> list[dict[str, Any]]:
         names = [axis.name for axis, _ in axes]
@@ -439,7 +487,7 @@ class _Builder:
     def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in row.items():
-            found[name], wrong = convert(self.plan.inputs[name], value)
+            found[name], wrong = self._converted(self.plan.inputs[name], value)
             if wrong:
                 place = next((a.place for a in self.spec.over if a.name == name), None)
                 self.fail("bad-value", wrong, place, f"axis {name}")
@@ -487,6 +535,12 @@ def rows_of(spec: SweepSpec, plan: Plan, masker: Masker | None = None) -> Rows:
         DependencyMissing: A package for the table or the sample is not installed.
     """
     return _Builder(spec, plan, masker or Masker()).build()
+
+
+def _form(value: Any) -> str:
+    """A value as a text that is the same for equal values: 1 is 1.0, and not true."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return to_json(int(value) if is_whole else value, compact=True)
 
 
 def _texts_in(value: Any) -> Iterator[str]:

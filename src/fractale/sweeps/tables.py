@@ -96,12 +96,12 @@ def read_table(path: Path | str, most: int) -> Table:
     return Table(str(path), names, rows)
 
 
-def refusal(problems: Sequence[Problem]) -> SweepError:
+def refusal(problems: Sequence[Problem], *, hint: str | None = None) -> SweepError:
     """The error for wrong rows or axes, with at most `MOST_PROBLEMS` of them."""
     if len(problems) <= MOST_PROBLEMS:
-        return SweepError(problems)
+        return SweepError(problems, hint=hint)
     left = count(len(problems) - MOST_PROBLEMS, "more problem")
-    return SweepError([*problems[:MOST_PROBLEMS], Problem("too-many-problems", left)])
+    return SweepError([*problems[:MOST_PROBLEMS], Problem("too-many-problems", left)], hint=hint)
 
 
 def too_many(what: str, rows: int, most: int) -> InputError:
@@ -212,15 +212,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parquet(file: Path, most: int) -> _Read:
     try:
-        import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs] - it has none
+        import pyarrow
+        import pyarrow.parquet as parquet_files
     except ImportError as error:
         raise DependencyMissing(
             f"the table {file} needs {error.name or 'pyarrow'}, which is not installed",
             hint=f"`pip install 'fractale[{EXTRA}]'`, or save the table as CSV",
         ) from error
     arrow: Any = pyarrow
+    files: Any = parquet_files
     try:
-        opened = arrow.parquet.ParquetFile(file)
+        opened = files.ParquetFile(file)
         _refuse_more(str(file), opened.metadata.num_rows, most)
         table = opened.read()
     except arrow.ArrowException as error:

@@ -152,7 +152,7 @@ class Worker:
         except InputError as error:
             return RunReport(run=task.run, status="failed", error=_words(error))
         except AnswerError as error:
-            return RunReport(run=task.run, status="stopped", error=_words(error))
+            return _stopped(task, record, error)
         except FractaleError as error:
             raise WorkerLost(_words(error), cannot_start=True) from error
         finally:
@@ -177,7 +177,7 @@ class Worker:
         except (StoreError, RunHeld):
             raise
         except FractaleError as error:  # such as a tool that has changed: nothing was done
-            return RunReport(run=task.run, status="stopped", error=_words(error))
+            return _stopped(task, record, error)
         finally:
             self._control = None
         return report_of(result, record, options.control)
@@ -293,18 +293,26 @@ def report_of(result: RunResult, record: RunRecord, control: RunControl | None =
     asked = control.drain_reason if control is not None and control.drain_requested else None
     decided = result.decided or {}
     failed = result.status == "failed"
-    used = used_by(record)
     return RunReport(
         run=result.run,
         status=result.status,
         outputs={name: _cut(value) for name, value in result.outputs.items()},
         waiting=tuple(result.waiting) if result.status == "waiting" else (),
-        used={name: amount for name, amount in used.items() if amount},
+        used=_used(record),
         error=result.error,
         failed_at=str(decided.get("gave_up") or decided.get("step") or "") if failed else "",
         seconds=float(result.usage.get("seconds") or 0.0),
         again=result.status == "stopped" and asked in (None, LEAVING),
     )
+
+
+def _used(record: RunRecord) -> dict[str, float]:
+    return {name: amount for name, amount in used_by(record).items() if amount}
+
+
+def _stopped(task: RunTask, record: RunRecord, error: FractaleError) -> RunReport:
+    """The report of a run that an error outside of it stopped: what it used before counts."""
+    return RunReport(run=task.run, status="stopped", used=_used(record), error=_words(error))
 
 
 def ended_report(record: RunRecord) -> RunReport | None:

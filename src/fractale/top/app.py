@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -15,11 +15,14 @@ from textual.css.query import NoMatches
 
 from fractale.runs.actions import Actions
 from fractale.store.run_record import RunRecords
+from fractale.sweeps.actions import SweepActions
+from fractale.top.conversation import Conversation
 from fractale.top.dialogues import Ask, Dialogues, Done
 from fractale.top.letters import Letters
 from fractale.top.overview import Rank
 from fractale.top.reading import Frame, FrameReader, OnScreen
 from fractale.top.screens import KeyScreen, ListScreen, TalkScreen, pause
+from fractale.top.sweep_dialogues import SweepDialogues
 from fractale.top.widgets import Palette
 
 BUSY_PAUSE: Final = 0.5
@@ -77,6 +80,8 @@ class TopApp(App[None]):
         self._palette = Palette(letters, color=color)
         self._reader = FrameReader(state_dir, letters, now=now)
         self._dialogues = Dialogues(RunRecords(state_dir), actions, ask)
+        sweeps = SweepActions(actions.settings, by=actions.by)
+        self._sweep_dialogues = SweepDialogues(sweeps, ask)
         self._place = place
         self._look = asyncio.Event()
         self._list: ListScreen | None = None
@@ -120,8 +125,15 @@ class TopApp(App[None]):
 
     def act(self, name: str, run_id: str) -> None:
         """Begin a conversation about a run: ``answer``, ``cancel``, ``resume`` or ``fork``."""
-        dialogue = getattr(self._dialogues, name)
+        self._talk_about(f"{name} run {run_id}", getattr(self._dialogues, name), run_id)
 
+    def act_on_sweep(self, name: str, sweep_id: str) -> None:
+        """Begin a conversation about a sweep: ``answer``, ``cancel`` or ``resume``."""
+        self._talk_about(f"{name} sweep {sweep_id}", getattr(self._sweep_dialogues, name), sweep_id)
+
+    def _talk_about(
+        self, title: str, dialogue: Callable[[Conversation, str], Awaitable[Done]], about: str
+    ) -> None:
         def ended(done: Done | None) -> None:
             self._reader.reread()
             if done is not None and done.words:
@@ -132,8 +144,7 @@ class TopApp(App[None]):
                 self._list.select(done.run)
             self.look()
 
-        title = f"{name} run {run_id}"
-        screen = TalkScreen(self._palette, title, lambda talk: dialogue(talk, run_id), ended)
+        screen = TalkScreen(self._palette, title, lambda talk: dialogue(talk, about), ended)
         self.push_screen(screen, ended)
 
 

@@ -125,7 +125,7 @@ class Dialogues:
             talk.show(row("    no process works on it and no job is in progress"))
         step = await _step_to_cancel(talk, steps) if steps else None
         what = f"the jobs of step {inert(step, 60)}" if step else f"run {run_id}"
-        if not await _agrees(talk, f"cancel {what}?"):
+        if not await agrees(talk, f"cancel {what}?"):
             return Done(words="nothing was cancelled")
         talk.agreed("cancelling …")
         return Done(words=_cancelled(await self._actions.cancel(run_id, step), what))
@@ -134,7 +134,7 @@ class Dialogues:
         """Resume a run in the background."""
         talk.show(row(f"  resume run {run_id} in the background"))
         talk.show(row("  It keeps running when you leave `fractale top`."))
-        if not await _agrees(talk, "resume it?"):
+        if not await agrees(talk, "resume it?"):
             return Done(words="nothing was resumed")
         talk.agreed("starting …")
         return Done(words=_started(await self._actions.resume(run_id), "resumed"))
@@ -165,7 +165,7 @@ class Dialogues:
             inputs[name.strip().removeprefix("inputs.")] = value.strip()
         changed = ", ".join(f"{inert(n, 40)}={inert(v, 80)}" for n, v in inputs.items())
         talk.show(row(f"  before {inert(at, 60)}, with {changed or 'the same inputs'}"))
-        if not await _agrees(talk, "start this fork in the background?"):
+        if not await agrees(talk, "start this fork in the background?"):
             return Done(words="nothing was started")
         talk.agreed("starting …")
         started = await self._actions.fork(run_id, at, inputs)
@@ -213,7 +213,7 @@ async def _step_to_cancel(talk: Conversation, steps: Sequence[str]) -> str | Non
         talk.show(row(f"  steps with jobs: {', '.join(inert(s, 60) for s in steps[:12])}", "warn"))
 
 
-async def _agrees(talk: Conversation, words: str) -> bool:
+async def agrees(talk: Conversation, words: str) -> bool:
     """Whether the user types yes. Enter is no."""
     while True:
         word = (await talk.line(f"  {words} [y/N] > ")).strip().casefold()

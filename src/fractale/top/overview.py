@@ -24,9 +24,12 @@ from fractale.render.questions import asker, exact
 from fractale.render.run_list import about_run
 from fractale.render.run_view import Running, RunView
 from fractale.render.summary import STATES, verdict, why_in_short
-from fractale.render.text import Mark, inert
-from fractale.store.index import RunRow, list_runs
+from fractale.render.sweep import SWEEP_STATES, bar, counts_text, done_of, total_of
+from fractale.render.text import Mark, count, inert
+from fractale.store.index import RunFilter, RunRow, list_runs
 from fractale.store.run_record import RUNS, RunRecords
+from fractale.sweeps.following import SweepList, unreadable
+from fractale.sweeps.results import SweepView
 
 MOST_FOLLOWED: Final = 64
 """The most runs that are followed at a time; the states of more come from the list alone."""
@@ -69,15 +72,17 @@ RANKS: Final = {"waiting": Rank.WAITS, "limit": Rank.STOPPED, "stopped": Rank.ST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
-    """One run, as a line of the list shows it.
+    """One run, or one sweep, as a line of the list shows it.
 
     Args:
+        row: Of a sweep, one with the sweep's ID.
         state: As text, such as ``asks`` or ``job 4711 R n3``.
         since: When the present step, or the wait for an answer, began; Unix time, None if unknown
             or over.
         says: What it asks, or why it failed.
         rank: How much it needs you.
         limit: The most node-hours that it may use, if it has a limit.
+        sweep: The sweep that it is, without its rows; None for a run.
     """
 
     row: RunRow
@@ -90,6 +95,7 @@ class Glance:
     limit: float | None = None
     says: str = ""
     rank: Rank = Rank.ENDED
+    sweep: SweepView | None = None
 
     @property
     def id(self) -> str:
@@ -168,9 +174,10 @@ def asked_in_short(question: Mapping[str, Any]) -> str:
 
 
 class Overview:
-    """Reads the runs of a state directory.
+    """Reads the runs of a state directory. A sweep is one line, which stands for its runs.
 
     Args:
+        sweep: Only the runs of this sweep.
         now: The clock, in Unix time.
         clock: A monotonic clock, in seconds.
     """
@@ -179,11 +186,14 @@ class Overview:
         self,
         state_dir: Path,
         *,
+        sweep: str | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state_dir = state_dir
         self.records = RunRecords(state_dir)
+        self._which = RunFilter(sweep=sweep, single=sweep is None)
+        self._sweeps = SweepList(state_dir) if sweep is None else None
         self._now = now
         self._clock = clock
         self._due = 0.0
@@ -196,16 +206,19 @@ class Overview:
         self._spare = 0
 
     def read(self, shown: Collection[str] = (), opened: str | None = None) -> list[Glance]:
-        """The runs, the latest first.
+        """The runs, the latest first, after the sweeps.
 
         Args:
             shown: The runs on the screen. Why a run failed is read only for these.
-            opened: The run that is looked at; it is followed even if it has ended.
+            opened: The run or the sweep that is looked at; a run is followed even if it has ended.
 
         Raises:
             StoreError: The index of runs cannot be used.
         """
         self._read_list()
+        sweeps = self._read_sweeps()
+        if any(each.id == opened for each in sweeps):
+            opened = None
         running = [row.id for row in self._rows if row.status == "running"]
         first = [each for each in running if each in shown]
         wanted = [*([opened] if opened else []), *first, *running]
@@ -215,7 +228,14 @@ class Overview:
         for run_id in wanted:
             self._follow(run_id)
         self._spare = MOST_READ
-        return [self._glance(row, seen=row.id in shown) for row in self._rows]
+        return [*sweeps, *(self._glance(row, seen=row.id in shown) for row in self._rows)]
+
+    def _read_sweeps(self) -> list[Glance]:
+        if self._sweeps is None:
+            return []
+        found = [_sweep_glance(view) for view in self._sweeps.read()]
+        damaged = self._sweeps.damaged.items()
+        return [*found, *(_sweep_glance(unreadable(name, words)) for name, words in damaged)]
 
     def reread(self) -> None:
         """Read the list again at the next `read`, since something was done to a run."""
@@ -237,7 +257,7 @@ class Overview:
                 self._made, self._due = made, 0.0
         if now < self._due:
             return
-        self._rows = list_runs(self.state_dir)
+        self._rows = list_runs(self.state_dir, self._which)
         self._read_at = self._clock()
         self._due = self._read_at + max(LEAST_PAUSE, SHARE * (self._read_at - now))
         there = {row.id for row in self._rows}
@@ -292,6 +312,45 @@ class Overview:
             if last and last["event"] == "run_finished":
                 return last
         return {}
+
+
+def _sweep_glance(view: SweepView) -> Glance:
+    words, mark = SWEEP_STATES.get(view.status, (inert(view.status, 20), "warn"))
+    total, tokens = total_of(view), int(view.used.get("tokens", 0))
+    hours = view.used.get("node_hours", 0.0)
+    limits = {limit.name: limit.limit for limit in view.limits}
+    live = view.status in ("running", "queued")
+    rank = Rank.RUNS if live else RANKS.get(view.status, Rank.ENDED)
+    if view.asking:
+        rank = Rank.ASKS
+    return Glance(
+        row=RunRow(
+            id=view.id,
+            plan=f"sweep {view.plan}",
+            file=view.file,
+            status=view.status,
+            started=view.started,
+            ended=view.ended,
+            tokens=tokens,
+            node_hours=hours,
+        ),
+        state=f"{bar(done_of(view), total)} {done_of(view)}/{total}" if total else words,
+        mark=mark,
+        since=view.started if live else None,
+        tokens=tokens,
+        node_hours=hours,
+        limit=limits.get("node_hours"),
+        says=_sweep_says(view, words),
+        rank=rank,
+        sweep=view,
+    )
+
+
+def _sweep_says(view: SweepView, words: str) -> str:
+    if view.asking:
+        return f"{count(view.asking, 'run')} {'asks' if view.asking == 1 else 'ask'}"
+    reason = inert(view.reason, MOST_TEXT) if view.reason else ""
+    return " · ".join(filter(None, (words, reason or counts_text(view.counts))))
 
 
 def _unreadable(row: RunRow, words: str) -> Glance:

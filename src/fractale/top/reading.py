@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from fractale.errors import FractaleError
+from fractale.render.sweep import next_lines, sweep_verdict
 from fractale.render.text import Line, inert, narrowed, row, shorten_path
+from fractale.sweeps.results import SweepView
 from fractale.top.letters import Letters
 from fractale.top.overview import MALFORMED, Glance, Overview, damage_of
 from fractale.top.run_text import RunText, log_tail, logs_of, panel_lines
@@ -28,7 +30,8 @@ class OnScreen:
 
     Args:
         shown: The runs in the list.
-        run: The run that is selected or opened.
+        run: The run, or the sweep, that is selected or opened.
+        sweep: The sweep whose runs the list has; None for all runs and sweeps.
         view: What is shown of that run.
         log: Which of its jobs' logs, counted from the last one.
         height: The lines that there are for it.
@@ -36,6 +39,7 @@ class OnScreen:
 
     shown: Sequence[str] = ()
     run: str | None = None
+    sweep: str | None = None
     view: KeyScreen = "panel"
     log: int = 0
     width: int = 80
@@ -69,37 +73,54 @@ class FrameReader:
     def __init__(
         self, state_dir: Path, letters: Letters, *, now: Callable[[], float] = time.time
     ) -> None:
-        self._overview = Overview(state_dir)
+        self._state_dir = state_dir
+        self._overviews: dict[str | None, Overview] = {}
         self._letters = letters
         self._now = now
         self._text = RunText(letters)
-        self._glances: Sequence[Glance] = ()
+        self._glances: dict[str | None, Sequence[Glance]] = {}
 
     def reread(self) -> None:
         """Read the list again, since something was done to a run."""
-        self._overview.reread()
+        for each in self._overviews.values():
+            each.reread()
+
+    def _overview_of(self, sweep: str | None) -> Overview:
+        for other in [name for name in self._overviews if name not in (None, sweep)]:
+            del self._overviews[other]
+            self._glances.pop(other, None)
+        if sweep not in self._overviews:
+            self._overviews[sweep] = Overview(self._state_dir, sweep=sweep)
+        return self._overviews[sweep]
 
     def frame(self, wanted: OnScreen) -> Frame:
         """Read what is wanted; errors become texts."""
+        overview = self._overview_of(wanted.sweep)
         try:
-            self._glances = self._overview.read(wanted.shown, wanted.run)
+            glances = overview.read(wanted.shown, wanted.run)
         except FractaleError as error:
             words = inert(f"{error.message}; {error.hint or 'the list is not up to date'}", 500)
-            return Frame(wanted=wanted, glances=self._glances, trouble=words)
+            old = self._glances.get(wanted.sweep, ())
+            return Frame(wanted=wanted, glances=old, trouble=words)
+        self._glances[wanted.sweep] = glances
+        sweep = next((each.sweep for each in glances if each.id == wanted.run), None)
         try:
-            title, lines = self._of_run(wanted)
+            if sweep is not None:
+                title, lines = "", _sweep_panel(sweep, wanted)
+            else:
+                title, lines = self._of_run(overview, wanted)
         except (FractaleError, *MALFORMED) as error:
             words = f"run {wanted.run} cannot be shown: {damage_of(error)}"
             title, lines = "", narrowed([row(f" {words}", "bad")], wanted.width)
-        return Frame(wanted=wanted, glances=self._glances, lines=lines, title=title)
+        return Frame(wanted=wanted, glances=glances, lines=lines, title=title)
 
-    def _of_run(self, wanted: OnScreen) -> tuple[str, list[Line]]:
+    def _of_run(self, overview: Overview, wanted: OnScreen) -> tuple[str, list[Line]]:
         if wanted.run is None:
             return "", []
         width = min(wanted.width, MOST_WIDTH)
-        run = self._overview.run(wanted.run)
+        run = overview.run(wanted.run)
         if run is None:
-            words = self._overview.damage(wanted.run) or f"run {wanted.run} was removed"
+            words = overview.damage(wanted.run) or f"run {wanted.run} was removed"
             return "", narrowed([row(f" {words}", "bad")], width)
         if wanted.view == "panel":
             return "", panel_lines(run, width, wanted.height, self._now(), self._letters)
@@ -113,3 +134,12 @@ class FrameReader:
         which = f"{log.name} ({number + 1} of {len(logs)}) · {inert(shorten_path(str(log.path)))}"
         tail = log_tail(log.path, LOG_LINES, wanted.width)
         return which, [row(line) for line in tail] or [row(" (empty so far)", "dim")]
+
+
+def _sweep_panel(view: SweepView, wanted: OnScreen) -> list[Line]:
+    """A few lines about the selected sweep."""
+    verdict = sweep_verdict(view)
+    first, *rest = verdict.lines()
+    head: Line = [(f"{view.id} {inert(view.plan, 60)} · ", ""), *first]
+    lines = [head, *rest, *next_lines(view.next)]
+    return narrowed(lines, min(wanted.width, MOST_WIDTH))[: wanted.height]

@@ -18,6 +18,7 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from fractale.render.text import Line, cells, count, fit, inert, narrowed, row
+from fractale.sweeps.actions import possible
 from fractale.top.conversation import Conversation
 from fractale.top.dialogues import Done, guarded
 from fractale.top.letters import Letters, fitted
@@ -43,9 +44,15 @@ ENTER: Final = "\u23ce"
 
 
 def acting_keys(glance: Glance | None) -> list[tuple[str, str]]:
-    """The keys that do something to a run in its state."""
+    """The keys that do something to a run, or to a sweep, in its state."""
     if glance is None:
         return []
+    if glance.sweep is not None:
+        can = possible(glance.sweep)
+        asks = [("a", "answer")] if glance.sweep.asking else []
+        cancel = [("c", "cancel")] if "cancel" in can else []
+        again = "resume" if "resume" in can else "retry" if "retry" in can else ""
+        return [*asks, *cancel, *([("r", again)] if again else [])]
     keys = [("l", "log")]
     if glance.rank <= Rank.WAITS:
         keys.append(("c", "cancel"))
@@ -177,13 +184,18 @@ class KeyScreen(Screen[None]):
         """The run that keys act on."""
         return None
 
+    @property
+    def sweep(self) -> str | None:
+        """The sweep whose runs are listed; None: all runs and sweeps are."""
+        return None
+
     def action_act(self, name: str) -> None:
         if run_id := self.run_id:
             self.top.act(name, run_id)
 
     def action_log(self) -> None:
         if run_id := self.run_id:
-            self.app.push_screen(LogScreen(self.palette, run_id))
+            self.app.push_screen(LogScreen(self.palette, run_id, self.sweep))
 
     def action_help(self) -> None:
         self.app.push_screen(HelpScreen(self.palette))
@@ -193,7 +205,12 @@ class KeyScreen(Screen[None]):
 
 
 class ListScreen(KeyScreen):
-    """All runs, with a panel about the selected one."""
+    """All runs and sweeps, with a panel about the selected one.
+
+    Args:
+        place: The project, as text.
+        sweep: Only the runs of this sweep.
+    """
 
     KEYS: ClassVar[Mapping[str, str]] = {
         **SCROLLING,
@@ -201,9 +218,10 @@ class ListScreen(KeyScreen):
         **_keys({"enter,s,right": "open", "slash": "filter", "o": "sort", "q": "leave"}),
     }
 
-    def __init__(self, palette: Palette, place: str) -> None:
+    def __init__(self, palette: Palette, place: str, sweep: str | None = None) -> None:
         super().__init__(palette)
         self._place = place
+        self._sweep = sweep
         self._all: Sequence[Glance] = ()
         self._chosen: list[Glance] = []
         self._words = ""
@@ -243,17 +261,31 @@ class ListScreen(KeyScreen):
     def run_id(self) -> str | None:
         return self._selected
 
+    @property
+    def sweep(self) -> str | None:
+        return self._sweep
+
+    @property
+    def _selected_sweep(self) -> str | None:
+        """The selected line's ID if it is a sweep."""
+        found = self._chosen[self._index] if self._chosen else None
+        return found.id if found is not None and found.sweep is not None else None
+
     def wanted(self) -> OnScreen:
         height = max(self.body.size.height, 1)
         shown = [each.id for each in self._chosen[self._first : self._first + height]]
         width, lines = self.size.width, max(self.panel.size.height, 1)
-        return OnScreen(shown=shown, run=self._selected, width=width, height=lines)
+        return OnScreen(
+            shown=shown, run=self._selected, sweep=self._sweep, width=width, height=lines
+        )
 
     def select(self, run_id: str) -> None:
         """Select a run, as soon as it is in the list."""
         self._selected = run_id
 
     def take(self, frame: Frame) -> None:
+        if frame.wanted.sweep != self._sweep:
+            return
         self._loaded = True
         if frame.trouble:
             self.say(frame.trouble, "bad")
@@ -311,7 +343,7 @@ class ListScreen(KeyScreen):
             ("/", "filter"),
             ("o", order),
             ("?", "help"),
-            ("q", "leave"),
+            ("q", "back" if self._sweep else "leave"),
         ]
         self.show_keys(keys)
 
@@ -337,8 +369,25 @@ class ListScreen(KeyScreen):
         self._move(len(self._chosen) - 1)
 
     def action_open(self) -> None:
-        if self._selected:
-            self.app.push_screen(RunScreen(self.palette, self._selected))
+        if sweep := self._selected_sweep:
+            place = f"{self._place} sweep {sweep}"
+            self.app.push_screen(ListScreen(self.palette, place, sweep))
+        elif self._selected:
+            self.app.push_screen(RunScreen(self.palette, self._selected, self._sweep))
+
+    def action_act(self, name: str) -> None:
+        if (sweep := self._selected_sweep) is None:
+            super().action_act(name)
+        elif name == "fork":
+            self.say(f"{sweep} is a sweep: open it, and fork one of its runs")
+        else:
+            self.top.act_on_sweep(name, sweep)
+
+    def action_log(self) -> None:
+        if sweep := self._selected_sweep:
+            self.say(f"{sweep} is a sweep: open it, and see the logs of its runs")
+        else:
+            super().action_log()
 
     def action_sort(self) -> None:
         names = list(SORTS)
@@ -374,11 +423,18 @@ class ListScreen(KeyScreen):
 
     def action_back(self) -> None:
         """End the filter. Esc alone does not leave: it is pressed too easily."""
+        if self._sweep and not self._words and not self._is_typing:
+            self.dismiss()
+            return
         self._words = ""
         self._close_filter()
 
     def action_leave(self) -> None:
-        self.top.leave()
+        """Leave `fractale top`; from the runs of a sweep, go back to all runs."""
+        if self._sweep:
+            self.dismiss()
+        else:
+            self.top.leave()
 
     def takes(self, event: Key) -> bool:
         """Whether a key belongs to the filter that is being typed."""
@@ -401,14 +457,19 @@ class RunScreen(KeyScreen):
 
     KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, **ACTING, "left": "back"}
 
-    def __init__(self, palette: Palette, run_id: str) -> None:
+    def __init__(self, palette: Palette, run_id: str, sweep: str | None = None) -> None:
         super().__init__(palette)
         self._run = run_id
+        self._sweep = sweep
         self._glance: Glance | None = None
 
     @property
     def run_id(self) -> str:
         return self._run
+
+    @property
+    def sweep(self) -> str | None:
+        return self._sweep
 
     def on_mount(self) -> None:
         self.say("")
@@ -421,7 +482,8 @@ class RunScreen(KeyScreen):
         self.top.look()
 
     def wanted(self) -> OnScreen:
-        return OnScreen(run=self._run, view="run", width=self.size.width, height=self.size.height)
+        width, height = self.size.width, self.size.height
+        return OnScreen(run=self._run, sweep=self._sweep, view="run", width=width, height=height)
 
     def take(self, frame: Frame) -> None:
         if frame.wanted.run != self._run or frame.wanted.view != "run":
@@ -452,9 +514,10 @@ class LogScreen(KeyScreen):
 
     KEYS: ClassVar[Mapping[str, str]] = {**SCROLLING, "left": "other(1)", "right": "other(-1)"}
 
-    def __init__(self, palette: Palette, run_id: str) -> None:
+    def __init__(self, palette: Palette, run_id: str, sweep: str | None = None) -> None:
         super().__init__(palette)
         self._run = run_id
+        self._sweep = sweep
         self._log = 0
         self._follows = True
 
@@ -470,7 +533,14 @@ class LogScreen(KeyScreen):
 
     def wanted(self) -> OnScreen:
         width, height = self.size.width, self.size.height
-        return OnScreen(run=self._run, view="log", log=self._log, width=width, height=height)
+        return OnScreen(
+            run=self._run,
+            sweep=self._sweep,
+            view="log",
+            log=self._log,
+            width=width,
+            height=height,
+        )
 
     def take(self, frame: Frame) -> None:
         if frame.wanted.run != self._run or frame.wanted.log != self._log:
@@ -537,6 +607,13 @@ HELP: Final = """
    waiting    waits for a job or a time without a process
    stopped    its process was killed or cancelled: r resumes it
    limit      it reached a limit of its plan or settings
+
+ A sweep is one line: how many of its rows are done.
+
+   Enter    the runs of the sweep
+   a        answer a question for all its runs that ask the same
+   c        cancel it, with the batch jobs of its runs
+   r        resume it, or retry its failed rows, in the background
 
  Nothing is answered, cancelled or started by one key: you type a line and Enter.
  A key that you pressed before a question was on the screen is not an answer to it.

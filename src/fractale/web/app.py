@@ -38,6 +38,7 @@ from fractale.report.page import Paging
 from fractale.runs.actions import Actions, BackgroundRun, RunFlags
 from fractale.settings import Settings
 from fractale.store.run_record import RunRecord, RunRecords
+from fractale.sweeps.record import SweepRecord
 from fractale.version import __version__
 from fractale.web import run_parts
 from fractale.web.access import CSRF, SANDBOX, Access, Guard
@@ -47,6 +48,7 @@ from fractale.web.live import NO_TROUBLE, TITLE, TROUBLE, Feeds, NotShown
 from fractale.web.logs import job_logs, log_tail
 from fractale.web.plans import CheckedPlan, PlanFile, checked, fields_of, given_in, plan_files
 from fractale.web.questions import answer_in
+from fractale.web.sweeps import RowFilter, Sweeps, sweep_of
 
 BY: Final = "fractale web"
 RECENT: Final = 40
@@ -75,6 +77,10 @@ DONE: Final[Mapping[str, str]] = {
     "stopping": "the run is in the middle of a call and stops after it",
     "forked": "this is the new run",
     "started": "the run was started in the background",
+    "sweep-answered": "your answer was given to all runs that asked this",
+    "sweep-resumed": "the sweep continues in the background",
+    "sweep-cancelled": "the sweep was cancelled",
+    "sweep-retried": "the failed rows begin again in the background",
 }
 """The notes that a redirect can name; an address cannot contain another text."""
 
@@ -99,12 +105,14 @@ class Web:
     report: Callable[[str], None] = lambda words: None
     actions: Actions = field(init=False)
     feeds: Feeds = field(init=False)
+    sweeps: Sweeps = field(init=False)
     records: RunRecords = field(init=False)
     templates: Any = field(init=False)
     paging: Paging = field(init=False)
 
     def __post_init__(self) -> None:
         self.actions = Actions(self.settings, by=BY)
+        self.sweeps = Sweeps(self.settings, by=BY)
         self.records = RunRecords(self.settings.state_dir)
         self.templates = environment()
         self.templates.globals |= {
@@ -132,6 +140,11 @@ class Web:
             Route("/runs/{run}/answer", self.answer, methods=["POST"]),
             Route("/runs/{run}/cancel", self.cancel, methods=["POST"]),
             Route("/runs/{run}/resume", self.resume, methods=["POST"]),
+            Route("/sweeps/{sweep}", self.sweep, methods=["GET"]),
+            Route("/sweeps/{sweep}/answer", self.answer_sweep, methods=["POST"]),
+            Route("/sweeps/{sweep}/cancel", self.cancel_sweep, methods=["POST"]),
+            Route("/sweeps/{sweep}/resume", self.resume_sweep, methods=["POST"]),
+            Route("/sweeps/{sweep}/retry", self.retry_sweep, methods=["POST"]),
             Route("/plans", self.plans),
             Route("/plans/{name:path}", self.plan, methods=["GET"]),
             Route("/plans/{name:path}", self.start, methods=["POST"]),
@@ -157,7 +170,9 @@ class Web:
     def list(self, request: Request) -> Response:
         """The list of runs; only its table for htmx, and nothing if the table is known."""
         found = run_list(self.settings.state_dir, Filter.of(request.query_params))
-        table = self.templates.get_template("runs.html").render(runs=found)
+        shows = found.filter.page == 1 and not (found.filter.state or found.filter.sweep)
+        sweeps = self.sweeps.listed(found.filter.text, found.filter.plan) if shows else None
+        table = self.templates.get_template("runs.html").render(runs=found, sweeps=sweeps)
         address = found.filter.address()
         again = address + ("&" if "?" in address else "?") + urlencode({"seen": _digest(table)})
         polled = self.templates.get_template("polled.html").render(table=table, again=again)
@@ -196,6 +211,7 @@ class Web:
             cards=[part.html for part in parts.values() if part.into == run_parts.CARDS],
             at=version,
             recent=self._recent(record.run_id)[1],
+            sweep=sweep_of(feed.history.head),
             done=DONE.get(request.query_params.get("done", "")),
         )
 
@@ -338,6 +354,65 @@ class Web:
         except FractaleError as error:
             return await _in_thread(self._fork_page, record, form.get("at", ""), texts, error)
         return _to_run(started.run, "forked")
+
+    # -- sweeps
+
+    def sweep(self, request: Request) -> Response:
+        """A sweep's page; only what changes for htmx, and nothing if that is known."""
+        record = self._sweep_record(request)
+        wanted = RowFilter.of(request.query_params)
+        shown = self.sweeps.shown(record, wanted)
+        html = self.templates.get_template("sweep_parts.html").render(shown=shown)
+        address = shown.filter.address(record.sweep_id)
+        again = address + ("&" if "?" in address else "?") + urlencode({"seen": _digest(html)})
+        polled = self.templates.get_template("sweep_polled.html").render(html=html, again=again)
+        if request.headers.get("hx-request") != "true":
+            done = DONE.get(request.query_params.get("done", ""))
+            return self._page("sweep_live.html", shown=shown, polled=polled, done=done)
+        known = request.query_params.get("seen") == _digest(html)
+        return Response(status_code=204) if known else HTMLResponse(polled)
+
+    def _sweep_record(self, request: Request) -> SweepRecord:
+        """The record of the sweep in the address.
+
+        Raises:
+            HTTPException: The sweep was not found.
+        """
+        try:
+            return self.sweeps.find(request.path_params["sweep"])
+        except UsageError as error:
+            raise HTTPException(404, error.message) from error
+
+    async def answer_sweep(self, request: Request) -> Response:
+        """Give the answer of a card's form to all runs that ask the same."""
+        record, form = await _in_thread(self._sweep_record, request), request.state.form
+        name, key = record.sweep_id, form.get("question", "")
+        groups = await _in_thread(self.sweeps.actions.questions, name)
+        asked = {each.key: each for each in groups}
+        if key not in asked:
+            raise UsageError(
+                f"no run of sweep {name} asks this any more",
+                hint="go back to the sweep: it shows what its runs ask now",
+            )
+        await self.sweeps.answer(record, key, answer_in(asked[key].question, form))
+        return _to_sweep(name, "sweep-answered")
+
+    async def cancel_sweep(self, request: Request) -> Response:
+        record = await _in_thread(self._sweep_record, request)
+        if trouble := await self.sweeps.actions.cancel(record.sweep_id):
+            raise UsageError(trouble, hint=f"see `fractale sweep show {record.sweep_id}`")
+        return _to_sweep(record.sweep_id, "sweep-cancelled")
+
+    async def resume_sweep(self, request: Request) -> Response:
+        record = await _in_thread(self._sweep_record, request)
+        await self.sweeps.actions.resume(record.sweep_id)
+        return _to_sweep(record.sweep_id, "sweep-resumed")
+
+    async def retry_sweep(self, request: Request) -> Response:
+        """Let all failed rows begin again."""
+        record = await _in_thread(self._sweep_record, request)
+        await self.sweeps.actions.retry(record.sweep_id)
+        return _to_sweep(record.sweep_id, "sweep-retried")
 
     # -- plans
 
@@ -510,11 +585,17 @@ def _to_run(run: str, done: str) -> Response:
     return RedirectResponse(f"/runs/{quote(run)}?{urlencode({'done': done})}", 303)
 
 
+def _to_sweep(sweep: str, done: str) -> Response:
+    return RedirectResponse(f"/sweeps/{quote(sweep)}?{urlencode({'done': done})}", 303)
+
+
 def _back(request: Request) -> str:
-    """Where the user was: the run of the address, or the list."""
+    """Where the user was: the run or the sweep of the address, or the list."""
     parts = request.url.path.split("/")
     if parts[1:2] == ["runs"] and len(parts) > 3:
         return f"/runs/{quote(parts[2])}"
+    if parts[1:2] == ["sweeps"] and len(parts) > 3:
+        return f"/sweeps/{quote(parts[2])}"
     if parts[1:2] == ["plans"] and request.method == "POST":
         return quote(request.url.path)
     return "/"

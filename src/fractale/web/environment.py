@@ -21,7 +21,7 @@ def environment() -> Environment:
     found = of_report()
     loaders = [PackageLoader("fractale.web"), *([found.loader] if found.loader else [])]
     made = found.overlay(loader=ChoiceLoader(loaders))
-    made.globals = {**found.globals}
+    made.globals = {**found.globals, "action": "", "asking": ""}  # of a card
     made.filters = {**found.filters, "value": value}
     return made
 

@@ -44,6 +44,7 @@ class Filter:
     Args:
         text: Part of a run's id, plan, file, or of what it waits for.
         since: A duration such as ``7d``; empty for any time.
+        sweep: Only the runs of this sweep. Without it, runs of sweeps are found by a text only.
         page: From 1.
     """
 
@@ -51,6 +52,7 @@ class Filter:
     state: str = ""
     plan: str = ""
     since: str = ""
+    sweep: str = ""
     page: int = 1
 
     @classmethod
@@ -67,6 +69,7 @@ class Filter:
             state=state if state in SHOWN else "",
             plan=query.get("plan", "").strip()[:200],
             since=since,
+            sweep=query.get("sweep", "").strip()[:64],
             page=int(page) if page.isdecimal() and 0 < len(page) < 7 and int(page) else 1,
         )
 
@@ -77,6 +80,7 @@ class Filter:
             "state": self.state if state is None else state,
             "plan": self.plan,
             "since": self.since,
+            "sweep": self.sweep,
             "page": str(page) if (page or 1) > 1 else "",
         }
         query = urlencode({name: value for name, value in given.items() if value})
@@ -136,7 +140,9 @@ def run_list(
     """
     now = time.time() if now is None else now
     since = now - parse_duration(wanted.since) if wanted.since else None
-    rows = list_runs(state_dir, RunFilter(since=since))
+    single = not (wanted.text or wanted.sweep)
+    which = RunFilter(since=since, sweep=wanted.sweep or None, single=single)
+    rows = list_runs(state_dir, which)
     plans = sorted({row.plan for row in rows})
     if wanted.plan:
         rows = [row for row in rows if row.plan == wanted.plan]

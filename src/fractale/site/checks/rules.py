@@ -36,8 +36,15 @@ class FractaleProcess:
 
     @property
     def serves(self) -> bool:
-        """Whether the process accepts connections: ``fractale serve`` or ``fractale studio``."""
-        return bool({"serve", "studio"} & set(self.words[:6])) and "--stdio" not in self.words
+        """Whether the process accepts connections, as its purpose is.
+
+        These are ``fractale serve``, ``fractale studio``, and a sweep on a cluster with its
+        interchange.
+        """
+        first = set(self.words[:6])
+        if {"sweep", "interchange"} & first:
+            return True
+        return bool({"serve", "studio"} & first) and "--stdio" not in self.words
 
 
 def check_rules(settings: Settings) -> list[Check]:
@@ -80,7 +87,7 @@ def _sockets(processes: list[FractaleProcess]) -> Iterator[Check]:
     for process, port in found:
         where = f"process {process.pid} listens on port {port}"
         if process.serves:
-            words = f"{where}: it was started to serve"
+            words = f"{where}: it was started to serve, or for the workers of a sweep"
             yield _check(what, words, "end it if others can use this machine", warns=True)
         else:
             yield _check(what, where, f"see what it is: ps -fp {process.pid}")

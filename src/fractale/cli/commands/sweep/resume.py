@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="Replace a limit of each run, and continue the runs that reached one. Repeatable.",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Drive the sweep in a job of the executor's scheduler, or in the background, and exit.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the sweep as JSON at the end.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the summary at the end.")
 @options.trust_option
@@ -41,6 +46,7 @@ def command(
     *,
     limits: tuple[str, ...],
     run_limits: tuple[str, ...],
+    detach: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -60,9 +66,26 @@ def command(
     of_sweep, of_run = sweep_limits_of(limits), run_limits_of(run_limits)
     settings = options.settings_of(acts=True)
     record = SweepRecords(settings.state_dir).find(sweep_id)
+    if detach:
+        return _detach(record, settings, changed=bool(of_sweep or of_run), as_json=as_json)
     return resume(
         record, settings, limits=of_sweep, run_limits=of_run, as_json=as_json, quiet=quiet
     )
+
+
+def _detach(record: SweepRecord, settings: Settings, *, changed: bool, as_json: bool) -> int:
+    """Let a job or a background process continue a sweep; returns the exit code."""
+    from fractale.cli.sweeping import detached, with_typed_secrets
+    from fractale.errors import UsageError
+    from fractale.sweeps.resuming import check_own
+
+    if changed:
+        raise UsageError(
+            "--detach takes no --limit and no --run-limit",
+            hint="set the limits without --detach, stop the sweep, then resume it with --detach",
+        )
+    check_own(record, record.read_head(), settings)
+    return detached(record, with_typed_secrets(record, settings), as_json=as_json)
 
 
 def resume(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -13,7 +13,7 @@ from fractale.sweeps.spec import (
     Algorithm,
     SweepSpec,
     axes_from_texts,
-    with_axes,
+    with_options,
 )
 from fractale.text import count
 
@@ -90,6 +90,11 @@ class _StartCommand(click.Command):
 @click.option("--max-attempts", type=click.IntRange(1), help="Maximum attempts per step.")
 @click.option("--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking.")
 @click.option("--sweep-id", metavar="ID", help="Use this ID instead of a random one.")
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Drive the sweep in a job of the executor's scheduler, or in the background, and exit.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the rows and what they may cost at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the sweep as JSON at the end.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the final summary.")
@@ -116,23 +121,20 @@ def command(
     from fractale.cli.sweeping import run_limits_of, sweep_limits_of
     from fractale.sweeps.begin import prepare
 
-    typed: dict[str, Any] = {
-        "table": table,
-        "sample": sample,
-        "seed": seed,
-        "algorithm": algorithm,
-        "on": on,
-        "max_parallel": max_parallel,
-        "merit": merit,
-    }
-    spec = _spec_of(plan)
-    spec = replace(
-        with_axes(spec, axes_from_texts(over)),
-        **{name: value for name, value in typed.items() if value is not None},
-        inputs={**spec.inputs, **given.inputs},
-        answers={**spec.answers, **given.answers},
-        limits={**spec.limits, **sweep_limits_of(sweep_limits)},
-        run_limits={**spec.run_limits, **run_limits_of(run_limits)},
+    spec = with_options(
+        _spec_of(plan),
+        over=axes_from_texts(over),
+        inputs=given.inputs,
+        answers=given.answers,
+        limits=sweep_limits_of(sweep_limits),
+        run_limits=run_limits_of(run_limits),
+        table=table,
+        sample=sample,
+        seed=seed,
+        algorithm=algorithm,
+        on=on,
+        max_parallel=max_parallel,
+        merit=merit,
     )
     settings = given.settings(acts=not dry_run)
 
@@ -144,6 +146,10 @@ def command(
         yes=given.yes,
         trusted=options.trusts_project(),
     )
+    if given.detach:
+        from fractale.sweeps.detach import check_detachable
+
+        check_detachable(settings, prepared.spec.on)
     if dry_run:
         return show_effects(prepared, settings, given, sweep_id)
     return start(prepared, settings, given, sweep_id)
@@ -182,10 +188,13 @@ def show_effects(
 def start(
     prepared: Prepared, settings: Settings, given: options.CommandLine, sweep_id: str | None
 ) -> int:
-    """Ask the user if needed, write the sweep, and drive it; returns the exit code."""
+    """Ask the user if needed, write the sweep, and drive it; returns the exit code.
+
+    With ``--detach``, a job or a background process drives it.
+    """
     from fractale.cli.consent import ask_about_sweep
     from fractale.cli.running import secrets_of
-    from fractale.cli.sweeping import driven, ended
+    from fractale.cli.sweeping import detached, driven, ended
     from fractale.plan.inputs import secret_variable
     from fractale.render.text import inert
     from fractale.sweeps.begin import check_secrets, write_sweep
@@ -202,6 +211,8 @@ def start(
         click.echo(f"sweep {record.sweep_id}: {words}", err=True)
     known = {secret_variable(name): value for name, value in secrets.items()}
     settings = replace(settings, environment={**settings.environment, **known})
+    if given.detach:
+        return detached(record, settings, as_json=given.as_json)
 
     async def begin(progress: Progress, stop: asyncio.Event) -> SweepView:
         return await run_sweep(record, settings=settings, listener=progress.hear, stop=stop)
