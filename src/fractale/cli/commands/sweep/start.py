@@ -87,6 +87,7 @@ class _StartCommand(click.Command):
 @options.model_options
 @options.answer_options
 @options.store_option
+@options.reuse_option
 @click.option("--max-attempts", type=click.IntRange(1), help="Maximum attempts per step.")
 @click.option("--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking.")
 @click.option("--sweep-id", metavar="ID", help="Use this ID instead of a random one.")
@@ -135,6 +136,7 @@ def command(
         on=on,
         max_parallel=max_parallel,
         merit=merit,
+        reuse=given.reuse,
     )
     settings = given.settings(acts=not dry_run)
 
