@@ -77,16 +77,30 @@ def test_those_that_wait_for_a_killed_process_compute_themselves(processes, fold
     assert 2 <= len(called(folder)) <= 3
 
 
+def test_in_a_sweep_a_step_that_reads_nothing_that_varies_runs_once(processes, folder):
+    (folder / "both.yaml").write_text(
+        PLAN.replace(
+            "outputs:",
+            "  - {name: b, tool: slow, inputs: {n: '{{ inputs.x }}'}, cache: true}\noutputs:",
+        )
+    )
+    words = ["sweep", "both.yaml", "-r", "tools.yaml", "--over", "x=1,2,3,4", "-q"]
+    made = processes.start(words, cwd=folder, env={**os.environ, "SLOW": "0.3"})
+    out, said = made.communicate(timeout=200)
+    assert made.wait() == 0, out + said
+    assert len(called(folder)) == 5
+
+
 WRITER = """
 import sys
 from pathlib import Path
-from fractale.store.cache import CacheStore, Entry
+from fractale.store.cache import CacheStore, CachedResult
 store = CacheStore(Path(sys.argv[1]))
 for n in range(100000):
     parts = {"n": store.hash_of(n % 5)}
     key = store.key_of(parts)
     result = {"text": str(n % 5) * 400000}
-    store.keep(Entry(key=key, group="g", run="r", plan="p", step="s", at=n, parts=parts,
+    store.keep(CachedResult(key=key, group="g", run="r", plan="p", step="s", at=n, parts=parts,
                      result=result))
     if n == 5:
         print("ready", flush=True)

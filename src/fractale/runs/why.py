@@ -35,7 +35,7 @@ from fractale.graph.step import (
 )
 from fractale.plan.model import SUCCESS, Plan, Step
 from fractale.plan.scope import is_per_item
-from fractale.store.cache import CacheStore, Entry
+from fractale.store.cache import CachedResult, CacheStore
 
 Verdict = Literal["taken over", "runs", "skipped"]
 
@@ -345,7 +345,7 @@ def _difference(base: Why, sought: Sought, store: CacheStore, start: Path) -> Wh
     Args:
         start: The directory of the run: files in it are named relative to it.
     """
-    nearest: Entry | None = None
+    nearest: CachedResult | None = None
     names: list[str] = []
     least: tuple[int, int] | None = None
     for entry in store.near(sought.group):
