@@ -132,7 +132,7 @@ def check_unchanged_since(files: Mapping[str, str], moment: float) -> None:
 
 @dataclass(slots=True)
 class CodeFiles:
-    """What was found: path → checksum, and installed package → version."""
+    """Code that was found: path → checksum, and installed package → version."""
 
     files: dict[str, str] = field(default_factory=dict[str, str])
     packages: dict[str, str] = field(default_factory=dict[str, str])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from counts import FULL, examples
+from fractale.compose import plan_graph
 from fractale.errors import PlanError
 from fractale.plan.build import parse_plan
 from fractale.plan.check import check_plan
@@ -408,6 +409,15 @@ async def test_a_script_is_cached_with_its_files_and_its_exit_code(run_plan):
     Path("in.txt").write_text("a\nb\n")
     run = await run_plan(clean)
     assert (taken(run), run.of("step_finished")[0]["outputs"]) == ([], {"content": "2\n"})
+
+
+async def test_a_plan_in_an_application_takes_over_results_too(settings, tools):
+    graph = plan_graph(
+        one("tool: size\ninputs: {n: 4}\ncache: true"), tools=tools, settings=settings
+    )
+    for _ in range(2):
+        assert (await graph.ainvoke({}))["status"] == "success"
+    assert len(tools.calls) == 1
 
 
 # -- at random ------------------------------

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from fractale.errors import StoreError
-from fractale.store.cache import MOST_BYTES, CacheStore, Entry
+from fractale.store.cache import MOST_BYTES, CachedResult, CacheStore
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def store(tmp_path) -> CacheStore:
     return CacheStore(tmp_path)
 
 
-def entry(store: CacheStore, value=1, group="g") -> Entry:
+def entry(store: CacheStore, value=1, group="g") -> CachedResult:
     parts = {"argument `x`": store.hash_of(value)}
-    return Entry(
+    return CachedResult(
         key=store.key_of(parts), group=group, run="r", plan="p", step="s", at=1.0, parts=parts,
         result={"outputs": {"v": value}},
     )  # fmt: skip

@@ -99,6 +99,13 @@ async def test_a_keyword_of_another_type_is_an_error_of_ours(settings, name):
     assert not settings.state_dir.exists()
 
 
+async def test_settings_that_workers_would_not_get_are_refused(settings):
+    made = replace(settings, max_attempts=3, openai_base_url="http://127.0.0.1:1")
+    with pytest.raises(UsageError, match="`max_attempts`, `openai_base_url`"):
+        await fractale.asweep(PLAN, over={"n": [1, 2]}, settings=made)
+    assert not settings.state_dir.exists()
+
+
 async def test_an_unknown_keyword_is_a_type_error_with_a_suggestion(settings):
     with pytest.raises(TypeError, match="did you mean `over`"):
         await fractale.asweep(PLAN, overr={"n": [1]}, settings=settings)

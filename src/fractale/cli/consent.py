@@ -217,7 +217,10 @@ def _shown_sweep(
 
 def _described_sweep(prepared: Prepared, settings: Settings) -> str:
     """The sweep file and its plan's effects as text, to show later what has changed."""
-    return f"{prepared.spec.file_text}\n{_description(prepared.plan, settings)}"
+    lines = [prepared.spec.file_text]
+    if (table := prepared.spec.file_table) is not None:
+        lines.append(f"table with the SHA-256 {digest_of(Path(table).read_bytes())}")
+    return "\n".join([*lines, _description(prepared.plan, settings)])
 
 
 def _ask_about_file(

@@ -33,14 +33,14 @@ from fractale.graph.context import LOOK, ResultCache
 from fractale.graph.kinds.tool import QuietCodec
 from fractale.graph.outcome import CallResult, Decision, decide, decide_by_evidence
 from fractale.graph.reuse_key import (
+    KeyParts,
     NoSuchFile,
     NotKeyed,
-    Parts,
     files_named_in,
     parts_of,
 )
 from fractale.policy import from_data, to_data
-from fractale.store.cache import CacheStore, Entry, KeyLock
+from fractale.store.cache import CachedResult, CacheStore, KeyLock
 from fractale.store.journal import Call, digest_of
 from fractale.toolbox import ToolResult
 
@@ -102,7 +102,7 @@ class Reuse:
         if any(hashed.get(n) != h for n, h in self.parts.items() if n not in known):
             return "its tool or its environment was changed while it ran"
         context = attempt.context
-        entry = Entry(
+        entry = CachedResult(
             key=store.key_of(hashed),
             group=self.group,
             run=context.run_id,
@@ -194,7 +194,7 @@ class Sought:
     group: str
     parts: Mapping[str, str]
     files: Mapping[str, str]
-    entry: Entry | None
+    entry: CachedResult | None
 
 
 async def seek(attempt: Attempt, cache: ResultCache) -> Sought:
@@ -236,7 +236,7 @@ async def _look(reuse: Reuse) -> dict[str, Any]:
 
 async def _wait(
     reuse: Reuse, group: str, hashed: Mapping[str, str]
-) -> tuple[Entry | None, dict[str, Any]]:
+) -> tuple[CachedResult | None, dict[str, Any]]:
     """Take the lock of a key, or wait for the result of the process that has it.
 
     If that process ends without a result, all that have waited compute at the same time.
@@ -268,17 +268,17 @@ async def _wait(
     return entry, again
 
 
-async def _parts(attempt: Attempt, cache: ResultCache) -> Parts:
+async def _parts(attempt: Attempt, cache: ResultCache) -> KeyParts:
     declared = attempt.step.cache is not None
     return await parts_of(attempt, declared=declared, state_dir=cache.store.path.parent)
 
 
-def _hashed(parts: Parts, store: CacheStore) -> dict[str, str]:
+def _hashed(parts: KeyParts, store: CacheStore) -> dict[str, str]:
     found = parts.all(store.path.parent)
     return {name: store.hash_of(value) for name, value in sorted(found.items())}
 
 
-def usable(store: CacheStore, group: str, hashed: Mapping[str, str]) -> Entry | None:
+def usable(store: CacheStore, group: str, hashed: Mapping[str, str]) -> CachedResult | None:
     """The result of a key, if the files that it names are still as it left them."""
     entry = store.find(group, store.key_of(hashed))
     if entry is None or any(_sum(Path(p)) != found for p, found in entry.files.items()):
@@ -348,7 +348,7 @@ def _verdict(decision: Decision) -> dict[str, str]:
     }
 
 
-def _brought(attempt: Attempt, entry: Entry) -> dict[str, Any]:
+def _brought(attempt: Attempt, entry: CachedResult) -> dict[str, Any]:
     """The result of an entry, with the files of its answer copied to the outputs of this run.
 
     The run that it came from may be removed.

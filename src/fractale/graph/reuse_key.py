@@ -58,7 +58,7 @@ MOST_IN_DIRECTORY: Final = 64 * 1024 * 1024
 """Bytes of the files of a directory that are compared."""
 
 _WORDS: Final = re.compile(r"""(?:\\\s|[^\s"'`;|&<>()])+""")
-"""What a shell would take for a word, with its escaped spaces."""
+"""A word as a shell splits it, with its escaped spaces."""
 _QUOTED: Final = re.compile(r"""'([^'\n]+)'|"([^"\n]+)\"""")
 _BRACES: Final = re.compile(r"""([^\s"'`;|&<>(){}]*)\{([^{}\s]*,[^{}\s]*)\}([^\s"'`;|&<>(){}]*)""")
 _HERE: Final = (".", "..", "./", "../", "~")
@@ -72,7 +72,7 @@ class NotKeyed(Exception):
 
 
 @dataclass(slots=True)
-class Parts:
+class KeyParts:
     """The parts of a key.
 
     Args:
@@ -98,7 +98,7 @@ class Parts:
         return cast("dict[str, Any]", _without(kept, {**self.values, **files}))
 
 
-async def parts_of(attempt: Attempt, *, declared: bool, state_dir: Path) -> Parts:
+async def parts_of(attempt: Attempt, *, declared: bool, state_dir: Path) -> KeyParts:
     """The parts of the key of an attempt whose inputs are rendered.
 
     Args:
@@ -131,7 +131,7 @@ async def parts_of(attempt: Attempt, *, declared: bool, state_dir: Path) -> Part
     return parts
 
 
-async def _of_kind(attempt: Attempt, declared: bool) -> Parts:
+async def _of_kind(attempt: Attempt, declared: bool) -> KeyParts:
     step = attempt.step
     if step.kind == "tool":
         return await _of_tool(attempt, step.target or "", dict(attempt.inputs), declared)
@@ -144,7 +144,7 @@ async def _of_kind(attempt: Attempt, declared: bool) -> Parts:
     return _of_job(attempt)
 
 
-async def add_files(attempt: Attempt, parts: Parts, state_dir: Path) -> None:
+async def add_files(attempt: Attempt, parts: KeyParts, state_dir: Path) -> None:
     """Look at the files that the step names, as they are now.
 
     Raises:
@@ -158,7 +158,7 @@ async def add_files(attempt: Attempt, parts: Parts, state_dir: Path) -> None:
     parts.files = await asyncio.to_thread(look.all, required, globs)
 
 
-def _unknown(parts: Parts, why: str) -> None:
+def _unknown(parts: KeyParts, why: str) -> None:
     """Refuse a key because of something unknown, unless the step says which files matter.
 
     Raises:
@@ -168,9 +168,9 @@ def _unknown(parts: Parts, why: str) -> None:
         raise NotKeyed(f"{why}; name the files that matter: `cache: {{files: […]}}`")
 
 
-def _parts(attempt: Attempt, *group: str) -> Parts:
+def _parts(attempt: Attempt, *group: str) -> KeyParts:
     files_given = bool(attempt.step.cache and attempt.step.cache.files)
-    return Parts(
+    return KeyParts(
         [attempt.step.kind, *group], bases=[attempt.context.start_dir], files_given=files_given
     )
 
@@ -180,7 +180,7 @@ def _parts(attempt: Attempt, *group: str) -> Parts:
 
 async def _of_tool(
     attempt: Attempt, name: str, arguments: Mapping[str, Any], declared: bool
-) -> Parts:
+) -> KeyParts:
     tool = await resolve(attempt.deps.toolbox, attempt.context.bindings, name)
     found = await provenance_of(attempt.deps.toolbox, tool.server, tool.own_name)
     if not declared:
@@ -215,13 +215,13 @@ def _check_reads(tool: ToolInfo, found: Provenance) -> None:
     if tool.annotations.get("openWorldHint") is not False:
         raise NotKeyed(
             f"`{tool.name}` does not say that its world is closed (`openWorldHint: false`): its "
-            f"answer may change by itself; {hint}"
+            f"answer may change at any time; {hint}"
         )
     if found.remote:
         raise NotKeyed(f"the code of server `{tool.server}` is on the other side; {hint}")
 
 
-def _add_provenance(parts: Parts, found: Provenance, prefix: str = "") -> None:
+def _add_provenance(parts: KeyParts, found: Provenance, prefix: str = "") -> None:
     if not found.remote or "address" not in found.parts:
         _unknown(parts, found.unknown)
     for name, value in found.parts.items():
@@ -233,12 +233,14 @@ def _add_provenance(parts: Parts, found: Provenance, prefix: str = "") -> None:
 # Models
 
 
-async def _of_agent(attempt: Attempt) -> Parts:
+async def _of_agent(attempt: Attempt) -> KeyParts:
     step, agents = attempt.step, attempt.deps.agents
     name = "ask" if step.target in GENERAL_AGENTS else str(step.target)
     agent = agents.find(name)
     if agent is None:
-        arguments = {**attempt.inputs, "instruction": attempt.instruction}
+        error = attempt.scope.get("previous", {}).get("error")
+        more = {"instruction": attempt.instruction, **({"error": error} if error else {})}
+        arguments = {**more, **attempt.inputs}
         return await _of_tool(attempt, name, arguments, True)
     parts = _parts(attempt, name)
     expert = agents.expert(name)
@@ -254,7 +256,7 @@ async def _of_agent(attempt: Attempt) -> Parts:
     return parts
 
 
-async def _of_prompt(attempt: Attempt) -> Parts:
+async def _of_prompt(attempt: Attempt) -> KeyParts:
     name, toolbox = attempt.step.target or "", attempt.deps.toolbox
     bound = await resolve_prompt(toolbox, attempt.context.bindings, name)
     parts = _parts(attempt, bound)
@@ -266,7 +268,7 @@ async def _of_prompt(attempt: Attempt) -> Parts:
 
 
 async def _add_model(
-    attempt: Attempt, parts: Parts, model: str | None, allowed: tuple[str, ...] | None
+    attempt: Attempt, parts: KeyParts, model: str | None, allowed: tuple[str, ...] | None
 ) -> None:
     """Add the model, its task and its tools.
 
@@ -300,7 +302,7 @@ async def _add_model(
 # Jobs and scripts
 
 
-def _of_job(attempt: Attempt) -> Parts:
+def _of_job(attempt: Attempt) -> KeyParts:
     step = attempt.step
     scheduler = str(attempt.inputs.get("scheduler") or "")
     parts = _parts(attempt, scheduler)
@@ -351,7 +353,7 @@ class _Look:
         state_dir: Its files are no part of any key.
     """
 
-    def __init__(self, parts: Parts, start: Path, state_dir: Path) -> None:
+    def __init__(self, parts: KeyParts, start: Path, state_dir: Path) -> None:
         self._parts = parts
         self._start = start
         self._state_dir = Path(os.path.abspath(state_dir))  # noqa: PTH100 - no link is followed

@@ -281,7 +281,7 @@ def _iso(moment: float) -> str:
 
 
 def _about(attempt: RecordedAttempt) -> str:
-    """What an attempt did; if it took over a result, from where."""
+    """The work of an attempt as text, with the source of a result that it took over."""
     own = attempt.description or attempt.reason or f"{attempt.kind} {attempt.target or ''}"
     source = attempt.reused
     if source is None:

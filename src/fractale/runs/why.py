@@ -35,7 +35,7 @@ from fractale.graph.step import (
 )
 from fractale.plan.model import SUCCESS, Plan, Step
 from fractale.plan.scope import is_per_item
-from fractale.store.cache import CacheStore, Entry
+from fractale.store.cache import CachedResult, CacheStore
 
 Verdict = Literal["taken over", "runs", "skipped"]
 
@@ -48,7 +48,7 @@ WORDS: Final[Mapping[str, str]] = {
     "kind": "fractale's own version of such steps",
     "version": "the version of fractale",
     "server": "the version of the server",
-    "task": "the task that the judge is told",
+    "task": "the task of the judge",
 }
 
 MOST_STEPS: Final = 10_000
@@ -57,7 +57,7 @@ MOST_STEPS: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """What a run would do at one step.
+    """The verdict on one step: whether a run would make its call.
 
     Args:
         step: The step's path; of an item of a foreach, ``each[3]``.
@@ -84,7 +84,7 @@ class Why:
 async def reasons(
     plan: Plan, inputs: Mapping[str, Any], deps: Dependencies, context: RunContext
 ) -> list[Why]:
-    """What a run of the plan would do at each step, in the order of the run.
+    """The verdict on each step of a plan, in the order of the run.
 
     Args:
         inputs: In the form that the state of a run stores.
@@ -311,7 +311,7 @@ class _Walk:
         merged: dict[str, Any] = {**level.state, **update}
         for name in ("steps", "values", "value_sources"):
             if name in update:
-                merged[name] = {**level.state.get(name, {}), **update[name]}
+                merged[name] = {**level.state.get(name, {}), **merged[name]}
         level.state = PlanState(**merged)
 
 
@@ -345,7 +345,7 @@ def _difference(base: Why, sought: Sought, store: CacheStore, start: Path) -> Wh
     Args:
         start: The directory of the run: files in it are named relative to it.
     """
-    nearest: Entry | None = None
+    nearest: CachedResult | None = None
     names: list[str] = []
     least: tuple[int, int] | None = None
     for entry in store.near(sought.group):

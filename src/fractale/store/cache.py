@@ -4,7 +4,7 @@
     cache/GROUP/KEY.json         one result; GROUP is the kind of step with what it calls
     cache/locks/KEY              the lock of a result that is being computed
 
-The names of files and the hashes in them tell nothing to somebody who does not have the secret.
+The names of files and the hashes in them are worthless without the secret.
 Reading takes no lock: a file is replaced whole. A file that is damaged, or that another user could
 have written, is as good as none.
 """
@@ -49,7 +49,7 @@ _SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CachedResult:
     """One result.
 
     Args:
@@ -145,11 +145,11 @@ class CacheStore:
     def _file(self, group: str, key: str) -> Path:
         return self.path / group / f"{key}.json"
 
-    def find(self, group: str, key: str) -> Entry | None:
+    def find(self, group: str, key: str) -> CachedResult | None:
         """The result of a key; None if there is none that can be used."""
         return self._read(self._file(group, key))
 
-    def _read(self, path: Path) -> Entry | None:
+    def _read(self, path: Path) -> CachedResult | None:
         try:
             data = _read_private(path)
             found = json.loads(data) if data else None
@@ -162,7 +162,7 @@ class CacheStore:
         try:
             if not hmac.compare_digest(self._sum_of(body), str(table.get("sum"))):
                 return None
-            entry = Entry(**cast("dict[str, Any]", body))
+            entry = CachedResult(**cast("dict[str, Any]", body))
         except (TypeError, StoreError):
             return None
         return entry if self._file(entry.group, entry.key) == path else None
@@ -170,7 +170,7 @@ class CacheStore:
     def _sum_of(self, body: Any) -> str:
         return self.hash_of(body, _HASH)
 
-    def keep(self, entry: Entry) -> bool:
+    def keep(self, entry: CachedResult) -> bool:
         """Keep a result; returns False if it is too large.
 
         Raises:
@@ -189,7 +189,7 @@ class CacheStore:
             raise StoreError(f"cannot keep a result in {path}: {error}") from error
         return True
 
-    def near(self, group: str) -> Iterator[Entry]:
+    def near(self, group: str) -> Iterator[CachedResult]:
         """The latest results of a group, the latest first."""
         for path, _ in sorted(self._files(group), key=lambda f: -f[1].st_mtime)[:MOST_COMPARED]:
             if (entry := self._read(path)) is not None:

@@ -9,7 +9,8 @@ in this order:
    start and the end of each row.
 3. `begin`: checks a spec and writes its record; `dry_run` only describes the effects.
 4. `driver`: `drive` hands rows to an executor until each has ended or waits. `resuming`,
-   `cancelling` and `answering` act on a sweep that was started; `detach` starts its driver elsewhere.
+   `cancelling` and `answering` act on a sweep that was started; `detach` starts its driver in a
+   job or in the background.
 5. `executors`: where runs happen: `local` (warm processes of this machine) or `parsl_executor`.
 6. `worker`: performs one `RunTask` (`task`) after another in a warm process.
 7. `budget`: what the sweep may still use, reserved before a run starts and settled after it.

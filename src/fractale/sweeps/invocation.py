@@ -12,17 +12,24 @@ from typing_extensions import TypedDict
 
 from fractale.errors import UsageError
 from fractale.plan.given import limits_of, secrets_of
-from fractale.plan.inputs import read_secrets, secret_variable
+from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.runs.invocation import listed
 from fractale.runs.keywords import check_keywords, check_values, unusable
 from fractale.settings import Settings, load_settings
-from fractale.sweeps.begin import check_free, check_secrets, prepare, write_sweep
+from fractale.sweeps.begin import (
+    check_free,
+    check_secrets,
+    environment_of_workers,
+    prepare,
+    write_sweep,
+)
 from fractale.sweeps.driver import Listener, run_sweep
 from fractale.sweeps.record import SweepRecords
 from fractale.sweeps.resuming import resume_sweep
 from fractale.sweeps.spec import Algorithm, SweepSpec, axes_of, with_options
 from fractale.sweeps.sweep_file import read_sweep_file
+from fractale.text import listing
 
 if TYPE_CHECKING:
     from fractale.sweeps.results import SweepView
@@ -111,6 +118,7 @@ async def start_sweep(
         reuse=given("reuse") or None,
     )
     settings = given("settings") or load_settings()
+    _check_reaches_workers(settings)
     if model := given("model"):
         settings = settings.with_flags(model=model)
     prepared = prepare(
@@ -127,8 +135,9 @@ async def start_sweep(
     secrets = read_secrets(prepared.plan, settings.environment) | plan_secrets
     check_secrets(prepared, secrets)
     record = write_sweep(prepared, settings, sweep_id)
-    variables = {secret_variable(name): value for name, value in secrets.items()}
-    settings = replace(settings, environment={**settings.environment, **variables})
+    settings = replace(
+        settings, environment=environment_of_workers(settings, prepared.plan, secrets)
+    )
     return await run_sweep(record, settings=settings, listener=given("on_row"))
 
 
@@ -149,6 +158,30 @@ async def resume_recorded(
         record, settings, limits=of_sweep, run_limits=of_runs, listener=on_row
     )
     return done.view
+
+
+BY_HAND: Final = (
+    *("servers", "policy", "prices", "fallback_models", "local_model", "notify", "max_attempts"),
+    *("openai_api_key", "openai_base_url", "gemini_api_key", "gemini_base_url"),
+)
+"""Settings that workers read from the settings files and the environment only."""
+
+
+def _check_reaches_workers(settings: Settings) -> None:
+    """Check that settings which a program made itself do not get lost.
+
+    Raises:
+        UsageError: They have values that the processes of the runs would not get.
+    """
+    if settings.origins:
+        return  # `load_settings` made them, and workers load them, too
+    plain = Settings()
+    lost = [name for name in BY_HAND if getattr(settings, name) != getattr(plain, name)]
+    if lost:
+        raise UsageError(
+            f"the processes of a sweep would not get {listing(lost)} of `settings`",
+            hint="set them in ~/.config/fractale/config.yaml or the environment: workers read both",
+        )
 
 
 def _check(given: Mapping[str, Any], *required: str) -> None:

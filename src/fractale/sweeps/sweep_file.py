@@ -188,6 +188,8 @@ def read_sweep_file(path: Path | str) -> SweepSpec | None:
     Raises:
         PlanError: It is a sweep file with errors; all of them.
     """
+    if not Path(path).is_file():
+        return None  # a pipe can be read once only, and is read as a plan
     root = read_file(path)
     if not is_sweep_file(root):
         return None
