@@ -16,6 +16,7 @@ import five_steps
 import inside
 import lasting
 import looking
+import scale
 import sweeps
 from measure import Row
 
@@ -62,6 +63,8 @@ def measure():
         yield show(row)
     yield show(asyncio.run(lasting.show_row()))
     for row in looking.looking_rows():
+        yield show(row)
+    for row in scale.scale_rows():
         yield show(row)
     for row in sweeps.sweep_rows():
         yield show(row)
