@@ -157,7 +157,7 @@ steps:
                 await graph.ainvoke({"messages": [said]}, config, durability="sync")
 
         with_us, without = await cpu_in_turns(run_ours, run_bare, tries=5)
-        our_bytes = sum(file.stat().st_size for file in ours.rglob("checkpoints*"))
+        our_bytes = _size_of(ours, "checkpoints*")
         bare_bytes = bare.stat().st_size
     return [
         Row(
@@ -227,14 +227,14 @@ async def large_output_row() -> Row:
 name: large
 steps:
   - {name: make, tool: make}
-  - {name: use, tool: use, inputs: {text: "{{ steps.make.outputs.result }}"}}
+  - {name: use, tool: use, inputs: {text: "{{ steps.make.outputs.content }}"}}
 outputs: {length: "{{ steps.use.outputs.length }}"}
 """)
     with TemporaryDirectory() as folder:
         runs = Runs(replace(Settings(), state_dir=Path(folder)), server)
         result = await runs.start(plan, {})
         assert result.outputs == {"length": len(text)}, result.error
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        size = _size_of(Path(folder))
     gc.collect()
     return Row(
         f"bytes of a run with a text of {MEGABYTES} MB that two steps use",
@@ -243,6 +243,10 @@ outputs: {length: "{{ steps.use.outputs.length }}"}
         size / len(text),
         1.3,
     )
+
+
+def _size_of(folder: Path, pattern: str = "*") -> int:
+    return sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file())
 
 
 if __name__ == "__main__":

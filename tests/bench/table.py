@@ -48,26 +48,20 @@ def measure():
         else:
             print("0.1.0 is not installed (`make bench` does it): its two rows are left out")
         yield show(asyncio.run(inside.step_row(folder)))
-    for row in call_path.path_rows():
-        yield show(row)
-    for row in asyncio.run(five_steps.five_step_rows()):
-        yield show(row)
-    for row in asyncio.run(inside.growth_rows()):
-        yield show(row)
-    for row in asyncio.run(inside.loop_rows()):
-        yield show(row)
-    yield show(asyncio.run(inside.foreach_row()))
-    for row in asyncio.run(lasting.durability_rows()):
-        yield show(row)
-    for row in lasting.runs_rows():
-        yield show(row)
-    yield show(asyncio.run(lasting.show_row()))
-    for row in looking.looking_rows():
-        yield show(row)
-    for row in scale.scale_rows():
-        yield show(row)
-    for row in sweeps.sweep_rows():
-        yield show(row)
+    for rows in (
+        call_path.path_rows,
+        lambda: asyncio.run(five_steps.five_step_rows()),
+        lambda: asyncio.run(inside.growth_rows()),
+        lambda: asyncio.run(inside.loop_rows()),
+        lambda: [asyncio.run(inside.foreach_row())],
+        lambda: asyncio.run(lasting.durability_rows()),
+        lasting.runs_rows,
+        lambda: [asyncio.run(lasting.show_row())],
+        looking.looking_rows,
+        scale.scale_rows,
+        sweeps.sweep_rows,
+    ):
+        yield from map(show, rows())
 
 
 def show(row: Row) -> Row:
