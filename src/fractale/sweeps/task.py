@@ -64,7 +64,7 @@ class RunTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What became of a task.
+    """The outcome of a task.
 
     Args:
         status: Of the run. A run that could not be started or whose record could not be read is
