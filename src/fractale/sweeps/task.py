@@ -100,4 +100,5 @@ class RunReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunReport:
         """The inverse of `as_dict`."""
-        return cls(**{**data, "waiting": tuple(data.get("waiting") or ())})
+        known: dict[str, Any] = {**data, "waiting": tuple(data.get("waiting") or ())}
+        return cls(**known)
