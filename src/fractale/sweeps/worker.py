@@ -193,6 +193,7 @@ class Worker:
             replies=Answers(task.replies),
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
+            reuse=given.get("reuse") or None,
             limits=limits_of(task.limits),
             control=self._control,
             run_id=task.run,
