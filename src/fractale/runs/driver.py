@@ -269,7 +269,7 @@ class RunDriver:
             UsageError: Another state directory has it.
         """
         if (await steps.snapshot()).values:
-            if self._record:
+            if self._record and self._record.is_new:  # else another process began it meanwhile
                 self._record.remove()
             run, where = self.context.run_id, "where the checkpoints are kept"
             hint = None if self._record else f"continue it: `fractale.resume({run!r}, plan=…)`"
