@@ -387,7 +387,8 @@ class _Drive:
         self._later: list[tuple[float, int]] = []  # a heap: when, row
         self._held = Counter[int]()
         self._known_answers = 0
-        self._begun = iter([*self._table.rows("running")])  # they have a reservation: they go first
+        # They have a reservation, so they go first.
+        self._begun = iter([*self._table.rows("running"), *continued_rows(sweep)])
         self._due = self._due_at_start()
         self._wake = asyncio.Event()
         self._looked = 0.0
@@ -518,7 +519,8 @@ class _Drive:
             return heapq.heappop(self._later)[1]
         if self._asked:
             return self._asked.popleft()
-        if (row := next(self._begun, None)) is not None:
+        active = self._active.values()
+        if (row := next((row for row in self._begun if row not in active), None)) is not None:
             return row
         if self._unfit:
             return self._unfit.popleft() if self._freed else None
@@ -694,6 +696,22 @@ class _Drive:
         elif self._cancelled:
             line["reason"] = "cancelled by `fractale sweep cancel`"
         return line
+
+
+def continued_rows(sweep: OpenSweep) -> list[int]:
+    """The rows whose runs waited, and wait for no answer now.
+
+    They continued without the sweep, as after `fractale answer RUN`. Or they waited for a job or a
+    time when the driver died.
+    """
+    runs, table, found = RunRecords(sweep.record.state_dir), sweep.table, list[int]()
+    for row in table.waiting:
+        run = runs.at(run_id_of(sweep.record.sweep_id, row, table.attempt(row)))
+        with contextlib.suppress(StoreError):  # its worker will say so, once it is answered
+            last = next(run.events_from_end(("run_started", "run_finished")), None)
+            if last is not None and not any(map(asks_user, last.get("waiting") or ())):
+                found.append(row)
+    return found
 
 
 def asks_user(waiting: Mapping[str, Any]) -> bool:

@@ -57,6 +57,7 @@ from fractale.store.outputs import FileOutputs, resolved
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import used_by
 from fractale.sweeps.executors import WorkerLost
+from fractale.sweeps.record import SweepRecords, row_lock
 from fractale.sweeps.task import RunReport, RunTask
 
 LONGEST_TEXT: Final = 1000
@@ -126,10 +127,12 @@ class Worker:
         if self._stopping:
             raise WorkerLost(self._stopping)
         record = RunRecords(Path(task.state_dir)).at(task.run)
+        sweep = SweepRecords(Path(task.state_dir)).at(task.sweep)
         try:
-            if record.head.exists():
-                return await self._continue(task, record)
-            return await self._start(task, record)
+            with row_lock(sweep, task.row):
+                if record.head.exists():
+                    return await self._continue(task, record)
+                return await self._start(task, record)
         except RunHeld:
             return RunReport(run=task.run, status="running", held=True)
         except StoreError as error:
