@@ -110,6 +110,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "sweep show": (("sweep", "show", "greetings"), 0),
     "sweep watch": (("sweep", "watch", "greetings"), 75),
     "sweep export": (("sweep", "export", "greetings"), 0),
+    "run --why": (("run", "hello.yaml", *R, "--why", "--dry-run"), 0),
+    "cache": (("cache",), 0),
     "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
