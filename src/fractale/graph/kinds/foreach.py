@@ -13,8 +13,8 @@ import asyncio
 import itertools
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, cast
@@ -117,14 +117,30 @@ def _chunk_node(graph: Any) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         context = runtime.context
-        if context.arrays:  # the scheduler limits how many run
-            after = await graph.ainvoke(state, config, context=context)
-        else:
-            async with cast("ConcurrencyLimit", context.slots).chunk():
-                after = await graph.ainvoke(state, config, context=context)
+        # A scheduler limits by itself how many elements of an array run.
+        turn = nullcontext() if context.arrays else cast("ConcurrencyLimit", context.slots).chunk()
+        async with turn:
+            after = await _until_ended(graph.ainvoke(state, config, context=context))
         return ItemState(results=after["results"], spent=after.get("spent", Spent()))
 
     return items
+
+
+async def _until_ended(graph: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a graph that has ended, with all its items, also if it is cancelled.
+
+    LangGraph cancels the tasks of a graph that fails twice. The second time, a graph inside a task
+    would no longer wait for its own tasks.
+    """
+    task = asyncio.ensure_future(graph)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise
 
 
 def _items_graph(leaf: StepNode) -> Any:
