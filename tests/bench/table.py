@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import call_path
 import commands
+import disk
 import five_steps
 import inside
 import lasting
@@ -56,10 +57,9 @@ def measure():
     for row in asyncio.run(inside.loop_rows()):
         yield show(row)
     yield show(asyncio.run(inside.foreach_row()))
-    for row in asyncio.run(lasting.durability_rows()):
-        yield show(row)
-    for row in lasting.runs_rows():
-        yield show(row)
+    for rows in (lasting.durability_rows, disk.disk_rows):
+        yield from map(show, asyncio.run(rows()))
+    yield from map(show, lasting.runs_rows())
     yield show(asyncio.run(lasting.show_row()))
     for row in looking.looking_rows():
         yield show(row)

@@ -129,6 +129,7 @@ def place(tmp_path: Path, listener: Listener) -> Place:
 ACTS = {
     "run": ["run", "hello.yaml", "-r", "tools.yaml"],
     "run of a model": ["run", "asks.yaml"],
+    "run --why": ["run", "hello.yaml", "-r", "tools.yaml", "--why", "--dry-run"],
     "sweep": ["sweep", "many.yaml", "-r", "tools.yaml", "--over", "n=1,2"],
     "sweep resume": ["sweep", "resume", "any"],
     "sweep retry": ["sweep", "retry", "any", "--failed"],
@@ -160,6 +161,7 @@ LOOKS = {
     "sweep list": ["sweep", "list"],
     "runs": ["runs"],
     "runs prune": ["runs", "prune", "--dry-run", "--older-than", "1d"],
+    "cache": ["cache", "--prune", "--dry-run"],
     "watch": ["watch", "mine"],
     "show": ["show", "mine"],
     "answer": ["answer", "mine"],

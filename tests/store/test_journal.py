@@ -288,6 +288,21 @@ async def test_the_event_loop_goes_on_while_the_disk_is_slow(path):
     assert threading.get_ident() not in disk.threads
 
 
+async def test_a_call_that_begins_when_a_sync_has_just_ended_gets_its_own(path):
+    """That sync may have ended in its thread before the event loop knows."""
+    disk = Disk(path)
+    journal = FileJournal(path, sync=disk)
+    for number in range(1, 200):
+        journal.begin(place(2 * number), CALL)
+        first = asyncio.create_task(journal.synced())
+        await asyncio.sleep(0)
+        journal.begin(place(2 * number + 1), CALL)
+        time.sleep(0.002)  # noqa: ASYNC251 - the event loop is busy meanwhile
+        async with asyncio.timeout(10):
+            await asyncio.gather(first, journal.synced())
+        assert place(2 * number + 1).key in disk.calls[-2:]
+
+
 async def test_a_result_is_synced_with_the_next_intent(path):
     """So one call after the other needs one sync each, not two."""
     disk = Disk(path)

@@ -153,7 +153,8 @@ async def test_a_large_text_is_on_the_disk_once(stage: Large) -> None:
     assert bytes_of(stage.last) < 1.3 * len(LARGE)
     assert stage.last.journal.stat().st_size < 20_000
     assert stage.last.events.stat().st_size < 40_000
-    assert Path(result.output_files["text"]).read_text() == LARGE
+    assert (stage.last.outputs / "text.txt").read_text() == LARGE
+    assert result.output_files == {"text": str(stage.last.outputs / "text.txt")}
 
 
 async def test_a_run_that_waits_is_resumed_with_it(stage: Large) -> None:

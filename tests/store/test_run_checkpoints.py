@@ -85,11 +85,11 @@ async def test_tools_of_a_plan_may_write_nothing_that_is_the_record_s(tmp_path):
 # -- several runs at a time -----------------------------------------------------------------------
 
 
-async def test_on_a_network_file_system_ten_runs_are_in_progress_at_the_same_time(
+async def test_on_a_network_file_system_sixteen_runs_are_in_progress_at_the_same_time(
     run_plan, settings, plan, tools
 ):
     state = settings.state_dir
-    all_open = asyncio.Barrier(10)
+    all_open = asyncio.Barrier(16)
 
     async def start(name: str):
         # Each opens the checkpoints anew, as a process of its own does.
@@ -99,8 +99,8 @@ async def test_on_a_network_file_system_ten_runs_are_in_progress_at_the_same_tim
             seen = await run_plan(plan, tools=tools, keep=True, run_id=name, checkpointer=saver)
         return seen.status
 
-    names = [f"run{number}" for number in range(10)]
-    assert await asyncio.gather(*map(start, names)) == ["waiting"] * 10
+    names = [f"run{number}" for number in range(16)]
+    assert await asyncio.gather(*map(start, names)) == ["waiting"] * 16
     assert {row.status for row in list_runs(state)} == {"waiting"}
 
 

@@ -6,13 +6,16 @@ import contextlib
 import json
 import sqlite3
 import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from fractale.errors import StoreError
 from fractale.events import Event, EventLog
-from fractale.store.index import CHANGES, RunFilter, RunIndex, RunRow
+from fractale.store.index import CHANGES, RunFilter, RunIndex, RunRow, list_runs
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecord, RunRecords
 
@@ -284,3 +287,31 @@ def test_the_last_event_is_found_from_the_end_of_a_long_file(tmp_path):
     assert list(ends) == [{"event": "run_started", "n": 0}]
     assert len(list(record.events_from_end(("log",)))) == 300
     assert list(RunRecord("none", tmp_path / "none").events_from_end(("log",))) == []
+
+
+# Many at once
+
+
+def test_sixteen_at_once_list_and_write_a_new_index(tmp_path):
+    """The workers of a sweep, and whoever looks at it; each has a connection of its own."""
+    for number in range(40):
+        make_run(RunRecords(tmp_path), f"run{number}")
+    together = threading.Barrier(16)
+
+    def work(number: int) -> int:
+        together.wait()
+        listed = len(list_runs(tmp_path))
+        with RunIndex(tmp_path) as index:
+            for again in range(10):
+                index.put(replace(row(number), id=f"run{number}", seconds=float(again)))
+                index.refresh()
+        return listed
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(work, range(16))) == [40] * 16
+    assert len(list_runs(tmp_path)) == 40
+
+
+def make_run(records: RunRecords, name: str) -> None:
+    record = records.new(name)
+    record.write_head({"plan": "p", "file": "p.yaml", "started": START, "inputs": {}})

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from fractale.confine.ways import Way, confinement_of, find_way
 from fractale.errors import (
@@ -68,6 +68,23 @@ CLEAR_SECONDS: Final = 2.0
 
 LOCAL: Final = "local"
 HINT: Final = "set `scheduler: local` to run jobs as processes of this machine, or try again later"
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def _in_thread(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """Write files in a thread, since the event loop must not wait for a disk.
+
+    A caller that is cancelled waits, too: it has the lock of the job's directory.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(write, *given, **named))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 class Jobs:
@@ -223,18 +240,18 @@ class Jobs:
         self, adapter: Scheduler, folder: JobFolder, spec: JobSpec, key: str, lock: int
     ) -> JobHandle:
         array = array_of(spec, adapter.name)
-        folder.write_intent(spec, key, adapter.name, array)
+        await _in_thread(folder.write_intent, spec, key, adapter.name, array)
         try:
             spec = replace(spec, array=array)
             spec = await self._confined(adapter.name, folder, spec)
-            adapter.prepare(folder, spec)
+            await _in_thread(adapter.prepare, folder, spec)
             native_id = await adapter.submit(folder, spec, lock)
         except (SchedulerUnavailable, JobInDoubt):
             raise
         except (JobError, DependencyMissing):
             folder.forget()
             raise
-        return self._written(folder, adapter.name, native_id, key)
+        return await _in_thread(self._written, folder, adapter.name, native_id, key)
 
     async def _confined(self, scheduler: str, folder: JobFolder, spec: JobSpec) -> JobSpec:
         """Add the confinement to a job whose spec asks for one.

@@ -116,6 +116,8 @@ class _Reader:
         self._current: dict[str, RecordedAttempt] = {}
         self._counts: dict[str, int] = {}
         self._calls: dict[tuple[str, int], RecordedCall] = {}
+        # The calls of an attempt with the same key in the journal: an attempt may have 10,000.
+        self._alike: dict[tuple[str, int, str], list[RecordedCall]] = {}
         self._jobs: dict[tuple[str, str], RecordedJob] = {}
         self._handlers: dict[str, Callable[[Data], None]] = {
             "run_started": self._run_started,
@@ -233,6 +235,7 @@ class _Reader:
         if attempt.enterings > 1:  # each process reports only its own usage
             attempt.tokens = max(attempt.tokens, _tokens(attempt))
         attempt.inputs = event.get("inputs_ref")
+        attempt.reused = event.get("reused")
         attempt.outputs_cut = "outputs_ref" not in event
         attempt.outputs = event.get("outputs") if attempt.outputs_cut else event["outputs_ref"]
 
@@ -258,6 +261,7 @@ class _Reader:
             item.seconds = event.get("seconds")
             item.inputs = event.get("inputs_ref")
             item.outputs = event.get("outputs_ref")
+            item.reused = event.get("reused")
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -283,10 +287,12 @@ class _Reader:
             entering=attempt.enterings,
             agreed=str(event.get("agreed") or ""),
         )
-        if lost := _lost_call(attempt, made):
+        alike = self._calls_like(attempt, made)
+        if lost := _lost_call(attempt, made, alike):
             made = lost
         else:
             attempt.calls.append(made)
+            alike.append(made)
         # Each process counts its calls from 1; an unfinished one is forgotten here.
         self._calls[made.step, event["call"]] = made
 
@@ -295,8 +301,11 @@ class _Reader:
         attempt = self._owner(event["step"])
         if made is None or attempt is None:
             return
-        if event.get("recorded") and _twin(attempt, made):
+        alike = self._calls_like(attempt, made)
+        if event.get("recorded") and _twin(attempt, made, alike):
             attempt.calls.remove(made)  # it was taken from the journal, not made again
+            if made in alike:
+                alike.remove(made)
             return
         # An answer about an interrupted call with an unknown outcome is not the call's end.
         made.finished = _question_about(attempt, made) is None
@@ -306,6 +315,12 @@ class _Reader:
         made.input_tokens = event.get("input_tokens") or 0
         made.output_tokens = event.get("output_tokens") or 0
         made.cost = event.get("cost") or 0.0
+
+    def _calls_like(self, attempt: RecordedAttempt, made: RecordedCall) -> list[RecordedCall]:
+        """The calls of an attempt that have the key of a call in the journal, oldest first."""
+        if made.key is None:
+            return []
+        return self._alike.setdefault((attempt.path, attempt.number, made.key), [])
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -389,9 +404,11 @@ class _Reader:
         if asked.question.get("kind") != "in_doubt" or not attempt.calls:
             return
         last = attempt.calls[-1]
-        lost = _earlier(last, attempt.calls[:-1])
+        alike = self._calls_like(attempt, last)
+        lost = _interrupted(alike[:-1])
         if lost and not last.finished and _is_about(asked, last):
             attempt.calls.pop()
+            alike.pop()
             self._calls = {k: lost if c is last else c for k, c in self._calls.items()}
 
 
@@ -409,11 +426,10 @@ def _same(one: Data, other: Data) -> bool:
     }
 
 
-def _twin(attempt: RecordedAttempt, made: RecordedCall) -> bool:
+def _twin(attempt: RecordedAttempt, made: RecordedCall, alike: Sequence[RecordedCall]) -> bool:
     """Whether an earlier process reported the same call, with its result."""
     if made.key is not None:
-        known = [each for each in attempt.calls if each.key == made.key and each is not made]
-        return any(each.came_back for each in known)
+        return any(each.came_back for each in alike if each is not made)
     return any(
         each.finished
         and each.entering < made.entering
@@ -426,11 +442,8 @@ def _twin(attempt: RecordedAttempt, made: RecordedCall) -> bool:
 # -- calls that a process was killed in: a resumed run reports them again, made or not ----------
 
 
-def _earlier(made: RecordedCall, calls: Sequence[RecordedCall]) -> RecordedCall | None:
+def _interrupted(alike: Sequence[RecordedCall]) -> RecordedCall | None:
     """The latest of some calls with the same key in the journal, if its end is unknown."""
-    if made.key is None:
-        return None
-    alike = [each for each in calls if each.key == made.key]
     return alike[-1] if alike and not alike[-1].finished else None
 
 
@@ -453,8 +466,10 @@ def _parts_of(event: Data, name: str) -> tuple[Part, ...]:
     return tuple(part for part in event.get("parts") or () if part["at"][:1] == [name])
 
 
-def _lost_call(attempt: RecordedAttempt, made: RecordedCall) -> RecordedCall | None:
+def _lost_call(
+    attempt: RecordedAttempt, made: RecordedCall, alike: Sequence[RecordedCall]
+) -> RecordedCall | None:
     """The earlier, interrupted call that this one continues; None if it is a new call."""
-    lost = _earlier(made, attempt.calls)
+    lost = _interrupted(alike)
     asked = _question_about(attempt, lost) if lost else None
     return lost if asked and asked.answer != "again" else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
@@ -73,6 +73,9 @@ from fractale.store.run_record import (
     random_id,
 )
 from fractale.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from fractale.runs.why import Why
 
 
 class Runs:
@@ -139,6 +142,37 @@ class Runs:
         driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
         return await driver.drive(kept)
 
+    async def why(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any] | None = None,
+        options: RunOptions | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> list[Why]:
+        """Why each step would run, or from which run it would take over its result.
+
+        No step runs and nothing is recorded. The servers are asked for their tools.
+
+        Raises:
+            InputError: An input is missing or wrong.
+            PlanError: The plan is invalid, or names tools that its servers do not have.
+            SettingsError: A model that the plan needs cannot be used.
+        """
+        from fractale.runs.why import reasons
+
+        options = options or RunOptions()
+        values = bind_inputs(plan, inputs or {}, secrets)
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        store = MemoryOutputs()
+        dependencies = self._dependencies(store, None, options.reuse)
+        driver = RunDriver(self._settings, dependencies, plan, options, "why", None, secrets or {})
+        driver.context.bindings = bindings
+        driver.context.emit_event = lambda _event: None
+        kept = {name: store.put(driver.context.mask(value)) for name, value in values.items()}
+        return await reasons(plan, kept, dependencies, driver.context)
+
     async def _begin(
         self,
         plan: Plan,
@@ -179,7 +213,7 @@ class Runs:
                 "settings": settings_data(self._settings, self._models, policy),
             }
             if options.reuse is not None:
-                known["reuse"] = options.reuse
+                head = {"reuse": options.reuse, **head}
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
             self._copies.keep(record, plan)

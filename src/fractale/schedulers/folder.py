@@ -41,7 +41,7 @@ import uuid
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fractale.errors import JobError, JobInDoubt, StoreError
 from fractale.private import make_folder, open_private, write_private
@@ -226,7 +226,7 @@ class JobFolder:
         }
         if array := array or spec.array:
             intent["array"] = str(array)
-        self.write("intent.json", json.dumps(intent))
+        self.write("intent.json", json.dumps(intent), sync="name")
 
     def intent(self) -> dict[str, Any] | None:
         """Read the planned submission, for an element that of its array; None without one."""
@@ -326,14 +326,19 @@ class JobFolder:
         except FileNotFoundError:
             return ""
 
-    def write(self, name: str, text: str) -> None:
-        """Write a complete file to the disk, or nothing.
+    def write(self, name: str, text: str, *, sync: Literal["file", "name"] = "file") -> None:
+        """Write a complete file, or nothing.
+
+        Args:
+            sync: ``name``: the file survives a power cut from now on, as the intent must before the
+                submission. ``file``: if it survives, it is complete. All that follows the intent
+                can be found again, or is written again.
 
         Raises:
             StoreError: The file cannot be written.
         """
         with disk(self.path / name):
-            write_private(self.path / name, text, sync="name", errors="surrogateescape")
+            write_private(self.path / name, text, sync=sync, errors="surrogateescape")
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Read one of the JSON files; None if the file does not exist.

@@ -128,7 +128,7 @@ class Journal(Protocol):
         return
 
     async def synced(self) -> None:
-        """Return when all that was recorded so far is on the disk; the event loop goes on."""
+        """Return when all that was recorded so far is on the disk, without blocking the loop."""
         return
 
     def sync(self) -> None:
@@ -488,7 +488,7 @@ class FileJournal(Journal):
         while self._on_disk < owed:
             self._check_sound()
             # One who is cancelled must not end the sync of the others.
-            await asyncio.shield(self._syncing or self._begin_sync())
+            await asyncio.shield(self._sync_in_progress() or self._begin_sync())
         self._check_sound()
 
     def _begin_sync(self) -> asyncio.Future[None]:
@@ -497,12 +497,11 @@ class FileJournal(Journal):
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._wait_no_longer()
         loop = asyncio.get_running_loop()
-        self._syncing = future = loop.run_in_executor(self._thread, self._sync_all)
-        future.add_done_callback(self._end_sync)
-        return future
+        self._syncing = loop.run_in_executor(self._thread, self._sync_all)
+        return self._syncing
 
-    def _end_sync(self, _done: asyncio.Future[None]) -> None:
-        self._syncing = None
+    def _sync_in_progress(self) -> asyncio.Future[None] | None:
+        return self._syncing if self._syncing and not self._syncing.done() else None
 
     def _sync_all(self) -> None:
         end = self._end
@@ -535,7 +534,7 @@ class FileJournal(Journal):
 
     def _sync_late(self) -> None:
         self._later = None
-        if self._on_disk < self._owed and not self._syncing and not self._fault:
+        if self._on_disk < self._owed and not self._sync_in_progress() and not self._fault:
             self._begin_sync()
 
     def _wait_no_longer(self) -> None:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -40,7 +40,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from fractale.errors import StoreError
-from fractale.private import fault_of, make_folder, touch_private
+from fractale.private import fault_of, make_folder, write_private
 from fractale.store.filesystem import FileSystem, file_system
 from fractale.store.integrity import (
     HEAD,
@@ -163,7 +163,7 @@ class _Waiting:
     threads: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     def end(self, transaction: asyncio.Future[None]) -> None:
-        """Tell those who wait how the transaction ended."""
+        """Pass the end of the transaction on to all that wait for it."""
         if self.done.done():
             return
         error = None if transaction.cancelled() else transaction.exception()
@@ -505,16 +505,24 @@ def new_file(path: Path, system: FileSystem) -> Generator[Path]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        touch_private(part)
-        with closing(sqlite3.connect(part, isolation_level=None)) as connection:
-            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute(f"PRAGMA journal_mode = {_journal(system)}")
-            migrate(connection, CHANGES, str(path))
+        write_private(part, _empty(_journal(system)), sync="none")
         yield part
     finally:
         for tail in TAILS:
             Path(f"{part}{tail}").unlink(missing_ok=True)
+
+
+@cache
+def _empty(journal: str) -> bytes:
+    """The content of a file with empty tables: SQLite makes it once, and each run gets a copy."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        migrate(connection, CHANGES, "a new file")
+        made = bytearray(connection.serialize())
+    # A database in memory has no log, so the form of the journal is set in the file's header:
+    # https://www.sqlite.org/fileformat2.html#file_format_version_numbers
+    made[18:20] = b"\2\2" if journal == "WAL" else b"\1\1"
+    return bytes(made)
 
 
 def publish(part: Path, path: Path) -> None:

@@ -199,6 +199,7 @@ class Worker:
             run_id=task.run,
             masker=opened.masker,
             notifications=None,
+            reuse=given.get("reuse"),
         )
 
     # -- what stays warm --------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import asyncio
 import itertools
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, cast
@@ -56,9 +56,8 @@ def foreach(node: StepNode) -> StepNode:
         node = replace(node, step=replace(node.step, when=None))
 
     async def call(attempt: Attempt) -> CallResult:
-        given = _items_of(over, attempt)
-        items = given if when is None else _chosen(when, given, attempt)
-        left_out = _left_out(len(given) - len(items), len(given))
+        items, given = chosen_items(over, when, attempt)
+        left_out = _left_out(given - len(items), given)
         if not items:
             return CallResult(outputs=[], matched=left_out)
         slots = ConcurrencyLimit(
@@ -118,14 +117,30 @@ def _chunk_node(graph: Any) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         context = runtime.context
-        if context.arrays:  # the scheduler limits how many run
-            after = await graph.ainvoke(state, config, context=context)
-        else:
-            async with cast("ConcurrencyLimit", context.slots).chunk():
-                after = await graph.ainvoke(state, config, context=context)
+        # A scheduler limits by itself how many elements of an array run.
+        turn = nullcontext() if context.arrays else cast("ConcurrencyLimit", context.slots).chunk()
+        async with turn:
+            after = await _until_ended(graph.ainvoke(state, config, context=context))
         return ItemState(results=after["results"], spent=after.get("spent", Spent()))
 
     return items
+
+
+async def _until_ended(graph: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a graph that has ended, with all its items, also if it is cancelled.
+
+    LangGraph cancels the tasks of a graph that fails twice. The second time, a graph inside a task
+    would no longer wait for its own tasks.
+    """
+    task = asyncio.ensure_future(graph)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise
 
 
 def _items_graph(leaf: StepNode) -> Any:
@@ -179,6 +194,12 @@ async def _fan_out_in_chunks(state: ItemState) -> list[Send]:
         Send("items", ItemState(items=items[first : first + size], index=first, total=total))
         for first in range(0, total, size)
     ]
+
+
+def chosen_items(over: ForEach, when: Expression | None, attempt: Attempt) -> tuple[list[Any], int]:
+    """The items for which the step runs, and the number of all items."""
+    given = _items_of(over, attempt)
+    return (given if when is None else _chosen(when, given, attempt)), len(given)
 
 
 def _items_of(foreach: ForEach, attempt: Attempt) -> list[Any]:
@@ -256,6 +277,10 @@ def _gather(node: StepNode, results: list[dict[str, Any]], success: Decision) ->
         words = f"{known} of {len(results)} items are up to date"
         left_out = f"{decision.reason}; " if decision.reason else ""
         decision = replace(decision, reason=f"{left_out}{words}")
+    taken = sum("reused" in result for result in results)
+    if taken and not own:
+        words = f"{taken} of {len(results)} items were taken over from earlier runs"
+        decision = replace(decision, reason="; ".join(filter(None, (decision.reason, words))))
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
         Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")

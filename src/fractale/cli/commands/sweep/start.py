@@ -86,6 +86,7 @@ class _StartCommand(click.Command):
 @options.tool_options
 @options.model_options
 @options.answer_options
+@options.cache_options
 @options.store_option
 @click.option("--max-attempts", type=click.IntRange(1), help="Maximum attempts per step.")
 @click.option("--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking.")
@@ -135,6 +136,7 @@ def command(
         on=on,
         max_parallel=max_parallel,
         merit=merit,
+        reuse=given.reuse,
     )
     settings = given.settings(acts=not dry_run)
 
