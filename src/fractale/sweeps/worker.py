@@ -194,7 +194,6 @@ class Worker:
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
             limits=limits_of(task.limits),
-            reuse=bool(given.get("reuse")) or None,  # None: steps that say `cache`
             control=self._control,
             run_id=task.run,
             masker=opened.masker,
