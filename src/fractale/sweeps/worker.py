@@ -199,7 +199,6 @@ class Worker:
             run_id=task.run,
             masker=opened.masker,
             notifications=None,
-            reuse=given.get("reuse"),
         )
 
     # -- what stays warm --------------------------------------------------------------------------
