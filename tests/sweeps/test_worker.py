@@ -316,7 +316,7 @@ def test_a_worker_process_reads_tasks_and_writes_only_reports_to_stdout(here: Pa
     assert worker.process.returncode == 0
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "stdin"])
+@pytest.mark.parametrize("way", [pytest.param("SIGTERM", marks=pytest.mark.real), "stdin"])
 def test_a_worker_that_is_to_end_stops_its_run_at_a_boundary(here: Path, way: str) -> None:
     """Also if its driver dies: then its stdin ends."""
     plan = plan_text(tool_step("gate", "first"), tool_step("double"))
