@@ -81,6 +81,7 @@ REAL_FILES = {
     "test_public_face": "type checkers, a wheel",
     "test_replay_kills": "kills",
     "test_requeue": "Slurm, minutes",
+    "test_reuse_kills": "processes, kills",
     "test_sbatch_reading": "Slurm",
     "test_script_kills": "kills",
     "test_scenario_containers": "buildah, podman",

@@ -286,7 +286,7 @@ async def asweep(plan: PlanSource, **keywords: Unpack[SweepKeywords]) -> SweepVi
         keywords: See `fractale.SweepKeywords`. The rows come from `over`, `table` and `sample`.
 
     Returns:
-        The sweep, once each row has ended or waits. A row that failed is no exception.
+        The sweep, once each row has ended or waits. A row that failed is part of the result.
 
     Raises:
         PlanError: The plan, or the sweep file, is invalid.

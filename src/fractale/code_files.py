@@ -132,7 +132,7 @@ def check_unchanged_since(files: Mapping[str, str], moment: float) -> None:
 
 @dataclass(slots=True)
 class CodeFiles:
-    """What was found: path → checksum, and installed package → version."""
+    """Code that was found: path → checksum, and installed package → version."""
 
     files: dict[str, str] = field(default_factory=dict[str, str])
     packages: dict[str, str] = field(default_factory=dict[str, str])
@@ -591,7 +591,8 @@ def _captured(function: Any) -> str:
     except ValueError as error:
         raise UnknownCode("it uses a variable that has no value yet") from error
     values += list(getattr(function, "__defaults__", None) or ())
-    values += list((getattr(function, "__kwdefaults__", None) or {}).values())
+    keyword: dict[str, Any] = getattr(function, "__kwdefaults__", None) or {}
+    values += list(keyword.values())
     for value in values:
         if not isinstance(value, (str, int, float, bool, bytes, type(None), Path)):
             raise UnknownCode(

@@ -64,7 +64,7 @@ from fractale.runs.keywords import (
     unusable,
 )
 from fractale.runs.preflight import preflight
-from fractale.runs.service import Runs
+from fractale.runs.service import Runs, result_cache
 from fractale.runs.workspace import Extensions, make_toolbox
 from fractale.settings import Settings, load_settings
 from fractale.store.outputs import resolved
@@ -258,6 +258,7 @@ class _Opened:
             max_attempts=settings.max_attempts,
             jobs=self._jobs,
             made=settings.state_dir / MADE,
+            cache=result_cache(settings, None),
         )
 
     @asynccontextmanager

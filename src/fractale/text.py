@@ -79,3 +79,11 @@ def clip(text: str, limit: int = 40) -> str:
 def shown_value(value: Any) -> str:
     """A value of the wrong type in a message."""
     return f"the {type(value).__name__} `{getattr(value, '__name__', None) or repr(value)}`"
+
+
+def size_text(total: int) -> str:
+    """A number of bytes for users, in powers of 1000: ``1.2 MB``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if total >= unit:
+            return f"{total / unit:.1f} {name}"
+    return f"{total} bytes"

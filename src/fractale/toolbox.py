@@ -301,7 +301,7 @@ class Provenance:
     Args:
         parts: Name → JSON: whatever may change the answer of the tool, as far as it is known.
         unknown: Why its code is not known, as the end of a sentence; empty if it is known.
-        remote: Whether the server is on another machine, or was started by somebody else.
+        remote: Whether the server is on another machine, or another user started it.
         directory: The directory to which its relative paths belong; None if that is not known.
     """
 
@@ -312,16 +312,16 @@ class Provenance:
 
 
 async def provenance_of(toolbox: Toolbox, server: str, tool: str | None = None) -> Provenance:
-    """What works when a tool of a toolbox is called, if the toolbox can tell.
+    """The provenance of a tool's answers, if the toolbox knows it.
 
     Args:
         tool: The name of the tool on its server; None: of anything on that server.
     """
-    tell: Callable[[str, str | None], Awaitable[Provenance]] | None
-    tell = getattr(toolbox, "provenance", None)
-    if tell is None:
-        return Provenance(unknown="the toolbox does not tell what its tools are")
-    return await tell(server, tool)
+    ask: Callable[[str, str | None], Awaitable[Provenance]] | None
+    ask = getattr(toolbox, "provenance", None)
+    if ask is None:
+        return Provenance(unknown="the toolbox does not say what its tools run")
+    return await ask(server, tool)
 
 
 def changed_meanwhile(server: str, tool: str, part: str = "definition") -> ToolError:

@@ -1,13 +1,12 @@
-"""What grows: a foreach of thousands of items, an agent of 50 turns, runs at once, a large output.
+"""What grows: a foreach of thousands of items, and an agent of 50 turns.
 
-Each is measured against a peer in turns. ``SCALE=full`` takes the sizes of the row's names; without
-it, they are a fifth, so that the whole table stays a matter of minutes.
+Each is measured in turns with what it is compared with. ``SCALE=full`` makes it 5,000 items instead
+of 1,000.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import subprocess
 import sys
@@ -26,9 +25,8 @@ from measure import Row, cpu_in_turns
 
 import fractale
 from fractale.models import Models
-from fractale.runs import RunOptions, Runs
+from fractale.runs import Runs
 from fractale.settings import Settings
-from fractale.store.checkpoints import open_checkpoints
 from fractale.testing import FakeToolServer, ScriptedModel
 from fractale.testing.model_server import Reply
 
@@ -37,8 +35,6 @@ FEW, MANY = 500, 5_000
 ITEMS = MANY if FULL else MANY // 5
 ROUNDS = 3
 TURNS = 50
-AT_ONCE = 16
-MEGABYTES = 100 if FULL else 20
 
 Once = Callable[[], Awaitable[object]]
 
@@ -46,10 +42,7 @@ Once = Callable[[], Awaitable[object]]
 def scale_rows() -> list[Row]:
     """Every row of this file."""
     rows = foreach_rows()
-    rows += asyncio.run(agent_rows())
-    rows.append(asyncio.run(network_row()))
-    rows.append(asyncio.run(large_output_row()))
-    return rows
+    return rows + asyncio.run(agent_rows())
 
 
 # -- foreach --------------------------------------------------------------------------------------
@@ -175,74 +168,6 @@ steps:
             1.3,
         ),
     ]
-
-
-# -- runs at once, large outputs ------------------------------------------------------------------
-
-
-async def network_row() -> Row:
-    """Sixteen runs at once in one directory that the table of mounts calls a network's."""
-    server = FakeToolServer()
-    server.answer("t", {"text": "x" * 3000})
-    plan = fractale.load("name: p\nsteps: [{name: a, tool: t}, {name: b, tool: t}]\n")
-    with TemporaryDirectory() as name:
-        state = Path(name)
-        mounts = f"22 1 8:1 / / rw - ext4 /dev/a rw\n23 22 0:41 / {state} rw - nfs4 server:/ rw\n"
-        all_open = asyncio.Barrier(AT_ONCE)
-
-        async def start(run: str) -> bool:
-            async with open_checkpoints(state, mountinfo=mounts) as saver:
-                await saver.open_run(run)
-                await all_open.wait()
-                runs = Runs(replace(Settings(), state_dir=state), server)
-                result = await runs.start(plan, {}, RunOptions(run_id=run, checkpointer=saver))
-                return result.ok
-
-        names = [f"r{number}" for number in range(AT_ONCE)]
-        ended = await asyncio.gather(*map(start, names), return_exceptions=True)
-    failed = sum(each is not True for each in ended)
-    return Row(
-        "runs that fail, of 16 at once in a directory on NFS (faked)",
-        f"{failed}",
-        f"{AT_ONCE - failed} of {AT_ONCE} ended",
-        float(failed),
-        0,
-    )
-
-
-async def large_output_row() -> Row:
-    """The record of a run whose tool returns a large text that a second step uses."""
-    server = FakeToolServer()
-    text = "x" * (MEGABYTES * 1_000_000)
-
-    @server.tool
-    def make() -> str:
-        return text
-
-    @server.tool
-    def use(text: str) -> dict:
-        return {"length": len(text)}
-
-    plan = fractale.load("""
-name: large
-steps:
-  - {name: make, tool: make}
-  - {name: use, tool: use, inputs: {text: "{{ steps.make.outputs.content }}"}}
-outputs: {length: "{{ steps.use.outputs.length }}"}
-""")
-    with TemporaryDirectory() as folder:
-        runs = Runs(replace(Settings(), state_dir=Path(folder)), server)
-        result = await runs.start(plan, {})
-        assert result.outputs == {"length": len(text)}, result.error
-        size = _size_of(Path(folder))
-    gc.collect()
-    return Row(
-        f"bytes of a run with a text of {MEGABYTES} MB that two steps use",
-        f"{size / 1e6:.1f} MB",
-        f"the text: {MEGABYTES} MB",
-        size / len(text),
-        1.3,
-    )
 
 
 def _size_of(folder: Path, pattern: str = "*") -> int:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import call_path
 import commands
+import disk
 import five_steps
 import inside
 import lasting
@@ -55,6 +56,7 @@ def measure():
         lambda: asyncio.run(inside.loop_rows()),
         lambda: [asyncio.run(inside.foreach_row())],
         lambda: asyncio.run(lasting.durability_rows()),
+        lambda: asyncio.run(disk.disk_rows()),
         lasting.runs_rows,
         lambda: [asyncio.run(lasting.show_row())],
         looking.looking_rows,

@@ -108,7 +108,10 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "sweep --dry-run": (("sweep", "hello.yaml", *R, "--over", "who=Ada,Bo", "--dry-run"), 0),
     "sweep list": (("sweep", "list"), 0),
     "sweep show": (("sweep", "show", "greetings"), 0),
+    "sweep watch": (("sweep", "watch", "greetings"), 75),
     "sweep export": (("sweep", "export", "greetings"), 0),
+    "run --why": (("run", "hello.yaml", *R, "--why", "--dry-run"), 0),
+    "cache": (("cache",), 0),
     "watch": (("watch", "first"), 0),
     "show": (("show", "first"), 0),
     "show step": (("show", "first", "greet"), 0),
@@ -154,6 +157,7 @@ HAS_JSON = {
         "runs prune",
         "sweep list",
         "sweep show",
+        "sweep watch",
         "show",
         "show step",
         "diff",
@@ -167,11 +171,14 @@ HAS_JSON = {
 GIVES_OUTPUTS = {"run", "agent", "prompt", "fork"}
 """Of these, the commands whose run succeeds and has outputs: the outputs go to stdout."""
 ON_STDOUT = [name for name in CALLS if name not in SAYS_IT_ON_STDERR]
-LINES = {"run", "run, waits", "agent", "prompt", "resume", "fork", "runs", "watch", "sweep list"}
+LINES = {
+    *("run", "run, waits", "agent", "prompt", "resume", "fork", "runs", "watch"),
+    *("sweep list", "sweep watch"),
+}
 """Whose JSON is one object a line."""
 
 
-WITHIN = {"runs prune", "sweep list", "sweep show", "sweep export"}
+WITHIN = {"runs prune", "sweep list", "sweep show", "sweep watch", "sweep export"}
 """Commands of a group."""
 
 

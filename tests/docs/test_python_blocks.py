@@ -114,8 +114,8 @@ def test_the_python_of_a_page_runs(page, place):
                     raise
 
 
-OTHERS = ("replay", "resume", "studio")
-"""The blocks of these pages need a server, a run or a recording that the page does not make."""
+OTHERS = ("replay", "resume", "studio", "sweeps")
+"""The blocks of these pages need a server, a run, processes or a recording, which no page makes."""
 
 
 @pytest.mark.parametrize("page", OTHERS)

@@ -127,6 +127,7 @@ def made_sweep(
     *,
     sweep_id: str = "s",
     max_parallel: int | None = 2,
+    yes: bool = False,
     **spec: Any,
 ) -> SweepRecord:
     """A new sweep over `x` in a directory, which must be the working directory. Nothing runs."""
@@ -134,7 +135,7 @@ def made_sweep(
     values = list(range(rows)) if isinstance(rows, int) else list(rows)
     wanted = SweepSpec(plan=str(path), over=(Axis("x", values),), max_parallel=max_parallel, **spec)
     settings = settings_in(folder)
-    prepared = prepare(wanted, settings, registries=(folder / "tools.yaml",))
+    prepared = prepare(wanted, settings, registries=(folder / "tools.yaml",), yes=yes)
     return write_sweep(prepared, settings, sweep_id)
 
 

@@ -18,8 +18,8 @@ from fractale.store.run_record import RunRecords
 from fractale.sweeps.driver import drive, opened_sweep
 from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.record import SweepLedger, SweepRecord
-from fractale.sweeps.results import SweepView
-from fractale.sweeps.resuming import retry_rows
+from fractale.sweeps.results import SweepView, view_of
+from fractale.sweeps.resuming import due_rows, retry_rows
 from fractale.sweeps.task import RunReport, RunTask
 from fractale.sweeps.worker import Worker
 from sweep_processes import lines_of, new_sweep
@@ -198,6 +198,15 @@ async def test_a_retry_of_a_cancelled_row_settles_the_attempt_before_it(tmp_path
     assert (view.limits[0].used, view.limits[0].reserved) == (10, 0)
 
 
+async def test_what_a_cancelled_run_used_shows(tmp_path: Path) -> None:
+    record = sweep(tmp_path, 1, tokens=250)
+    run = {"row": 0, "run": "s.0", "attempt": 1}
+    started = {**run, "is": "started", "reserved": {"tokens": 100}}
+    left_by_a_kill(record, [started, {**run, "is": "cancelled", "used": {"tokens": 30}}])
+    view = view_of(record)
+    assert (view.rows[0].used["tokens"], view.used["tokens"], view.limits[0].used) == (30, 30, 30)
+
+
 # -- a worker's report ----------------------------------------------------------------------------
 
 ASKING = """
@@ -248,4 +257,36 @@ async def test_a_run_that_was_continued_without_the_sweep_counts_in_full(tmp_pat
     assert view.limits[0].used == 95 + 10
     again = await driven(record, Scripted(1, uses(10)))
     assert again.limits == view.limits
+    assert view.rows[0].used["tokens"] == 95
+    assert view.used["tokens"] == 105
     assert sum(line["is"] == "settled" for line in lines_of(record)) == 1
+
+
+# -- rows that continued without the sweep --------------------------------------------------------
+
+
+def last_event(record: SweepRecord, run: str, **data: Any) -> None:
+    path = RunRecords(record.state_dir).at(run).events
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({"event": "run_finished", "run": run, "time": 2.0, **data}) + "\n")
+
+
+ASKS = {"status": "waiting", "waiting": [{"step": "ask", "kind": "ask", "id": "1"}]}
+
+
+async def test_a_waiting_row_that_ended_without_the_sweep_is_taken_over(tmp_path: Path) -> None:
+    record = sweep(tmp_path, 3, tokens=300)
+    await driven(record, Scripted(3, uses(10, "waiting")))
+    last_event(record, "s.0", **ASKS)  # it still waits
+    last_event(record, "s.1", **ASKS)
+    last_event(record, "s.1", status="success")  # by `fractale answer s.1 …`
+    job = {"step": "work", "kind": "job", "id": "2"}
+    last_event(record, "s.2", status="waiting", waiting=[job])  # nobody has to answer
+    executor = Scripted(3, uses(20))
+    async with opened_sweep(record) as opened:
+        assert due_rows(opened) == 2
+    view = await driven(record, executor)
+    assert sorted(executor.order) == [1, 2]
+    assert view.counts == {"waiting": 1, "success": 2}
+    assert (view.limits[0].used, view.limits[0].reserved) == (40, 100)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fractale.cli import run_command
-from fractale.sweeps.detach import MARK, queued_driver, withdraw
+from fractale.sweeps.detach import queued_driver, withdraw
+from fractale.sweeps.executors import DRIVER_JOB
 from fractale.sweeps.record import SweepLedger, SweepRecords
 from fractale.sweeps.results import view_of
 from made_sweeps import START, sweep_record
@@ -126,9 +127,9 @@ async def test_the_drivers_own_job_does_not_cancel_itself(tmp_path, monkeypatch,
     record = sweep_record(tmp_path / "state", "s", [{"x": 1}])
     with SweepLedger(record) as ledger:
         ledger.add(queued(tmp_path))
-    monkeypatch.setenv(MARK, "k")
+    monkeypatch.setenv(DRIVER_JOB, "k")
     assert await withdraw(record, settings, queued_driver(record)) is None
-    monkeypatch.setenv(MARK, "another")
+    monkeypatch.setenv(DRIVER_JOB, "another")
     monkeypatch.setenv("PATH", "/nowhere")
     trouble = await withdraw(record, settings, queued_driver(record))
     # Nothing was submitted for this key, so that there is nothing to cancel.

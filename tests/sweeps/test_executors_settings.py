@@ -155,12 +155,23 @@ def test_runs_get_the_settings_and_keys_of_the_driver_and_nothing_else():
         "SITE_PASSWORD": "hunter2hunter2",
     }
     found = environment_of_runs(replace(Settings(), environment=environment))
-    assert set(found) == set(environment) - {"PATH", "SLURM_JWT"}
+    decided = {"FRACTALE_TRUST_PROJECT"}  # of the process: see conftest.py
+    assert set(found) == (set(environment) - {"PATH", "SLURM_JWT"}) | decided
 
 
 def test_the_address_is_one_of_the_machine_and_never_all():
     assert address_of(parsed({"provider": "local"})) == "127.0.0.1"
     assert address_of(parsed({"provider": "slurm", "address": "127.0.0.1"})) == "127.0.0.1"
+    # An address of documentation, which no machine has.
+    elsewhere = parsed({"provider": "slurm", "address": "192.0.2.1"})
+    with pytest.raises(SettingsError, match="does not have the address 192") as caught:
+        address_of(elsewhere)
+    try:
+        own = address_of(elsewhere, detached=True)
+    except SettingsError as error:
+        assert "has only the address 127." in str(error)  # this machine's name  # noqa: PT017
+    else:
+        assert own != "192.0.2.1"
     with pytest.raises(SettingsError, match="has no address") as caught:
         address_of(parsed({"provider": "slurm", "address": "no-such-host.invalid"}))
     assert "set `address`" in str(caught.value.hint)

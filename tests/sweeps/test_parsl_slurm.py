@@ -27,9 +27,9 @@ NODES = {
     "walltime": "10m",
     "workers_per_node": 2 if FULL else 1,
     "partition": "debug",
-    "account": "",
     "address": "127.0.0.1",
 }
+NODES_OF_ONE = {**NODES, "blocks": 2, "workers_per_node": 1}
 ROWS = 500 if FULL else 40
 DRIVER_KILLS = 3 if FULL else 1
 BLOCKS_CANCELLED = 4 if FULL else 1
@@ -42,8 +42,7 @@ def slurm() -> Iterator[Slurm]:
 
 
 def made(folder: Path, slurm: Slurm, **more: object) -> Site:
-    entry = {key: value for key, value in {**NODES, **more}.items() if value != ""}
-    return site(folder / "project", entry, slurm.environment)
+    return site(folder / "project", {**NODES, **more}, slurm.environment)
 
 
 @pytest.fixture
@@ -158,3 +157,27 @@ async def test_what_the_scheduler_refuses_is_said_with_its_own_words(tmp_path, s
     with pytest.raises(FractaleError, match="invalid partition"):
         await detach(record, here.settings)
     assert here.view().status == "stopped"
+
+
+async def test_a_job_that_the_accounting_does_not_know_yet_is_not_taken_for_an_ended_one(
+    tmp_path, slurm
+):
+    programs, asked = tmp_path / "programs", tmp_path / "asked"
+    programs.mkdir()
+    # Accounting that is late: it knows nothing of jobs at the first three questions.
+    late = f"""#!/bin/sh
+case "$*" in *--job*) echo >> {asked}; [ $(wc -l < {asked}) -gt 3 ] || exit 0;; esac
+PATH={slurm.environment["PATH"]}
+exec sacct "$@"
+"""
+    (programs / "sacct").write_text(late)
+    (programs / "sacct").chmod(0o755)
+    path = f"{programs}:{slurm.environment['PATH']}"
+    here = site(tmp_path / "project", NODES_OF_ONE, {**slurm.environment, "PATH": path})
+    async with here.executor() as executor:
+        # The pool needs some seconds to connect, in which the scheduler is asked.
+        assert (await executor.perform(here.task(0, seconds=4))).status == "success"
+    assert len(asked.read_text().splitlines()) > 3
+    log = here.settings.state_dir / "sweeps" / "s" / "workers" / "parsl" / "blocks.jsonl"
+    assert log.read_text().count('"block"') == 1
+    await until(lambda: not slurm.run("squeue", "-h", "-o", "%A").split(), "a block is left")

@@ -13,6 +13,7 @@ import pytest
 from fractale.errors import InputError, PlanError, SweepError
 from fractale.masking import Masker
 from fractale.plan.build import parse_plan
+from fractale.plan.inputs import bind_inputs
 from fractale.sweeps.spec import (
     MOST_ROWS,
     Rows,
@@ -103,7 +104,7 @@ def test_axes_are_combined_in_their_order_the_last_one_fastest():
     assert [tuple(row.values()) for row in found.rows] == list(
         itertools.product(["a", "b"], [1, 2, 3], [0.5, 1.5])
     )
-    assert found.constant == {"any": 3, "flag": False, "l": [], "o": {}, "free": None}
+    assert found.constant == {"any": 3, "flag": False, "l": [], "o": {}}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,18 @@ def test_many_mistakes_are_counted_instead_of_shown():
 
 def test_a_constant_that_also_varies_is_refused():
     assert "varies, and also has one value" in problems("n=1,2", inputs={"n": 3})[0]
+
+
+def test_a_default_of_null_is_no_value_that_a_run_is_given(tmp_path):
+    plan = parse_plan(
+        "name: q\ninputs: {who: {type: string, default: null}, n: {type: integer, default: 1}}\n"
+        "steps: [{name: one, set: {z: 1}}]\n"
+    )
+    assert rows("n=1,2", plan=plan).constant == {}
+    found = rows(table=table(tmp_path, "n,who\n1,a\n2,\n"), plan=plan)
+    assert list(found.rows) == [{"n": 1, "who": "a"}, {"n": 2}]
+    for row in found.rows:
+        bind_inputs(plan, {**found.constant, **row})
 
 
 def test_a_sweep_without_anything_that_varies_is_refused():
@@ -455,6 +468,7 @@ def test_a_wrong_value_of_a_sweep_file_is_named_by_its_place(tmp_path):
     "text", ["name: p\nsteps: []\n", "plan: x\nsteps: []\n", "name: p\n", "- 1\n"]
 )
 def test_a_plan_is_not_a_sweep_file(tmp_path, text):
+    assert read_sweep_file("/dev/null") is None
     path = tmp_path / "plan.yaml"
     path.write_text(text)
     assert read_sweep_file(path) is None

@@ -12,6 +12,7 @@ from fractale.sweeps.analysis import (
     numeric_inputs,
     questions,
     row_ranges,
+    scaled,
 )
 from made_sweeps import row_view, view
 
@@ -107,3 +108,17 @@ def test_numbers_of_rows_are_short(rows, text):
 def test_a_table_whose_keys_would_hide_another_output_stays_whole():
     assert flat({"a.b": 1, "a": {"b": 2}}) == {"a.b": 1, "a": {"b": 2}}
     assert flat({"a": {"b": {"c": 2}, "d": []}, "e": {}}) == {"a.b.c": 2, "a.d": [], "e": {}}
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "shown"),
+    [
+        ([1.0, 100.0, 10_000.0], "log10 y", [0.0, 2.0, 4.0]),
+        ([1.0, 1000.0], "y", [1.0, 1000.0]),
+        ([-1.0, 1e9], "y", [-1.0, 1e9]),
+        ([0.0, 1e9], "y", [0.0, 1e9]),
+        ([], "y", []),
+    ],
+)
+def test_numbers_that_span_many_orders_are_plotted_by_their_logarithm(values, name, shown):
+    assert scaled("y", values) == (name, shown)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +20,10 @@ import pytest
 from counts import FULL
 from fractale.settings import Settings
 from fractale.sweeps.answering import answer_sweep, question_groups
+from fractale.sweeps.executors import WorkerLost
+from fractale.sweeps.local import LocalExecutor
 from fractale.sweeps.results import SweepView
+from fractale.sweeps.task import RunTask
 from sweep_processes import SweepProcesses, lines_of, new_sweep, now
 
 ROWS = 5
@@ -148,3 +154,101 @@ def test_workers_that_are_killed_in_the_middle_of_runs(changing: Changing, kills
         changing.answer()
     changing.check(changing.to_end())
     assert sum(line["is"] == "lost" for line in lines_of(changing.record)) >= 1
+
+
+class Hired:
+    """A worker that the test gives tasks to."""
+
+    def __init__(self, changing: Changing) -> None:
+        self._changing = changing
+        state = str(changing.record.state_dir)
+        self._process = subprocess.Popen(
+            [*changing.processes.program, "worker"],
+            cwd=changing.folder,
+            env={**changing.environment, "FRACTALE_STATE_DIR": state},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.answer()["hello"] == 1
+
+    def give(self, row: int) -> None:
+        head = self._changing.record.read_head()
+        task = RunTask(
+            run=f"s.{row}",
+            sweep="s",
+            row=row,
+            plan=str(self._changing.record.plan),
+            plan_hash=head["plan_hash"],
+            inputs={"x": row},
+            directory=str(self._changing.folder),
+            state_dir=str(self._changing.record.state_dir),
+            options=head["options"],
+        )
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(task.as_dict()) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        return json.loads(self._process.stdout.readline())
+
+    def dismiss(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+def test_two_workers_that_get_one_row_at_once_make_one_run(changing: Changing) -> None:
+    # As after the death of a driver, whose worker is still at the row that the next driver gives.
+    workers = [Hired(changing) for _ in range(2)]
+    answers = list[list[dict[str, Any]]]()
+    for row in range(ROWS):
+        for worker in workers:
+            worker.give(row)
+        answers.append([worker.answer() for worker in workers])
+    for worker in workers:
+        worker.dismiss()
+    assert sorted(changing.effects().elements()) == EFFECTS
+    for both in answers:
+        assert all("report" in each for each in both), both
+        done = [each["report"] for each in both if not each["report"]["held"]]
+        assert {each["status"] for each in done} == {"success"}
+
+
+DYING = """
+import json, os, signal, sys, time
+print(json.dumps({"hello": 1}), flush=True)
+sys.stdin.readline()
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+with open("child", "w") as file:
+    file.write(str(child))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_the_death_of_a_worker_is_noticed_while_another_process_has_its_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Such as a child of a tool, which outlives the worker.
+    monkeypatch.chdir(tmp_path)
+    record = new_sweep(tmp_path, PLAN, [{"x": 1}])
+    task = RunTask(
+        run="s.0",
+        sweep="s",
+        row=0,
+        plan="",
+        plan_hash="",
+        inputs={},
+        directory="",
+        state_dir=str(record.state_dir),
+    )
+    settings = Settings(state_dir=record.state_dir, environment=os.environ)
+    local = LocalExecutor(record, settings, workers=1, program=(sys.executable, "-c", DYING))
+    async with local:
+        with pytest.raises(WorkerLost, match="was killed by SIGKILL"):
+            await local.perform(task)
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)  # it was there still
+        await asyncio.sleep(1)  # the loop sees the end of the pipe

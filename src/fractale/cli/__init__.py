@@ -52,6 +52,10 @@ GROUPS = {
             "fractale.cli.commands.runs",
             "List runs: status, start, duration, resources used.",
         ),
+        "cache": (
+            "fractale.cli.commands.cache",
+            "Show or remove the results that later runs may take over.",
+        ),
         "top": ("fractale.cli.commands.top", "Show all runs as they go, and act on them."),
         "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
         "web": ("fractale.cli.commands.web", "Show runs in a browser, live, and act on them."),

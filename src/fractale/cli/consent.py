@@ -170,7 +170,7 @@ def ask_about_sweep(
         return
     if not _on_terminal() or options.trust_given(settings.environment):
         return
-    store, digest = trust_store(settings.environment), _digest_of_sweep(prepared)
+    store, digest = trust_store(settings.environment), digest_of_sweep(prepared)
     if is_agreed(plan, store, digest, file=spec.file, table=spec.file_table):
         return
     shown = ["", *_shown_sweep(prepared, settings, extensions), ""]
@@ -185,23 +185,24 @@ def ask_about_sweep(
     )
 
 
-def agree_to_sweep(prepared: Prepared, settings: Settings) -> tuple[str, list[str]]:
+def agree_to_sweep(prepared: Prepared, settings: Settings) -> list[str]:
     """Record that the user agrees to a sweep file in its present form, with its plan and table.
 
     Returns:
-        The digest, and lines that say what the sweep would do.
+        Lines that say what the sweep would do.
 
     Raises:
         SettingsError: The user's trust store cannot be used.
     """
-    digest, file = _digest_of_sweep(prepared), prepared.spec.file
+    digest, file = digest_of_sweep(prepared), prepared.spec.file
     assert file is not None  # noqa: S101 - the caller has read it
     described = _described_sweep(prepared, settings)
     trust_store(settings.environment).add("plan", file, digest, shown=described)
-    return digest, _shown_sweep(prepared, settings, None)
+    return _shown_sweep(prepared, settings, None)
 
 
-def _digest_of_sweep(prepared: Prepared) -> str:
+def digest_of_sweep(prepared: Prepared) -> str:
+    """A hash of a sweep file with its table and its plan, as an agreement has it."""
     spec = prepared.spec
     return sweep_digest(str(spec.file), spec.file_text, spec.file_table, prepared.plan)
 
@@ -217,7 +218,10 @@ def _shown_sweep(
 
 def _described_sweep(prepared: Prepared, settings: Settings) -> str:
     """The sweep file and its plan's effects as text, to show later what has changed."""
-    return f"{prepared.spec.file_text}\n{_description(prepared.plan, settings)}"
+    lines = [prepared.spec.file_text]
+    if (table := prepared.spec.file_table) is not None:
+        lines.append(f"table with the SHA-256 {digest_of(Path(table).read_bytes())}")
+    return "\n".join([*lines, _description(prepared.plan, settings)])
 
 
 def _ask_about_file(

@@ -243,19 +243,20 @@ def detach_option(function: F) -> F:
     return click.option("--detach", is_flag=True, help=words)(function)
 
 
+def reuse_option(function: F) -> F:
+    """``--reuse``: tools that only read take over results of earlier runs."""
+    words = "Take over the results of equal steps of earlier runs, for all tools that only read."
+    return click.option("--reuse", is_flag=True, help=words)(function)
+
+
 def cache_options(function: F) -> F:
     """``--reuse`` and ``--no-cache``: whether steps take over results of earlier runs."""
-    reuse = click.option(
-        "--reuse",
-        is_flag=True,
-        help="Take over the results of equal steps of earlier runs, for all tools that only read.",
-    )
     no_cache = click.option(
         "--no-cache",
         is_flag=True,
         help="Make every call, also in steps that say `cache`; keep no results.",
     )
-    return reuse(no_cache(function))
+    return reuse_option(no_cache(function))
 
 
 def answer_options(function: F) -> F:

@@ -73,6 +73,11 @@ class ResultCache:
     reuse: bool = False
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether new results are kept."""
+        return True
+
     def wants(self, attempt: Attempt) -> bool:
         """Whether the step of an attempt is to be looked up.
 
@@ -127,6 +132,9 @@ class Dependencies:
         below = {path: text for path, text in self.drafts.items() if path.startswith(start)}
         return replace(self, drafts={path[len(start) :]: text for path, text in below.items()})
 
+
+LOOK: Final = "cache.look"
+"""The name in the journal of the look-up of a step for a result of an earlier run."""
 
 MADE = "made"
 """The directory in the state directory that says from what the files of steps were made."""

@@ -29,7 +29,7 @@ from fractale.code_files import checksum
 from fractale.errors import StoreError, TemplateError
 from fractale.evidence import Notice
 from fractale.graph.call import Attempt, once
-from fractale.graph.context import ResultCache
+from fractale.graph.context import LOOK, ResultCache
 from fractale.graph.kinds.tool import QuietCodec
 from fractale.graph.outcome import CallResult, Decision, decide, decide_by_evidence
 from fractale.graph.reuse_key import (
@@ -43,9 +43,6 @@ from fractale.policy import from_data, to_data
 from fractale.store.cache import CacheStore, Entry, KeyLock
 from fractale.store.journal import Call, digest_of
 from fractale.toolbox import ToolResult
-
-LOOK: Final = "cache.look"
-"""The name of the look-up in the journal."""
 
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.5
@@ -78,11 +75,8 @@ class Reuse:
 
     async def keep(self, result: CallResult, decision: Decision) -> None:
         """Keep the result of the step's call, if it is a success that others may take over."""
-        if (
-            self.result is not None
-            or not self.parts
-            or not _is_success(self.attempt, result, decision)
-        ):
+        may = self.cache.keeps and self.result is None and bool(self.parts)
+        if not may or not _is_success(self.attempt, result, decision):
             return
         try:
             fault = await self._keep(result, decision)
@@ -186,16 +180,46 @@ async def _read(reuse: Reuse, found: Mapping[str, Any]) -> None:
         await _take(reuse, found["taken"], found["source"])
 
 
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """The key of a step, and the result that may be taken over.
+
+    Args:
+        group: The hash of the kind of step and what it calls.
+        parts: Name → hash of each part of the key.
+        files: Path → checksum of the files that the step names.
+        entry: The result; None: there is none, or its files were changed.
+    """
+
+    group: str
+    parts: Mapping[str, str]
+    files: Mapping[str, str]
+    entry: Entry | None
+
+
+async def seek(attempt: Attempt, cache: ResultCache) -> Sought:
+    """Look for a result without waiting for one.
+
+    Raises:
+        NotKeyed: The step has no key.
+        NoSuchFile: A pattern of `cache.files` matches nothing.
+        StoreError: The results cannot be read.
+    """
+    parts = await _parts(attempt, cache)
+    hashed = _hashed(parts, cache.store)
+    group = cache.store.hash_of(parts.group)
+    entry = await asyncio.to_thread(usable, cache.store, group, hashed)
+    return Sought(group, hashed, parts.files, entry)
+
+
 async def _look(reuse: Reuse) -> dict[str, Any]:
     attempt, cache = reuse.attempt, reuse.cache
     try:
-        parts = await _parts(attempt, cache)
-        hashed = _hashed(parts, cache.store)
-        group = group_of(parts, cache.store)
-        known = {"group": group, "parts": hashed, "files": parts.files}
-        entry = await asyncio.to_thread(usable, cache.store, group, hashed)
+        sought = await seek(attempt, cache)
+        known = {"group": sought.group, "parts": sought.parts, "files": sought.files}
+        entry = sought.entry
         if entry is None:
-            entry, again = await _wait(reuse, group, hashed)
+            entry, again = await _wait(reuse, sought.group, sought.parts)
             known |= again
     except NoSuchFile as fault:
         return {"missing": str(fault)}
@@ -254,11 +278,6 @@ def _hashed(parts: Parts, store: CacheStore) -> dict[str, str]:
     return {name: store.hash_of(value) for name, value in sorted(found.items())}
 
 
-def group_of(parts: Parts, store: CacheStore) -> str:
-    """The group of a key, in which its results are kept."""
-    return store.hash_of(parts.group)
-
-
 def usable(store: CacheStore, group: str, hashed: Mapping[str, str]) -> Entry | None:
     """The result of a key, if the files that it names are still as it left them."""
     entry = store.find(group, store.key_of(hashed))
@@ -274,15 +293,7 @@ async def _take(reuse: Reuse, taken: Any, source: Mapping[str, Any]) -> None:
     """Let a result count as the step's own, unless the step would fail with it."""
     attempt = reuse.attempt
     data = cast("Mapping[str, Any]", attempt.deps.outputs.get(taken))
-    verdict = data.get("verdict")
-    result = CallResult(
-        outputs=data["outputs"],
-        text=data["text"],
-        misfit=data.get("misfit"),
-        notices=tuple(Notice(**each) for each in data.get("notices", ())),
-        verdict=Decision(**verdict) if verdict else None,
-        is_evidence=data.get("is_evidence", True),
-    )
+    result = result_in(data)
     before = attempt.scope
     attempt.scope = {**attempt.scope, **data.get("scope", {})}
     decision = await decide(attempt, result)
@@ -292,6 +303,19 @@ async def _take(reuse: Reuse, taken: Any, source: Mapping[str, Any]) -> None:
     attempt.seen.add(from_data(data.get("sources")))
     attempt.reused = {k: v for k, v in source.items() if k != "at"}
     reuse.result, reuse.source = result, source
+
+
+def result_in(data: Mapping[str, Any]) -> CallResult:
+    """The result that `_as_data` made JSON of."""
+    verdict = data.get("verdict")
+    return CallResult(
+        outputs=data["outputs"],
+        text=data["text"],
+        misfit=data.get("misfit"),
+        notices=tuple(Notice(**each) for each in data.get("notices", ())),
+        verdict=Decision(**verdict) if verdict else None,
+        is_evidence=data.get("is_evidence", True),
+    )
 
 
 def _as_data(

@@ -58,7 +58,7 @@ MOST_IN_DIRECTORY: Final = 64 * 1024 * 1024
 """Bytes of the files of a directory that are compared."""
 
 _WORDS: Final = re.compile(r"""(?:\\\s|[^\s"'`;|&<>()])+""")
-"""What a shell would take for a word, with its escaped spaces."""
+"""A word as a shell splits it, with its escaped spaces."""
 _QUOTED: Final = re.compile(r"""'([^'\n]+)'|"([^"\n]+)\"""")
 _BRACES: Final = re.compile(r"""([^\s"'`;|&<>(){}]*)\{([^{}\s]*,[^{}\s]*)\}([^\s"'`;|&<>(){}]*)""")
 _HERE: Final = (".", "..", "./", "../", "~")
@@ -215,7 +215,7 @@ def _check_reads(tool: ToolInfo, found: Provenance) -> None:
     if tool.annotations.get("openWorldHint") is not False:
         raise NotKeyed(
             f"`{tool.name}` does not say that its world is closed (`openWorldHint: false`): its "
-            f"answer may change by itself; {hint}"
+            f"answer may change at any time; {hint}"
         )
     if found.remote:
         raise NotKeyed(f"the code of server `{tool.server}` is on the other side; {hint}")
@@ -238,7 +238,9 @@ async def _of_agent(attempt: Attempt) -> Parts:
     name = "ask" if step.target in GENERAL_AGENTS else str(step.target)
     agent = agents.find(name)
     if agent is None:
-        arguments = {**attempt.inputs, "instruction": attempt.instruction}
+        error = attempt.scope.get("previous", {}).get("error")
+        more = {"instruction": attempt.instruction, **({"error": error} if error else {})}
+        arguments = {**more, **attempt.inputs}
         return await _of_tool(attempt, name, arguments, True)
     parts = _parts(attempt, name)
     expert = agents.expert(name)
@@ -312,7 +314,8 @@ def _of_job(attempt: Attempt) -> Parts:
     folder = start / str(attempt.inputs.get("folder") or "")
     parts.bases = list(dict.fromkeys([start, folder]))
     parts.values["directory"] = str(folder)
-    environment = attempt.deps.cache.environment if attempt.deps.cache else {}
+    cache = attempt.deps.cache
+    environment: Mapping[str, str] = cache.environment if cache else dict[str, str]()
     parts.values["environment"] = dict(environment)
     written = job_data(step.job) if step.job else {}
     left_out = {*NOT_TEXT, *attempt.inputs}
@@ -331,7 +334,7 @@ def _programs(given: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(command, list) and command:
         yield str(cast("list[Any]", command)[0])
     elif command:
-        yield str(command).split()[0] if str(command).split() else ""
+        yield next(iter(str(cast("Any", command)).split()), "")
     for line in str(given.get("script") or "")[:MOST_TEXT].splitlines()[:MOST_MATCHES]:
         for part in re.split(r"[|;&]+|\$\(|`", line):
             words = [word for word in part.split() if "=" not in word]

@@ -550,7 +550,7 @@ async def _look_up(attempt: Attempt, held: ExitStack) -> "Reuse | _NoReuse":
 
 async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:
     try:
-        if not _applies(attempt):
+        if not applies(attempt):
             return _Before(skip=WHEN_FALSE)
         if not attempt.step.creates or attempt.step.foreach is not None:
             return _NOTHING_BEFORE
@@ -568,7 +568,7 @@ async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:
 _NOTHING_BEFORE = _Before()
 
 
-def _applies(attempt: Attempt) -> bool:
+def applies(attempt: Attempt) -> bool:
     """Whether the step's `when` is true.
 
     Raises:

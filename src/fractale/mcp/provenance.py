@@ -5,6 +5,7 @@ A cached result is taken over only if all of this is the same (`fractale.graph.r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,33 @@ from fractale.code_files import (
     UnknownCode,
     check_unchanged_since,
     code_of_object,
+    identity,
     program_code,
 )
 from fractale.mcp.transport import AnyServer, EmbeddedServer
 from fractale.settings import ServerSettings
 from fractale.settings.environment import lasting
 from fractale.toolbox import Provenance
+
+
+class KnownProvenance:
+    """A provenance that was found before. It is current while its session and its files are.
+
+    Args:
+        since: When the session began.
+    """
+
+    def __init__(self, found: Provenance, since: float) -> None:
+        self.found = found
+        self._since = since
+        files: Mapping[str, str] = found.parts.get("code", {}).get("files", {})
+        self._files = {file: identity(Path(file)) for file in files}
+
+    def is_current(self, since: float) -> bool:
+        """Whether it is of the session that began then, and no file of its code was changed."""
+        if self.found.unknown or since != self._since:
+            return False
+        return all(identity(Path(file)) == known for file, known in self._files.items())
 
 
 def provenance_of(

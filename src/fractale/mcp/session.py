@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import httpx
@@ -61,6 +61,9 @@ from fractale.toolbox import (
     changed_meanwhile,
 )
 from fractale.version import __version__
+
+if TYPE_CHECKING:
+    from fractale.mcp.provenance import KnownProvenance
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 Opening: TypeAlias = "AbstractAsyncContextManager[AnySession]"
@@ -143,6 +146,7 @@ class SessionManager:
         self._failed_at = 0.0
         self._is_needed = False
         self._was_connected = False
+        self._provenance: dict[str | None, KnownProvenance] = {}
 
     # -- sessions -------------------------------------------------------------------------------
 
@@ -275,13 +279,19 @@ class SessionManager:
 
     async def provenance(self, tool: str | None) -> Provenance:
         """What works when a tool is called; see `fractale.mcp.provenance`."""
-        from fractale.mcp.provenance import provenance_of  # few runs take over results
+        # few runs take over results
+        from fractale.mcp.provenance import KnownProvenance, provenance_of
 
         await self.started()
         connection = self._connection if self.usable else None
         version = connection.version if connection else None
         since = connection.since if connection else 0.0
-        return await asyncio.to_thread(provenance_of, self._server, tool, version, since)
+        known = self._provenance.get(tool)
+        if known is not None and known.is_current(since):
+            return known.found
+        found = await asyncio.to_thread(provenance_of, self._server, tool, version, since)
+        self._provenance[tool] = KnownProvenance(found, since)
+        return found
 
     async def close(self) -> None:
         """End the session, or the attempt to open one."""

@@ -167,9 +167,7 @@ class _Writer:
             f"#action-{_id_of(place)}",
             "CreateAction",
             name=f"Work of step {words}",
-            description=attempt.description
-            or attempt.reason
-            or f"{attempt.kind} {attempt.target or ''}",
+            description=_about(attempt),
             instrument=tools,
             **self._times(attempt.started, attempt.ended),
             agent=self._entities.person,
@@ -280,6 +278,15 @@ class _Writer:
 
 def _iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+
+
+def _about(attempt: RecordedAttempt) -> str:
+    """The work of an attempt as text, with the source of a result that it took over."""
+    own = attempt.description or attempt.reason or f"{attempt.kind} {attempt.target or ''}"
+    source = attempt.reused
+    if source is None:
+        return own
+    return f"{own} (the result was taken over from step {source['step']} of run {source['run']})"
 
 
 def _status(status: str | None, error: Any) -> dict[str, str]:

@@ -40,6 +40,7 @@ ATTEMPT_FIELDS = (
     "inputs",
     "outputs",
     "outputs_cut",
+    "reused",
     "calls",
     "items",
     "questions",

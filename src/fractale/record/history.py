@@ -139,7 +139,7 @@ class RecordedJob:
 
 @dataclass(slots=True, kw_only=True)
 class RecordedItem:
-    """One item of a foreach; `inputs` and `outputs` as in `RecordedAttempt`."""
+    """One item of a foreach; `inputs`, `outputs` and `reused` as in `RecordedAttempt`."""
 
     index: int
     started: float = 0.0
@@ -149,6 +149,7 @@ class RecordedItem:
     seconds: float | None = None
     inputs: Any = None
     outputs: Any = None
+    reused: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -178,6 +179,8 @@ class RecordedAttempt:
         next: The next step, or ``success`` or ``failed``.
         inputs, outputs: Values, or references to stored values. In older records `inputs` is None
             and `outputs` is cut short (`outputs_cut`).
+        reused: The run and the step whose result it took over, ``{run, step, key}``; None if it
+            made its own call.
         is_array: Whether its items are the elements of a job array.
         items_total: How many items it has; None if none was started.
         enterings: How often it was started: more than once after questions and crashes.
@@ -206,6 +209,7 @@ class RecordedAttempt:
     inputs: Any = None
     outputs: Any = None
     outputs_cut: bool = False
+    reused: Mapping[str, Any] | None = None
     is_array: bool = False
     items_total: int | None = None
     enterings: int = 1
@@ -491,6 +495,7 @@ def _as_attempt(block: RecordedAttempt, item: RecordedItem, path: str) -> Record
         inputs=item.inputs,
         outputs=item.outputs,
         outputs_cut=False,
+        reused=item.reused,
         enterings=1,
         calls=calls,
         items={},

@@ -235,6 +235,7 @@ class _Reader:
         if attempt.enterings > 1:  # each process reports only its own usage
             attempt.tokens = max(attempt.tokens, _tokens(attempt))
         attempt.inputs = event.get("inputs_ref")
+        attempt.reused = event.get("reused")
         attempt.outputs_cut = "outputs_ref" not in event
         attempt.outputs = event.get("outputs") if attempt.outputs_cut else event["outputs_ref"]
 
@@ -260,6 +261,7 @@ class _Reader:
             item.seconds = event.get("seconds")
             item.inputs = event.get("inputs_ref")
             item.outputs = event.get("outputs_ref")
+            item.reused = event.get("reused")
 
     # -- calls ----------------------------------------------------------------------------------
 

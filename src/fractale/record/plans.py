@@ -41,6 +41,23 @@ def keep_plan(record: RunRecord, plan: Plan) -> Path:
     return record.plan
 
 
+class PlanCopies:
+    """Keeps the plan of one run after another. The text of a plan is made once for all of them."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._texts: dict[Path, str] = {}
+
+    def keep(self, record: RunRecord, plan: Plan) -> None:
+        """As `keep_plan`."""
+        if plan is not self._plan:
+            target = Path(RunRecord.plan.name)
+            self._texts = _files(plan, target, RunRecord.included_plans.name)
+            self._plan = plan
+        texts = {record.path / path: text for path, text in self._texts.items()}
+        _write(texts, f"run {record.run_id}")
+
+
 def copy_plan(plan: Plan, target: Path, of: str) -> None:
     """Write a plan, and those that it includes into the directory ``plan`` beside it.
 
@@ -51,8 +68,12 @@ def copy_plan(plan: Plan, target: Path, of: str) -> None:
     Raises:
         StoreError: It cannot be written.
     """
+    _write(_files(plan, target, RunRecord.included_plans.name), of)
+
+
+def _write(texts: Mapping[Path, str], of: str) -> None:
     try:
-        for path, text in _files(plan, target, RunRecord.included_plans.name).items():
+        for path, text in texts.items():
             make_folder(path.parent)
             write_private(path, text, sync="none")
     except OSError as error:

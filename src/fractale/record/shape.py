@@ -120,6 +120,7 @@ _FAILED_JOB = _fields({"step": _text, "job": _any}, seconds=_number, log=_text)
 _STEP: Final[Mapping[str, Check]] = {"step": _text}
 _CALL: Final[Mapping[str, Check]] = {**_STEP, "call": _call}
 _ITEM: Final[Mapping[str, Check]] = {**_STEP, "index": _natural}
+_REUSED: Final = _or_empty(_fields({"run": _text, "step": _text}, key=_text))
 _ENDED: Final[Mapping[str, Check]] = {
     "outcome": _OUTCOME, "error": _text, "decided_by": _text, "seconds": _number,
 }  # fmt: skip
@@ -143,7 +144,7 @@ EVENTS: Final[Mapping[str, Check]] = {
         handler=_text,
     ),
     "item_started": _fields(_ITEM, total=_natural),
-    "item_finished": _fields(_ITEM, total=_natural, **_ENDED),
+    "item_finished": _fields(_ITEM, total=_natural, reused=_REUSED, **_ENDED),
     "tool_started": _fields({**_CALL, "tool": _text}, arguments=_TABLE, key=_text),
     "tool_progress": _fields(_STEP, progress=_number, total=_number, message=_text),
     "tool_finished": _fields(_CALL, text=_text, seconds=_number),
@@ -163,6 +164,7 @@ EVENTS: Final[Mapping[str, Check]] = {
     "step_finished": _fields(
         {**_STEP, "outcome": _OUTCOME}, attempt=_natural, event_name=_text, decided_by=_text,
         reason=_text, error=_text, seconds=_number, tokens=_natural, next=_text, handler=_text,
+        reused=_REUSED,
         notices=_list_of(_fields(kind=_text, message=_text)),
     ),
     "table": _fields(_STEP, rows=_list_of(_TABLE)),

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -76,7 +76,7 @@ def keep_snapshot(record: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
     Raises:
         StoreError: It can't be written.
     """
-    data = to_json(mask(asdict(snapshot)), default=dict).encode()
+    data = to_json(mask(_tables(snapshot)), default=dict).encode()
     target = record.offered
     shared = record.state_dir / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
@@ -94,6 +94,16 @@ def keep_snapshot(record: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
         raise StoreError(
             f"the list of tools cannot be written to {target}: {error}", hint=CHECK_SPACE
         ) from error
+
+
+def _tables(snapshot: ToolSnapshot) -> dict[str, Any]:
+    """A snapshot as JSON. Tools are not copied in depth, of which there may be hundreds."""
+    names = [each.name for each in fields(ToolInfo)]
+    return {
+        "tools": [{name: getattr(tool, name) for name in names} for tool in snapshot.tools],
+        "prompts": [asdict(each) for each in snapshot.prompts],
+        "resources": [asdict(each) for each in snapshot.resources],
+    }
 
 
 def _share(target: Path, shared: Path) -> None:

@@ -13,6 +13,8 @@ def evidence(data: Mapping[str, Any]) -> str:
     """The reason for a step's outcome, in one line; empty for a plain success."""
     by, event = inert(str(data.get("decided_by") or ""), 60), str(data.get("event_name") or "")
     reason = inert(str(data.get("reason") or data.get("error") or ""), 1000)
+    if source := data.get("reused"):
+        return " · ".join(filter(None, (taken_over(source), notices_text(data))))
     if data.get("outcome") == "skipped":
         return f"skipped: {reason}" if reason else "skipped"
     own_event = event not in ("success", "failure", "")
@@ -24,6 +26,11 @@ def evidence(data: Mapping[str, Any]) -> str:
         return f"{error} ({reason})"  # the end of a job, and the evidence for it
     words = reason if by == "rule" or not by else f"{by}: {reason}" if reason else by
     return f"{inert(event)}: {words}" if own_event else words
+
+
+def taken_over(source: Mapping[str, Any]) -> str:
+    """Where a result was taken over from: ``taken over from run k7f3``."""
+    return f"taken over from run {inert(str(source.get('run')), 80)}"
 
 
 def notices_text(data: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from fractale.events import SHORT_TEXT
-from fractale.render.phrases import as_json, ordinal, target_of
+from fractale.render.phrases import as_json, ordinal, taken_over, target_of
 from fractale.render.questions import exact
 from fractale.render.run_view import MARKS
 from fractale.render.summary import question_text
@@ -139,6 +139,7 @@ class _AttemptLines:
         rows = [
             ("purpose", attempt.description),
             ("started", f"{exactly(attempt.started)}{came}{took}{again}"),
+            ("taken over", source_of(attempt)),
             ("decided by", decided_by(attempt)),
             ("event", attempt.event if attempt.event not in (attempt.outcome, None) else ""),
             ("error", attempt.error if attempt.error != attempt.reason else ""),
@@ -174,7 +175,8 @@ class _AttemptLines:
         for index, item in sorted(self._attempt.items.items()):
             why = f": {inert(_error_of(self._record, item), 300)}" if item.error else ""
             name = f"{self._attempt.name}[{index}]"
-            words = f"{item.outcome or 'not finished'}{why}"
+            source = f", {taken_over(item.reused)}" if item.reused else ""
+            words = f"{item.outcome or 'not finished'}{why}{source}"
             found.append(row(f"  {self._attempt.part(name)}, {inert(name)}"))
             found += [row(f"      {piece}") for piece in _pieces(words, self._width - 6)]
             for label, value in (("inputs", item.inputs), ("outputs", item.outputs)):
@@ -259,6 +261,12 @@ def job_rows(job: RecordedJob, record: RunRecord) -> list[tuple[str, str]]:
         ("log", f"fractale logs {record.run_id} {shlex.quote(job.step)}"),
     ]
     return [(label, text) for label, text in rows if text]
+
+
+def source_of(attempt: RecordedAttempt) -> str:
+    """The step whose result an attempt took over; empty if it made its own call."""
+    source = attempt.reused
+    return f"from step `{source['step']}` of run {source['run']}" if source else ""
 
 
 def decided_by(attempt: RecordedAttempt) -> str:

@@ -38,6 +38,7 @@ from fractale.sweeps.analysis import (
     numeric_inputs,
     questions,
     row_ranges,
+    scaled,
     value_of,
 )
 
@@ -109,7 +110,7 @@ def seconds_of(view: SweepView) -> float:
 
 
 def limit_text(limit: LimitView) -> str:
-    """What a limit still allows: ``9.8 used · 1.2 reserved · 29 of 40 left``."""
+    """A limit with the rest that it allows: ``9.8 used · 1.2 reserved · 29 of 40 left``."""
     parts = [f"{_amount(limit.name, limit.used)} used"]
     if limit.reserved:
         parts.append(f"{_amount(limit.name, limit.reserved)} reserved")
@@ -162,6 +163,8 @@ def sweep_verdict(view: SweepView) -> Verdict:
     rows += [VerdictRow(inert(each.name, 20), (limit_text(each),), "used") for each in view.limits]
     if used := used_text(view.used):
         rows.append(VerdictRow("used", (used,), "used"))
+    if view.warning:
+        rows.append(VerdictRow("warning", (inert(view.warning, MOST_REASON),), "notice"))
     if lost := sum(each.losses for each in view.rows):
         text = f"{count(lost, 'worker')} lost with a run, which was resumed or has failed"
         rows.append(VerdictRow("lost", (text,), "notice"))
@@ -430,22 +433,24 @@ def plot_lines(merit: Merit, name: str) -> list[Line] | None:
     pairs = [
         (x, y) for each, y in merit.points if (x := number_of(each.inputs.get(name))) is not None
     ]
+    x_name, xs = scaled(inert(name), [x for x, _ in pairs])
+    y_name, ys = scaled(inert(merit.name), [y for _, y in pairs])
     figure: Any = plotille.Figure()
     figure.width, figure.height = PLOT_WIDTH, PLOT_HEIGHT
     figure.with_colors, figure.origin = False, False
-    figure.x_label, figure.y_label = fit(inert(name), MOST_LABEL), fit(inert(merit.name), 8)
+    figure.x_label, figure.y_label = fit(x_name, MOST_LABEL), fit(y_name, 8)
     for set_limits, values in (
-        (figure.set_x_limits, [x for x, _ in pairs]),
-        (figure.set_y_limits, [y for _, y in pairs]),
+        (figure.set_x_limits, xs),
+        (figure.set_y_limits, ys),
     ):
         least, most = min(values), max(values)
         room = (most - least) * 0.05 or abs(least) * 0.05 or 1.0
         set_limits(min_=least - room, max_=most + room)
     figure.register_label_formatter(float, _axis_label)
     figure.register_label_formatter(int, _axis_label)
-    figure.scatter([x for x, _ in pairs], [y for _, y in pairs])
+    figure.scatter(xs, ys)
     text = str(figure.show()).replace(EMPTY_BRAILLE, " ")
-    title = f"  {inert(merit.name, 40)} against {inert(name, 40)}"
+    title = f"  {fit(y_name, 40)} against {fit(x_name, 40)}"
     return [row(title), *(row(line.rstrip()) for line in text.split("\n"))]
 
 

@@ -13,6 +13,7 @@ from fractale.render.phrases import (
     evidence,
     leads_to,
     ordinal,
+    taken_over,
     target_of,
 )
 from fractale.render.run_view import MARKS
@@ -229,6 +230,8 @@ def why(attempt: RecordedAttempt) -> str:
     """The evidence and the reason for the outcome; empty for a success by default."""
     if attempt.outcome is None:
         return "not finished"
+    if attempt.outcome == "success" and attempt.reused:
+        return taken_over(attempt.reused)
     if attempt.outcome == "success" and attempt.decided_by in ("rule", "judge"):
         words = (
             f"{attempt.decided_by}: {attempt.reason}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from fractale.errors import NotRecorded
+from fractale.graph.context import LOOK
 from fractale.replaying.comparison import Comparison, Divergence
 from fractale.schedulers.job import JobHandle
 from fractale.store.journal import (
@@ -84,6 +85,12 @@ class RecordedJournal:
             known.ending = data["told"]
         elif known and "result" in data:
             known.at = (start, len(line))
+
+    @property
+    def looked(self) -> frozenset[tuple[str, int]]:
+        """Path and attempt of each step that looked for a result of an earlier run."""
+        looks = (each for each in self.calls.values() if each.call.name == LOOK)
+        return frozenset((each.step, each.attempt) for each in looks)
 
     def settled_jobs(self) -> Iterator[tuple[str, JobHandle]]:
         """Each batch job that ended, with the digest that its calls have."""
@@ -163,7 +170,8 @@ class ReplayJournal(Journal):
             RecordEnds: The record ends in it.
             NotRecorded: The record does not have its result.
         """
-        if self._is_live(call.kind) or (call.name == LOGS and call.digest in self._logs):
+        is_live = self._is_live(call.kind) and call.name != LOOK
+        if is_live or (call.name == LOGS and call.digest in self._logs):
             return None
         key = self._key_of(site, call)
         recorded = self._journal.calls.get(key)

@@ -20,6 +20,7 @@ from fractale.agents.subagent import AgentAnswer, AgentContext, AgentRequest, Su
 from fractale.errors import NotDone, NotRecorded, ToolError
 from fractale.graph.agent_context import StepAgentContext
 from fractale.graph.bindings import Bindings, Bound
+from fractale.graph.context import ResultCache
 from fractale.graph.kinds.job import LOG_FILE
 from fractale.masking import Masker
 from fractale.models import Models, Usage
@@ -47,6 +48,7 @@ from fractale.toolbox import (
 if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForLLMRun
 
+    from fractale.graph.call import Attempt
     from fractale.jobs import JobHandle, JobLog
 
 
@@ -267,6 +269,27 @@ class RecordedOutputs(MemoryOutputs):
         if is_reference(value) and value["$ref"].removeprefix("sha256:") not in self._values:
             return self._kept.get(value)
         return super().get(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedLooks(ResultCache):
+    """The look-ups of a record for results of earlier runs: exactly the same steps look.
+
+    Their answers are in the journal. So neither the results of today nor the keys of today's plan
+    change what is replayed.
+
+    Args:
+        looked: Path and attempt of each step that looked.
+    """
+
+    looked: frozenset[tuple[str, int]]
+
+    @property
+    def keeps(self) -> bool:
+        return False
+
+    def wants(self, attempt: Attempt) -> bool:
+        return (attempt.path, attempt.attempts) in self.looked
 
 
 class RecordedJobs:

@@ -34,6 +34,7 @@ from fractale.replaying.recorded import (
     RecordedAgents,
     RecordedBindings,
     RecordedJobs,
+    RecordedLooks,
     RecordedModels,
     RecordedOutputs,
     RecordedPolicy,
@@ -46,6 +47,7 @@ from fractale.runs.fork import read_point
 from fractale.runs.options import RunOptions
 from fractale.runs.preflight import preflight
 from fractale.settings import Settings
+from fractale.store.cache import CacheStore
 from fractale.store.outputs import FileOutputs
 from fractale.toolbox import Toolbox
 
@@ -177,7 +179,7 @@ class _Replay:
         # The machine that wrote a recording masked it with its own secrets.
         masker = Masker(() if self.recording.about else self._hidden())
         jobs = RecordedJobs(record.jobs, masker, outside=self.recording.own)
-        deps = self._dependencies(outputs, agents, jobs)
+        deps = self._dependencies(outputs, agents, jobs, journal)
         if not live.tools:
             await preflight(self.plan, deps.toolbox, deps.models, deps.agents, Bindings())
         session = self._session(comparison, deps)
@@ -243,7 +245,11 @@ class _Replay:
         return tuple(text for text in self.settings.secrets if to_json(text)[1:-1] not in shown)
 
     def _dependencies(
-        self, outputs: RecordedOutputs, agents: Catalog, jobs: RecordedJobs
+        self,
+        outputs: RecordedOutputs,
+        agents: Catalog,
+        jobs: RecordedJobs,
+        journal: RecordedJournal,
     ) -> Dependencies:
         recorded: Mapping[str, Any] = self.recording.head.get("settings") or {}
         live, settings = self.live, self.settings
@@ -256,6 +262,7 @@ class _Replay:
             agents=agents,
             max_attempts=int(self._began("bounds").get("max_attempts") or settings.max_attempts),
             jobs=RunJobs.of(settings.state_dir / JOBS, settings) if live.tools else jobs,
+            cache=RecordedLooks(store=CacheStore(settings.state_dir), looked=journal.looked),
             patient=live.tools is not None or live.models is not None,
         )
 

@@ -24,7 +24,7 @@ from fractale.record.plans import plan_file
 from fractale.record.way import picture_of_run
 from fractale.render.phrases import answer_text, as_json, ordinal, target_of
 from fractale.render.run_view import MARKS
-from fractale.render.step import decided_by, job_rows, said
+from fractale.render.step import decided_by, job_rows, said, source_of
 from fractale.render.summary import Verdict, history_verdict, question_text
 from fractale.render.text import count, exactly, inert, shorten_path
 from fractale.render.timeline import end_of_call, why
@@ -598,6 +598,7 @@ class _Detail:
         resumed = f", resumed {count(again, 'time')}" if again else ""
         rows = [
             ("started", f"{exactly(attempt.started)}{came}{took}{resumed}"),
+            ("taken over", source_of(attempt)),
             ("decided by", decided_by(attempt)),
             ("event", attempt.event if attempt.event not in (attempt.outcome, None) else ""),
             ("error", attempt.error if attempt.error != attempt.reason else ""),

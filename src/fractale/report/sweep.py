@@ -37,6 +37,7 @@ from fractale.sweeps.analysis import (
     numeric_inputs,
     questions,
     row_ranges,
+    scaled,
     value_of,
 )
 from fractale.version import __version__
@@ -290,7 +291,10 @@ def _plots(view: SweepView, merit: Merit | None) -> Iterable[Plot]:
                 and (y := number_of(value_of(row, name))) is not None
             ]
             if len(pairs) >= LEAST_POINTS:
-                found.append(plot(name, x_name, sorted(pairs), joined=False))
+                x_words, xs = scaled(x_name, [x for x, _ in pairs])
+                words, ys = scaled(name, [y for _, y in pairs])
+                points = sorted(zip(xs, ys, strict=True))
+                found.append(plot(words, x_words, points, joined=False))
     return found[:MOST_PLOTS]
 
 

@@ -248,10 +248,19 @@ class RunDriver:
         """
         async with AsyncExitStack() as stack:
             steps = await self._open(stack)
-            if self._options.run_id:
+            if self._options.run_id and self._shares_checkpoints:
                 await self._check_new(steps)
             self._started(resumed=False)
             return await self._drive(steps, self._first_state(inputs))
+
+    @property
+    def _shares_checkpoints(self) -> bool:
+        """Whether runs of other state directories keep their checkpoints in the same place.
+
+        The file in a new run's own directory is new, too.
+        """
+        own_file = self._record and self._options.checkpointer is None and not self._settings.store
+        return not own_file
 
     async def _check_new(self, steps: Thread) -> None:
         """Check that an id that the user chose is free. Another state directory may have it.
@@ -260,7 +269,7 @@ class RunDriver:
             UsageError: Another state directory has it.
         """
         if (await steps.snapshot()).values:
-            if self._record:
+            if self._record and self._record.is_new:  # else another process began it meanwhile
                 self._record.remove()
             run, where = self.context.run_id, "where the checkpoints are kept"
             hint = None if self._record else f"continue it: `fractale.resume({run!r}, plan=…)`"

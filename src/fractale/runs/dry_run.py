@@ -22,7 +22,7 @@ from fractale.settings import Settings, shown_url
 
 STEP_KEYS: Final = (
     *("approve", "judge", "creates", "needs", "default_after"),
-    *("until", "every", "timeout", "retry"),
+    *("until", "every", "timeout", "retry", "cache"),
 )
 """Keys of a step, beside its call, that decide what it does and how often."""
 

@@ -166,7 +166,7 @@ class RunNotifications:
         key = _key(question)
         if not needs_no_answer(question) and key not in self._asked:
             self._asked.add(key)
-            self._send(("question",), _asked(self._about(event), question))
+            self.send(("question",), _asked(self._about(event), question))
 
     def _end(self, event: Event) -> None:
         status, error = str(event.data.get("status")), str(event.data.get("error"))
@@ -175,7 +175,7 @@ class RunNotifications:
         occasions: tuple[Occasion, ...] = (
             ("failure", "end") if status in ("failed", "limit") else ("end",)
         )
-        self._send(occasions, _ended(self._about(event), event.data))
+        self.send(occasions, _ended(self._about(event), event.data))
 
     def _about(self, event: Event) -> Message:
         """The fields that all messages have."""
@@ -190,7 +190,8 @@ class RunNotifications:
             "record": str(self._record.path.absolute()) if self._record else None,
         }
 
-    def _send(self, occasions: Sequence[Occasion], message: Message) -> None:
+    def send(self, occasions: Sequence[Occasion], message: Message) -> None:
+        """Send a message to each entry of the settings that wants one of the occasions."""
         for sender in self._senders:
             wanted = [each for each in occasions if each in sender.wanted.on]
             if wanted:
@@ -300,7 +301,7 @@ def _ended(about: Message, data: Mapping[str, Any]) -> Message:
     text = f"{about['plan']} (run {about['run']}): {head}"
     return {
         **about,
-        "text": _chat(text, next_, about["run"]),
+        "text": chat_text(text, next_, f"fractale show {about['run']}"),
         "status": data.get("status"),
         "verdict": head,
         "next": next_,
@@ -340,8 +341,9 @@ def _questions(about: Message, shown: list[Message], total: int) -> Message:
     first = shown[0]
     more = f", and {count(total - 1, 'more question')}" if total > 1 else ""
     text = f"{about['plan']} (run {about['run']}): `{first['step']}` {first['text']}{more}"
+    answers: list[str] = first["answer"] if total == 1 else []
     return {
-        "text": _chat(text, first["answer"] if total == 1 else [], about["run"]),
+        "text": chat_text(text, answers, f"fractale show {about['run']}"),
         "status": "waiting",
         "questions": shown,
         "count": total,
@@ -368,11 +370,15 @@ def _asks(question: Mapping[str, Any]) -> str:
     return f"asks: {escape(str(text), 300)}"
 
 
-def _chat(text: str, commands: Sequence[str], run: str) -> str:
-    """A text for people, in which nothing that a tool or model said is markup of a chat."""
+def chat_text(text: str, commands: Sequence[str], otherwise: str) -> str:
+    """A text for people, in which nothing that a tool or model said is markup of a chat.
+
+    Args:
+        otherwise: The command that is shown if none of `commands` can be.
+    """
     shown = [each for each in commands[:2] if not (set(each) & set("<>@") or "](" in each)]
     lines = [escape(text, 1000).translate(MARKUP).replace("](", "] (")]
-    lines += [f"next: {escape(each, 400)}" for each in shown or [f"fractale show {run}"]]
+    lines += [f"next: {escape(each, 400)}" for each in shown or [otherwise]]
     return "\n".join(lines)
 
 

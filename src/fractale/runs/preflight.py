@@ -24,9 +24,18 @@ from fractale.toolbox import Toolbox
 
 
 async def preflight(
-    plan: Plan, toolbox: Toolbox, models: Models, agents: Catalog, bindings: Bindings
+    plan: Plan,
+    toolbox: Toolbox,
+    models: Models,
+    agents: Catalog,
+    bindings: Bindings,
+    *,
+    checked: bool = False,
 ) -> None:
     """Find errors before anything is run, and bind the names of tools in the plan.
+
+    Args:
+        checked: Whether an earlier run of the same `Plan` found it valid in itself.
 
     Raises:
         PlanError: The plan is invalid, or names tools or prompts that were not found. Or another
@@ -38,7 +47,7 @@ async def preflight(
         # A missing tool may be on a server that is not connected. Its step reports that.
         found = [p for p in found if p.missing is None]
     unclear = await bind_names(plan, toolbox, agents, bindings)
-    problems = in_order([*check_plan(plan), *found, *unclear])
+    problems = in_order([*(() if checked else check_plan(plan)), *found, *unclear])
     if errors := [p for p in problems if p.severity == "error"]:
         raise PlanError(errors)
     for name in models_of(plan):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fractale.agents.catalog import Catalog
 from fractale.errors import StoreError, UsageError
@@ -22,7 +22,7 @@ from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
 from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
-from fractale.record.plans import keep_plan, plan_hash
+from fractale.record.plans import PlanCopies, plan_hash
 from fractale.record.snapshot import (
     bindings_of_old,
     change_notice,
@@ -74,6 +74,9 @@ from fractale.store.run_record import (
 )
 from fractale.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from fractale.runs.why import Why
+
 
 class Runs:
     """The runs of one state directory, with the external services that they use.
@@ -105,6 +108,8 @@ class Runs:
         self._agents = agents or Catalog()
         self._records = RunRecords(settings.state_dir)
         self._pins = pins_of(toolbox)
+        self._copies = PlanCopies()
+        self._checked: Plan | None = None
 
     async def start(
         self,
@@ -131,9 +136,42 @@ class Runs:
         options = options or RunOptions()
         values = bind_inputs(plan, inputs or {}, secrets)
         bindings = Bindings(pins=self._pins)
-        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        checked = plan is self._checked
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings, checked=checked)
+        self._checked = plan
         driver, kept = await self._begin(plan, values, options, secrets or {}, head or {}, bindings)
         return await driver.drive(kept)
+
+    async def why(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any] | None = None,
+        options: RunOptions | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+    ) -> list[Why]:
+        """Why each step would run, or from which run it would take over its result.
+
+        No step runs and nothing is recorded. The servers are asked for their tools.
+
+        Raises:
+            InputError: An input is missing or wrong.
+            PlanError: The plan is invalid, or names tools that its servers do not have.
+            SettingsError: A model that the plan needs cannot be used.
+        """
+        from fractale.runs.why import reasons
+
+        options = options or RunOptions()
+        values = bind_inputs(plan, inputs or {}, secrets)
+        bindings = Bindings(pins=self._pins)
+        await preflight(plan, self._toolbox, self._models, self._agents, bindings)
+        store = MemoryOutputs()
+        dependencies = self._dependencies(store, None, options.reuse)
+        driver = RunDriver(self._settings, dependencies, plan, options, "why", None, secrets or {})
+        driver.context.bindings = bindings
+        driver.context.emit_event = lambda _event: None
+        kept = {name: store.put(driver.context.mask(value)) for name, value in values.items()}
+        return await reasons(plan, kept, dependencies, driver.context)
 
     async def _begin(
         self,
@@ -168,17 +206,17 @@ class Runs:
             offered = await take_snapshot(self._toolbox, plan, self._agents.names())
             keep_snapshot(record, offered, driver.context.mask)
             policy = self._policy.settings
-            known = {
+            known: dict[str, Any] = {
                 "versions": versions(),
                 "tools": tool_hashes(offered.tools),
                 "bindings": bindings.data(),
                 "settings": settings_data(self._settings, self._models, policy),
             }
             if options.reuse is not None:
-                known["reuse"] = options.reuse
+                head = {"reuse": options.reuse, **head}
             whole = {**_head(plan, kept), **known, **self._head, **head}
             record.write_head(marked(whole, self._settings.environment))
-            keep_plan(record, plan)
+            self._copies.keep(record, plan)
             bindings.attach(FileNotes(record.bindings))
             bindings.snapshots.append(snapshot_of(record))
         return driver, kept

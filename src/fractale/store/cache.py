@@ -4,7 +4,7 @@
     cache/GROUP/KEY.json         one result; GROUP is the kind of step with what it calls
     cache/locks/KEY              the lock of a result that is being computed
 
-The names of files and the hashes in them tell nothing to somebody who does not have the secret.
+The names of files and the hashes in them are worthless without the secret.
 Reading takes no lock: a file is replaced whole. A file that is damaged, or that another user could
 have written, is as good as none.
 """
@@ -238,6 +238,10 @@ class CacheStore:
             except OSError as error:
                 raise StoreError(f"cannot remove {path}: {error}") from error
             count, total, oldest = count + 1, total + stat.st_size, max(oldest, age)
+        with contextlib.suppress(OSError):
+            for path in (self.path / _LOCKS).iterdir():  # those that killed processes left
+                with KeyLock(path) as lock:
+                    lock.try_acquire()
         return CacheSize(count, total, oldest)
 
     def lock(self, key: str) -> KeyLock:

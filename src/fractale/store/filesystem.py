@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -71,18 +72,20 @@ def file_system(path: Path, mountinfo: str | None = None) -> FileSystem:
             mountinfo = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:  # not Linux
             return FileSystem("unknown")
-    place = path.resolve()
+    place = f"{path.resolve()}/"
     found = FileSystem("unknown")
-    for line in mountinfo.splitlines():
-        mounted = _mounted(line)
+    for mounted in _mounts(mountinfo):
+        inside = place.startswith(f"{mounted.mount.rstrip('/')}/")
         # Of two mounts at one place, the later one is visible.
-        if (
-            mounted
-            and place.is_relative_to(mounted.mount)
-            and len(mounted.mount) >= len(found.mount)
-        ):
+        if inside and len(mounted.mount) >= len(found.mount):
             found = mounted
     return found
+
+
+@lru_cache(maxsize=2)
+def _mounts(mountinfo: str) -> tuple[FileSystem, ...]:
+    """The mounts of a ``mountinfo``; every run of a process asks, and they seldom change."""
+    return tuple(found for line in mountinfo.splitlines() if (found := _mounted(line)))
 
 
 def _mounted(line: str) -> FileSystem | None:

@@ -128,7 +128,7 @@ class Journal(Protocol):
         return
 
     async def synced(self) -> None:
-        """Return when all that was recorded so far is on the disk; the event loop goes on."""
+        """Return when all that was recorded so far is on the disk, without blocking the loop."""
         return
 
     def sync(self) -> None:

@@ -401,7 +401,7 @@ class FileOutputs:
         return data.decode("utf-8", "surrogatepass")
 
     def link_text(self, text: str, path: Path) -> None:
-        """Give the file of a text that is stored a second name. Nobody may write to it by that.
+        """Give the file of a text that is stored a second name. It can only be read by that name.
 
         Raises:
             OSError: The file system has no links, or the name cannot be made.

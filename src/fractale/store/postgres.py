@@ -83,7 +83,7 @@ class _Shared:
     """A connection that several runs use in turns.
 
     Args:
-        lock: Whoever has it uses the connection.
+        lock: Taken while a run uses the connection.
         held: The runs that are locked in the database by this connection.
         users: How many runs use it.
         is_current: Whether the tables are known to be up to date.

@@ -69,7 +69,7 @@ async def connect(url: str, wait: float, name: str) -> AsyncConnection[DictRow]:
 
 
 async def _completed(work: Coroutine[Any, Any, T]) -> T:
-    """Await some work that goes on if the caller is cancelled: others use the connection, too."""
+    """Await work that is completed even if the caller is cancelled: others share the connection."""
     return await asyncio.shield(asyncio.ensure_future(work))
 
 

@@ -163,7 +163,7 @@ class _Waiting:
     threads: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
     def end(self, transaction: asyncio.Future[None]) -> None:
-        """Tell those who wait how the transaction ended."""
+        """Pass the end of the transaction on to all that wait for it."""
         if self.done.done():
             return
         error = None if transaction.cancelled() else transaction.exception()

@@ -1,4 +1,4 @@
-"""What the results of a sweep say: its merit, its failures by reason, its questions by step.
+"""Results of a sweep: its merit, its failures by reason, its questions by step.
 
 All displays, the report and the exports ask here, so that they agree.
 """
@@ -25,6 +25,8 @@ NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.i
 USAGE: Final = ("tokens", "cost", "node_hours", "core_hours", "gpu_hours", "jobs")
 """The parts of `RowView.used`."""
 
+WIDE_SPAN: Final = 1000.0
+"""A plot of numbers whose greatest is more than so many times the least has a logarithmic axis."""
 SECONDS: Final = "seconds"
 
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
@@ -109,7 +111,7 @@ def flat_outputs(view: SweepView) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def is_numeric(values: Iterable[Any]) -> bool:
-    """Whether there are values, and all are numbers; None is no value."""
+    """Whether there are values, and all are numbers. None does not count."""
     there = [value for value in values if value is not None]
     numbers = [number_of(value) is not None or _is_not_finite(value) for value in there]
     return bool(there) and all(numbers)
@@ -169,6 +171,13 @@ def numeric_inputs(view: SweepView) -> list[str]:
     return found
 
 
+def scaled(name: str, values: Sequence[float]) -> tuple[str, list[float]]:
+    """Numbers as a plot shows them: by their logarithm if they span more than `WIDE_SPAN`."""
+    if values and min(values) > 0 and max(values) > WIDE_SPAN * min(values):
+        return f"log10 {name}", [math.log10(value) for value in values]
+    return name, [*values]
+
+
 def failures(view: SweepView) -> list[Group]:
     """The failed rows by step and reason, the largest group first.
 
@@ -192,7 +201,7 @@ def failures(view: SweepView) -> list[Group]:
 
 
 def _reason(row: RowView) -> str:
-    """Why a row failed, without its own ID, which would tell equal reasons apart."""
+    """Why a row failed, without its own ID, by which equal reasons would differ."""
     words = " ".join((row.error or "").split())
     return words.replace(row.run, "RUN") if row.run else words
 

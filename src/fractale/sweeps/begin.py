@@ -9,6 +9,7 @@ the sweep's lock, so that two starts with one ID cannot both continue.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from fractale.errors import InputError, PlanError, StoreError, UsageError
 from fractale.masking import Masker
 from fractale.plan.build import load_plan
 from fractale.plan.check import check_plan
-from fractale.plan.inputs import bind_inputs, read_secrets
+from fractale.plan.inputs import bind_inputs, read_secrets, secret_variable
 from fractale.plan.model import Plan
 from fractale.private import make_folder
 from fractale.record.plans import copy_plan, plan_hash
@@ -27,6 +28,7 @@ from fractale.runs.preflight import check_answers
 from fractale.runs.workspace import kept_store
 from fractale.settings import Settings
 from fractale.settings.own_runs import marked
+from fractale.settings.secrets import STORE_VARIABLE
 from fractale.store.run_record import ID_LENGTH, RunRecords, random_id
 from fractale.sweeps.budget import check_limits
 from fractale.sweeps.record import SWEEP_ID, SweepLock, SweepRecord, SweepRecords
@@ -104,17 +106,32 @@ def prepare(
     }
     if settings.origins.get("max_attempts") == "command line":
         options["max_attempts"] = settings.max_attempts
-    if masker(options["answers"]) != options["answers"]:
-        raise InputError(
-            "an answer is a secret of the settings or the environment, and answers are stored",
-            hint="declare an input with `secret: true`, and set it in the environment",
-        )
+    for what, value in (("an answer", options["answers"]), ("the description", spec.description)):
+        if masker(value) != value:
+            raise InputError(
+                f"{what} has a secret of the settings or the environment, and would be stored",
+                hint="declare an input with `secret: true`, and set it in the environment",
+            )
     return Prepared(spec=spec, plan=plan, rows=rows, options=options)
 
 
 def masker_of(plan: Plan, settings: Settings) -> Masker:
     """Knows the secrets that no input may have: those of the settings, and the secret inputs."""
     return Masker([*settings.secrets, *read_secrets(plan, settings.environment).values()])
+
+
+def environment_of_workers(
+    settings: Settings, plan: Plan, secrets: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables of workers: those of the settings, with secrets that are not recorded.
+
+    These are the plan's secret inputs, and the password of the store.
+    """
+    known = {secret_variable(name): value for name, value in secrets.items() if name in plan.inputs}
+    if settings.store is not None:
+        known[STORE_VARIABLE] = settings.store
+    # Settings that a program made itself have no environment: workers then get that of the process.
+    return {**(settings.environment or os.environ), **known}
 
 
 def _check_merit(spec: SweepSpec, plan: Plan) -> None:

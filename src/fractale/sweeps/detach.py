@@ -32,14 +32,11 @@ from fractale.settings.executors import ExecutorSettings
 from fractale.settings.files import CONFIG_VARIABLE
 from fractale.settings.load import ENVIRONMENT
 from fractale.store.locks import holder_of_lock
-from fractale.sweeps.executors import executor_settings
+from fractale.sweeps.executors import DRIVER_JOB, executor_settings
 from fractale.sweeps.record import SweepLedger, SweepLock, SweepRecord
 
 SCHEDULERS: Final[Mapping[str, str]] = {"slurm": "slurm", "pbspro": "pbs", "lsf": "lsf"}
 """The providers whose schedulers can run the driver → the scheduler's name."""
-
-MARK: Final = "FRACTALE_SWEEP_DRIVER"
-"""The variable that has, in the driver's job, the key of that job."""
 
 BEGIN_SECONDS: Final = 60.0
 """How long a process in the background may take to begin with the sweep."""
@@ -113,7 +110,7 @@ async def withdraw(
     Returns:
         Why it could not be cancelled; None if it was, or if there is none.
     """
-    if queued is None or not queued.get("scheduler") or os.environ.get(MARK) == queued["key"]:
+    if queued is None or not queued.get("scheduler") or os.environ.get(DRIVER_JOB) == queued["key"]:
         return None
     try:
         jobs = _jobs(record, settings, str(queued["scheduler"]))
@@ -205,7 +202,7 @@ def _spec(record: SweepRecord, settings: Settings, executor: ExecutorSettings, k
         time=executor.driver_walltime,
         queue=executor.partition or executor.queue,
         account=executor.account,
-        env={**_settings_environment(record, settings), MARK: key},
+        env={**_settings_environment(record, settings), DRIVER_JOB: key},
     )
 
 

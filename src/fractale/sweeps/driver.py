@@ -36,6 +36,7 @@ from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import RunBound, SweepBudget, use_of
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.executors import Executor, WorkerLost, executor_of
+from fractale.sweeps.notify import SweepNotifications, lost_words
 from fractale.sweeps.record import (
     RowState,
     SweepLedger,
@@ -285,8 +286,20 @@ async def drive_here(
         name = str(head.get("executor") or "local")
         executor = executor_of(settings, name, record, head.get("max_parallel"))
     await withdraw(record, settings, queued_driver(record))
+    notifications = SweepNotifications(record, settings)
+
+    def hear(line: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+        notifications.hear(line, counts)
+        if listener is not None:
+            listener(line, counts)
+
     async with executor:
-        return await drive(sweep, executor, settings=settings, listener=listener, stop=stop)
+        view = await drive(sweep, executor, settings=settings, listener=hear, stop=stop)
+    faults = await notifications.end(view, by_user=stop is not None and stop.is_set())
+    if not faults:
+        return view
+    sweep.add({"is": "warning", "message": lost_words(faults), "at": time.time()})
+    return view_of(record, driven=False)
 
 
 async def drive(
@@ -374,7 +387,8 @@ class _Drive:
         self._later: list[tuple[float, int]] = []  # a heap: when, row
         self._held = Counter[int]()
         self._known_answers = 0
-        self._begun = iter([*self._table.rows("running")])  # they have a reservation: they go first
+        # They have a reservation, so they go first.
+        self._begun = iter([*self._table.rows("running"), *continued_rows(sweep)])
         self._due = self._due_at_start()
         self._wake = asyncio.Event()
         self._looked = 0.0
@@ -411,7 +425,8 @@ class _Drive:
         for run in [*budget.open_runs] if budget.limits else ():
             use = use_of(self._runs.at(run))
             if use and budget.has_changed(run, use["used"]):
-                yield {"is": "settled", "run": run, "at": time.time(), **use}
+                row = int(run.split(".")[1])
+                yield {"row": row, "is": "settled", "run": run, "at": time.time(), **use}
 
     async def _loop(self) -> None:
         while True:
@@ -458,8 +473,8 @@ class _Drive:
         most = self._most(run)
         if budget.obstacle(run, most):
             return False
-        told: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
-        line = {**told, "is": "started", "at": time.time(), **({"reserved": most} if most else {})}
+        about: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
+        line = {**about, "is": "started", "at": time.time(), **({"reserved": most} if most else {})}
         budget.count(line)  # at once: the next row is compared with it
         self._busy += 1
         task = asyncio.create_task(self._perform(row, line))
@@ -504,7 +519,8 @@ class _Drive:
             return heapq.heappop(self._later)[1]
         if self._asked:
             return self._asked.popleft()
-        if (row := next(self._begun, None)) is not None:
+        active = self._active.values()
+        if (row := next((row for row in self._begun if row not in active), None)) is not None:
             return row
         if self._unfit:
             return self._unfit.popleft() if self._freed else None
@@ -517,28 +533,28 @@ class _Drive:
     # -- one row ----------------------------------------------------------------------------------
 
     async def _perform(self, row: int, started: Mapping[str, Any]) -> None:
-        """Perform a row once, and write what became of it.
+        """Perform a row once, and write its outcome.
 
         Args:
             started: Its line of the ledger, which the budget has counted.
         """
-        told = {name: started[name] for name in ("row", "run", "attempt")}
-        run = str(told["run"])
+        about = {name: started[name] for name in ("row", "run", "attempt")}
+        run = str(about["run"])
         try:
-            await self._tell(started)
+            await self._record_line(started)
             report = await self._executor.perform(self._task(row, run))
         except WorkerLost as lost:
             self._free()
             if lost.cannot_start:
                 self._cannot_start(lost.reason)
             else:
-                await self._lost(told, lost.reason)
+                await self._lost(about, lost.reason)
             return
         except BaseException:
             self._free()
             raise
         self._free()
-        await self._reported(told, report)
+        await self._reported(about, report)
 
     def _free(self) -> None:
         self._busy -= 1
@@ -559,18 +575,18 @@ class _Drive:
             options=head.get("options") or {},
         )
 
-    async def _reported(self, told: Mapping[str, Any], report: RunReport) -> None:
-        row = int(told["row"])
+    async def _reported(self, about: Mapping[str, Any], report: RunReport) -> None:
+        row = int(about["row"])
         if report.held:
             self._held[row] += 1
             self._again(row, min(HELD_SECONDS * self._held[row], MOST_HELD_SECONDS))
             return
         del self._held[row]
         if report.again and not self._stopping:
-            await self._lost(told, report.error or "the run was stopped")
+            await self._lost(about, report.error or "the run was stopped")
             return
         line = {
-            **told,
+            **about,
             "is": "ended",
             "status": report.status,
             "at": time.time(),
@@ -585,24 +601,24 @@ class _Drive:
         if report.status == "waiting":
             asks = [str(each.get("step") or "") for each in report.waiting if asks_user(each)]
             line["asks"] = list(dict.fromkeys(asks))
-        await self._tell(line)
+        await self._record_line(line)
         if report.status == "waiting" and not line["asks"]:
             self._again(row, DUE_SECONDS)
 
-    async def _lost(self, told: Mapping[str, Any], reason: str) -> None:
+    async def _lost(self, about: Mapping[str, Any], reason: str) -> None:
         """Record that a worker was lost, and perform the row again, or let it fail."""
-        row = int(told["row"])
-        progress = progress_of(self._runs.at(str(told["run"])))
+        row = int(about["row"])
+        progress = progress_of(self._runs.at(str(about["run"])))
         losses, before = self._table.losses.get(row, (0, -1))
         losses = 1 if progress > before else losses + 1
         at = {"at": time.time()}
-        await self._tell(
-            {**told, "is": "lost", "reason": reason, "losses": losses, "progress": progress, **at}
+        await self._record_line(
+            {**about, "is": "lost", "reason": reason, "losses": losses, "progress": progress, **at}
         )
         if losses >= MOST_LOSSES:
             words = f"lost {losses} times without progress; the last time: {reason}"
-            line = {**told, "is": "ended", "status": "failed", "error": words, **at}
-            await self._tell({**line, **use_of(self._runs.at(str(told["run"])))})
+            line = {**about, "is": "ended", "status": "failed", "error": words, **at}
+            await self._record_line({**line, **use_of(self._runs.at(str(about["run"])))})
         elif not self._stopping:
             self._again(row, self._pauses[min(losses, len(self._pauses)) - 1])
 
@@ -612,8 +628,8 @@ class _Drive:
         self._stopping = self._stopping or STOP_WORDS
         self._wake.set()
 
-    async def _tell(self, line: Mapping[str, Any]) -> None:
-        """Write a line about a row; then change its state, and tell the listener."""
+    async def _record_line(self, line: Mapping[str, Any]) -> None:
+        """Write a line about a row; then change its state, and call the listener."""
         await self._lines.add(line)
         self._table.read(line)
         if line["is"] != "started":
@@ -680,6 +696,22 @@ class _Drive:
         elif self._cancelled:
             line["reason"] = "cancelled by `fractale sweep cancel`"
         return line
+
+
+def continued_rows(sweep: OpenSweep) -> list[int]:
+    """The rows whose runs waited, and wait for no answer now.
+
+    They continued without the sweep, as after `fractale answer RUN`. Or they waited for a job or a
+    time when the driver died.
+    """
+    runs, table, found = RunRecords(sweep.record.state_dir), sweep.table, list[int]()
+    for row in table.waiting:
+        run = runs.at(run_id_of(sweep.record.sweep_id, row, table.attempt(row)))
+        with contextlib.suppress(StoreError):  # its worker will say so, once it is answered
+            last = next(run.events_from_end(("run_started", "run_finished")), None)
+            if last is not None and not any(map(asks_user, last.get("waiting") or ())):
+                found.append(row)
+    return found
 
 
 def asks_user(waiting: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ the settings name: ``local``, or a Parsl configuration below ``executors``.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from fractale.errors import UsageError
 from fractale.settings import Settings
@@ -15,6 +15,9 @@ from fractale.settings.executors import LOCAL, ExecutorSettings
 from fractale.sweeps.record import SweepRecord
 from fractale.sweeps.task import RunReport, RunTask
 from fractale.text import did_you_mean, listing
+
+DRIVER_JOB: Final = "FRACTALE_SWEEP_DRIVER"
+"""The variable that has, in the job of a detached driver, the key of that job."""
 
 
 class WorkerLost(Exception):
@@ -41,7 +44,7 @@ class Executor(Protocol):
         ...
 
     async def perform(self, task: RunTask) -> RunReport:
-        """Perform a task, and return what became of it.
+        """Perform a task, and return its report.
 
         Cancelling this ends the task's process, or leaves the run to be resumed.
 

@@ -12,17 +12,24 @@ from typing_extensions import TypedDict
 
 from fractale.errors import UsageError
 from fractale.plan.given import limits_of, secrets_of
-from fractale.plan.inputs import read_secrets, secret_variable
+from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Limits, Plan
 from fractale.runs.invocation import listed
 from fractale.runs.keywords import check_keywords, check_values, unusable
 from fractale.settings import Settings, load_settings
-from fractale.sweeps.begin import check_secrets, prepare, write_sweep
+from fractale.sweeps.begin import (
+    check_free,
+    check_secrets,
+    environment_of_workers,
+    prepare,
+    write_sweep,
+)
 from fractale.sweeps.driver import Listener, run_sweep
 from fractale.sweeps.record import SweepRecords
 from fractale.sweeps.resuming import resume_sweep
 from fractale.sweeps.spec import Algorithm, SweepSpec, axes_of, with_options
 from fractale.sweeps.sweep_file import read_sweep_file
+from fractale.text import listing
 
 if TYPE_CHECKING:
     from fractale.sweeps.results import SweepView
@@ -44,7 +51,8 @@ class SweepKeywords(TypedDict, total=False):
         registries, agents, model: As of a run, by path and by name.
         secrets: The plan's secret inputs; else ``FRACTALE_INPUT_NAME`` of the environment.
         merit: The output by which rows are compared.
-        reuse: Take over the results of equal steps of earlier runs.
+        reuse: True: take over the results of equal steps of earlier runs, for all tools that only
+            read. False: make every call.
         sweep_id: The ID of the sweep; left out: a new one.
         on_row: Called with each change of a row, as in the sweep's ledger, and with state → number
             of rows.
@@ -68,7 +76,7 @@ class SweepKeywords(TypedDict, total=False):
     model: str | None
     secrets: Mapping[str, str] | None
     merit: str | None
-    reuse: bool
+    reuse: bool | None
     sweep_id: str | None
     on_row: Listener | None
     settings: Settings | None
@@ -108,9 +116,10 @@ async def start_sweep(
         run_limits=_limits_of_runs(given("run_limits")),
         answers=given("answers"),
         merit=given("merit"),
-        reuse=given("reuse") or None,
+        reuse=given("reuse"),
     )
     settings = given("settings") or load_settings()
+    _check_reaches_workers(settings)
     if model := given("model"):
         settings = settings.with_flags(model=model)
     prepared = prepare(
@@ -121,12 +130,15 @@ async def start_sweep(
         agents=tuple(listed(given("agents"))),
         yes=given("yes", False),
     )
+    if (sweep_id := given("sweep_id")) is not None:
+        check_free(settings, sweep_id)
     plan_secrets = secrets_of(prepared.plan, given("secrets"))
     secrets = read_secrets(prepared.plan, settings.environment) | plan_secrets
     check_secrets(prepared, secrets)
-    record = write_sweep(prepared, settings, given("sweep_id"))
-    variables = {secret_variable(name): value for name, value in secrets.items()}
-    settings = replace(settings, environment={**settings.environment, **variables})
+    record = write_sweep(prepared, settings, sweep_id)
+    settings = replace(
+        settings, environment=environment_of_workers(settings, prepared.plan, secrets)
+    )
     return await run_sweep(record, settings=settings, listener=given("on_row"))
 
 
@@ -149,6 +161,30 @@ async def resume_recorded(
     return done.view
 
 
+BY_HAND: Final = (
+    *("servers", "policy", "prices", "fallback_models", "local_model", "notify", "max_attempts"),
+    *("openai_api_key", "openai_base_url", "gemini_api_key", "gemini_base_url"),
+)
+"""Settings that workers read from the settings files and the environment only."""
+
+
+def _check_reaches_workers(settings: Settings) -> None:
+    """Check that settings which a program made itself do not get lost.
+
+    Raises:
+        UsageError: They have values that the processes of the runs would not get.
+    """
+    if settings.origins:
+        return  # `load_settings` made them, and workers load them, too
+    plain = Settings()
+    lost = [name for name in BY_HAND if getattr(settings, name) != getattr(plain, name)]
+    if lost:
+        raise UsageError(
+            f"the processes of a sweep would not get {listing(lost)} of `settings`",
+            hint="set them in ~/.config/fractale/config.yaml or the environment: workers read both",
+        )
+
+
 def _check(given: Mapping[str, Any], *required: str) -> None:
     """Check that the values of keywords can be used.
 
@@ -158,7 +194,7 @@ def _check(given: Mapping[str, Any], *required: str) -> None:
     own = {name: value for name, value in given.items() if name in _OWN}
     for name, value in own.items():
         fits, hint = _OWN[name]
-        needed = value is not None or name in required or name == "reuse"
+        needed = value is not None or name in required
         if needed and not fits(value):
             raise unusable(name, value, hint)
     check_values({name: value for name, value in given.items() if name not in own}, *required)
@@ -205,7 +241,7 @@ _OWN: Final[Mapping[str, _Form]] = {
         "give `provider:name`: runs are in processes of their own",
     ),
     "sweep_id": _TEXT,
-    "reuse": (lambda value: isinstance(value, bool), "give True or False"),
+    "reuse": (lambda value: isinstance(value, bool), "give True, False or None"),
     "on_row": (
         lambda value: callable(value) and not isinstance(value, type),
         "give a function of a line and of counts",

@@ -42,10 +42,11 @@ from fractale.private import (
     open_private,
     write_private,
 )
-from fractale.settings import Settings, is_secret_variable, slurm_token
+from fractale.settings import STARTED_BY, Settings, is_secret_variable, slurm_token
 from fractale.settings.executors import LOOPBACK, ExecutorSettings
+from fractale.settings.files import CONFIG_VARIABLE
 from fractale.settings.load import ENVIRONMENT
-from fractale.sweeps.executors import WorkerLost
+from fractale.sweeps.executors import DRIVER_JOB, WorkerLost
 from fractale.sweeps.parsl_node import PERFORM, message, report_of
 from fractale.sweeps.parsl_processes import interchange_command, pool_command
 from fractale.sweeps.parsl_provider import parsl_missing, provider_of
@@ -69,12 +70,19 @@ MOST_BAD_BLOCKS: Final = 3
 """After this many blocks in a row that were refused, or ended before a worker of theirs performed
 anything, no more are submitted."""
 
+MOST_UNANSWERED: Final = 20
+"""After this many questions in a row that the scheduler did not answer, the sweep stops."""
+
 DRAIN_SECONDS: Final = 300.0
 DRAIN_SHARE: Final = 0.1
 """A block gets no new tasks in this last part of its walltime, and at most `DRAIN_SECONDS`."""
 
 SHORT_SECONDS: Final = 120.0
 """A block that ends sooner after its start, without a report, counts as one that cannot start."""
+
+SETTLE_SECONDS: Final = 60.0
+"""For this long after its submission, a scheduler's accounting may not know a job. Parsl takes such
+a job for a completed one."""
 
 COMMAND_SECONDS: Final = 60
 """How long the interchange may take to answer."""
@@ -91,12 +99,14 @@ class Block:
 
     Args:
         job: The scheduler's id.
+        submitted: When, of `time.monotonic`.
         connected: When one of its worker pools connected, of `time.monotonic`.
         reports: How many reports had come from all workers by then.
         over: Whether the job has ended, as the scheduler says.
     """
 
     job: Any
+    submitted: float
     connected: float | None = None
     reports: int = 0
     over: bool = False
@@ -154,6 +164,7 @@ class ParslExecutor:
         self._number = 0
         self._bad = 0
         self._reports = 0
+        self._unanswered = 0
         self._next_block = 0.0
         self._polled = 0.0
         self._busy_at = time.monotonic()
@@ -173,7 +184,11 @@ class ParslExecutor:
     # -- opening and closing ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._start)
+        try:
+            await asyncio.to_thread(self._start)
+        except BaseException:
+            await asyncio.to_thread(self._end)
+            raise
         self._watcher = asyncio.create_task(self._watch())
         return self
 
@@ -226,7 +241,7 @@ class ParslExecutor:
                 "process_worker_pool.py", pool_command(python), 1
             ),
             interchange_launch_cmd=interchange_command(os.getpid()),
-            address=address_of(settings),
+            address=address_of(settings, detached=DRIVER_JOB in self._user.environment),
             loopback_address=LOOPBACK,
             worker_port_range=(settings.ports[0], settings.ports[1] + 1),
             max_workers_per_node=settings.workers_per_node,
@@ -411,9 +426,21 @@ class ParslExecutor:
     def _see_ended(self) -> None:
         """Ask the scheduler about the blocks, all at once."""
         active = self._active
-        states = self._provider.status([block.job for block in active.values()])
+        try:
+            states = self._provider.status([block.job for block in active.values()])
+        except Exception:
+            # A scheduler may be down for a while; what it said then is in the log.
+            logging.getLogger("parsl").exception("no states of blocks")
+            self._unanswered += 1
+            if self._unanswered >= MOST_UNANSWERED:
+                raise
+            return
+        self._unanswered = 0
         for (name, block), status in zip(active.items(), states, strict=True):
             if not status.terminal:
+                continue
+            if self._is_doubtful(name, block, status):
+                self._provider.resources[block.job]["status"] = _pending()
                 continue
             block.over = True
             self._log.over(block.job)
@@ -426,6 +453,14 @@ class ParslExecutor:
             else:
                 continue
             self._bad_block(f"block {name} (job {block.job}) {what}", status)
+
+    def _is_doubtful(self, name: str, block: Block, status: Any) -> bool:
+        """Whether a block may be alive that the provider calls completed: it asks again."""
+        if self._settings.provider in ("local", "kubernetes") or status.status_name != "COMPLETED":
+            return False
+        if block.connected is None:
+            return time.monotonic() - block.submitted < SETTLE_SECONDS
+        return any(pool["block_id"] == name for pool in self._ask("MANAGERS"))
 
     def _bad_block(self, what: str, status: Any = None) -> None:
         self._bad += 1
@@ -462,7 +497,7 @@ class ParslExecutor:
         """Submit one block; returns whether the scheduler accepted it."""
         for name in self._htex.scale_out_facade(1):
             job = self._htex.blocks_to_job_id[name]
-            self._blocks[name] = Block(job)
+            self._blocks[name] = Block(job, time.monotonic())
             self._log.submitted(name, job)
             return True
         refused = [s for s in self._htex.status_facade.values() if s.message]
@@ -560,43 +595,84 @@ def environment_of_runs(settings: Settings) -> dict[str, str]:
     A scheduler passes on others, and a node has its own; `worker_init` may set more.
     """
     known = {name for names in ENVIRONMENT.values() for name in names}
-    without = slurm_token(settings.environment)
-    return {
+    without = {*slurm_token(settings.environment), STARTED_BY, DRIVER_JOB}
+    found = {
         name: value
         for name, value in settings.environment.items()
         if (name in known or name.startswith("FRACTALE_") or is_secret_variable(name, value))
         and name not in without
     }
+    if decided := os.environ.get(CONFIG_VARIABLE):  # also by --trust-project of this process
+        found[CONFIG_VARIABLE] = decided
+    return found
 
 
-def address_of(settings: ExecutorSettings) -> str:
+def address_of(settings: ExecutorSettings, *, detached: bool = False) -> str:
     """The one address on which the driver's machine awaits workers.
 
+    Args:
+        detached: Whether the driver is a job, on a machine that may not have the `address` of the
+            settings: its own address is used then.
+
     Raises:
-        SettingsError: The machine's name has no address that other machines reach.
+        SettingsError: The machine does not have the address, or its name has no address that other
+            machines reach.
     """
     if settings.provider == "local":
         return LOOPBACK
-    name = settings.address or socket.gethostname()
-    try:
-        address = socket.getaddrinfo(name, None, socket.AF_UNSPEC, socket.SOCK_STREAM)[0][4][0]
-    except OSError as error:
-        raise SettingsError(
-            f"executor `{settings.name}`: `{name}` has no address: {error}",
-            hint=f"set `address` of `executors.{settings.name}` to one that the nodes reach",
-        ) from error
-    if settings.address is None and ip_address(address).is_loopback:
-        raise SettingsError(
-            f"executor `{settings.name}`: this machine's name, `{name}`, has only the address "
-            f"{address}, which nodes cannot reach",
-            hint=f"set `address` of `executors.{settings.name}` to one that the nodes reach",
+    if settings.address is not None:
+        address = _resolved(settings, settings.address)
+        if _is_of_this_machine(address):
+            return address
+        if not detached:
+            raise _bad_address(settings, f"this machine does not have the address {address}")
+    name = socket.gethostname()
+    address = _resolved(settings, name)
+    if ip_address(address).is_loopback:
+        raise _bad_address(
+            settings,
+            f"this machine's name, `{name}`, has only the address {address}, which nodes cannot "
+            "reach",
         )
-    return str(address)
+    return address
+
+
+def _resolved(settings: ExecutorSettings, name: str) -> str:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise _bad_address(settings, f"`{name}` has no address: {error}") from error
+    found.sort(key=lambda each: each[0] != socket.AF_INET)  # clusters' networks have IPv4
+    return str(found[0][4][0])
+
+
+def _is_of_this_machine(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _bad_address(settings: ExecutorSettings, why: str) -> SettingsError:
+    return SettingsError(
+        f"executor `{settings.name}`: {why}",
+        hint=f"set `address` of `executors.{settings.name}` to one of this machine that the nodes "
+        "reach",
+    )
 
 
 def withdrawn_report(task: RunTask) -> RunReport:
     """The report of a task that no worker began."""
     return RunReport(run=task.run, status="stopped")
+
+
+def _pending() -> Any:
+    from parsl.jobs.states import JobState, JobStatus
+
+    return JobStatus(JobState.PENDING)
 
 
 def _retrieved(future: asyncio.Future[bytes]) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from fractale.errors import DependencyMissing
 from fractale.settings.executors import ExecutorSettings
@@ -183,7 +183,7 @@ def _on_this_machine(kind: Any) -> Any:
 
         def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> Any:
             """Start a block, as a process group of its own."""
-            job = cast("Any", super()).submit(command, tasks_per_node, job_name)
+            job: Any = kind.submit(self, command, tasks_per_node, job_name)
             with contextlib.suppress(ProcessLookupError):
                 group = os.getpgid(int(job))
                 if group != os.getpgrp():

@@ -27,22 +27,24 @@ The ledger is a file of JSON lines. The state of a row is that of its last line:
     {"row": 17, "is": "retried"}             its next attempt is due
     {"row": 17, "is": "resumed"}             its run, which reached a limit, is due again
     {"row": 17, "is": "cancelled"}
+    {"row": 17, "is": "settled", "run": "s.17", "used": {…}}    it continued without the sweep
 
 Lines about the whole sweep name no row: a driver waits as a job, begins, and is done.
 
     {"is": "queued", "at": 1800000000.0, "scheduler": "slurm", "job": "4711", …}
     {"is": "driving", "at": 1800000000.0, "pid": 4711}
-    {"is": "settled", "run": "s.17", "used": {…}}    a run continued without the sweep
     {"is": "over", "status": "limit", "reached": "tokens", "reason": "…", "at": 1800000000.0}
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +52,7 @@ from typing import Any, Final, Literal, Self, cast
 
 from fractale.errors import CHECK_SPACE, RunHeld, StoreError, UsageError
 from fractale.plain import to_json
-from fractale.private import append_line, cut_torn_line, open_private, write_private
+from fractale.private import NO_LOCKS, append_line, cut_torn_line, open_private, write_private
 from fractale.store.locks import FileLock
 from fractale.store.run_record import ID, RUNS, SWEEPS
 from fractale.text import clip
@@ -111,6 +113,11 @@ class SweepRecord:
     @property
     def lock(self) -> Path:
         return self.path / "lock"
+
+    @property
+    def row_locks(self) -> Path:
+        """The worker that performs row N has a lock on byte N: see `row_lock`."""
+        return self.path / "row-locks"
 
     @property
     def stop_request(self) -> Path:
@@ -307,6 +314,37 @@ class SweepLock(FileLock):
             hint="nothing was done; wait until that process ends, or end it",
             error=RunHeld,
         )
+
+
+@contextlib.contextmanager
+def row_lock(record: SweepRecord, row: int) -> Generator[None]:
+    """Be the only process that performs a row, in the block.
+
+    The lock of a run exists only once the run does. Without this lock, two workers could begin the
+    same run: one of them may be left from a driver that died. The end of the process frees it. A
+    file system without locks has none.
+
+    Raises:
+        RunHeld: Another process performs the row.
+        StoreError: The file cannot be made.
+    """
+    try:
+        descriptor = open_private(record.row_locks, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise StoreError(
+            f"cannot lock a row in {record.path}: {error}", hint=CHECK_SPACE
+        ) from error
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, row)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            words = f"row {row} of sweep {record.sweep_id} is performed by another process"
+            raise RunHeld(words) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class SweepRecords:

@@ -1,4 +1,4 @@
-"""What a sweep's record says, read for people: every display and export of a sweep uses this.
+"""The record of a sweep, read for people: every display and export of a sweep uses this.
 
 Reading takes no lock, so a view of a sweep in progress is a moment's picture.
 """
@@ -99,6 +99,7 @@ class SweepView:
         merit: The output by which the user compares rows, if the sweep names one.
         used: The sums over all rows.
         asking: How many rows ask a question.
+        warning: What went wrong beside the runs, such as a notification that was not sent.
     """
 
     id: str
@@ -119,6 +120,7 @@ class SweepView:
     next: tuple[str, ...] = ()
     merit: str | None = None
     asking: int = 0
+    warning: str | None = None
 
 
 # -- reading a record -----------------------------------------------------------------------------
@@ -179,7 +181,12 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         next=_next(record.sweep_id, status, shown, rows, reached),
         merit=head.get("merit"),
         asking=sum(bool(row.asks) for row in rows),
+        warning=_text_of(about.get("warning")),
     )
+
+
+def _text_of(line: Mapping[str, Any] | None) -> str | None:
+    return str(line.get("message") or "") or None if line else None
 
 
 def status_of(counts: Mapping[str, int]) -> str:
@@ -202,7 +209,7 @@ def _status_now(over: Mapping[str, Any], by_rows: str) -> str:
 
 @dataclass(slots=True)
 class _Lines:
-    """What the ledger says of one row.
+    """The lines of the ledger about one row.
 
     Args:
         ended: The latest end of its latest run.
@@ -218,8 +225,8 @@ class _Lines:
 
     @property
     def used(self) -> Mapping[str, float]:
-        """What the latest run has used."""
-        return cast("Mapping[str, float]", (self.ended or {}).get("used") or {})
+        """The amounts that the latest run has used."""
+        return _used(self.ended or {})
 
     def read(self, line: Mapping[str, Any]) -> None:
         """Take over a line about the row."""
@@ -230,8 +237,11 @@ class _Lines:
                 self.losses += 1
             case "ended":
                 self.ended = line
+            case "cancelled" | "settled" if any(_used(line).values()):
+                self.ended = {**(self.ended or {}), "used": _used(line)}
             case "retried":
-                self.earlier = (*self.earlier, self.used) if self.used else self.earlier
+                used = {**self.used, **_used(line)}
+                self.earlier = (*self.earlier, used) if used else self.earlier
                 self.attempt, self.began, self.losses, self.ended = self.attempt + 1, False, 0, None
             case _:
                 pass
@@ -239,10 +249,14 @@ class _Lines:
             self.state = state
 
 
+def _used(line: Mapping[str, Any]) -> Mapping[str, float]:
+    return cast("Mapping[str, float]", line.get("used") or {})
+
+
 def _last_lines(
     record: SweepRecord, rows: int, budget: SweepBudget
 ) -> tuple[list[_Lines], dict[str, Mapping[str, Any]]]:
-    """What the ledger says of each row, and the latest lines about the whole sweep.
+    """The lines of the ledger about each row, and the latest ones about the whole sweep.
 
     Args:
         budget: Counts the lines.
@@ -310,7 +324,7 @@ def _sum(lines: Iterable[_Lines]) -> dict[str, float]:
     for each in lines:
         for used in (*each.earlier, each.used):
             for name, amount in used.items():
-                total[name] = total.get(name, 0.0) + amount
+                total[name] = total.get(name, 0) + amount
     return total
 
 

@@ -16,7 +16,13 @@ from fractale.plan.build import load_plan
 from fractale.settings.own_runs import is_agreed, marked, why_not_own
 from fractale.store.run_record import RunRecords
 from fractale.sweeps.budget import check_limits, use_of
-from fractale.sweeps.driver import Listener, OpenSweep, drive_here, opened_sweep
+from fractale.sweeps.driver import (
+    Listener,
+    OpenSweep,
+    continued_rows,
+    drive_here,
+    opened_sweep,
+)
 from fractale.sweeps.executors import Executor
 from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 from fractale.sweeps.results import SweepView, answered_rows, view_of
@@ -106,6 +112,7 @@ def due_rows(sweep: OpenSweep) -> int:
     answered, _ = answered_rows(sweep.record)
     table = sweep.table
     taken = sum(table.waiting.get(row) == since for row, since in answered.items())
+    taken += len(continued_rows(sweep))
     return taken + sum(table.counts[state] for state in DUE)
 
 
@@ -157,7 +164,7 @@ async def retry_rows(
 
 
 def _settled(sweep: OpenSweep, row: int) -> dict[str, Any]:
-    """The run of an attempt that is given up, and its use, if the budget waits for that."""
+    """The run of an attempt that another one replaces, and its use, if the budget waits for it."""
     run = run_id_of(sweep.record.sweep_id, row, sweep.table.attempt(row))
     if run not in sweep.budget.open_runs:
         return {}

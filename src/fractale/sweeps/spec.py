@@ -31,7 +31,7 @@ from fractale.plain import to_json
 from fractale.plan.inputs import InputSpec, bind_inputs, convert, kind_of
 from fractale.plan.model import Plan
 from fractale.sweeps.tables import Table, TableRow, read_table, refusal, too_many
-from fractale.text import clip, count, did_you_mean, listing, shown_value
+from fractale.text import clip, count, did_you_mean, shown_value
 
 if TYPE_CHECKING:
     from fractale.agents.space import Parameter
@@ -76,6 +76,7 @@ class SweepSpec:
         on: The executor: ``local``, or a name of the settings.
         max_parallel: How many runs at a time; None: as many as the executor has workers.
         answers: Answers to questions of the runs: step → answer.
+        reuse: As of `RunOptions`: whether steps take over results of earlier runs.
         merit: The output by which rows are compared.
         file: The path of the sweep file, if the sweep comes from one.
         file_text: What the sweep file said, as JSON.
@@ -95,7 +96,7 @@ class SweepSpec:
     on: str = "local"
     max_parallel: int | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    reuse: bool = False
+    reuse: bool | None = None
     merit: str | None = None
     description: str = ""
     file: str | None = None
@@ -110,7 +111,8 @@ class Rows:
 
     Args:
         varied: The names of the inputs that vary, in order.
-        constant: All other inputs of the plan, with its defaults, secret ones left out.
+        constant: All other inputs of the plan, with its defaults; without secret ones, and those
+            that are not given and have no default.
         rows: The values of the inputs that vary, one mapping per run.
     """
 
@@ -334,8 +336,7 @@ class _Builder:
     def _check_name(self, name: str, place: Position | None, what: str) -> None:
         found = self.plan.inputs.get(name)
         if found is None:
-            known = listing(list(self.plan.inputs)) or "it has none"
-            near = did_you_mean(name, self.plan.inputs, before="; ", otherwise=f": {known}")
+            near = did_you_mean(name, self.plan.inputs, before="; ")
             message = f"the plan has no input `{clip(name)}`{near}"
             self.fail("unknown-input", message, place, f"{what} {clip(name)}")
         elif found.secret:
@@ -427,7 +428,7 @@ class _Builder:
                     self.fail("bad-value", wrong, row.place, name)
             elif spec.required:
                 self.fail("missing-value", f"the input `{name}` is required", row.place, name)
-            else:
+            elif spec.default is not None:  # null is a default, and not a value that fits a type
                 found[name] = spec.default
         return found
 
@@ -498,7 +499,11 @@ class _Builder:
         hidden = [name for name, spec in self.plan.inputs.items() if spec.secret]
         given = {**self.spec.inputs, **(rows[0] if rows else {})}
         bound = bind_inputs(self.plan, given, dict.fromkeys(hidden, "?"))
-        return {name: value for name, value in bound.items() if name not in names}
+        return {
+            name: value
+            for name, value in bound.items()
+            if name not in names and (value is not None or name in given)
+        }
 
     def _check_secrets(
         self, constant: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]

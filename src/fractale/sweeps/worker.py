@@ -57,6 +57,7 @@ from fractale.store.outputs import FileOutputs, resolved
 from fractale.store.run_record import RunRecord, RunRecords
 from fractale.sweeps.budget import used_by
 from fractale.sweeps.executors import WorkerLost
+from fractale.sweeps.record import SweepRecords, row_lock
 from fractale.sweeps.task import RunReport, RunTask
 
 LONGEST_TEXT: Final = 1000
@@ -126,10 +127,12 @@ class Worker:
         if self._stopping:
             raise WorkerLost(self._stopping)
         record = RunRecords(Path(task.state_dir)).at(task.run)
+        sweep = SweepRecords(Path(task.state_dir)).at(task.sweep)
         try:
-            if record.head.exists():
-                return await self._continue(task, record)
-            return await self._start(task, record)
+            with row_lock(sweep, task.row):
+                if record.head.exists():
+                    return await self._continue(task, record)
+                return await self._start(task, record)
         except RunHeld:
             return RunReport(run=task.run, status="running", held=True)
         except StoreError as error:
@@ -190,6 +193,7 @@ class Worker:
             replies=Answers(task.replies),
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
+            reuse=given.get("reuse") or None,
             limits=limits_of(task.limits),
             control=self._control,
             run_id=task.run,
@@ -281,11 +285,11 @@ def _words(error: FractaleError) -> str:
 
 
 def report_of(result: RunResult, record: RunRecord, control: RunControl | None = None) -> RunReport:
-    """What a task's report says of a run's result.
+    """The report of a task whose run has this result.
 
     Args:
-        record: Of the run: tells what it used over all its processes.
-        control: Of the run: tells who asked it to stop.
+        record: Of the run: says what it used over all its processes.
+        control: Of the run: says why it was asked to stop.
 
     Raises:
         StoreError: The record cannot be read.

@@ -174,7 +174,7 @@ def asked_in_short(question: Mapping[str, Any]) -> str:
 
 
 class Overview:
-    """Reads the runs of a state directory. A sweep is one line, which stands for its runs.
+    """Reads the runs of a state directory. A sweep is one line, in place of its runs.
 
     Args:
         sweep: Only the runs of this sweep.

@@ -88,7 +88,7 @@ class RowFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownSweep:
-    """What the template of a sweep's page gets.
+    """The values for the template of a sweep's page.
 
     Args:
         counts: State, its words, and how many rows are in it.

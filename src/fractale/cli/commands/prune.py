@@ -10,7 +10,7 @@ import click
 from fractale.cli import options
 from fractale.errors import UsageError
 from fractale.plain import to_json
-from fractale.text import count
+from fractale.text import count, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +153,4 @@ def _print_runs(runs: Sequence[Pruned]) -> None:
 
 
 def _size(total: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if total >= unit:
-            return f"{total / unit:.1f} {name}"
-    return f"{total} bytes"
+    return size_text(total)

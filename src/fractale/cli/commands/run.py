@@ -13,6 +13,7 @@ from fractale.errors import PlanError
 if TYPE_CHECKING:
     from fractale.plan.model import Plan
     from fractale.runs import RunOptions, RunResult, Workspace
+    from fractale.runs.why import Why
     from fractale.settings import Settings
 
 
@@ -36,8 +37,15 @@ def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) 
 @options.run_id_option
 @options.plan_hash_option
 @click.option("--dry-run", is_flag=True, help="Show what the plan would do, without a connection.")
+@click.option(
+    "--why",
+    is_flag=True,
+    help="Show why each step runs, or which result it takes over; with --dry-run, run nothing.",
+)
 @options.collected
-def command(plan: str, *, dry_run: bool, shown: str | None, given: options.CommandLine) -> int:
+def command(
+    plan: str, *, dry_run: bool, why: bool, shown: str | None, given: options.CommandLine
+) -> int:
     """Run PLAN, a YAML file.
 
     \b
@@ -45,16 +53,19 @@ def command(plan: str, *, dry_run: bool, shown: str | None, given: options.Comma
     fractale run plans/translate.yaml --dry-run
     fractale run plans/joke.yaml --answers answers.yaml
     fractale run plans/lammps.yaml --detach
+    fractale run plans/lammps.yaml --reuse --why
     """
     from fractale.plan.build import load_plan
     from fractale.runs.changes import check_shown
 
     loaded = load_plan(plan)
     check_shown(loaded, shown)
-    settings = given.settings(acts=not dry_run)
+    settings = given.settings(acts=why or not dry_run)
+    if dry_run and why:
+        return explain(given, settings, loaded)
     if dry_run:
         return show_effects(given, settings, loaded)
-    return start(given, settings, loaded)
+    return start(given, settings, loaded, why=why)
 
 
 def show_effects(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
@@ -90,10 +101,53 @@ def show_effects(given: options.CommandLine, settings: Settings, plan: Plan) -> 
     return 0
 
 
-def start(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
-    """Run a plan from its first step; returns the exit code."""
+def explain(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
+    """Print why each step would run, or which result it would take over; returns the exit code.
+
+    The servers of the plan are started or connected to, and asked for their tools. No step runs.
+    """
+    import asyncio
+
+    from fractale.cli.consent import ask_about_plan
+    from fractale.cli.options import warn_of_server
+    from fractale.cli.running import own_stdout, secrets_of
+    from fractale.runs import RunOptions, Workspace
+
+    ask_about_plan(plan, settings, given.inputs, given.extensions, yes=given.yes)
+    secrets = secrets_of(plan, settings)
+
+    async def look() -> list[Why]:
+        run_options = RunOptions(reuse=given.reuse, limits=given.limits)
+        opened = Workspace.open(
+            settings, plan, given.extensions, on_log=warn_of_server, masker=run_options.masker
+        )
+        async with opened as workspace:
+            return await workspace.runs.why(plan, given.inputs, run_options, secrets=secrets)
+
+    with own_stdout() as stdout:
+        found = asyncio.run(look())
+        click.echo(_why_text(found, as_json=given.as_json), file=stdout)
+    return 0
+
+
+def _why_text(found: list[Why], *, as_json: bool) -> str:
+    from fractale.plain import to_json
+    from fractale.render.why import why_lines
+
+    if as_json:
+        return to_json({"steps": [each.as_dict() for each in found]})
+    return "\n".join(why_lines(found))
+
+
+def start(given: options.CommandLine, settings: Settings, plan: Plan, *, why: bool = False) -> int:
+    """Run a plan from its first step; returns the exit code.
+
+    Args:
+        why: Whether to print first why each step runs.
+    """
     from fractale.cli.consent import ask_about_plan
     from fractale.cli.running import run_in_workspace, secrets_of
+    from fractale.events import Event
     from fractale.plan.inputs import bind_inputs
     from fractale.runs.preflight import check_answers
 
@@ -103,6 +157,15 @@ def start(given: options.CommandLine, settings: Settings, plan: Plan) -> int:
     bind_inputs(plan, given.inputs, secrets)  # report wrong inputs before anything starts
 
     async def begin(workspace: Workspace, run_options: RunOptions) -> RunResult:
+        if why:
+            found = await workspace.runs.why(plan, given.inputs, run_options, secrets=secrets)
+            if given.as_json:  # as an event: stdout has the events of the run
+                rows = [each.as_dict() for each in found]
+                data = {"step": "", "title": "why", "rows": rows}
+                for listener in run_options.listeners:
+                    listener(Event("table", "", data))
+            else:
+                click.echo(_why_text(found, as_json=False), err=True)
         return await workspace.runs.start(plan, given.inputs, run_options, secrets=secrets)
 
     return run_in_workspace(given, settings, plan, begin)

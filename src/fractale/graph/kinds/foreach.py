@@ -56,9 +56,8 @@ def foreach(node: StepNode) -> StepNode:
         node = replace(node, step=replace(node.step, when=None))
 
     async def call(attempt: Attempt) -> CallResult:
-        given = _items_of(over, attempt)
-        items = given if when is None else _chosen(when, given, attempt)
-        left_out = _left_out(len(given) - len(items), len(given))
+        items, given = chosen_items(over, when, attempt)
+        left_out = _left_out(given - len(items), given)
         if not items:
             return CallResult(outputs=[], matched=left_out)
         slots = ConcurrencyLimit(
@@ -197,6 +196,12 @@ async def _fan_out_in_chunks(state: ItemState) -> list[Send]:
     ]
 
 
+def chosen_items(over: ForEach, when: Expression | None, attempt: Attempt) -> tuple[list[Any], int]:
+    """The items for which the step runs, and the number of all items."""
+    given = _items_of(over, attempt)
+    return (given if when is None else _chosen(when, given, attempt)), len(given)
+
+
 def _items_of(foreach: ForEach, attempt: Attempt) -> list[Any]:
     """The items in order; for a mapping of lists, their product in the order of the mapping."""
     items = foreach.items
@@ -272,6 +277,10 @@ def _gather(node: StepNode, results: list[dict[str, Any]], success: Decision) ->
         words = f"{known} of {len(results)} items are up to date"
         left_out = f"{decision.reason}; " if decision.reason else ""
         decision = replace(decision, reason=f"{left_out}{words}")
+    taken = sum("reused" in result for result in results)
+    if taken and not own:
+        words = f"{taken} of {len(results)} items were taken over from earlier runs"
+        decision = replace(decision, reason="; ".join(filter(None, (decision.reason, words))))
     notices = [Notice(kind="failed", message=reason)] if failed else []
     notices += [
         Notice(kind=notice["kind"], message=f"item {number}: {notice['message']}")

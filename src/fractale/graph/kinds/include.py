@@ -27,18 +27,22 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
     assert plan is not None  # noqa: S101 - the caller looked
 
     async def call(attempt: Attempt) -> CallResult:
-        defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
-        aliases = set(INSTRUCTION_INPUTS) - set(plan.inputs)
-        given = {key: value for key, value in attempt.inputs.items() if key not in aliases}
         graph = attempt.inside
         if attempt.entry is not None:  # a fork that begins in the plan
             graph = compiler.build_graph(plan, node.deps, attempt.entry.step)
             graph = graph.compile(name=node.step.name)
-        inputs = {**defaults, **given}
+        inputs = given_inputs(plan, attempt.inputs)
         return await run_plan(attempt, plan, graph, inputs, attempt.context, compiler.build_graph)
 
     below = node.deps.inside(node.step.name)
     return replace(node, perform=call, inside=compiler.build_graph(plan, below, None).compile())
+
+
+def given_inputs(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of an included plan: its defaults, and those that the step gives."""
+    defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
+    aliases = set(INSTRUCTION_INPUTS) - set(plan.inputs)
+    return {**defaults, **{key: value for key, value in inputs.items() if key not in aliases}}
 
 
 async def run_plan(
@@ -108,7 +112,7 @@ async def run_inner(
         return CallResult(error=str(error), code=error.code)
     attempt.charge(after.get("spent", Spent()))
     attempt.seen.add(labels_of(*after.get("steps", {}).values()))
-    outputs = _outputs_of(plan, after, deps)
+    outputs = outputs_at_end(plan, after, deps)
     if after.get("status") == "success":
         return CallResult(outputs=outputs, notices=failures(plan, after))
     error = after.get("error") or f"the plan `{plan.name}` failed"
@@ -145,7 +149,7 @@ async def _handle(
     attempt.charge(after.get("spent", Spent()))
 
 
-def _outputs_of(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:
+def outputs_at_end(plan: Plan, after: PlanState, deps: Dependencies) -> dict[str, Any]:
     """The plan's `outputs`. If it has none, the outputs of its last step; a list is a `result`."""
     found = after.get("outputs") if plan.outputs else _last_record(after).get("outputs")
     outputs: Any = deps.outputs.get({} if found is None else found)

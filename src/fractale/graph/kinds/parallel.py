@@ -27,14 +27,7 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         builder.add_edge(step.name, END)
 
     async def call(attempt: Attempt) -> CallResult:
-        given = PlanState(
-            inputs=attempt.state.get("inputs", {}),
-            steps=attempt.state.get("steps", {}),
-            spent=Spent(),
-            prefix=f"{attempt.path}/",
-            sources=attempt.state.get("sources", {}),
-        )
-        given.update(values_in(attempt.state))
+        given = state_inside(attempt)
         after = cast("PlanState", await attempt.inside.ainvoke(given, attempt.config))
         attempt.charge(after.get("spent", Spent()))
         records = after.get("steps", {})
@@ -60,3 +53,16 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
         )
 
     return replace(node, perform=call, inside=builder.compile())
+
+
+def state_inside(attempt: Attempt) -> PlanState:
+    """The state in which the steps of a block begin."""
+    given = PlanState(
+        inputs=attempt.state.get("inputs", {}),
+        steps=attempt.state.get("steps", {}),
+        spent=Spent(),
+        prefix=f"{attempt.path}/",
+        sources=attempt.state.get("sources", {}),
+    )
+    given.update(values_in(attempt.state))
+    return given

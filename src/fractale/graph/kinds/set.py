@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def build(node: StepNode, compiler: Compiler) -> StepNode:
     """A step that names values. It makes no call."""
     del compiler
-    return replace(node, perform=_perform)
+    return replace(node, perform=name_values)
 
 
-async def _perform(attempt: Attempt) -> CallResult:
+async def name_values(attempt: Attempt) -> CallResult:
     """Name the values, which are rendered by now: all templates of a step see those of before.
 
     The rules of the step see the new values.

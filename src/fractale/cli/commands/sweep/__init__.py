@@ -14,6 +14,7 @@ import click
 SUBCOMMANDS: Final = {
     "list": "List sweeps, the latest first.",
     "show": "Show the rows of a sweep, its failures, questions and limits.",
+    "watch": "Follow a sweep that another process drives.",
     "resume": "Resume a sweep that stopped, waits, or reached a limit.",
     "answer": "Answer the questions of all runs of a sweep.",
     "retry": "Run failed rows again.",

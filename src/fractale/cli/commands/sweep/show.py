@@ -1,4 +1,4 @@
-"""``fractale sweep show``: what became of the rows of a sweep."""
+"""``fractale sweep show``: the rows of a sweep, its failures, questions and limits."""
 
 from __future__ import annotations
 

@@ -86,6 +86,7 @@ class _StartCommand(click.Command):
 @options.tool_options
 @options.model_options
 @options.answer_options
+@options.cache_options
 @options.store_option
 @click.option("--max-attempts", type=click.IntRange(1), help="Maximum attempts per step.")
 @click.option("--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking.")
@@ -135,6 +136,7 @@ def command(
         on=on,
         max_parallel=max_parallel,
         merit=merit,
+        reuse=given.reuse,
     )
     settings = given.settings(acts=not dry_run)
 
@@ -195,11 +197,17 @@ def start(
     from fractale.cli.consent import ask_about_sweep
     from fractale.cli.running import secrets_of
     from fractale.cli.sweeping import detached, driven, ended
-    from fractale.plan.inputs import secret_variable
     from fractale.render.text import inert
-    from fractale.sweeps.begin import check_secrets, write_sweep
+    from fractale.sweeps.begin import (
+        check_free,
+        check_secrets,
+        environment_of_workers,
+        write_sweep,
+    )
     from fractale.sweeps.driver import run_sweep
 
+    if sweep_id is not None:
+        check_free(settings, sweep_id)
     ask_about_sweep(prepared, settings, given.extensions, yes=given.yes)
     secrets = secrets_of(prepared.plan, settings)
     check_secrets(prepared, secrets)
@@ -209,8 +217,8 @@ def start(
         rows, plan = len(prepared.rows.rows), inert(prepared.plan.name, 60)
         words = f"{count(rows, 'run')} of `{plan}` on {prepared.spec.on}"
         click.echo(f"sweep {record.sweep_id}: {words}", err=True)
-    known = {secret_variable(name): value for name, value in secrets.items()}
-    settings = replace(settings, environment={**settings.environment, **known})
+    known = environment_of_workers(settings, prepared.plan, secrets)
+    settings = replace(settings, environment=known)
     if given.detach:
         return detached(record, settings, as_json=given.as_json)
 

@@ -81,6 +81,7 @@ class _Watching:
         self._as_json = as_json
         self._says = not as_json and not quiet
         self._live = self._says and sys.stdout.isatty()
+        self._drawn = False
         self._counts_due = 0.0
         self._counted = ""
 
@@ -107,6 +108,7 @@ class _Watching:
             from fractale.render.text import fit, screen_width, writable
 
             text = fit(line, (screen_width(sys.stdout) or 80) - 1)
+            self._drawn = True
             sys.stdout.write(f"\r\x1b[K{writable(text, sys.stdout.encoding)}")
             sys.stdout.flush()
         elif time.monotonic() >= self._counts_due and (done := str(view.counts)) != self._counted:
@@ -151,8 +153,9 @@ class _Watching:
 
     def _clear(self) -> None:
         """Remove the line of counts from the terminal."""
-        if self._live:
+        if self._drawn:
             sys.stdout.write("\r\x1b[K")
+            self._drawn = False
 
     def _print(self, text: str) -> None:
         from fractale.render.text import writable
@@ -167,7 +170,7 @@ class _Watching:
         holder = holder_of_lock(record.lock)
         name = record.sweep_id
         words = f"sweep {name} continues: {holder}" if holder else f"no process drives sweep {name}"
-        if self._live:
+        if self._drawn:
             sys.stdout.write("\n")
             sys.stdout.flush()
         click.echo(f"no longer watched; {words}", err=True)
