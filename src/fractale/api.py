@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fractale.errors import Problem, UsageError
 from fractale.events import Event
+from fractale.lazy import importing
 from fractale.plan.build import load_plan, parse_plan
 from fractale.plan.model import Limits, Plan
 from fractale.settings import Settings, load_settings
@@ -505,7 +506,8 @@ def cancel(run_id: str, step: str | None = None, *, settings: Settings | None = 
 
 
 def _call(function: str, keywords: RunKeywords, *, waits: bool = False) -> Invocation:
-    from fractale.runs.invocation import Invocation
+    with importing():
+        from fractale.runs.invocation import Invocation
 
     return Invocation(function, keywords, waits=waits)
 

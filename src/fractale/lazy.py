@@ -6,7 +6,9 @@ read the same names under ``if TYPE_CHECKING``, written ``from … import Name a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -31,3 +33,18 @@ def lazy(
         return sorted({*homes, "__doc__", "__file__", "__name__", "__path__"})
 
     return get, public, sorted(name for name in homes if not name.startswith("_"))
+
+
+@contextmanager
+def importing() -> Generator[None]:
+    """Import without garbage collection, which would take an eighth of the time and find nothing.
+
+    Afterwards the collector is as it was: the process belongs to the application.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

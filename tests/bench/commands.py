@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from measure import SOURCE, Row, Sample, command, fractale, python
+from measure import SOURCE, Row, command, commands_in_turns, fractale, python
 
 PEER = SOURCE / ".venv-peer"
 
@@ -38,44 +39,44 @@ def write_files(folder: Path) -> None:
 
 def help_row(folder: Path) -> Row:
     """``--help`` against importing click."""
-    peer = python("import click", cwd=folder)
-    ours = command(fractale("--help"), cwd=folder)
-    return Row(
-        "fractale --help", str(ours), f"import click: {peer}", ours.median / peer.median, 2.5
+    ours, peer = commands_in_turns(
+        command(fractale("--help"), cwd=folder), python("import click", cwd=folder)
     )
+    return Row("fractale --help", str(ours), f"import click: {peer}", ours.over(peer), 2.5)
 
 
 def completion_row(folder: Path) -> Row:
     """Shell completion against importing click."""
-    peer = python("import click", cwd=folder)
     env = {"_FRACTALE_COMPLETE": "bash_complete", "COMP_WORDS": "fractale ru", "COMP_CWORD": "1"}
-    ours = command(fractale(), cwd=folder, **env)
-    return Row("completion", str(ours), f"import click: {peer}", ours.median / peer.median, 2.5)
+    ours, peer = commands_in_turns(
+        command(fractale(), cwd=folder, **env), python("import click", cwd=folder)
+    )
+    return Row("completion", str(ours), f"import click: {peer}", ours.over(peer), 2.5)
 
 
 def validate_row(folder: Path) -> Row:
     """``validate`` of 20 steps against the imports."""
-    peer = python("import click, yaml, jinja2, pydantic", cwd=folder)
-    ours = command(fractale("validate", "plan20.yaml"), cwd=folder)
-    what = "fractale validate, 20 steps"
-    return Row(
-        what,
-        str(ours),
-        f"import click, yaml, jinja2, pydantic: {peer}",
-        ours.median / peer.median,
-        2,
+    ours, peer = commands_in_turns(
+        command(fractale("validate", "plan20.yaml"), cwd=folder),
+        python("import click, yaml, jinja2, pydantic", cwd=folder),
     )
+    what = "fractale validate, 20 steps"
+    words = f"import click, yaml, jinja2, pydantic: {peer}"
+    return Row(what, str(ours), words, ours.over(peer), 2)
 
 
 def run_rows(folder: Path) -> list[Row]:
     """One tool step and one more of them, against 0.1.0 with a server that is running."""
     words = ["--quiet", "-r", "tools.yaml"]
     env = {"PYTHONPATH": str(Path(__file__).parent)}
-    one = command(fractale("run", "plan1.yaml", *words), cwd=folder, **env)
-    forty = command(fractale("run", "plan40.yaml", *words), cwd=folder, tries=5, **env)
     with serving(folder) as port:
-        theirs_one = peer(folder, "plan1.yaml", port)
-        theirs_forty = peer(folder, "plan40.yaml", port)
+        one, theirs_one, forty, theirs_forty = commands_in_turns(
+            command(fractale("run", "plan1.yaml", *words), cwd=folder, **env),
+            peer(folder, "plan1.yaml", port),
+            command(fractale("run", "plan40.yaml", *words), cwd=folder, **env),
+            peer(folder, "plan40.yaml", port),
+            tries=5,
+        )
     ours_step = (forty.median - one.median) / 39
     theirs_step = (theirs_forty.median - theirs_one.median) / 39
     return [
@@ -83,8 +84,8 @@ def run_rows(folder: Path) -> list[Row]:
             "fractale run, one tool step",
             str(one),
             f"0.1.0, its server running: {theirs_one}",
-            one.median / theirs_one.median,
-            0.6,
+            one.over(theirs_one),
+            0.5,
         ),
         Row(
             "one more tool step of the command",
@@ -96,11 +97,11 @@ def run_rows(folder: Path) -> list[Row]:
     ]
 
 
-def peer(folder: Path, plan: str, port: int) -> Sample:
+def peer(folder: Path, plan: str, port: int) -> Callable[[], float]:
     """0.1.0 on a plan; it asks for a key even where no model is called."""
     env = {"FRACTALE_MCP_PORT": str(port), "OPENAI_API_KEY": "none", "GEMINI_API_KEY": "none"}
     words = [str(PEER / "bin" / "fractale"), "run", "--backend", "openai", plan]
-    return command(words, cwd=folder, tries=5, **env)
+    return command(words, cwd=folder, **env)
 
 
 @contextmanager

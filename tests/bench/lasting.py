@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from inside import Bare
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, StateGraph
-from measure import Row, command, fractale, in_turns
+from measure import Row, command, commands_in_turns, fractale, in_turns
 
 import fractale as library
 from fractale.runs import RunOptions, Runs
@@ -132,12 +131,13 @@ def runs_rows() -> list[Row]:
     with TemporaryDirectory() as few, TemporaryDirectory() as many:
         _make_runs(Path(few), 1)
         _make_runs(Path(many), RUNS)
-        started = time.perf_counter()
-        command(fractale("runs"), cwd=Path(many), tries=1)
-        first = time.perf_counter() - started
-        start = command(fractale("runs"), cwd=Path(few))
-        ours = command(fractale("runs"), cwd=Path(many))
-        all_of_them = command(fractale("runs", "--json"), cwd=Path(many), tries=3)
+        first = command(fractale("runs"), cwd=Path(many))()
+        start, ours, all_of_them = commands_in_turns(
+            command(fractale("runs"), cwd=Path(few)),
+            command(fractale("runs"), cwd=Path(many)),
+            command(fractale("runs", "--json"), cwd=Path(many)),
+            tries=5,
+        )
     over = ours.median - start.median
     return [
         Row("fractale runs, 10,000 runs: seconds over one run", f"{ours}", f"{start}", over, 0.5),
@@ -184,8 +184,10 @@ async def show_row() -> Row:
             settings = replace(Settings(), state_dir=Path(folder) / ".fractale")
             result = await Runs(settings, _server()).start(_plan(steps), {})
             assert result.ok, result.error
-        start = command(fractale("show", "-1"), cwd=Path(one))
-        ours = command(fractale("show", "-1"), cwd=Path(long))
+        start, ours = commands_in_turns(
+            command(fractale("show", "-1"), cwd=Path(one)),
+            command(fractale("show", "-1"), cwd=Path(long)),
+        )
     over = ours.median - start.median
     what = "fractale show, 1,000 steps: seconds over one step"
     return Row(what, f"{ours}", f"{start}", over, 0.5)

@@ -52,15 +52,15 @@ class Row:
         return self.limit is None or self.ratio <= self.limit
 
 
-def command(words: Sequence[str], *, cwd: Path, tries: int = 7, **env: str) -> Sample:
-    """Seconds of a command, after one try that is not counted.
+def command(words: Sequence[str], *, cwd: Path, **env: str) -> Callable[[], float]:
+    """A command that returns the seconds it took, each time it is called.
 
     Raises:
         RuntimeError: The command failed: its time would mean nothing.
     """
     environment = {**os.environ, **env}
-    seconds: list[float] = []
-    for _ in range(tries + 1):
+
+    def once() -> float:
         started = time.perf_counter()
         done = subprocess.run(
             words,
@@ -72,15 +72,23 @@ def command(words: Sequence[str], *, cwd: Path, tries: int = 7, **env: str) -> S
             timeout=120,
             check=False,
         )
-        seconds.append(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
-    return Sample(tuple(seconds[1:]))
+        return seconds
+
+    return once
 
 
-def python(code: str, *, cwd: Path, tries: int = 7) -> Sample:
-    """Seconds of a Python that runs this code."""
-    return command([sys.executable, "-c", code], cwd=cwd, tries=tries)
+def python(code: str, *, cwd: Path) -> Callable[[], float]:
+    """A Python that runs this code, as `command`."""
+    return command([sys.executable, "-c", code], cwd=cwd)
+
+
+def commands_in_turns(*commands: Callable[[], float], tries: int = 7) -> list[Sample]:
+    """Seconds of commands that are to be compared, as `in_turns` takes them."""
+    rounds = [[once() for once in commands] for _ in range(tries + 1)][1:]
+    return [Sample(taken) for taken in zip(*rounds, strict=True)]
 
 
 async def work(do: Callable[[], Awaitable[object]], tries: int = 5) -> Sample:

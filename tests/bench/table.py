@@ -17,6 +17,7 @@ import five_steps
 import inside
 import lasting
 import looking
+import scale
 import sweeps
 from measure import Row
 
@@ -48,23 +49,21 @@ def measure():
         else:
             print("0.1.0 is not installed (`make bench` does it): its two rows are left out")
         yield show(asyncio.run(inside.step_row(folder)))
-    for row in call_path.path_rows():
-        yield show(row)
-    for row in asyncio.run(five_steps.five_step_rows()):
-        yield show(row)
-    for row in asyncio.run(inside.growth_rows()):
-        yield show(row)
-    for row in asyncio.run(inside.loop_rows()):
-        yield show(row)
-    yield show(asyncio.run(inside.foreach_row()))
-    for rows in (lasting.durability_rows, disk.disk_rows):
-        yield from map(show, asyncio.run(rows()))
-    yield from map(show, lasting.runs_rows())
-    yield show(asyncio.run(lasting.show_row()))
-    for row in looking.looking_rows():
-        yield show(row)
-    for row in sweeps.sweep_rows():
-        yield show(row)
+    for rows in (
+        call_path.path_rows,
+        lambda: asyncio.run(five_steps.five_step_rows()),
+        lambda: asyncio.run(inside.growth_rows()),
+        lambda: asyncio.run(inside.loop_rows()),
+        lambda: [asyncio.run(inside.foreach_row())],
+        lambda: asyncio.run(lasting.durability_rows()),
+        lambda: asyncio.run(disk.disk_rows()),
+        lasting.runs_rows,
+        lambda: [asyncio.run(lasting.show_row())],
+        looking.looking_rows,
+        scale.scale_rows,
+        sweeps.sweep_rows,
+    ):
+        yield from map(show, rows())
 
 
 def show(row: Row) -> Row:

@@ -28,7 +28,7 @@ from fractale.sweeps.results import SweepView, view_of
 from store_runs import unmeasured
 
 SERVE = """
-import asyncio, gc, importlib, json, os, signal, socket, sys
+import asyncio, faulthandler, gc, importlib, json, os, signal, socket, sys
 for name in (
     "fractale.sweeps.driver", "fractale.sweeps.worker", "fractale.sweeps.local",
     "fractale.sweeps.cancelling", "fractale.runs.service", "fractale.runs.cancelling",
@@ -102,6 +102,7 @@ def become(order, streams):
     sys.stdin = open(0, closefd=False)
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)
+    faulthandler.register(signal.SIGUSR2, open(f"{pids}/stacks", "a"))
     role, *words = order["words"]
     mark = f"{pids}/{role}-{os.getpid()}"
     open(mark, "w").close()
@@ -203,6 +204,15 @@ class SweepProcesses:
             else:
                 mark.unlink(missing_ok=True)
         return found
+
+    def stacks(self) -> str:
+        """Where its processes are: for the message of a test that one of them holds up."""
+        for pid in (*self.alive("driver"), *self.alive("worker")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR2)
+                time.sleep(0.5)
+        path = self.folder / "stacks"
+        return path.read_text() if path.exists() else "no process is left"
 
     def kill(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):

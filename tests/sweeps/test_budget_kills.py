@@ -135,7 +135,10 @@ class Killing:
                 driver.wait(60)
                 driver = self.drive()  # while the workers of the other one still end
         for _ in range(10):
-            out, _ = driver.communicate(timeout=120)
+            try:
+                out, _ = driver.communicate(timeout=120)
+            except subprocess.TimeoutExpired as error:
+                raise AssertionError(self.processes.stacks()) from error
             view = now(self.record)
             if view.counts == {"success": ROWS}:
                 return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -17,6 +20,8 @@ import pytest
 from counts import FULL
 from fractale.settings import Settings
 from fractale.sweeps.answering import answer_sweep, question_groups
+from fractale.sweeps.executors import WorkerLost
+from fractale.sweeps.local import LocalExecutor
 from fractale.sweeps.results import SweepView
 from fractale.sweeps.task import RunTask
 from sweep_processes import SweepProcesses, lines_of, new_sweep, now
@@ -208,3 +213,42 @@ def test_two_workers_that_get_one_row_at_once_make_one_run(changing: Changing) -
         assert all("report" in each for each in both), both
         done = [each["report"] for each in both if not each["report"]["held"]]
         assert {each["status"] for each in done} == {"success"}
+
+
+DYING = """
+import json, os, signal, sys, time
+print(json.dumps({"hello": 1}), flush=True)
+sys.stdin.readline()
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+with open("child", "w") as file:
+    file.write(str(child))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_the_death_of_a_worker_is_noticed_while_another_process_has_its_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Such as a child of a tool, which outlives the worker.
+    monkeypatch.chdir(tmp_path)
+    record = new_sweep(tmp_path, PLAN, [{"x": 1}])
+    task = RunTask(
+        run="s.0",
+        sweep="s",
+        row=0,
+        plan="",
+        plan_hash="",
+        inputs={},
+        directory="",
+        state_dir=str(record.state_dir),
+    )
+    settings = Settings(state_dir=record.state_dir, environment=os.environ)
+    local = LocalExecutor(record, settings, workers=1, program=(sys.executable, "-c", DYING))
+    async with local:
+        with pytest.raises(WorkerLost, match="was killed by SIGKILL"):
+            await local.perform(task)
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)  # it was there still
+        await asyncio.sleep(1)  # the loop sees the end of the pipe

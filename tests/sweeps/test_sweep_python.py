@@ -22,20 +22,46 @@ outputs: {z: "{{ values.z }}"}
 """
 
 
+READS = """
+name: reads
+inputs: {n: {type: integer, default: 1}, key: {secret: true}}
+steps:
+  - {name: base, tool: base}
+  - {name: add, set: {z: "{{ inputs.n + steps.base.outputs.n }}"}}
+outputs: {z: "{{ values.z }}"}
+"""
+TOOLS = """
+from pathlib import Path
+
+
+def base() -> dict:
+    \"\"\"A number that does not depend on what varies.\"\"\"
+    with Path(__file__).with_name("calls.txt").open("a") as file:
+        file.write("call\\n")
+    return {"n": 100}
+"""
+
+
 @pytest.fixture
 def settings(tmp_path, monkeypatch) -> Settings:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text(PLAN)
     (tmp_path / "sweep.yaml").write_text("plan: p.yaml\nover: {n: 1..2}\nmerit: z\n")
-    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    (tmp_path / "sweep_tools.py").write_text(TOOLS)
+    (tmp_path / "tools.yaml").write_text(
+        "tools: [{path: sweep_tools.base, annotations: {readOnlyHint: true, openWorldHint: false}}]"
+    )
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
     return replace(Settings(), state_dir=tmp_path / "state", environment=environment)
 
 
-async def test_a_sweep_returns_its_rows_and_can_be_continued(settings):
+async def test_a_sweep_returns_its_rows_and_makes_equal_calls_once(settings, tmp_path):
     heard: list[str] = []
     view = await fractale.asweep(
-        PLAN,
+        READS,
         over={"n": [3, 4]},
+        registries=["tools.yaml"],
+        reuse=True,
         secrets={"key": "canary-key-1"},
         max_parallel=1,
         sweep_id="two",
@@ -44,9 +70,10 @@ async def test_a_sweep_returns_its_rows_and_can_be_continued(settings):
     )
     assert (view.id, view.status, view.varied) == ("two", "success", ("n",))
     assert [(row.run, dict(row.outputs)) for row in view.rows] == [
-        ("two.0", {"z": 6}),
-        ("two.1", {"z": 8}),
+        ("two.0", {"z": 103}),
+        ("two.1", {"z": 104}),
     ]
+    assert (tmp_path / "calls.txt").read_text() == "call\n"
     assert heard == ["started 2", "ended 2"] * 2
     again = await fractale.aresume_sweep("two", settings=settings)
     assert again.rows == view.rows

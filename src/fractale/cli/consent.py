@@ -170,7 +170,7 @@ def ask_about_sweep(
         return
     if not _on_terminal() or options.trust_given(settings.environment):
         return
-    store, digest = trust_store(settings.environment), _digest_of_sweep(prepared)
+    store, digest = trust_store(settings.environment), digest_of_sweep(prepared)
     if is_agreed(plan, store, digest, file=spec.file, table=spec.file_table):
         return
     shown = ["", *_shown_sweep(prepared, settings, extensions), ""]
@@ -185,23 +185,24 @@ def ask_about_sweep(
     )
 
 
-def agree_to_sweep(prepared: Prepared, settings: Settings) -> tuple[str, list[str]]:
+def agree_to_sweep(prepared: Prepared, settings: Settings) -> list[str]:
     """Record that the user agrees to a sweep file in its present form, with its plan and table.
 
     Returns:
-        The digest, and lines that say what the sweep would do.
+        Lines that say what the sweep would do.
 
     Raises:
         SettingsError: The user's trust store cannot be used.
     """
-    digest, file = _digest_of_sweep(prepared), prepared.spec.file
+    digest, file = digest_of_sweep(prepared), prepared.spec.file
     assert file is not None  # noqa: S101 - the caller has read it
     described = _described_sweep(prepared, settings)
     trust_store(settings.environment).add("plan", file, digest, shown=described)
-    return digest, _shown_sweep(prepared, settings, None)
+    return _shown_sweep(prepared, settings, None)
 
 
-def _digest_of_sweep(prepared: Prepared) -> str:
+def digest_of_sweep(prepared: Prepared) -> str:
+    """A hash of a sweep file with its table and its plan, as an agreement has it."""
     spec = prepared.spec
     return sweep_digest(str(spec.file), spec.file_text, spec.file_table, prepared.plan)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fractale.errors import SettingsError
+from fractale.lazy import importing
 from fractale.masking import Masker
 from fractale.plan.model import Plan
 from fractale.settings import ServerSettings, Settings, store_password, without_password
@@ -246,9 +247,10 @@ def make_toolbox(
         PlanError: A registry file is wrong, with every problem.
         SettingsError: The plan needs a server that the settings do not have.
     """
-    from fractale.mcp import EmbeddedServer, McpToolbox
-    from fractale.pins import Pins
-    from fractale.registry import build_server
+    with importing():
+        from fractale.mcp import EmbeddedServer, McpToolbox
+        from fractale.pins import Pins
+        from fractale.registry import build_server
 
     servers: list[ServerSettings | EmbeddedServer] = list(servers_of(settings, plan))
     if served or tools:

@@ -473,8 +473,8 @@ class _Drive:
         most = self._most(run)
         if budget.obstacle(run, most):
             return False
-        told: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
-        line = {**told, "is": "started", "at": time.time(), **({"reserved": most} if most else {})}
+        about: dict[str, Any] = {"row": row, "run": run, "attempt": attempt}
+        line = {**about, "is": "started", "at": time.time(), **({"reserved": most} if most else {})}
         budget.count(line)  # at once: the next row is compared with it
         self._busy += 1
         task = asyncio.create_task(self._perform(row, line))
@@ -533,28 +533,28 @@ class _Drive:
     # -- one row ----------------------------------------------------------------------------------
 
     async def _perform(self, row: int, started: Mapping[str, Any]) -> None:
-        """Perform a row once, and write what became of it.
+        """Perform a row once, and write its outcome.
 
         Args:
             started: Its line of the ledger, which the budget has counted.
         """
-        told = {name: started[name] for name in ("row", "run", "attempt")}
-        run = str(told["run"])
+        about = {name: started[name] for name in ("row", "run", "attempt")}
+        run = str(about["run"])
         try:
-            await self._tell(started)
+            await self._record_line(started)
             report = await self._executor.perform(self._task(row, run))
         except WorkerLost as lost:
             self._free()
             if lost.cannot_start:
                 self._cannot_start(lost.reason)
             else:
-                await self._lost(told, lost.reason)
+                await self._lost(about, lost.reason)
             return
         except BaseException:
             self._free()
             raise
         self._free()
-        await self._reported(told, report)
+        await self._reported(about, report)
 
     def _free(self) -> None:
         self._busy -= 1
@@ -575,18 +575,18 @@ class _Drive:
             options=head.get("options") or {},
         )
 
-    async def _reported(self, told: Mapping[str, Any], report: RunReport) -> None:
-        row = int(told["row"])
+    async def _reported(self, about: Mapping[str, Any], report: RunReport) -> None:
+        row = int(about["row"])
         if report.held:
             self._held[row] += 1
             self._again(row, min(HELD_SECONDS * self._held[row], MOST_HELD_SECONDS))
             return
         del self._held[row]
         if report.again and not self._stopping:
-            await self._lost(told, report.error or "the run was stopped")
+            await self._lost(about, report.error or "the run was stopped")
             return
         line = {
-            **told,
+            **about,
             "is": "ended",
             "status": report.status,
             "at": time.time(),
@@ -601,24 +601,24 @@ class _Drive:
         if report.status == "waiting":
             asks = [str(each.get("step") or "") for each in report.waiting if asks_user(each)]
             line["asks"] = list(dict.fromkeys(asks))
-        await self._tell(line)
+        await self._record_line(line)
         if report.status == "waiting" and not line["asks"]:
             self._again(row, DUE_SECONDS)
 
-    async def _lost(self, told: Mapping[str, Any], reason: str) -> None:
+    async def _lost(self, about: Mapping[str, Any], reason: str) -> None:
         """Record that a worker was lost, and perform the row again, or let it fail."""
-        row = int(told["row"])
-        progress = progress_of(self._runs.at(str(told["run"])))
+        row = int(about["row"])
+        progress = progress_of(self._runs.at(str(about["run"])))
         losses, before = self._table.losses.get(row, (0, -1))
         losses = 1 if progress > before else losses + 1
         at = {"at": time.time()}
-        await self._tell(
-            {**told, "is": "lost", "reason": reason, "losses": losses, "progress": progress, **at}
+        await self._record_line(
+            {**about, "is": "lost", "reason": reason, "losses": losses, "progress": progress, **at}
         )
         if losses >= MOST_LOSSES:
             words = f"lost {losses} times without progress; the last time: {reason}"
-            line = {**told, "is": "ended", "status": "failed", "error": words, **at}
-            await self._tell({**line, **use_of(self._runs.at(str(told["run"])))})
+            line = {**about, "is": "ended", "status": "failed", "error": words, **at}
+            await self._record_line({**line, **use_of(self._runs.at(str(about["run"])))})
         elif not self._stopping:
             self._again(row, self._pauses[min(losses, len(self._pauses)) - 1])
 
@@ -628,8 +628,8 @@ class _Drive:
         self._stopping = self._stopping or STOP_WORDS
         self._wake.set()
 
-    async def _tell(self, line: Mapping[str, Any]) -> None:
-        """Write a line about a row; then change its state, and tell the listener."""
+    async def _record_line(self, line: Mapping[str, Any]) -> None:
+        """Write a line about a row; then change its state, and call the listener."""
         await self._lines.add(line)
         self._table.read(line)
         if line["is"] != "started":

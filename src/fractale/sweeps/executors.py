@@ -44,7 +44,7 @@ class Executor(Protocol):
         ...
 
     async def perform(self, task: RunTask) -> RunReport:
-        """Perform a task, and return what became of it.
+        """Perform a task, and return its report.
 
         Cancelling this ends the task's process, or leaves the run to be resumed.
 

@@ -51,7 +51,8 @@ class SweepKeywords(TypedDict, total=False):
         registries, agents, model: As of a run, by path and by name.
         secrets: The plan's secret inputs; else ``FRACTALE_INPUT_NAME`` of the environment.
         merit: The output by which rows are compared.
-        reuse: Take over the results of equal steps of earlier runs.
+        reuse: True: take over the results of equal steps of earlier runs, for all tools that only
+            read. False: make every call.
         sweep_id: The ID of the sweep; left out: a new one.
         on_row: Called with each change of a row, as in the sweep's ledger, and with state → number
             of rows.
@@ -75,7 +76,7 @@ class SweepKeywords(TypedDict, total=False):
     model: str | None
     secrets: Mapping[str, str] | None
     merit: str | None
-    reuse: bool
+    reuse: bool | None
     sweep_id: str | None
     on_row: Listener | None
     settings: Settings | None
@@ -115,7 +116,7 @@ async def start_sweep(
         run_limits=_limits_of_runs(given("run_limits")),
         answers=given("answers"),
         merit=given("merit"),
-        reuse=given("reuse") or None,
+        reuse=given("reuse"),
     )
     settings = given("settings") or load_settings()
     _check_reaches_workers(settings)
@@ -193,7 +194,7 @@ def _check(given: Mapping[str, Any], *required: str) -> None:
     own = {name: value for name, value in given.items() if name in _OWN}
     for name, value in own.items():
         fits, hint = _OWN[name]
-        needed = value is not None or name in required or name == "reuse"
+        needed = value is not None or name in required
         if needed and not fits(value):
             raise unusable(name, value, hint)
     check_values({name: value for name, value in given.items() if name not in own}, *required)
@@ -240,7 +241,7 @@ _OWN: Final[Mapping[str, _Form]] = {
         "give `provider:name`: runs are in processes of their own",
     ),
     "sweep_id": _TEXT,
-    "reuse": (lambda value: isinstance(value, bool), "give True or False"),
+    "reuse": (lambda value: isinstance(value, bool), "give True, False or None"),
     "on_row": (
         lambda value: callable(value) and not isinstance(value, type),
         "give a function of a line and of counts",

@@ -39,6 +39,11 @@ LONGEST_LINE: Final = 2**26
 LEAVE_SECONDS: Final = 10.0
 """Seconds that workers have for the end of their present call, before they are killed."""
 
+LOOK_SECONDS: Final = 1.0
+"""Seconds between two looks whether a worker lives that has a task."""
+
+EXIT_SECONDS: Final = 0.02
+
 LAST_LINES: Final = 5
 """The lines of a worker's output in the reason why it cannot start."""
 
@@ -211,8 +216,15 @@ class _WorkerProcess:
         Raises:
             WorkerLost: It ended instead.
         """
-        _, _, stdout = self._alive
-        line = await stdout.readline()
+        process, _, stdout = self._alive
+        reading = asyncio.ensure_future(stdout.readline())
+        try:  # a process that outlives the worker may have its pipe: the end of the pipe is no sign
+            while not reading.done() and process.returncode is None:
+                await asyncio.wait((reading,), timeout=LOOK_SECONDS)
+            await asyncio.wait((reading,), timeout=LOOK_SECONDS)
+            line = reading.result() if reading.done() else b""
+        finally:
+            reading.cancel()
         if not line.endswith(b"\n"):
             raise await self._death(ready=ready)
         return cast("dict[str, Any]", json.loads(line))
@@ -224,7 +236,7 @@ class _WorkerProcess:
             ready: Whether it was ready before.
         """
         process, _, _ = self._alive
-        code = await process.wait()
+        code = await _exit_code(process)
         who = f"worker {self.number} (process {process.pid})"
         if code < 0:
             how = f"{who} was killed by {_signal_name(-code)}"
@@ -253,11 +265,18 @@ class _WorkerProcess:
             if seconds:
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(signal.SIGTERM)
-                await asyncio.wait_for(process.wait(), seconds)
+                await asyncio.wait_for(_exit_code(process), seconds)
                 return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its session: also what tools started
-        await process.wait()
+        await _exit_code(process)
+
+
+async def _exit_code(process: Process) -> int:
+    """Wait for the end of a process. `Process.wait` waits for the ends of its pipes, too."""
+    while process.returncode is None:  # noqa: ASYNC110 - asyncio has no event for this alone
+        await asyncio.sleep(EXIT_SECONDS)
+    return process.returncode
 
 
 def _signal_name(number: int) -> str:

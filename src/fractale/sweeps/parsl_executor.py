@@ -639,9 +639,11 @@ def address_of(settings: ExecutorSettings, *, detached: bool = False) -> str:
 
 def _resolved(settings: ExecutorSettings, name: str) -> str:
     try:
-        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise _bad_address(settings, f"`{name}` has no address: {error}") from error
+    found.sort(key=lambda each: each[0] != socket.AF_INET)  # clusters' networks have IPv4
+    return str(found[0][4][0])
 
 
 def _is_of_this_machine(address: str) -> bool:

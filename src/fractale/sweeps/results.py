@@ -1,4 +1,4 @@
-"""What a sweep's record says, read for people: every display and export of a sweep uses this.
+"""The record of a sweep, read for people: every display and export of a sweep uses this.
 
 Reading takes no lock, so a view of a sweep in progress is a moment's picture.
 """
@@ -209,7 +209,7 @@ def _status_now(over: Mapping[str, Any], by_rows: str) -> str:
 
 @dataclass(slots=True)
 class _Lines:
-    """What the ledger says of one row.
+    """The lines of the ledger about one row.
 
     Args:
         ended: The latest end of its latest run.
@@ -225,7 +225,7 @@ class _Lines:
 
     @property
     def used(self) -> Mapping[str, float]:
-        """What the latest run has used."""
+        """The amounts that the latest run has used."""
         return _used(self.ended or {})
 
     def read(self, line: Mapping[str, Any]) -> None:
@@ -256,7 +256,7 @@ def _used(line: Mapping[str, Any]) -> Mapping[str, float]:
 def _last_lines(
     record: SweepRecord, rows: int, budget: SweepBudget
 ) -> tuple[list[_Lines], dict[str, Mapping[str, Any]]]:
-    """What the ledger says of each row, and the latest lines about the whole sweep.
+    """The lines of the ledger about each row, and the latest ones about the whole sweep.
 
     Args:
         budget: Counts the lines.

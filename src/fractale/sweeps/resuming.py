@@ -164,7 +164,7 @@ async def retry_rows(
 
 
 def _settled(sweep: OpenSweep, row: int) -> dict[str, Any]:
-    """The run of an attempt that is given up, and its use, if the budget waits for that."""
+    """The run of an attempt that another one replaces, and its use, if the budget waits for it."""
     run = run_id_of(sweep.record.sweep_id, row, sweep.table.attempt(row))
     if run not in sweep.budget.open_runs:
         return {}

@@ -76,6 +76,7 @@ class SweepSpec:
         on: The executor: ``local``, or a name of the settings.
         max_parallel: How many runs at a time; None: as many as the executor has workers.
         answers: Answers to questions of the runs: step → answer.
+        reuse: As of `RunOptions`: whether steps take over results of earlier runs.
         merit: The output by which rows are compared.
         file: The path of the sweep file, if the sweep comes from one.
         file_text: What the sweep file said, as JSON.
@@ -95,7 +96,7 @@ class SweepSpec:
     on: str = "local"
     max_parallel: int | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    reuse: bool = False
+    reuse: bool | None = None
     merit: str | None = None
     description: str = ""
     file: str | None = None

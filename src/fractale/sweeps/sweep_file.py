@@ -147,9 +147,14 @@ class _SweepFile:
         Mapping[str, Any],
         Key(Form(_plain_table, {"type": "object"}), "Answers to questions: step → answer."),
     ] = field(default_factory=dict[str, Any])
-    reuse: Annotated[bool, Key(FLAG, "Whether to take over results of equal earlier steps.")] = (
-        False
-    )
+    reuse: Annotated[
+        bool | None,
+        Key(
+            FLAG,
+            "`true`: take over [results of equal steps](cache.md), for all tools that only read; "
+            "`false`: make every call.",
+        ),
+    ] = None
     merit: Annotated[
         str | None, Key(TITLE, "The output by which you compare runs, such as `energy`.")
     ] = None

@@ -64,7 +64,7 @@ class RunTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What became of a task.
+    """The outcome of a task.
 
     Args:
         status: Of the run. A run that could not be started or whose record could not be read is
@@ -100,4 +100,5 @@ class RunReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunReport:
         """The inverse of `as_dict`."""
-        return cls(**{**data, "waiting": tuple(data.get("waiting") or ())})
+        known: dict[str, Any] = {**data, "waiting": tuple(data.get("waiting") or ())}
+        return cls(**known)

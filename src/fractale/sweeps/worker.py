@@ -193,8 +193,8 @@ class Worker:
             replies=Answers(task.replies),
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
+            reuse=given.get("reuse") or None,
             limits=limits_of(task.limits),
-            reuse=bool(given.get("reuse")) or None,  # None: steps that say `cache`
             control=self._control,
             run_id=task.run,
             masker=opened.masker,
@@ -285,11 +285,11 @@ def _words(error: FractaleError) -> str:
 
 
 def report_of(result: RunResult, record: RunRecord, control: RunControl | None = None) -> RunReport:
-    """What a task's report says of a run's result.
+    """The report of a task whose run has this result.
 
     Args:
-        record: Of the run: tells what it used over all its processes.
-        control: Of the run: tells who asked it to stop.
+        record: Of the run: says what it used over all its processes.
+        control: Of the run: says why it was asked to stop.
 
     Raises:
         StoreError: The record cannot be read.

@@ -151,12 +151,15 @@ def _trust_plan(path: Path, log: AuditLog) -> dict[str, Any]:
         log.record("trust", kind="registry", path=str(place), digest=digest, by="command")
         lines = consent.agree_to_config(path, settings)
     else:
-        if (spec := read_sweep_file(path)) is not None:
-            digest, lines = consent.agree_to_sweep(prepare(spec, settings), settings)
-        else:
-            plan = load_plan(path)
-            digest, lines = consent.plan_digest(plan), consent.agree_to_plan(plan, settings)
+        spec = read_sweep_file(path)
+        prepared = prepare(spec, settings) if spec else None
+        plan = prepared.plan if prepared else load_plan(path)
+        digest = consent.digest_of_sweep(prepared) if prepared else consent.plan_digest(plan)
         log.record("trust", kind="plan", path=str(place), digest=digest, by="command")
+        if prepared:
+            lines = consent.agree_to_sweep(prepared, settings)
+        else:
+            lines = consent.agree_to_plan(plan, settings)
     lines += ["", f"trusted: {place}", f"undo: fractale trust --remove {shlex.quote(str(path))}"]
     return {"json": {"path": str(place), "kind": "plan"}, "lines": lines}
 

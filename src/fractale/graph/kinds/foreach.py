@@ -117,7 +117,7 @@ def _chunk_node(graph: Any) -> Any:
         state: ItemState, runtime: Runtime[RunContext], config: RunnableConfig
     ) -> ItemState:
         context = runtime.context
-        # A scheduler limits by itself how many elements of an array run.
+        # The scheduler limits how many elements of an array run.
         turn = nullcontext() if context.arrays else cast("ConcurrencyLimit", context.slots).chunk()
         async with turn:
             after = await _until_ended(graph.ainvoke(state, config, context=context))

@@ -86,8 +86,8 @@ class _StartCommand(click.Command):
 @options.tool_options
 @options.model_options
 @options.answer_options
+@options.cache_options
 @options.store_option
-@options.reuse_option
 @click.option("--max-attempts", type=click.IntRange(1), help="Maximum attempts per step.")
 @click.option("--yes", is_flag=True, help="Approve all tool calls and plan drafts without asking.")
 @click.option("--sweep-id", metavar="ID", help="Use this ID instead of a random one.")
