@@ -11,7 +11,7 @@ ASKS = "Run it? [y/a/N]"
 PLAN = """
 name: greets
 inputs: {who: world}
-steps: [{name: greet, script: "echo hello >> ../work/ran.txt", approve: always}]
+steps: [{name: greet, script: "echo hello >> ../mine/ran.txt", approve: always}]
 """
 SWEEP = """
 plan: plan.yaml
@@ -23,7 +23,7 @@ run_limits: {time: 1m}
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("work", "theirs"):
+    for name in ("mine", "theirs"):
         (tmp_path / name).mkdir()
     (tmp_path / "theirs" / "plan.yaml").write_text(PLAN)
     (tmp_path / "theirs" / "sweep.yaml").write_text(SWEEP)
@@ -33,7 +33,7 @@ def project(tmp_path: Path) -> Path:
 
 def on_terminal(project: Path, *words: str, answer: str | None) -> tuple[int, str]:
     known = {"FRACTALE_TRUST_PROJECT": "", "HOME": str(project), "FRACTALE_LOCAL_CORES": "1"}
-    screen = Terminal(project / "work", *words, **known)
+    screen = Terminal(project / "mine", *words, **known)
     if answer is not None:
         screen.wait_for(ASKS)
         screen.type(answer)
@@ -50,16 +50,16 @@ def test_a_strangers_sweep_is_shown_and_asked_about_until_it_changes(project):
         "rows.csv",
         'answer     greet: "yes"',
         'row 1      who="me"',
-        "echo hello >> ../work/ran.txt",
+        "echo hello >> ../mine/ran.txt",
         "fractale trust ../theirs/sweep.yaml",
     ):
         assert shown in seen
-    assert not (project / "work" / "ran.txt").exists()
-    assert not (project / "work" / ".fractale" / "sweeps").exists()
+    assert not (project / "mine" / "ran.txt").exists()
+    assert not (project / "mine" / ".fractale" / "sweeps").exists()
     code, seen = on_terminal(project, *words, answer="y")
     assert code == 0, seen
     assert "all 2 rows" in seen
-    assert (project / "work" / "ran.txt").read_text() == "hello\nhello\n"
+    assert (project / "mine" / "ran.txt").read_text() == "hello\nhello\n"
     (project / "theirs" / "rows.csv").write_text("who\nyou\nthem\n")
     code, seen = on_terminal(project, *words, answer="n")
     assert code == 2, seen
