@@ -15,8 +15,10 @@ def test_the_collector_is_as_it_was_also_after_an_import_that_fails(enabled):
     try:
         (gc.enable if enabled else gc.disable)()
         with pytest.raises(ImportError), importing():
+            import fractale.nothing_of_this_name  # noqa: F401
+        assert gc.isenabled() is enabled
+        with importing():
             assert not gc.isenabled()
-            raise ImportError
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
