@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from importlib import import_module
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_the_collector_is_as_it_was_also_after_an_import_that_fails(enabled):
     try:
         (gc.enable if enabled else gc.disable)()
         with pytest.raises(ImportError), importing():
-            import fractale.nothing_of_this_name  # noqa: F401
+            import_module("fractale.nothing_of_this_name")
         assert gc.isenabled() is enabled
         with importing():
             assert not gc.isenabled()
