@@ -194,6 +194,7 @@ class Worker:
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
             limits=limits_of(task.limits),
+            reuse=given.get("reuse"),
             control=self._control,
             run_id=task.run,
             masker=opened.masker,
