@@ -195,6 +195,7 @@ class Worker:
             trusted=bool(given.get("trusted")),
             reuse=given.get("reuse") or None,
             limits=limits_of(task.limits),
+            reuse=given.get("reuse"),
             control=self._control,
             run_id=task.run,
             masker=opened.masker,
