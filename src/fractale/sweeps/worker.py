@@ -193,7 +193,6 @@ class Worker:
             replies=Answers(task.replies),
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
-            reuse=given.get("reuse") or None,
             limits=limits_of(task.limits),
             reuse=given.get("reuse"),
             control=self._control,
