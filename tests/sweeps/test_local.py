@@ -205,6 +205,7 @@ async def test_a_large_task_and_a_large_report_fit_through_the_pipes(record: Swe
 # -- real workers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.real  # real workers, which import the engine
 async def test_a_sweep_of_real_runs_outlives_a_killed_worker(here: Path) -> None:
     """A worker is killed in the middle of a call, which may have happened: the run then asks."""
     plan = plan_text(tool_step("double", "first"), tool_step("die"))
@@ -228,6 +229,7 @@ async def test_a_sweep_of_real_runs_outlives_a_killed_worker(here: Path) -> None
     )
 
 
+@pytest.mark.real  # real workers, which import the engine
 async def test_a_stop_ends_real_runs_at_a_boundary_and_leaves_no_process(here: Path) -> None:
     plan = plan_text(tool_step("gate", "first"), tool_step("double"))
     record, stop = made_sweep(here, [1, 2], plan, max_parallel=1), asyncio.Event()

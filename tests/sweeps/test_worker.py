@@ -232,6 +232,16 @@ async def test_long_outputs_are_cut_in_the_report_and_whole_in_the_record(here: 
     assert report.outputs["y"].endswith("…")
 
 
+async def test_a_step_that_does_not_depend_on_what_varies_is_made_once(here: Path) -> None:
+    same = "  - name: first\n    tool: double\n    cache: true\n    inputs: {x: 7}"
+    record = made_sweep(here, [1, 2, 3], plan_text(same, tool_step("odd")))
+    (here / "mended").touch()
+    async with Worker(environment(here)) as worker:
+        found = [await worker.perform(task_of(record, row)) for row in range(3)]
+    assert [report.status for report in found] == ["success"] * 3
+    assert effects(here) == ["double 7", "odd 1", "odd 2", "odd 3"]
+
+
 def test_tasks_and_reports_survive_json() -> None:
     task = RunTask(
         run="s.1.3",
@@ -306,7 +316,7 @@ def test_a_worker_process_reads_tasks_and_writes_only_reports_to_stdout(here: Pa
     assert worker.process.returncode == 0
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "stdin"])
+@pytest.mark.parametrize("way", [pytest.param("SIGTERM", marks=pytest.mark.real), "stdin"])
 def test_a_worker_that_is_to_end_stops_its_run_at_a_boundary(here: Path, way: str) -> None:
     """Also if its driver dies: then its stdin ends."""
     plan = plan_text(tool_step("gate", "first"), tool_step("double"))

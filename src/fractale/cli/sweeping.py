@@ -40,7 +40,7 @@ LINE_SECONDS: Final = 30.0
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Progress:
+class SweepProgress:
     """Shows the counts of a sweep on stderr: one line that changes on a terminal, else few lines.
 
     Args:
@@ -91,7 +91,7 @@ class Progress:
 
 
 def driven(
-    begin: Callable[[Progress, asyncio.Event], Coroutine[Any, Any, T]],
+    begin: Callable[[SweepProgress, asyncio.Event], Coroutine[Any, Any, T]],
     *,
     sweep: str,
     quiet: bool = False,
@@ -105,7 +105,7 @@ def driven(
     Raises:
         KeyboardInterrupt: A second signal ended the runs at once.
     """
-    progress = Progress(quiet=quiet)
+    progress = SweepProgress(quiet=quiet)
     try:
         return asyncio.run(_driven(begin, sweep, progress))
     except asyncio.CancelledError:
@@ -116,9 +116,9 @@ def driven(
 
 
 async def _driven(
-    begin: Callable[[Progress, asyncio.Event], Coroutine[Any, Any, T]],
+    begin: Callable[[SweepProgress, asyncio.Event], Coroutine[Any, Any, T]],
     sweep: str,
-    progress: Progress,
+    progress: SweepProgress,
 ) -> T:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     task = asyncio.ensure_future(begin(progress, stop))

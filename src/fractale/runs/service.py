@@ -206,7 +206,7 @@ class Runs:
             offered = await take_snapshot(self._toolbox, plan, self._agents.names())
             keep_snapshot(record, offered, driver.context.mask)
             policy = self._policy.settings
-            known = {
+            known: dict[str, Any] = {
                 "versions": versions(),
                 "tools": tool_hashes(offered.tools),
                 "bindings": bindings.data(),

@@ -218,7 +218,7 @@ class _WorkerProcess:
         """
         process, _, stdout = self._alive
         reading = asyncio.ensure_future(stdout.readline())
-        try:  # a process that outlives the worker may have its pipe: its end may not come
+        try:  # a process that outlives the worker may keep its pipe open
             while not reading.done() and process.returncode is None:
                 await asyncio.wait((reading,), timeout=LOOK_SECONDS)
             await asyncio.wait((reading,), timeout=LOOK_SECONDS)

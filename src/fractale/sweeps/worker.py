@@ -193,12 +193,12 @@ class Worker:
             replies=Answers(task.replies),
             yes=bool(given.get("yes")),
             trusted=bool(given.get("trusted")),
+            reuse=given.get("reuse") or None,
             limits=limits_of(task.limits),
             control=self._control,
             run_id=task.run,
             masker=opened.masker,
             notifications=None,
-            reuse=given.get("reuse"),
         )
 
     # -- what stays warm --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from fractale.cli import options
 from fractale.cli.commands.sweep.show import complete_sweeps
 
 if TYPE_CHECKING:
-    from fractale.cli.sweeping import Progress
+    from fractale.cli.sweeping import SweepProgress
     from fractale.settings import Settings
     from fractale.sweeps.record import SweepRecord
     from fractale.sweeps.resuming import Resumed
@@ -104,7 +104,7 @@ def resume(
     check_own(record, record.read_head(), settings)
     settings = with_typed_secrets(record, settings)
 
-    async def begin(progress: Progress, stop: asyncio.Event) -> Resumed:
+    async def begin(progress: SweepProgress, stop: asyncio.Event) -> Resumed:
         return await resume_sweep(
             record,
             settings,

@@ -20,7 +20,7 @@ from fractale.text import count
 if TYPE_CHECKING:
     import asyncio
 
-    from fractale.cli.sweeping import Progress
+    from fractale.cli.sweeping import SweepProgress
     from fractale.settings import Settings
     from fractale.sweeps.begin import Prepared
     from fractale.sweeps.results import SweepView
@@ -222,7 +222,7 @@ def start(
     if given.detach:
         return detached(record, settings, as_json=given.as_json)
 
-    async def begin(progress: Progress, stop: asyncio.Event) -> SweepView:
+    async def begin(progress: SweepProgress, stop: asyncio.Event) -> SweepView:
         return await run_sweep(record, settings=settings, listener=progress.hear, stop=stop)
 
     view = driven(begin, sweep=record.sweep_id, quiet=quiet)
