@@ -166,6 +166,7 @@ HAS_JSON = {
         "watch",
         "cancel",
         "runs prune",
+        "cache",
         "sweep list",
         "sweep show",
         "sweep watch",
