@@ -234,6 +234,7 @@ async def opened_sweep(record: SweepRecord) -> AsyncGenerator[OpenSweep]:
     with SweepLock(record), SweepLedger(record) as ledger:
         head, rows = record.read_head(), _Rows(record)
         try:
+            record.check_rows(head, len(rows))
             table, budget = RowTable(len(rows)), SweepBudget(head.get("limits") or {})
             for line in record.read_ledger():
                 table.read(line)

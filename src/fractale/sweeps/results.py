@@ -136,6 +136,7 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         StoreError: The record cannot be read.
     """
     head, inputs = record.read_head(), record.read_rows()
+    record.check_rows(head, len(inputs))
     held = holder_of_lock(record.lock) is not None if driven is None else driven
     budget = SweepBudget(head.get("limits") or {})
     lines, about = _last_lines(record, len(inputs), budget)
