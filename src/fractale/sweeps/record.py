@@ -357,7 +357,8 @@ class SweepLock(FileLock):
         super().__init__(
             record.lock,
             f"sweep {record.sweep_id}",
-            hint="nothing was done; wait until that process ends, or end it",
+            hint=f"nothing was done; follow it: fractale sweep watch {record.sweep_id}\n"
+            f"or stop it: fractale sweep cancel {record.sweep_id}",
             error=RunHeld,
             wait=LOOKED_AT,
         )
