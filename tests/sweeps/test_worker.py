@@ -152,6 +152,27 @@ async def test_a_run_of_that_id_that_is_not_of_the_row_is_never_taken_over(here:
     assert effects(here) == ["double 1"]
 
 
+async def test_a_directory_that_is_not_the_users_own_is_not_used(
+    here: Path, tmp_path: Path
+) -> None:
+    record = made_sweep(here, [21, 22])
+    runs = record.state_dir / "runs"
+    runs.mkdir(mode=0o700, exist_ok=True)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (runs / "s.0").symlink_to(elsewhere)
+    (runs / "s.1").mkdir()
+    (runs / "s.1").chmod(0o777)
+    async with Worker(environment(here)) as worker:
+        linked = await worker.perform(task_of(record, 0))
+        shared = await worker.perform(task_of(record, 1))
+
+    assert (linked.status, shared.status) == ("failed", "failed")
+    assert "it is a link or a file" in str(linked.error)
+    assert "every user may write to it" in str(shared.error)
+    assert not list(elsewhere.iterdir())
+    assert effects(here) == []
+
+
 async def test_a_record_with_a_changed_head_is_not_obeyed(here: Path) -> None:
     """A head names code: one that its user did not write is refused."""
     record = made_sweep(here, [1], ASKS)

@@ -22,6 +22,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -45,6 +46,7 @@ from fractale.plan.build import load_plan
 from fractale.plan.given import limits_of
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Plan
+from fractale.private import fault_of
 from fractale.questions import Answers
 from fractale.record.plans import plan_hash
 from fractale.runs.changes import unchanged_plan
@@ -127,6 +129,9 @@ class Worker:
         if self._stopping:
             raise WorkerLost(self._stopping)
         record = RunRecords(Path(task.state_dir)).at(task.run)
+        if fault := _not_own(record.path):
+            words = f"the directory of run {task.run} is not used: {fault}"
+            return RunReport(run=task.run, status="failed", error=words)
         sweep = SweepRecords(Path(task.state_dir)).at(task.sweep)
         try:
             with row_lock(sweep, task.row):
@@ -266,6 +271,17 @@ class Worker:
         opened, self._open = self._open, None
         if opened is not None:
             await opened.stack.aclose()
+
+
+def _not_own(directory: Path) -> str | None:
+    """Why an existing directory of a run is not the user's own; None if it is, or is missing."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is a link or a file"
+    return fault_of(found)
 
 
 def _is_of(head: Mapping[str, Any], task: RunTask) -> bool:
