@@ -256,6 +256,33 @@ async def test_a_sweep_of_real_runs_outlives_a_killed_worker(here: Path) -> None
     )
 
 
+TELLS = '''
+def double(x: int) -> int:
+    """Double a number."""
+    import sys
+    print("printed", x, os.environ["OPENAI_API_KEY"])
+    print("logged", x, os.environ["OPENAI_API_KEY"], file=sys.stderr)
+    return 2 * x
+'''
+
+
+@pytest.mark.real  # real workers, which import the engine
+async def test_what_tools_print_is_kept_without_secrets(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key-that-nobody-may-see")
+    record = made_sweep(here, [1, 2], max_parallel=1)
+    with (here / "swept_tools.py").open("a") as tools:
+        tools.write(TELLS)
+
+    view = await run_sweep(record, settings=settings_in(here))
+
+    assert view.counts == {"success": 2}
+    (output,) = record.workers.iterdir()
+    lines = [f"{how} {x} ***" for x in (1, 2) for how in ("printed", "logged")]
+    assert output.read_text().splitlines() == lines
+
+
 @pytest.mark.real  # real workers, which import the engine
 async def test_a_stop_ends_real_runs_at_a_boundary_and_leaves_no_process(here: Path) -> None:
     plan = plan_text(tool_step("gate", "first"), tool_step("double"))
