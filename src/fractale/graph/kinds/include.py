@@ -97,7 +97,7 @@ async def run_inner(
         LimitReached: A limit of the run is used up.
     """
     deps, entry = attempt.deps, attempt.entry
-    context = replace(context, entry=entry)
+    context = replace(context, entry=entry, again=attempt.is_again)
     if entry is not None:
         state = entry.into(state)
     try:
