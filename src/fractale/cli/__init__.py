@@ -70,6 +70,10 @@ GROUPS = {
         ),
     },
     "Write plans": {
+        "examples": (
+            "fractale.cli.commands.examples",
+            "List the plans and registries that come with fractale, or copy one.",
+        ),
         "validate": (
             "fractale.cli.commands.validate",
             "Check plans and report all errors at once.",

@@ -75,6 +75,11 @@ class RegistryEntry:
     uri: str | None = None
     folder: Path | None = None
 
+    @property
+    def served_name(self) -> str:
+        """The name in plans, if the file or the path decides it."""
+        return self.name or self.path.rpartition(".")[2]
+
     def problem(self, code: str, message: str, suggestion: str | None = None) -> Problem:
         """Make a problem of the entry: a warning if the entry is optional, else an error."""
         severity = "warning" if self.optional else "error"
@@ -295,4 +300,4 @@ def _names_in(path: Path) -> set[str]:
         entries = load_registry(path).entries
     except PlanError:
         return set()
-    return {entry.name or entry.path.rpartition(".")[2] for entry in entries}
+    return {entry.served_name for entry in entries}
