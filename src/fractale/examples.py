@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from fractale.plan.build import load_plan
 from fractale.plan.model import Plan
 from fractale.plan.needs import models_of, named_tools
 from fractale.private import make_folder
-from fractale.registry.files import load_registry, registries_with
-from fractale.registry.imports import PACKAGES
+from fractale.registry.files import RegistryEntry, load_registry, registries_with
+from fractale.registry.imports import PACKAGES, import_entry
 from fractale.text import did_you_mean
 
 _NEEDS: Final = re.compile(r"\bNeeds (.+?)\.(?:\s|$)")
@@ -234,3 +235,46 @@ def _has(path: Path, content: bytes) -> bool:
         return path.read_bytes() == content
     except OSError:
         return False
+
+
+# -- fractale's own tools -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTool:
+    """A tool that comes with fractale.
+
+    Args:
+        path: For an entry of a registry: ``fractale.tools.files.read_text_file``.
+        arguments: Their names; those that may be left out are in brackets.
+        registries: The shipped registries that list it.
+    """
+
+    path: str
+    arguments: tuple[str, ...]
+    description: str
+    registries: tuple[str, ...]
+
+
+def own_tools() -> list[OwnTool]:
+    """The tools of the shipped registries that are fractale's own, by path. Imports them."""
+    from fractale.registry.signature import Signature
+
+    lists: dict[str, list[str]] = {}
+    entries: dict[str, RegistryEntry] = {}
+    for name, file in shipped.files("registry").items():
+        for entry in load_registry(file).entries:
+            if entry.kind == "tool" and entry.path.startswith("fractale."):
+                entries[entry.path] = entry
+                lists.setdefault(entry.path, []).append(name)
+    found: list[OwnTool] = []
+    for path in sorted(entries):
+        function = import_entry(entries[path])
+        parameters = Signature(function).parameters.values()
+        arguments = [p.name if p.default is p.empty else f"[{p.name}]" for p in parameters]
+        words = _first_sentence(inspect.getdoc(function) or "")
+        names = tuple(lists[path])
+        found.append(
+            OwnTool(path=path, arguments=tuple(arguments), description=words, registries=names)
+        )
+    return found
