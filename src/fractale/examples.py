@@ -97,10 +97,9 @@ def _plan(name: str, file: Path) -> Example:
 def _registries(plan: Plan, text: str) -> tuple[str, ...]:
     """Those of the first command in the plan's head, or those that list the plan's tools."""
     for line in _head(text).split("fractale run ")[1:2]:
-        if found := _REGISTRY.findall(line):
-            return tuple(found)
-    tools = named_tools(plan)
-    found = registries_with(tools, str(plan.file)) if tools else {}
+        if written := _REGISTRY.findall(line):
+            return tuple(written)
+    found = registries_with(named_tools(plan), str(plan.file))
     return tuple(dict.fromkeys(Path(path.removeprefix(shipped.SCHEME)).stem for path in found))
 
 

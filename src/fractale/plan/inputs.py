@@ -291,7 +291,7 @@ def default_values(plan: "Plan") -> dict[str, Any]:
 def _option(spec: InputSpec, value: Any) -> str:
     """How a value of the input's type is written on the command line; empty for the right type."""
     kind = kind_of(spec)
-    if kind not in FORMS or _fits(kind, value):
+    if kind is None or kind not in FORMS or _fits(kind, value):
         return ""
     return f": -i {spec.name}={FORMS[kind]}"
 

@@ -173,9 +173,8 @@ def _no_attribute(entry: RegistryEntry, module: ModuleType, name: str) -> Proble
 
 def own_tool_named(name: str) -> str | None:
     """The path of fractale's own tool with this name, or of the one with the most similar name."""
-    paths = [
-        e.path for file in shipped.files("registry").values() for e in load_registry(file).entries
-    ]
+    registries = map(load_registry, shipped.files("registry").values())
+    paths = [entry.path for registry in registries for entry in registry.entries]
     known = {path.rpartition(".")[2]: path for path in paths if path.startswith(f"{_OWN_TOOLS}.")}
     found = name if name in known else nearest(name, known)
     return known[found] if found else None

@@ -97,12 +97,10 @@ def _has_model(*, yes: bool) -> bool:
 
 def _offer(missing: Sequence[LocalPackage]) -> str:
     width = max(len(each.requirement) for each in missing)
-    lines = ["The demo needs packages that are not installed:"]
-    for each in missing:
-        lines.append(f"  {each.requirement:{width}}  {each.megabytes:3} MB  {each.what}")
+    rows = [f"  {p.requirement:{width}}  {p.megabytes:3} MB  {p.what}" for p in missing]
     total = sum(each.megabytes for each in missing)
-    lines.append(f"pip would download {total} MB from your package index, into {sys.prefix}")
-    return "\n".join(lines)
+    last = f"pip would download {total} MB from your package index, into {sys.prefix}"
+    return "\n".join(["The demo needs packages that are not installed:", *rows, last])
 
 
 def _answer() -> str:
@@ -122,9 +120,7 @@ def install(missing: Sequence[LocalPackage]) -> None:
     if importlib.util.find_spec("pip") is None:
         raise DependencyMissing(
             "pip is not installed in this environment",
-            hint="\n".join(
-                ["install the packages another way, such as:", *map(_with_uv, commands)]
-            ),
+            hint="\n".join(["install the packages another way:", *map(_with_uv, commands)]),
         )
     for package, words in zip(missing, commands, strict=True):
         done = subprocess.run(words, stdout=sys.stderr, check=False)  # noqa: S603 - our own table
@@ -136,9 +132,8 @@ def install(missing: Sequence[LocalPackage]) -> None:
 
 
 def _pip(package: LocalPackage) -> list[str]:
-    options = [] if package.dependencies else ["--no-deps"]
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
-    return [*pip, *options, package.requirement]
+    return [*pip, *([] if package.dependencies else ["--no-deps"]), package.requirement]
 
 
 def _with_uv(words: Sequence[str]) -> str:
