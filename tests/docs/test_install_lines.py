@@ -37,7 +37,7 @@ def test_the_readme_shows_the_three_ways():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "pip install 'fractale>=0.2'" in text
     assert FROM_GIT.search(text)
-    assert re.search(r"git clone \S+/fractale", text)
+    assert re.search(r"git clone \S+ fractale", text)
     assert "pip install ." in text
 
 
