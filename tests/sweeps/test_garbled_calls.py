@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 
 import pytest
-from counts import FULL
-from swept import InProcess, driven, effects, made_sweep, settings_in
 
+from counts import FULL
 from fractale.testing import ModelServer, Reply
 from fractale.testing.model_server import ModelRequest
+from swept import InProcess, driven, effects, made_sweep, settings_in
 
 TASKS = 2304 if FULL else 144
 

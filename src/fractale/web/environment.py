@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup, escape
@@ -21,7 +21,8 @@ def environment() -> Environment:
     found = of_report()
     loaders = [PackageLoader("fractale.web"), *([found.loader] if found.loader else [])]
     made = found.overlay(loader=ChoiceLoader(loaders))
-    made.globals = {**found.globals, "action": "", "asking": ""}  # of a card
+    of_card: dict[str, Any] = {"action": "", "asking": ""}  # other pages set them
+    made.globals = {**found.globals, **of_card}
     made.filters = {**found.filters, "value": value}
     return made
 
