@@ -283,7 +283,9 @@ def _files(plan: str) -> list[Path]:
         for place in (beside / "..", beside, Path())
         for folder in [Path(os.path.normpath(place / _FOLDER))]
     }
-    return sorted(path for folder in folders.values() for path in _yaml_in(folder))[:_MOST_FILES]
+    # Those that come with fractale have shorter names than their paths.
+    near = [f for f in folders.values() if not (f.is_absolute() and shipped.ships(f))]
+    return sorted(path for folder in near for path in _yaml_in(folder))[:_MOST_FILES]
 
 
 def _yaml_in(folder: Path) -> Iterator[Path]:
