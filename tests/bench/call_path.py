@@ -3,7 +3,8 @@
 A plan of one tool is run over stdio under `sys.setprofile`. The window begins when LangGraph calls
 the node of the step and ends when that returns. Three numbers are counted in it:
 
-- files of fractale that were entered, on the thread of the run, in whatever task;
+- files of fractale that were entered, on the thread of the run, in whatever task. The file of the
+  saver is left out: it may write the checkpoint before the step in that time;
 - frames of fractale that were awaiting each other when the MCP library's
   ``ClientSession.send_request`` was called, over all tasks between the node and the wire;
 - entries of functions of fractale. A coroutine that is resumed is not entered again.
@@ -37,6 +38,7 @@ OURS = f"{Path(fractale.__file__).parent}/"
 PLAN = "name: bench\nsteps: [{name: one, tool: echo, inputs: {n: 1}}]\n"
 MOST_FILES = 20
 MOST_FRAMES = 11
+SAVER = "store/sqlite_saver.py"
 WIRE = ClientSession.send_request.__code__
 
 
@@ -73,7 +75,8 @@ class CallPath:
             self.frames = [*_awaiting(self._task), *_below(frame)]
         elif code.co_filename.startswith(OURS) and frame not in self._resumed:
             self._resumed.add(frame)  # kept, so that no other frame has its identity
-            self.files[code.co_filename.removeprefix(OURS)] += 1
+            if (name := code.co_filename.removeprefix(OURS)) != SAVER:
+                self.files[name] += 1
 
 
 def _is_node(frame: FrameType) -> bool:
