@@ -70,6 +70,8 @@ GROUPS = {
         ),
     },
     "Write plans": {
+        "init": ("fractale.cli.commands.init", "Start a project: settings, plan, tools, tests."),
+        "new": ("fractale.cli.commands.new", "Add a step, a tool or an agent to a project."),
         "validate": (
             "fractale.cli.commands.validate",
             "Check plans and report all errors at once.",
