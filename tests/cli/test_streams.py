@@ -130,6 +130,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "doctor": (("doctor", "hello.yaml", *R), 0),
     "discover": (("discover",), 0),
     "schema": (("schema",), 0),
+    "examples": (("examples",), 0),
+    "list shipped": (("list", "shipped"), 0),
     "config": (("config",), 0),
     "trust --show": (("trust", "--show"), 0),
     "version": (("version",), 0),
@@ -139,6 +141,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
 """What is called, and its exit code where nothing is in its way."""
 
 NOT_CALLED = {
+    "demo": "loads a model, or runs batch jobs: tests/cli/test_demo.py",
     "serve": "serves until it is stopped",
     "studio": "starts a server of its own",
     "top": "needs a terminal: tests/top",

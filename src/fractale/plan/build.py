@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from fractale import shipped
 from fractale.errors import PlanError, Position, Problem
 from fractale.plain import to_json
 from fractale.plan.ask import check_question
@@ -56,7 +57,7 @@ def load_plan(path: str | Path) -> Plan:
 
     Args:
         path: Positions name it as given here. Paths of included files are relative to its
-            directory.
+            directory. ``fractale:NAME`` is a plan that comes with fractale.
 
     Returns:
         The plan. Its structure is valid; its meaning is not checked yet.
@@ -64,7 +65,11 @@ def load_plan(path: str | Path) -> Plan:
     Raises:
         PlanError: All problems of the file, and of the files it includes.
     """
-    return _Loader().load(Path(path), ())
+    file = shipped.located(path, "plan")
+    try:
+        return _Loader().load(file, ())
+    except PlanError as error:
+        raise shipped.or_shipped(error, path, "plan") from error
 
 
 def parse_plan(
@@ -392,7 +397,7 @@ class _Loader:
         resolved = path.resolve()
 
         def include(name: str, position: Position) -> Plan:
-            return self._include(path.parent / name, position, (*above, resolved))
+            return self._include(_included(path, name, position), position, (*above, resolved))
 
         plan = build_plan(read_file(path), str(path), include=include)
         self._count_steps(plan)
@@ -431,3 +436,14 @@ class _Loader:
             message = f"more than {MAX_STEPS:,} steps, with those of the plans that it includes"
             raise PlanError([Problem("too-many-steps", message, plan.position)])
         self._steps[id(plan)] = count
+
+
+def _included(path: Path, name: str, position: Position) -> Path:
+    """The file that a plan includes: relative to the plan, or one that comes with fractale."""
+    if not shipped.is_named(name):
+        return path.parent / name
+    try:
+        return shipped.located(name, "plan")
+    except PlanError as error:
+        problems = [replace(problem, position=position) for problem in error.problems]
+        raise PlanError(problems) from error

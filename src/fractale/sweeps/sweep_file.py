@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
+from fractale import shipped
 from fractale.errors import PlanError
 from fractale.plain import to_json
 from fractale.plan.fields import Fields, Reader, join
@@ -193,7 +194,8 @@ def read_sweep_file(path: Path | str) -> SweepSpec | None:
     Raises:
         PlanError: It is a sweep file with errors; all of them.
     """
-    if not Path(path).is_file():
+    path = shipped.located(path, "plan")
+    if not path.is_file():
         return None  # a pipe can be read once only, and is read as a plan
     root = read_file(path)
     if not is_sweep_file(root):
@@ -207,10 +209,9 @@ def read_sweep_file(path: Path | str) -> SweepSpec | None:
     if problems := reader.problems.errors:
         raise PlanError(problems)
     inputs: dict[str, Node] = found.pop("inputs", {})
-    near = Path(path).parent
     for name in ("plan", "table"):
-        if name in found:
-            found[name] = str(near / Path(found[name]).expanduser())
+        if name in found and not (name == "plan" and shipped.is_named(found[name])):
+            found[name] = str(path.parent / Path(found[name]).expanduser())
     return SweepSpec(
         **found,
         inputs={name: node.plain() for name, node in inputs.items()},

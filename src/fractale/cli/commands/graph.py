@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fractale.cli.commands.resume import complete_runs
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 
 if TYPE_CHECKING:
     from fractale.plan import Plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,15 +16,8 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
 
 
-def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Plan files below the typed directory, for shell completion."""
-    directory = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
-    found = [*directory.glob("*.yaml"), *directory.glob("*.yml"), *directory.glob("plans/*.yaml")]
-    return sorted(str(p) for p in found if str(p).startswith(incomplete))
-
-
 @click.command("run")
-@click.argument("plan", type=click.Path(), shell_complete=complete_plans)
+@click.argument("plan", type=click.Path(), shell_complete=options.complete_plans)
 @options.input_options
 @options.tool_options
 @options.model_options
