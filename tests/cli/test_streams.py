@@ -130,6 +130,9 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "doctor": (("doctor", "hello.yaml", *R), 0),
     "discover": (("discover",), 0),
     "schema": (("schema",), 0),
+    "schema --with-tools": (("schema", "--with-tools", *R), 0),
+    "init": (("init", "begun"), 0),
+    "new tool": (("new", "tool", "made_tool", "--registry", "added/tools.yaml"), 0),
     "examples": (("examples",), 0),
     "list shipped": (("list", "shipped"), 0),
     "config": (("config",), 0),
@@ -169,7 +172,7 @@ HAS_JSON = {
         "list --policy",
         "doctor",
     ),
-    *("discover", "config", "trust --show", "version"),
+    *("discover", "config", "trust --show", "version", "init", "new tool"),
 }
 GIVES_OUTPUTS = {"run", "agent", "prompt", "fork"}
 """Of these, the commands whose run succeeds and has outputs: the outputs go to stdout."""
@@ -181,7 +184,7 @@ LINES = {
 """Whose JSON is one object a line."""
 
 
-WITHIN = {"runs prune", "sweep list", "sweep show", "sweep watch", "sweep export"}
+WITHIN = {"new tool", "runs prune", "sweep list", "sweep show", "sweep watch", "sweep export"}
 """Commands of a group."""
 
 
@@ -208,7 +211,7 @@ class Place:
 
     def start(self, *words: str, **options) -> Process:
         env = {**self.environment, **options.pop("env", {})}
-        for left in self.folder.glob("frozen*"):
+        for left in (*self.folder.glob("frozen*"), *self.folder.glob("added")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self._processes.start(words, cwd=self.folder, env=env, **options)
 

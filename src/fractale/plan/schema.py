@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -136,9 +137,35 @@ _RESOURCE: Final[Schema] = {
 _INSTEAD: Final = (_TEMPLATE, _RESOURCE)
 """What a plan may have in place of a value."""
 
-_UNTRUSTED: Final = ("pattern", "patternProperties", "$id", "$anchor", "$dynamicRef", "$schema")
-"""Keywords of a tool's schema that are left out: an editor would match or resolve them."""
+_KEPT: Final = frozenset(
+    (
+        "type",
+        "enum",
+        "const",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "$defs",
+        "definitions",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "minimum",
+        "maximum",
+        "minItems",
+        "maxItems",
+    )
+)
+"""Keywords of a tool's schema that are kept. A template might not fit the others, and an editor
+would match a stranger's pattern, or fetch a reference.
+"""
 
+_DEFINITIONS: Final = ("$defs", "definitions")
 _MOST_DEPTH: Final = 20
 
 
@@ -167,54 +194,84 @@ def _with_tools(
 
 
 def _inputs(schema: Mapping[str, Any], here: str) -> dict[str, Any]:
-    """The schema of a tool's inputs as a plan may give them, with templates in place of values."""
-    found = _templated(schema, here)
+    """The schema of a tool's inputs as a plan may give them, with templates in place of values.
+
+    Any inputs fit if the tool's own schema is invalid.
+    """
+    from fractale.schemas import UnusableSchema, check_schema
+
+    found = _templated(schema, _Root(schema, here))
     if found.get("properties") and "additionalProperties" not in found:
         found["additionalProperties"] = "patternProperties" in schema
+    try:
+        check_schema(_without_refs(found))
+    except UnusableSchema:
+        return {}
     return found
 
 
-def _templated(schema: Any, here: str, depth: int = 0) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """A tool's whole schema, and the reference to its place in the schema of plans."""
+
+    schema: Mapping[str, Any]
+    here: str
+
+    def resolved(self, reference: str) -> dict[str, Any]:
+        """A reference to one of the tool's definitions; anything fits any other reference."""
+        hash_sign, *keys = reference.split("/")
+        if hash_sign != "#" or len(keys) != 2 or keys[0] not in _DEFINITIONS:
+            return {}
+        named = self.schema.get(keys[0])
+        if not isinstance(named, Mapping) or keys[1] not in named:
+            return {}
+        return {"$ref": f"{self.here}/{keys[0]}/{_pointer(keys[1])}"}
+
+
+def _templated(schema: Any, root: _Root, depth: int = 0) -> Any:
     """A schema in which each part of a value may be a template."""
     if not isinstance(schema, Mapping) or depth > _MOST_DEPTH:
         return schema if isinstance(schema, bool) else {}
-    of = {str(k): v for k, v in cast("Mapping[Any, Any]", schema).items() if k not in _UNTRUSTED}
-    if "$ref" in of:
-        target = str(of["$ref"])
-        return {"$ref": here + target.removeprefix("#")} if target.startswith("#/") else {}
-    for key in ("properties", "$defs", "definitions"):
-        if isinstance(of.get(key), Mapping):
+    given = cast("Mapping[str, Any]", schema)
+    if "$ref" in given:
+        return root.resolved(str(given["$ref"]))
+    of: dict[str, Any] = {key: value for key, value in given.items() if key in _KEPT}
+    for key, change in (("properties", _or_template), *((key, _templated) for key in _DEFINITIONS)):
+        parts: Any = of.get(key)
+        if isinstance(parts, Mapping):
             of[key] = {
-                str(name): _or_template(part, here, depth + 1)
-                if key == "properties"
-                else _templated(part, here, depth + 1)
-                for name, part in cast("Mapping[Any, Any]", of[key]).items()
+                str(name): change(part, root, depth + 1)
+                for name, part in cast("Mapping[Any, Any]", parts).items()
             }
     for key in ("items", "additionalProperties"):
         if isinstance(of.get(key), Mapping):
-            of[key] = _or_template(of[key], here, depth + 1)
+            of[key] = _or_template(of[key], root, depth + 1)
     for key in ("anyOf", "oneOf", "allOf"):
-        if isinstance(of.get(key), list):
-            of[key] = [_templated(part, here, depth + 1) for part in of[key]]
-    return {key: value for key, value in of.items() if key in _KEPT}
+        choices: Any = of.get(key)
+        if isinstance(choices, list):
+            of[key] = [_templated(part, root, depth + 1) for part in cast("list[Any]", choices)]
+    return of
 
 
-_KEPT: Final = frozenset(
-    "type enum const properties required additionalProperties items anyOf oneOf allOf $defs "
-    "definitions title description default examples minimum maximum minItems maxItems".split()
-)
-"""Keywords that are kept; with any other, a template in a value might not fit."""
-
-
-def _or_template(schema: Any, here: str, depth: int) -> Any:
+def _or_template(schema: Any, root: _Root, depth: int) -> Any:
     """The schema of one value, or a template, or a resource."""
-    inner = _templated(schema, here, depth)
+    inner = _templated(schema, root, depth)
     if not isinstance(inner, dict):
         return inner
     found = cast("dict[str, Any]", inner)
     words = {key: found[key] for key in ("title", "description", "default") if key in found}
     rest = {key: value for key, value in found.items() if key not in words}
     return {**words, "anyOf": [rest, *_INSTEAD]} if rest else words
+
+
+def _without_refs(schema: Any) -> Any:
+    """A schema without its references, which lead to other parts of the schema of plans."""
+    if isinstance(schema, list):
+        return [_without_refs(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    parts = cast("dict[str, Any]", schema)
+    return {key: _without_refs(value) for key, value in parts.items() if key != "$ref"}
 
 
 def _pointer(name: str) -> str:

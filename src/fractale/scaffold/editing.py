@@ -32,7 +32,7 @@ def add_item(
         UsageError: The list is written in brackets, or has no item of that name.
     """
     lines = text.splitlines(keepends=True)
-    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    top: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     pairs: list[tuple[Any, Any]] = list(top.value) if isinstance(top, yaml.MappingNode) else []
     names = [name.value for name, _ in pairs]
     if key in names:

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from fractale.errors import PlanError, Problem, UsageError
 from fractale.plan.build import load_plan
@@ -28,11 +28,11 @@ StepForm = Literal["script", "job", "tool", "agent"]
 _STEP_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _MODULE_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
-_SCRIPT: Final = """\
+_SCRIPT: Final[str] = """\
 script: |
   echo "replace this by your commands"
 """
-_JOB: Final = """\
+_JOB: Final[str] = """\
 job:
   time: 10m
   script: |
@@ -81,8 +81,8 @@ class Agent:
     description = "Reports the length of its task. Replace this by what your agent does."
     input_schema = {{
         "type": "object",
-        "properties": {{"goal": {{"type": "string", "description": "The task."}}}},
-        "required": ["goal"],
+        "properties": {{"instruction": {{"type": "string", "description": "The task."}}}},
+        "required": ["instruction"],
         "annotations": {{"fractale.type": "agent"}},
     }}
     output_schema = {{
@@ -91,8 +91,8 @@ class Agent:
         "required": ["words"],
     }}
 
-    async def __call__(self, goal: str, **_others: Any) -> dict[str, Any]:
-        return {{"words": len(goal.split())}}
+    async def __call__(self, instruction: str, **_others: Any) -> dict[str, Any]:
+        return {{"words": len(instruction.split())}}
 '''
 _AGENT_TEST: Final = '''\
 """Tests of the agent `{name}`."""
@@ -103,7 +103,7 @@ TOOLS = [Path(__file__).parent / "{registry}"]
 PLAN = """
 name: {name}
 steps:
-  - {{name: ask, agent: {name}, inputs: {{goal: two words}}}}
+  - {{name: ask, agent: {name}, instruction: two words}}
 outputs: {{found: "{{{{ steps.ask.outputs.words }}}}"}}
 """
 
@@ -207,10 +207,11 @@ def _required(schema: Mapping[str, Any]) -> Iterator[str]:
 def _example(schema: Any) -> str:
     """A value of a schema's type, as YAML."""
     examples = {"integer": "1", "number": "1.0", "boolean": "false", "array": "[]", "object": "{}"}
-    found: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
+    found = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else {}
     choices: Any = found.get("enum")
-    if isinstance(choices, list) and choices and isinstance(choices[0], str):
-        return quoted(choices[0])
+    first = next(iter(cast("list[Any]", choices)), None) if isinstance(choices, list) else None
+    if isinstance(first, str):
+        return quoted(first)
     return examples.get(str(found.get("type")), '"replace this"')
 
 

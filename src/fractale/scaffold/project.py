@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,8 +32,8 @@ FILES: Final[Mapping[str, str]] = {
     f"{PROJECT_FOLDER}/config.yaml": "config.yaml",
     PLAN: "first.yaml",
     REGISTRY: "tools.yaml",
-    "registries/my_tools.py": "my_tools.py",
-    "tests/test_first.py": "test_first.py",
+    "registries/my_tools.py": "my_tools.py.txt",
+    "tests/test_first.py": "test_first.py.txt",
     ".github/workflows/fractale.yml": "github.yml",
     ".gitlab-ci.yml": "gitlab.yml",
     ".vscode/settings.json": "vscode.json",
@@ -45,6 +46,9 @@ SHOWN: Final = ("gpus", "schedulers", "software", "containers", "kubernetes")
 
 PROVIDERS: Final = {"slurm": "slurm", "pbs": "pbspro", "lsf": "lsf"}
 """Scheduler → the provider of an executor for sweeps."""
+
+
+_QUEUE: Final = re.compile(r"[A-Za-z][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,7 @@ async def init(directory: Path, settings: Settings) -> NewProject:
     _check_directory(directory)
     is_fresh = not _has_files(directory / "registries")
     site = await discover(machine_of(settings), secrets=settings.secrets)
-    texts = {name: _filled(template, site) for name, template in FILES.items()}
+    texts = {name: filled(template, site) for name, template in FILES.items()}
     written, kept = list[str](), list[str]()
     for name, text in texts.items():
         (written if _write_new(directory, name, text) else kept).append(name)
@@ -197,7 +201,7 @@ def _not_written(path: Path, error: OSError) -> UsageError:
 # -- what depends on the site -------------------------------------------------------------------
 
 
-def _filled(template: str, site: Site) -> str:
+def filled(template: str, site: Site) -> str:
     """A template with the facts of this site in it."""
     text = (TEMPLATES / template).read_text(encoding="utf-8")
     if "@" not in text:
@@ -245,8 +249,8 @@ def _executor(site: Site) -> Iterator[str]:
         yield "# executors:                   # where `fractale sweep PLAN --on cluster` runs"
         yield "#   cluster:"
         yield f"#     provider: {PROVIDERS[finding.name]}"
-        if name := queue.get("name"):
-            yield f"#     {key}: {json.dumps(_printable(str(name)))}"
+        if name := _QUEUE.fullmatch(str(queue.get("name") or "")):
+            yield f"#     {key}: {name[0]}"
         yield "#     walltime: 1h"
         yield f"#     workers_per_node: {queue.get('cores_per_node') or 4}"
         return
@@ -257,8 +261,8 @@ def _schedulers(site: Site) -> str:
         finding.name for finding in site.sections.get("schedulers", ()) if finding.state == "works"
     ]
     if not names:
-        return "on a cluster, remove this line: the job then goes to the scheduler there"
-    return f"remove this line, and the job goes to {names[0]}"
+        return "without this line, the job goes to the scheduler of a cluster"
+    return f"without this line, the job goes to {names[0]}"
 
 
 def _printable(text: str) -> str:
@@ -270,12 +274,12 @@ def _printable(text: str) -> str:
 
 
 async def _schema(directory: Path, settings: Settings) -> dict[str, Any]:
+    from fractale.runs.preflight import tool_inputs
     from fractale.runs.workspace import Extensions, Workspace
 
     extensions = Extensions(registries=[directory / REGISTRY])
     async with Workspace.open(settings, extensions=extensions) as workspace:
-        tools = await workspace.toolbox.tools()
-        return plan_schema({tool.name: tool.input_schema for tool in tools if not tool.is_agent})
+        return plan_schema(await tool_inputs(workspace.toolbox))
 
 
 async def _record(directory: Path, settings: Settings) -> tuple[str | None, str | None]:

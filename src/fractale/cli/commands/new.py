@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fractale.cli import options
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 from fractale.errors import UsageError
 from fractale.plain import to_json
 
@@ -92,7 +92,7 @@ def step(
         "tool": tool is not None,
         "agent": agent is not None,
     }
-    chosen = [form for form, is_given in forms.items() if is_given]
+    chosen: list[StepForm] = [form for form, is_given in forms.items() if is_given]
     if len(chosen) > 1:
         raise UsageError(
             f"a step has one kind: --{' or --'.join(chosen)}", hint="leave out all but one"
@@ -192,11 +192,12 @@ def _schema_of(tool: str, extensions: Extensions) -> Mapping[str, Any] | None:
 async def _schemas(extensions: Extensions) -> dict[str, Mapping[str, Any]]:
     from dataclasses import replace
 
+    from fractale.runs.preflight import tool_inputs
     from fractale.runs.workspace import Workspace
 
     alone = replace(options.settings_of(check_state=False), servers={})
     async with Workspace.open(alone, extensions=extensions) as workspace:
-        return {tool.name: tool.input_schema for tool in await workspace.toolbox.tools()}
+        return await tool_inputs(workspace.toolbox)
 
 
 def _print(added: Added, *, as_json: bool) -> None:

@@ -59,13 +59,13 @@ def _with_tools(extensions: Extensions) -> dict[str, Any]:
 
 async def _schema_of(settings: Any, extensions: Extensions) -> dict[str, Any]:
     from fractale.plan.schema import plan_schema
+    from fractale.runs.preflight import tool_inputs
     from fractale.runs.workspace import Workspace
 
     warn = options.warn_of_server
     async with Workspace.open(settings, extensions=extensions, on_log=warn) as workspace:
-        tools = await workspace.toolbox.tools()
+        tools = await tool_inputs(workspace.toolbox)
         lost = [each for each in await workspace.toolbox.servers() if not each.connected]
         for server in lost:
             warn(server.name, "warning", f"{server.error}; its tools are not in the schema")
-        schemas = {tool.name: tool.input_schema for tool in tools if not tool.is_agent}
-        return plan_schema(schemas, complete=not lost)
+        return plan_schema(tools, complete=not lost)
