@@ -141,7 +141,7 @@ def test_a_changed_plan_differs_from_the_recording(project):
 
 
 def test_a_second_init_changes_nothing_and_runs_nothing(project):
-    (project / REGISTRY).with_name("my_tools.py").write_text(HOSTILE)
+    (project / REGISTRY).with_name("project_tools.py").write_text(HOSTILE)
     (project / ".gitignore").write_text("mine\n")
     before = files_in(project)
     said = json.loads(ok(project, "init", "--json"))
@@ -160,6 +160,13 @@ def test_code_that_was_there_is_not_imported(tmp_path):
     assert not (folder / "imported").exists()
     assert RECORDING not in said["written"]
     assert "nothing was run or imported" in said["note"]
+
+
+def test_another_module_of_the_same_name_is_not_imported(tmp_path):
+    (tmp_path / "project_tools.py").write_text(HOSTILE)
+    said = json.loads(ok(tmp_path, "init", "below", "--json"))
+    assert not (tmp_path / "imported").exists()
+    assert "Python finds another module `project_tools`" in said["note"]
 
 
 @pytest.mark.parametrize("link", ["plans", ".github", ".fractale"])
@@ -261,7 +268,7 @@ def test_steps_tools_and_agents_are_added_and_work(project):
         (["tool", "../evil"], "not a valid name of a Python function"),
         (["tool", "class"], "not a valid name of a Python function"),
         (["tool", "summarize_times"], "already lists `summarize_times`"),
-        (["tool", "my_tools"], "my_tools.py exists"),
+        (["tool", "project_tools"], "project_tools.py exists"),
         (["tool", "x", "--registry", PLAN], "belongs to a plan"),
         (["agent", "a/b"], "not a valid name of an agent"),
         (["agent", "x", "--registry", REGISTRY], "--registry is for a Python agent"),

@@ -27,12 +27,13 @@ PLAN: Final = "plans/first.yaml"
 REGISTRY: Final = "registries/tools.yaml"
 RECORDING: Final = "recordings/first.zip"
 SCHEMA: Final = "plan.schema.json"
+MODULE: Final = "project_tools"
 
 FILES: Final[Mapping[str, str]] = {
     f"{PROJECT_FOLDER}/config.yaml": "config.yaml",
     PLAN: "first.yaml",
     REGISTRY: "tools.yaml",
-    "registries/my_tools.py": "my_tools.py.txt",
+    f"registries/{MODULE}.py": "project_tools.py.txt",
     "tests/test_first.py": "test_first.py.txt",
     ".github/workflows/fractale.yml": "github.yml",
     ".gitlab-ci.yml": "gitlab.yml",
@@ -106,14 +107,8 @@ async def init(directory: Path, settings: Settings) -> NewProject:
     written, kept = list[str](), list[str]()
     for name, text in texts.items():
         (written if _write_new(directory, name, text) else kept).append(name)
-    status, why = None, None
-    if not is_fresh or PLAN in kept:
-        why = (
-            "nothing was run or imported, because the directory had files of these names; "
-            f"record the first run: fractale run {PLAN} -r {REGISTRY}, "
-            f"fractale export -1 --recording {RECORDING}"
-        )
-    else:
+    status, why = None, _why_not_run(is_fresh=is_fresh and PLAN not in kept)
+    if why is None:
         alone = replace(settings, servers={}, notify=(), store=None)
         schema = json.dumps(await _schema(directory, alone), indent=2, ensure_ascii=False) + "\n"
         (written if _write_new(directory, SCHEMA, schema) else kept).append(SCHEMA)
@@ -130,6 +125,19 @@ async def init(directory: Path, settings: Settings) -> NewProject:
         status=status,
         why=why,
         next=tuple(_next_commands(directory)),
+    )
+
+
+def _why_not_run(*, is_fresh: bool) -> str | None:
+    """Why the first plan does not run now, for the user; None if it can."""
+    reason = None
+    if not is_fresh:
+        reason = "the directory had files of these names"
+    elif importlib.util.find_spec(MODULE) is not None:  # it would be imported instead
+        reason = f"Python finds another module `{MODULE}`"
+    return reason and (
+        f"nothing was run or imported, because {reason}; read them, then record the first run: "
+        f"fractale run {PLAN} -r {REGISTRY}, fractale export -1 --recording {RECORDING}"
     )
 
 
