@@ -155,12 +155,24 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 """What people read of these goes to stderr."""
 
 HAS_JSON = {
-    *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
+    *(
+        "run",
+        "run, waits",
+        "run --why",
+        "agent",
+        "prompt",
+        "resume",
+        "fork",
+        "replay",
+        "test",
+        "runs",
+    ),
     *(
         "answer",
         "watch",
         "cancel",
         "runs prune",
+        "cache",
         "sweep list",
         "sweep show",
         "sweep watch",

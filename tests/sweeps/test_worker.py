@@ -17,6 +17,7 @@ import pytest
 
 import fractale
 from fractale.record.history_reader import read_history
+from fractale.runs.result import RunResult
 from fractale.settings.own_runs import is_own
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecords
@@ -24,7 +25,7 @@ from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.local import PROGRAM
 from fractale.sweeps.record import SweepRecord, run_id_of
 from fractale.sweeps.task import RunReport, RunTask
-from fractale.sweeps.worker import LEAVING, Worker
+from fractale.sweeps.worker import LEAVING, Worker, report_of
 from swept import (
     ASKS,
     ONE_TOOL,
@@ -62,6 +63,12 @@ def task_of(record: SweepRecord, row: int = 0, attempt: int = 1, **more: Any) ->
 
 def environment(here: Path) -> dict[str, str]:
     return {**os.environ, "FRACTALE_STATE_DIR": str(here / "state")}
+
+
+def test_the_time_of_a_run_has_its_batch_jobs(tmp_path: Path) -> None:
+    usage = {"seconds": 0.6, "job_seconds": 6.0, "elapsed": 6.6}
+    result = RunResult(run="s.0", status="success", usage=usage)
+    assert report_of(result, RunRecords(tmp_path).at("s.0")).seconds == 6.6
 
 
 async def test_a_task_is_a_run_with_a_record_that_names_the_sweep_and_the_row(here: Path) -> None:

@@ -415,7 +415,7 @@ class _Look:
     def _path(self, path: Path) -> bool:
         """Add a file or a directory; returns whether it exists."""
         name = os.path.abspath(path)  # noqa: PTH100 - no link is followed
-        if name in self._found:
+        if name in self._found or name == os.devnull:  # which is always empty
             return True
         try:
             now = path.stat()

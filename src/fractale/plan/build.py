@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 Include: TypeAlias = Callable[[str, Position], Plan]
 """Returns the plan of a `plan: FILE` step, for its path and position."""
 
+OF_SWEEPS: Final = frozenset({"over", "table", "sample", "run_limits"})
+"""Keys that a sweep file has and a plan has not."""
+
 MAX_INCLUDES: Final = 20
 """The maximum depth of plan files that include each other."""
 
@@ -101,6 +104,10 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
             that problem.
     """
     reader = Reader()
+    if isinstance(node.value, dict) and "steps" not in node.value and OF_SWEEPS & {*node.value}:
+        message = f"this is a sweep file, not a plan; write `fractale sweep {file}`"
+        reader.fail("not-a-plan", f"{message}, with --dry-run to check it", node, "")
+        raise PlanError(reader.problems.errors)
     fields = reader.fields(node, "", PLAN_KEYS, "a plan", PLAN_HINTS)
     if fields is None:
         raise PlanError(reader.problems.errors)

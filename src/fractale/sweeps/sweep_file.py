@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, get_args
 from fractale import shipped
 from fractale.errors import PlanError
 from fractale.plain import to_json
+from fractale.plan.build import OF_SWEEPS
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import (
     AMOUNT,
@@ -171,15 +172,13 @@ _HINTS: Final = {
     "metric": "write `merit`",
     "servers": "the plan names its servers",
 }
-_TELLING: Final = frozenset({"over", "table", "sample", "run_limits"})
-"""Keys that a sweep file has and a plan has not."""
 
 
 def is_sweep_file(root: Node) -> bool:
     """Whether a YAML file is a sweep: it has `plan` or another key of a sweep, and no `steps`."""
     if not isinstance(root.value, dict) or "steps" in root.value:
         return False
-    return "plan" in root.value or bool(_TELLING & {*root.value})
+    return "plan" in root.value or bool(OF_SWEEPS & {*root.value})
 
 
 def read_sweep_file(path: Path | str) -> SweepSpec | None:

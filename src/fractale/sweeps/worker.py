@@ -305,7 +305,7 @@ def report_of(result: RunResult, record: RunRecord, control: RunControl | None =
         used=_used(record),
         error=result.error,
         failed_at=str(decided.get("gave_up") or decided.get("step") or "") if failed else "",
-        seconds=float(result.usage.get("seconds") or 0.0),
+        seconds=float(result.usage.get("elapsed") or result.usage.get("seconds") or 0.0),
         again=result.status == "stopped" and asked in (None, LEAVING),
     )
 
