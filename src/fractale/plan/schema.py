@@ -135,7 +135,7 @@ _RESOURCE: Final[Schema] = {
     "additionalProperties": False,
 }
 _INSTEAD: Final = (_TEMPLATE, _RESOURCE)
-"""What a plan may have in place of a value."""
+"""Schemas of what may replace a value in a plan."""
 
 _KEPT: Final = frozenset(
     (

@@ -115,7 +115,7 @@ def test_{name}_counts_words(run_plan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """What was added to a project.
+    """The files that a command added or changed.
 
     Args:
         written: New files.

@@ -60,7 +60,7 @@ class NewProject:
         written: Files relative to `directory`.
         kept: Files of the same names that existed; they are unchanged.
         status: How the first run ended; None if there was none.
-        why: Why there is no recording, for the user; None if there is one.
+        why: The reason why the first run was not recorded; None if it was.
         next: The commands to type next.
     """
 
@@ -180,7 +180,7 @@ def _write_new(directory: Path, name: str, text: str) -> bool:
     path = directory / name
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
-        if name.startswith(PROJECT_FOLDER):  # fractale reads it only if nobody else may write it
+        if name.startswith(PROJECT_FOLDER):  # fractale reads it only if no other user may write it
             make_folder(path.parent)
             descriptor = open_private(path, flags)
         else:
@@ -274,7 +274,7 @@ def _schedulers(site: Site) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a program of the site printed, as part of a comment on one line."""
+    """Output of a program of the site, as part of a comment on one line."""
     return "".join(sign if sign.isprintable() else "?" for sign in clip(text, 100))
 
 
@@ -294,7 +294,7 @@ async def _record(directory: Path, settings: Settings) -> tuple[str | None, str 
     """Run the first plan, and write its recording.
 
     Returns:
-        How the run ended, and why there is no recording.
+        How the run ended, and the reason why it was not recorded.
     """
     from fractale.api import arun
     from fractale.record.recordings import write_recording
