@@ -32,8 +32,7 @@ def add_item(
         UsageError: The list is written in brackets, or has no item of that name.
     """
     lines = text.splitlines(keepends=True)
-    top: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    pairs: list[tuple[Any, Any]] = list(top.value) if isinstance(top, yaml.MappingNode) else []
+    pairs = _pairs_of(text)
     names = [name.value for name, _ in pairs]
     if key in names:
         place = names.index(key)
@@ -60,6 +59,12 @@ def add_item(
     if before and not before.endswith(("\n", "\r")):
         before += ending
     return before + "".join(line + ending for line in new) + "".join(lines[number:])
+
+
+def _pairs_of(text: str) -> list[tuple[Any, Any]]:
+    """The nodes of the keys and values of a mapping; none of another document."""
+    top: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # pyright: ignore[reportUnknownVariableType] - untyped
+    return list(top.value) if isinstance(top, yaml.MappingNode) else []
 
 
 def _in_list(

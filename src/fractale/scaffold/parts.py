@@ -14,11 +14,12 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from fractale.errors import PlanError, Problem, UsageError
 from fractale.plan.build import load_plan
 from fractale.plan.check import file_problems
+from fractale.plan.expressions.values import is_list, is_mapping
 from fractale.registry.files import load_registry
 from fractale.scaffold.editing import add_item, quoted
 from fractale.scaffold.project import REGISTRY
@@ -184,9 +185,9 @@ def _body(
 ) -> list[str]:
     """The lines of a step below its name."""
     if form == "script":
-        return _SCRIPT.splitlines()
+        return [*_SCRIPT.splitlines()]
     if form == "job":
-        return _JOB.splitlines()
+        return [*_JOB.splitlines()]
     if form == "tool":
         return [f"tool: {quoted(target)}", *_required(input_schema or {})]
     words = instruction or "Replace this by the task."
@@ -207,9 +208,9 @@ def _required(schema: Mapping[str, Any]) -> Iterator[str]:
 def _example(schema: Any) -> str:
     """A value of a schema's type, as YAML."""
     examples = {"integer": "1", "number": "1.0", "boolean": "false", "array": "[]", "object": "{}"}
-    found = cast("Mapping[str, Any]", schema) if isinstance(schema, Mapping) else {}
+    found: dict[str, Any] = {**schema} if is_mapping(schema) else {}
     choices: Any = found.get("enum")
-    first = next(iter(cast("list[Any]", choices)), None) if isinstance(choices, list) else None
+    first: Any = choices[0] if is_list(choices) and choices else None
     if isinstance(first, str):
         return quoted(first)
     return examples.get(str(found.get("type")), '"replace this"')
