@@ -130,7 +130,7 @@ async def _driven(
         stop.set()
         progress.say(
             f"sweep {sweep} stops: runs in progress stop after their present call;\n"
-            "their batch jobs go on; Ctrl-C again ends the runs at once"
+            "their batch jobs keep running; Ctrl-C again ends the runs at once"
         )
 
     for number in SIGNALS:

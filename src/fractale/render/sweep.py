@@ -202,7 +202,7 @@ def sweep_lines(
     if merit and not only_failed:
         lines += [row(""), *merit_lines(view, merit, unicode=unicode)]
     commands = _commands(view)
-    if only_failed and shown:  # the list itself is no news
+    if only_failed and shown:  # the user asked for exactly this list
         show = f"fractale sweep show {view.id}"
         one = {f"{show} --failed": f"{show} {shown[0].row}"}
         commands = [one.get(each, each) for each in commands]

@@ -21,7 +21,7 @@ from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 DRIVER_ENDED: Final = "the process that drove it ended before all rows had"
 
 OPEN: Final[tuple[RowState, ...]] = ("pending", "running", "waiting", "limit", "stopped")
-"""States of rows that can be cancelled, unless they were: jobs of a stopped run may go on."""
+"""States of rows that can be cancelled, unless they were: jobs of a stopped run may continue."""
 
 STATES: Final[tuple[RowState, ...]] = (
     "pending",
