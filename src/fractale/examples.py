@@ -110,7 +110,7 @@ def _registry(name: str, file: Path) -> Example:
 
 
 def _packages(file: Path, used: Collection[str | None] = ()) -> Iterator[str]:
-    """What a registry's entries need; of the optional ones, only those that are used."""
+    """The packages that the entries of a registry need; of optional entries, only the used ones."""
     entries = [e for e in load_registry(file).entries if not e.optional or e.served_name in used]
     roots = [entry.path.partition(".")[0] for entry in entries]
     yield from dict.fromkeys(PACKAGES[each].strip("'") for each in roots if each in PACKAGES)
@@ -141,7 +141,7 @@ def _first_sentence(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """What a copy wrote, and what was there already with the same content."""
+    """The files that a copy wrote, and those that were there with the same content."""
 
     written: tuple[Path, ...]
     unchanged: tuple[Path, ...]

@@ -144,7 +144,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
 """What is called, and its exit code where nothing is in its way."""
 
 NOT_CALLED = {
-    "demo": "loads a model, or runs batch jobs: tests/cli/test_demo.py",
+    "demo": "loads a model, or runs batch jobs: tests/cli/test_wheel.py",
     "serve": "serves until it is stopped",
     "studio": "starts a server of its own",
     "top": "needs a terminal: tests/top",

@@ -270,6 +270,7 @@ def test_steps_tools_and_agents_are_added_and_work(project):
         (["tool", "summarize_times"], "already lists `summarize_times`"),
         (["tool", "project_tools"], "project_tools.py exists"),
         (["tool", "x", "--registry", PLAN], "belongs to a plan"),
+        (["tool", "x", "--registry", "fractale:jobs"], "comes with fractale"),
         (["agent", "a/b"], "not a valid name of an agent"),
         (["agent", "x", "--registry", REGISTRY], "--registry is for a Python agent"),
         (["agent", "x", "--python", "--instruction", "Hi"], "for an agent in a plan"),

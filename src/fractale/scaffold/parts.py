@@ -250,6 +250,11 @@ def _new_module(
     name: str, registry: Path | None, entry: Sequence[str], module: str, test: str
 ) -> Added:
     file = registry or Path(REGISTRY)
+    if ":" in file.name:
+        raise UsageError(
+            f"{file} comes with fractale and cannot be changed",
+            hint=f"name a file of your own: --registry {REGISTRY}",
+        )
     _check_module(name, file)
     old = ""
     if file.exists():

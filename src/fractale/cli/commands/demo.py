@@ -74,7 +74,7 @@ def _has_model(*, yes: bool) -> bool:
         False if the user wants a run without a model.
 
     Raises:
-        UsageError: The user does not agree, or there is no terminal to ask on.
+        UsageError: The user does not agree, or cannot be asked without a terminal.
         DependencyMissing: pip cannot install a package.
     """
     from fractale.models.local import missing_packages

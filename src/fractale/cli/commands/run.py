@@ -41,11 +41,11 @@ def command(
     """Run PLAN, a YAML file.
 
     \b
-    fractale run plans/translate.yaml -i script=job.sbatch
-    fractale run plans/translate.yaml --dry-run
-    fractale run plans/joke.yaml --answers answers.yaml
-    fractale run plans/lammps.yaml --detach
-    fractale run plans/lammps.yaml --reuse --why
+    fractale run fractale:translate -i script=job.sbatch
+    fractale run fractale:translate --dry-run
+    fractale run fractale:joke --answers answers.yaml
+    fractale run fractale:lammps --detach
+    fractale run fractale:lammps --reuse --why
     """
     from fractale.plan.build import load_plan
     from fractale.runs.changes import check_shown
