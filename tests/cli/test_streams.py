@@ -184,7 +184,16 @@ HAS_JSON = {
         "list --policy",
         "doctor",
     ),
-    *("discover", "config", "trust --show", "version", "examples", "init", "new tool"),
+    *(
+        "discover",
+        "config",
+        "trust --show",
+        "version",
+        "examples",
+        "list shipped",
+        "init",
+        "new tool",
+    ),
 }
 GIVES_OUTPUTS = {"run", "agent", "prompt", "fork"}
 """Of these, the commands whose run succeeds and has outputs: the outputs go to stdout."""
