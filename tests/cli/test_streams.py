@@ -130,6 +130,9 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "doctor": (("doctor", "hello.yaml", *R), 0),
     "discover": (("discover",), 0),
     "schema": (("schema",), 0),
+    "schema --with-tools": (("schema", "--with-tools", *R), 0),
+    "init": (("init", "begun"), 0),
+    "new tool": (("new", "tool", "made_tool", "--registry", "added/tools.yaml"), 0),
     "examples": (("examples",), 0),
     "list shipped": (("list", "shipped"), 0),
     "config": (("config",), 0),
@@ -181,7 +184,16 @@ HAS_JSON = {
         "list --policy",
         "doctor",
     ),
-    *("discover", "config", "trust --show", "version"),
+    *(
+        "discover",
+        "config",
+        "trust --show",
+        "version",
+        "examples",
+        "list shipped",
+        "init",
+        "new tool",
+    ),
 }
 GIVES_OUTPUTS = {"run", "agent", "prompt", "fork"}
 """Of these, the commands whose run succeeds and has outputs: the outputs go to stdout."""
@@ -193,7 +205,7 @@ LINES = {
 """Whose JSON is one object a line."""
 
 
-WITHIN = {"runs prune", "sweep list", "sweep show", "sweep watch", "sweep export"}
+WITHIN = {"new tool", "runs prune", "sweep list", "sweep show", "sweep watch", "sweep export"}
 """Commands of a group."""
 
 
@@ -220,7 +232,7 @@ class Place:
 
     def start(self, *words: str, **options) -> Process:
         env = {**self.environment, **options.pop("env", {})}
-        for left in self.folder.glob("frozen*"):
+        for left in (*self.folder.glob("frozen*"), *self.folder.glob("added")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         return self._processes.start(words, cwd=self.folder, env=env, **options)
 
@@ -291,7 +303,7 @@ def test_the_commands_that_have_json_are_known():
             command = command.get_command(click.Context(command), words[1])
         assert command is not None
         has = any("--json" in param.opts for param in command.params)
-        if name not in ("run --help", "run --dry-run", "sweep --dry-run"):
+        if name not in ("run --help", "run --dry-run", "run --why", "sweep --dry-run"):
             where = "add it to" if has else "take it out of"
             assert has == (name in HAS_JSON), f"`{name}`: {where} HAS_JSON above"
 

@@ -71,6 +71,8 @@ GROUPS = {
         ),
     },
     "Write plans": {
+        "init": ("fractale.cli.commands.init", "Start a project: settings, plan, tools, tests."),
+        "new": ("fractale.cli.commands.new", "Add a step, a tool or an agent to a project."),
         "examples": (
             "fractale.cli.commands.examples",
             "List the plans and registries that come with fractale, or copy one.",

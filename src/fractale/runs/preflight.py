@@ -115,6 +115,15 @@ async def check_online(
     return check_against_tools(plan, tools, prompts, own)
 
 
+async def tool_inputs(toolbox: Toolbox) -> dict[str, Mapping[str, Any]]:
+    """The JSON Schema of each tool's inputs, by its name and by its name with its server's."""
+    return {
+        name: tool.input_schema
+        for tool in await toolbox.tools()
+        for name in (tool.name, tool.qualified_name)
+    }
+
+
 async def check_local(plan: Plan, settings: Settings, extensions: Extensions) -> list[Problem]:
     """As `check_online`, by the tools that this process serves. No server is asked.
 

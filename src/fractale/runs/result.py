@@ -81,6 +81,12 @@ class RunResult:
         """Whether the plan ended in success."""
         return self.status == "success"
 
+    def _repr_html_(self) -> str:
+        """The result in a notebook."""
+        from fractale.runs.result_html import result_html
+
+        return result_html(self, next_commands(self))
+
 
 def finished_data(
     result: RunResult, *, by_cancel: bool = False, has_finally: bool = False
