@@ -66,7 +66,7 @@ async def note_read(attempt: Attempt) -> None:
     path = (cache.environment if cache else os.environ).get("PATH", os.defpath)
     try:
         attempt.read = await asyncio.to_thread(
-            _look, [attempt.inputs, attempt.instruction], patterns, bases, made.parent, path
+            _look, attempt.inputs, attempt.instruction, patterns, bases, made.parent, path
         )
     except (StoreError, OSError, ValueError):
         return  # the key of the checksums cannot be used, as the look-up in the cache reports
@@ -84,12 +84,17 @@ def note_prompt(attempt: Attempt, name: str, messages: list[list[str]]) -> None:
 
 
 def _look(
-    values: list[Any], patterns: list[str], bases: list[Path], state_dir: Path, path: str
+    given: Mapping[str, Any],
+    instruction: str | None,
+    patterns: list[str],
+    bases: list[Path],
+    state_dir: Path,
+    path: str,
 ) -> dict[str, dict[str, Stamp]]:
     """Path → stamp of each file, and name → stamp of each program; empty parts are left out."""
     store, runs = _store(state_dir), f"{state_dir.absolute()}/{RUNS}/"
     files: dict[str, Stamp] = {}
-    for name in islice(_files(values, patterns, bases), MOST_WORDS):
+    for name in islice(_files([given, instruction], patterns, bases), MOST_WORDS):
         if name in files or name.startswith(runs):  # a run's own files say nothing about causes
             continue
         if (found := stamp(Path(name), store)) is not None:
@@ -97,7 +102,6 @@ def _look(
             if len(files) == MOST_FILES:
                 break
     programs: dict[str, Stamp] = {}
-    given = values[0] if isinstance(values[0], Mapping) else {}
     for word in sorted(set(islice(programs_in(given), MOST_FILES))):
         where = shutil.which(word, path=path) if word else None
         if where and where not in files and (found := stamp(Path(where), store)) is not None:

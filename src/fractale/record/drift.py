@@ -30,7 +30,8 @@ AREAS: Final = (
 )
 """What is compared, in the order of likely causes of another result."""
 
-MISSING: Final = "nothing"
+OF_MODULES: Final = ("LOADEDMODULES", "_LMFILES_")
+"""The variables that are compared as modules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,11 +254,15 @@ def _settings(areas: Mapping[str, Area], now: RunHistory, before: RunHistory) ->
         areas["model" if model else "settings"].differences.append(
             Difference(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
         )
-    limits = [h.processes[0].limits if h.processes else {} for h in (now, before)]
-    for change in changes(dict(limits[1]), dict(limits[0])):
+    limits = [_limits(history) for history in (before, now)]
+    for change in changes(limits[0], limits[1]):
         areas["settings"].differences.append(
             Difference(what=f"limit `{change.path}`", before=change.a, now=change.b)
         )
+
+
+def _limits(history: RunHistory) -> dict[str, Any]:
+    return dict(history.processes[0].limits) if history.processes else {}
 
 
 def _snapshots(area: Area, now: RunHistory, before: RunHistory) -> None:
@@ -464,6 +469,8 @@ def _tools(
         _code(areas, tool, *codes, files=files)
         variables = _table(now.pop("environment", None)), _table(before.pop("environment", None))
         for name in _keys(*variables) if comparable else ():
+            if name in OF_MODULES:
+                continue
             what = f"`{name}` of the server of `{tool}`"
             if not any(f"`{name}`" in d.what for d in areas["environment"].differences):
                 areas["environment"].differences.append(Difference(what=what, how="another value"))
@@ -528,8 +535,7 @@ def _modules(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
 
 
 def _packages(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    pythons = [_table(each.get("python")) for each in (theirs, ours)]
-    for change in changes(*pythons):
+    for change in changes(_table(theirs.get("python")), _table(ours.get("python"))):
         what = "Python" if change.path == "version" else f"Python's {change.path}"
         area.differences.insert(0, Difference(what=what, before=change.a, now=change.b))
     now, before = _table(ours.get("packages")), _table(theirs.get("packages"))
@@ -546,8 +552,8 @@ def _environment(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any])
     found: list[Difference] = []
     now, before = _table(ours.get("environment")), _table(theirs.get("environment"))
     for name in _keys(now, before):
-        if name in ("LOADEDMODULES", "_LMFILES_"):
-            continue  # compared as modules
+        if name in OF_MODULES:
+            continue
         how = "set now" if name not in before else "not set now" if name not in now else ""
         a, b = (each.get(name) for each in shown)
         words = how or ("" if name in shown[0] or name in shown[1] else "another value")
