@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -49,15 +49,48 @@ SUBMIT: Final = ("sbatch", "flux", "qsub", "bsub")
 """The programs of schedulers. A scheduler of another version has another one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Place:
-    """Where a run begins: the outside world that its conditions are read from."""
+    """Where runs begin: the outside world that their conditions are read from."""
 
     settings: Settings
     toolbox: Toolbox
     agents: Catalog
     models: Models
     registries: tuple[str, ...] = ()
+
+    @cached_property
+    def store(self) -> CacheStore:
+        """Has the key of the checksums."""
+        return CacheStore(self.settings.state_dir)
+
+    @cached_property
+    def fixed(self) -> dict[str, Any]:
+        """The conditions that all runs of one process share: what it has loaded stays as it was.
+
+        Raises:
+            StoreError: The key of the checksums cannot be read or made.
+        """
+        store = self.store
+        environment = {n: v for n, v in lasting(self.settings.environment).items() if _says(n)}
+        return {
+            "key": store.hash_of("key"),
+            "python": {"version": platform.python_version(), "program": sys.executable},
+            "packages": _packages(),
+            "environment": {name: store.hash_of(value) for name, value in environment.items()},
+            "shown": {n: v for n, v in environment.items() if _is_any(n, SHOWN)},
+            "registries": _registries(self.registries, store),
+        }
+
+
+@lru_cache(maxsize=1024)
+def _is_any(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _says(name: str) -> bool:
+    """Whether a variable says something about what a program computes."""
+    return not _is_any(name, OF_SCREEN)
 
 
 async def conditions_of(
@@ -71,25 +104,14 @@ async def conditions_of(
     Raises:
         StoreError: The key of the checksums cannot be read or made.
     """
-    settings = place.settings
-    store = CacheStore(settings.state_dir)
-    environment = {
-        name: value
-        for name, value in lasting(settings.environment).items()
-        if not any(fnmatchcase(name, glob) for glob in OF_SCREEN)
-    }
+    store = place.store
     return {
-        "key": store.hash_of("key"),
-        "python": {"version": platform.python_version(), "program": sys.executable},
-        "packages": _packages(),
-        "environment": {name: store.hash_of(value) for name, value in environment.items()},
-        "shown": {n: v for n, v in environment.items() if any(fnmatchcase(n, g) for g in SHOWN)},
+        **place.fixed,
         "secret_inputs": {name: store.hash_of(value) for name, value in secrets.items()},
-        "registries": _registries(place.registries, store),
         "agents": {each.name: part_data(each) for each in plan.experts},
         "models": _models(plan, place.models),
         "tools": await _tools(plan, place, tools, store),
-        "site": _site(plan, settings, store),
+        "site": _site(plan, place.settings, store),
     }
 
 
@@ -161,7 +183,7 @@ async def _tools(
             parts["environment"] = {
                 str(name): store.hash_of(value)
                 for name, value in cast("Mapping[str, Any]", variables).items()
-                if not any(fnmatchcase(str(name), glob) for glob in OF_SCREEN)
+                if _says(str(name))
             }
         if known.unknown:
             parts["unknown"] = known.unknown
