@@ -1,4 +1,4 @@
-"""What a run ran with: packages, environment, code of its tools, agents, models, machine.
+"""The conditions of a run: packages, environment, code of its tools, agents, models, machine.
 
 ``conditions.json`` in the run's directory has them as they were when the run began, so that
 `fractale why` can compare another run with it. Runs with the same conditions share one file.

@@ -1,7 +1,8 @@
 """What differs between a run and an earlier one, beside what happened: the causes, not the effects.
 
 `drift_between` compares the plan, the inputs, and everything that the records say the runs ran
-with (`fractale.record.conditions`). What a record does not have is said, and never taken for equal.
+with (`fractale.record.conditions`). Things that a record lacks are not known, and never taken for
+equal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ AREAS: Final = (
     *("plan", "inputs", "own code", "files", "modules", "packages", "programs", "environment"),
     *("tool definitions", "servers", "prompts", "model", "settings", "registries", "site"),
 )
-"""What is compared, in the order of likely causes of another result."""
+"""The things that are compared, in the order of likely causes of another result."""
 
 OF_MODULES: Final = ("LOADEDMODULES", "_LMFILES_")
 """The variables that are compared as modules."""
