@@ -7,7 +7,6 @@ the state directory, so that the content of a file cannot be guessed from the re
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import glob
 import hashlib
@@ -48,13 +47,13 @@ Stamp = list[Any]
 a checksum."""
 
 
-async def note_read(attempt: Attempt) -> None:
-    """Note what the attempt's inputs name, if the run is recorded. Never fails."""
+def named_by(attempt: Attempt) -> dict[str, dict[str, Stamp]]:
+    """The files and programs that the attempt's inputs name. It reads files; it never fails."""
     step, context, made = attempt.step, attempt.context, attempt.deps.made
     if context.run_dir is None or made is None or step.kind not in KINDS_WITH_CALLS:
-        return
+        return {}
     if step.foreach is not None or not (attempt.inputs or attempt.instruction or step.cache):
-        return
+        return {}
     patterns: list[str] = []
     with contextlib.suppress(CallError):  # the look-up in the cache reports it
         files = step.cache.files if step.cache else ()
@@ -65,11 +64,9 @@ async def note_read(attempt: Attempt) -> None:
     cache = attempt.deps.cache
     path = (cache.environment if cache else os.environ).get("PATH", os.defpath)
     try:
-        attempt.read = await asyncio.to_thread(
-            _look, attempt.inputs, attempt.instruction, patterns, bases, made.parent, path
-        )
+        return _look(attempt.inputs, attempt.instruction, patterns, bases, made.parent, path)
     except (StoreError, OSError, ValueError):
-        return  # the key of the checksums cannot be used, as the look-up in the cache reports
+        return {}  # the key of the checksums cannot be used, as the look-up in the cache reports
 
 
 def note_prompt(attempt: Attempt, name: str, messages: list[list[str]]) -> None:

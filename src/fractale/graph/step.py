@@ -559,9 +559,9 @@ async def _look_up(attempt: Attempt, held: ExitStack) -> "Reuse | _NoReuse":
 async def _note_read(attempt: Attempt) -> None:
     """Note the files and programs that the step names, for the record."""
     if attempt.context.run_dir is not None and attempt.tries == 1:
-        from fractale.graph.read_files import note_read  # a run without a record needs none
+        from fractale.graph.read_files import named_by  # a run without a record needs none
 
-        await note_read(attempt)
+        attempt.read = await asyncio.to_thread(named_by, attempt)
 
 
 async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:

@@ -36,7 +36,7 @@ OF_MODULES: Final = ("LOADEDMODULES", "_LMFILES_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Drifted:
     """One thing that differs.
 
     Args:
@@ -64,7 +64,7 @@ class Area:
     """
 
     name: str
-    differences: list[Difference] = field(default_factory=list[Difference])
+    differences: list[Drifted] = field(default_factory=list[Drifted])
     unknown: list[str] = field(default_factory=list[str])
 
 
@@ -176,7 +176,7 @@ def _plans(area: Area, now: RunHistory, before: RunHistory) -> None:
     texts = [_plan_data(history) for history in (now, before)]
     ours, theirs = texts
     found = list(_of_plan(theirs, ours)) if ours is not None and theirs is not None else []
-    area.differences += found or [Difference(what="the plan, or one that it includes", how="text")]
+    area.differences += found or [Drifted(what="the plan, or one that it includes", how="text")]
 
 
 def _plan_data(history: RunHistory) -> Any:
@@ -192,11 +192,11 @@ def _plan_data(history: RunHistory) -> Any:
     return {**_table(own), **{f"plan `{name}`": text for name, text in texts.items()}}
 
 
-def _of_plan(before: Any, now: Any) -> Iterator[Difference]:
+def _of_plan(before: Any, now: Any) -> Iterator[Drifted]:
     """The places in a plan that differ; a step is named by its name."""
     for change in changes(_by_name(before), _by_name(now)):
         a, b = (None if change.missing == side else value for side, value in _sides(change))
-        yield Difference(what=f"`{change.path}`", before=a, now=b, how=_how(change))
+        yield Drifted(what=f"`{change.path}`", before=a, now=b, how=_how(change))
 
 
 def _sides(change: ValueChange) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -230,7 +230,7 @@ def _inputs(
 ) -> None:
     for change in changes(input_values(before), input_values(now)):
         area.differences.append(
-            Difference(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
+            Drifted(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
         )
     if ours is None or theirs is None:
         return
@@ -241,7 +241,7 @@ def _inputs(
         area.unknown.append("the secret inputs: their checksums have different keys")
         return
     for name in _keys(secret, then):
-        area.differences.append(Difference(what=f"secret `{name}`", how="another value"))
+        area.differences.append(Drifted(what=f"secret `{name}`", how="another value"))
 
 
 def _settings(areas: Mapping[str, Area], now: RunHistory, before: RunHistory) -> None:
@@ -253,12 +253,12 @@ def _settings(areas: Mapping[str, Area], now: RunHistory, before: RunHistory) ->
     for change in changes(theirs, ours):
         model = change.path.startswith(("models", "fallback_models"))
         areas["model" if model else "settings"].differences.append(
-            Difference(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
+            Drifted(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
         )
     limits = [_limits(history) for history in (before, now)]
     for change in changes(limits[0], limits[1]):
         areas["settings"].differences.append(
-            Difference(what=f"limit `{change.path}`", before=change.a, now=change.b)
+            Drifted(what=f"limit `{change.path}`", before=change.a, now=change.b)
         )
 
 
@@ -277,7 +277,7 @@ def _snapshots(area: Area, now: RunHistory, before: RunHistory) -> None:
             area.unknown.append(f"the version of `{spec}`: its server did not name it")
         elif one != other:
             area.differences.append(
-                Difference(what=f"version of `{spec}`", before=", ".join(other), now=", ".join(one))
+                Drifted(what=f"version of `{spec}`", before=", ".join(other), now=", ".join(one))
             )
 
 
@@ -350,20 +350,20 @@ def _compare_stamps(
     """Compare two stamps: ``[size, time, checksum]``, of a program also its path."""
     if a is None or b is None:
         how = "is there now, and was not" if a is None else "is not there, or not named, any more"
-        area.differences.append(Difference(what=what, how=how))
+        area.differences.append(Drifted(what=what, how=how))
     elif a[3:] != b[3:]:
         area.differences.append(
-            Difference(what=what, before=next(iter(a[3:]), None), now=next(iter(b[3:]), None))
+            Drifted(what=what, before=next(iter(a[3:]), None), now=next(iter(b[3:]), None))
         )
     elif a[0] != b[0]:
-        difference = Difference(
+        difference = Drifted(
             what=what, before=f"{a[0]:,} bytes", now=f"{b[0]:,} bytes", how="its content"
         )
         area.differences.append(difference)
     elif not comparable:
         area.unknown.append(f"{what}: the checksums have different keys")
     elif a[2] != b[2]:
-        area.differences.append(Difference(what=what, how=f"its content, of {a[0]:,} bytes"))
+        area.differences.append(Drifted(what=what, how=f"its content, of {a[0]:,} bytes"))
     else:
         area.unknown.append(
             f"{what}: it was written again; only its size and its two ends were compared"
@@ -391,12 +391,12 @@ def _definitions(area: Area, now: RunHistory, before: RunHistory) -> None:
         parts = change_between(then.described, tool).parts
         single = {"description": (then.description, tool.description)}.get(parts[0])
         a, b = single if single else (None, None)
-        area.differences.append(Difference(what=f"`{name}`", before=a, now=b, how=", ".join(parts)))
+        area.differences.append(Drifted(what=f"`{name}`", before=a, now=b, how=", ".join(parts)))
     bound = [_table(_table(h.head.get("bindings")).get("names")) for h in (now, before)]
     for name in _keys(*bound):
         if name in bound[0] and name in bound[1]:
             area.differences.append(
-                Difference(what=f"what `{name}` means", before=bound[1][name], now=bound[0][name])
+                Drifted(what=f"what `{name}` means", before=bound[1][name], now=bound[0][name])
             )
 
 
@@ -413,7 +413,7 @@ def _jobs(area: Area, now: RunHistory, before: RunHistory) -> None:
         for what in ("scheduler", "nodes"):
             a, b = getattr(then, what), getattr(job, what)
             if a != b and a and b:
-                area.differences.append(Difference(what=f"{what} of job `{step}`", before=a, now=b))
+                area.differences.append(Drifted(what=f"{what} of job `{step}`", before=a, now=b))
 
 
 # Conditions
@@ -434,7 +434,7 @@ def _of_conditions(
         for path in _keys(*tables("registries")):
             now, before = tables("registries")
             how = "added" if path not in before else "removed" if path not in now else "its content"
-            areas["registries"].differences.append(Difference(what=f"`{path}`", how=how))
+            areas["registries"].differences.append(Drifted(what=f"`{path}`", how=how))
     else:
         words = (
             "the checksums have different keys: another state directory, or its cache was removed"
@@ -445,7 +445,7 @@ def _of_conditions(
         now, before = tables(name)
         for change in changes(before, now):
             areas[what].differences.append(
-                Difference(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
+                Drifted(what=f"`{change.path}`", before=change.a, now=change.b, how=_how(change))
             )
 
 
@@ -457,8 +457,8 @@ def _tools(
     comparable: bool,
 ) -> None:
     """Compare what works when the tools of the plan are called."""
-    files: dict[str, Difference] = {}
-    servers: dict[tuple[str, str], Difference] = {}
+    files: dict[str, Drifted] = {}
+    servers: dict[tuple[str, str], Drifted] = {}
     for tool in ours.keys() & theirs.keys():
         now, before = dict(_table(ours[tool])), dict(_table(theirs[tool]))
         for side in (now, before):
@@ -474,12 +474,12 @@ def _tools(
                 continue
             what = f"`{name}` of the server of `{tool}`"
             if not any(f"`{name}`" in d.what for d in areas["environment"].differences):
-                areas["environment"].differences.append(Difference(what=what, how="another value"))
+                areas["environment"].differences.append(Drifted(what=what, how="another value"))
         for change in changes(before, now):
             server = tool.partition(".")[0]
             servers.setdefault(
                 (server, change.path),
-                Difference(
+                Drifted(
                     what=f"{change.path.partition('[')[0]} of `{server}`",
                     before=change.a,
                     now=change.b,
@@ -496,25 +496,25 @@ def _code(
     now: Any,
     before: Any,
     *,
-    files: dict[str, Difference],
+    files: dict[str, Drifted],
 ) -> None:
     if now == before or now is None or before is None:
         return
     ours, theirs = _table(_table(now).get("files")), _table(_table(before).get("files"))
     for path in _keys(ours, theirs):
         how = "is new" if path not in theirs else "is gone" if path not in ours else "its content"
-        files.setdefault(path, Difference(what=f"`{path}` of `{tool}`", how=how))
+        files.setdefault(path, Drifted(what=f"`{path}` of `{tool}`", how=how))
     packages = _table(_table(now).get("packages")), _table(_table(before).get("packages"))
     for name in _keys(*packages):
         a, b = (each.get(name) for each in reversed(packages))
         if name == "object":
-            files.setdefault(f"object {tool}", Difference(what=f"`{tool}`", before=a, now=b))
+            files.setdefault(f"object {tool}", Drifted(what=f"`{tool}`", before=a, now=b))
         elif name != "python" and not any(
             d.what == f"`{name}`" for d in areas["packages"].differences
         ):
-            areas["packages"].differences.append(Difference(what=f"`{name}`", before=a, now=b))
+            areas["packages"].differences.append(Drifted(what=f"`{name}`", before=a, now=b))
     if not isinstance(now, dict) or not isinstance(before, dict):
-        files.setdefault(tool, Difference(what=f"`{tool}`", before=before, now=now))
+        files.setdefault(tool, Drifted(what=f"`{tool}`", before=before, now=now))
 
 
 def _modules(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
@@ -527,30 +527,30 @@ def _modules(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
     loaded = [name for name in now if name not in before]
     gone = [name for name in before if name not in now]
     if not (loaded or gone):
-        area.differences.append(Difference(what="their order", before=before, now=now))
+        area.differences.append(Drifted(what="their order", before=before, now=now))
     family = {name.rpartition("/")[0] or name: name for name in gone}
     for name in loaded:
         then = family.pop(name.rpartition("/")[0] or name, None)
-        area.differences.append(Difference(what="loaded", before=then, now=name))
-    area.differences += [Difference(what="loaded", before=name) for name in family.values()]
+        area.differences.append(Drifted(what="loaded", before=then, now=name))
+    area.differences += [Drifted(what="loaded", before=name) for name in family.values()]
 
 
 def _packages(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     for change in changes(_table(theirs.get("python")), _table(ours.get("python"))):
         what = "Python" if change.path == "version" else f"Python's {change.path}"
-        area.differences.insert(0, Difference(what=what, before=change.a, now=change.b))
+        area.differences.insert(0, Drifted(what=what, before=change.a, now=change.b))
     now, before = _table(ours.get("packages")), _table(theirs.get("packages"))
     known = {difference.what for difference in area.differences}
     for name in _keys(now, before):
         if f"`{name}`" not in known:
             area.differences.append(
-                Difference(what=f"`{name}`", before=before.get(name), now=now.get(name))
+                Drifted(what=f"`{name}`", before=before.get(name), now=now.get(name))
             )
 
 
 def _environment(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     shown = [_table(each.get("shown")) for each in (theirs, ours)]
-    found: list[Difference] = []
+    found: list[Drifted] = []
     now, before = _table(ours.get("environment")), _table(theirs.get("environment"))
     for name in _keys(now, before):
         if name in OF_MODULES:
@@ -558,7 +558,7 @@ def _environment(area: Area, ours: Mapping[str, Any], theirs: Mapping[str, Any])
         how = "set now" if name not in before else "not set now" if name not in now else ""
         a, b = (each.get(name) for each in shown)
         words = how or ("" if name in shown[0] or name in shown[1] else "another value")
-        found.append(Difference(what=f"`{name}`", before=a, now=b, how=words))
+        found.append(Drifted(what=f"`{name}`", before=a, now=b, how=words))
     names = {difference.what for difference in found}
     area.differences[:] = found + [
         each for each in area.differences if each.what.partition(" of ")[0] not in names

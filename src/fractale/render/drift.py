@@ -13,7 +13,7 @@ from fractale.render.summary import STATES
 from fractale.render.text import Line, cells, count, fit, inert, pad, row
 
 if TYPE_CHECKING:
-    from fractale.record.drift import Area, Difference, Drift
+    from fractale.record.drift import Area, Drift, Drifted
     from fractale.record.history import RunHistory
 
 COLUMNS = 160
@@ -71,7 +71,7 @@ def _area(area: Area, arrow: str, *, full: bool) -> Iterator[Line]:
         yield row(f"{' ' * 18}… {count(more, 'more difference')}, with --full", "dim")
 
 
-def _difference(label: str, difference: Difference, arrow: str, *, full: bool) -> Iterator[Line]:
+def _difference(label: str, difference: Drifted, arrow: str, *, full: bool) -> Iterator[Line]:
     a, b, indent = difference.before, difference.now, " " * cells(label)
     what = inert(difference.what, None if full else 200)
     if isinstance(a, str) and isinstance(b, str) and "\n" in a + b:
