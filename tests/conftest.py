@@ -70,6 +70,7 @@ REAL_FILES = {
     "test_many_items_kills": "kills",
     "test_values_kills": "kills",
     "test_web_access": "a server, another user",
+    "test_wheel": "builds and installs the wheel, a model",
     "test_web_pages": "a server, runs in the background",
     "test_lost_database": "PostgreSQL, kills",
     "test_lost_servers": "MCP servers that are killed",

@@ -1,8 +1,10 @@
 """The files of code that a tool runs, found without importing or starting anything.
 
 `python_code` follows the imports of a Python file through the project that the file belongs to.
-Packages that are installed count by their version. `program_code` does this for the command of a
-server: ``python -m module``, ``python file.py``, a console script, or a binary.
+A file or a program whose name is a constant in that code counts, too: a table that it reads, a
+program that it starts. Packages that are installed count by their version. `program_code` does
+this for the command of a server: ``python -m module``, ``python file.py``, a console script, or a
+binary.
 
 If code cannot be found, `UnknownCode` says why: nothing may then be concluded from the files.
 """
@@ -10,6 +12,7 @@ If code cannot be found, `UnknownCode` says why: nothing may then be concluded f
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -18,7 +21,8 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +53,21 @@ _SHEBANG: Final = re.compile(rb"#!\s*(\S+)(?:[ \t]+(?:-S\s+)?(\S+))?")
 _LONG_SHEBANG: Final = re.compile(rb"#!/bin/sh\n'''exec'[ \t]+\"?([^\"\s]+)\"?")
 """What pip writes if the path of the interpreter is too long for a first line, or has a space."""
 _SITE: Final = ("site-packages", "dist-packages")
+_LOADERS: Final = frozenset(
+    {
+        *("spec_from_file_location", "SourceFileLoader", "run_path", "run_module", "exec"),
+        *("addsitedir", "load_source", "entry_points"),
+    }
+)
+"""Functions that run code which no import names."""
+_STARTERS: Final = frozenset(
+    {
+        *("subprocess", "pexpect", "system", "popen", "create_subprocess_exec"),
+        *("create_subprocess_shell", "execv", "execvp", "execve", "spawnv", "CDLL"),
+    }
+)
+"""Names in code that starts programs."""
+_LONGEST_NAME: Final = 1024
 
 
 class UnknownCode(Exception):
@@ -88,6 +107,10 @@ _installed: set[str] = set()
 """The files of modules that are of Python itself or of installed packages: there are thousands."""
 
 
+_began: Final = time.time()
+"""When this process began to remember files."""
+
+
 def note_loaded() -> None:
     """Remember the files of the imported modules as they are now, unless that was done before."""
     for module in list(sys.modules.values()):
@@ -108,7 +131,12 @@ def check_loaded(files: Mapping[str, str]) -> None:
     """
     note_loaded()
     for file in files:
-        if file in _loaded and _loaded[file] != identity(Path(file)):
+        now = identity(Path(file))
+        if file in _loaded:
+            changed = _loaded[file] != now
+        else:  # a table may have been read when its module was imported
+            changed = not file.endswith(".py") and (now is None or now[2] > _began * 1e9)
+        if changed:
             raise UnknownCode(f"`{file}` was changed after this process had loaded it")
 
 
@@ -132,51 +160,66 @@ def check_unchanged_since(files: Mapping[str, str], moment: float) -> None:
 
 @dataclass(slots=True)
 class CodeFiles:
-    """Code that was found: path → checksum, and installed package → version."""
+    """Code that was found.
+
+    Args:
+        files: Path → checksum, of the code and of data beside it whose names are constants in it.
+        packages: Installed package → version; program → its place, size and time.
+        names: Constants that may name files in the working directory of the code.
+    """
 
     files: dict[str, str] = field(default_factory=dict[str, str])
     packages: dict[str, str] = field(default_factory=dict[str, str])
+    names: set[str] = field(default_factory=set[str])
 
     def as_dict(self) -> dict[str, Any]:
         return {"files": self.files, "packages": self.packages}
 
 
-def python_code(start: Path, search: Sequence[Path]) -> CodeFiles:
+def python_code(
+    start: Path, search: Sequence[Path], directory: Path | None = None, programs: str = ""
+) -> CodeFiles:
     """The file of a module, and those that it imports.
 
     Args:
         start: The file.
         search: Directories in which modules are looked for, in order.
+        directory: The working directory of the code.
+        programs: Its `PATH`.
 
     Raises:
         UnknownCode: Some of the code cannot be found.
     """
-    walk = _Walk(search)
+    walk = _Walk(search, directory, programs)
     walk.own = _top_package(start)
     walk.add(start)
     walk.finish()
     return walk.found
 
 
-def code_of_text(text: str, search: Sequence[Path]) -> CodeFiles:
-    """The files that a program imports whose text is known.
+def code_of_text(
+    text: str, search: Sequence[Path], directory: Path | None = None, programs: str = ""
+) -> CodeFiles:
+    """The files that a program imports whose text is known; see `python_code`.
 
     Raises:
         UnknownCode: Some of the code cannot be found.
     """
-    walk = _Walk(search)
-    walk.imports(text, Path("-c"))
+    walk = _Walk(search, directory, programs)
+    walk.imports(text, (directory or Path.cwd()) / "-c")
     walk.finish()
     return walk.found
 
 
-def code_of_module(name: str, search: Sequence[Path]) -> CodeFiles:
-    """The files of a module that is run by its name.
+def code_of_module(
+    name: str, search: Sequence[Path], directory: Path | None = None, programs: str = ""
+) -> CodeFiles:
+    """The files of a module that is run by its name; see `python_code`.
 
     Raises:
         UnknownCode: Some of the code cannot be found.
     """
-    walk = _Walk(search)
+    walk = _Walk(search, directory, programs)
     walk.own = name.partition(".")[0]
     found = walk.module(name)
     if not found:
@@ -195,8 +238,12 @@ class _Walk:
         own: The package that the first file belongs to: it is followed even if it is installed.
     """
 
-    def __init__(self, search: Sequence[Path]) -> None:
+    def __init__(self, search: Sequence[Path], directory: Path | None, programs: str) -> None:
         self._search = [path for path in dict.fromkeys(search) if path.is_dir()]
+        self._directory = directory
+        self._programs = programs
+        self._missing: set[str] = set()
+        self._moves = ""  # a file that changes where modules are looked for
         self.found = CodeFiles()
         self.own = ""
         self._left: list[Path] = []
@@ -212,6 +259,9 @@ class _Walk:
             except OSError as error:
                 raise UnknownCode(f"`{path}` cannot be read: {error.strerror}") from error
             self.imports(text, path)
+        if self._moves and self._missing:
+            first = min(self._missing)
+            raise UnknownCode(f"`{first}` was not found, and `{self._moves}` changes `sys.path`")
 
     def add(self, path: Path) -> None:
         """Add a file, with the beginnings of the packages around it."""
@@ -234,16 +284,72 @@ class _Walk:
         """Follow the imports in the text of a file."""
         try:
             tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError):
-            return  # importing it fails, until its checksum is another
-        for node in ast.walk(tree):
+        except (SyntaxError, ValueError, RecursionError) as error:  # it may be of a newer Python
+            raise UnknownCode(f"`{path}` cannot be read as Python: {error}") from error
+        nodes = list(ast.walk(tree))
+        importers = {"import_module", "__import__", *_other_names(nodes)}
+        for node in nodes:
             if isinstance(node, ast.Import):
                 for each in node.names:
                     self.module(each.name)
             elif isinstance(node, ast.ImportFrom):
                 self._from(node, path)
             elif isinstance(node, ast.Call):
-                self._called(node, path)
+                self._called(node, path, importers)
+            elif _moves_modules(node):
+                self._moves = self._moves or str(path)
+        written = {id(each) for node in nodes for each in _written(node)}
+        constants = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in written]
+        texts = {str(n.value) for n in constants if _may_name(n.value)}
+        self._constants(sorted(texts), path.parent)
+        if any(_starts(node) for node in nodes):
+            self._started(texts)
+
+    def _constants(self, texts: Sequence[str], folder: Path) -> None:
+        """Note the files that constants name.
+
+        Args:
+            folder: Of the file with the constants: code finds its own data there.
+        """
+        here = self._directory
+        there = {each.name for each in here.iterdir()} if here and here.is_dir() else set[str]()
+        for text in texts:
+            name = Path(text).expanduser()
+            own = folder / name
+            with contextlib.suppress(OSError, ValueError):
+                if here is not None and name.suffix == ".py" and (here / name).is_file():
+                    self.add(here / name)
+                elif (own.parent != here or name.suffix == ".py") and own.is_file():
+                    self._data(own)
+                elif folder != here and own.is_dir() and text[:1] not in (".", "/", "~"):
+                    self._data_in(own)
+            if "." in text or os.sep in text or text in there:
+                self.found.names.add(text)
+
+    def _started(self, texts: Collection[str]) -> None:
+        """Add the programs that constants name, in code that starts programs."""
+        for word in {text.split()[0] for text in texts}:
+            if os.sep not in word and (path := shutil.which(word, path=self._programs)):
+                self.found.packages[f"program {word}"] = f"{path} {identity(Path(path))}"
+
+    def _data_in(self, folder: Path) -> None:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                self._data(path)
+
+    def _data(self, path: Path) -> None:
+        """Add a file that code names; if it is Python, with what it imports."""
+        if path.suffix == ".py":
+            self.add(path)
+            return
+        if len(self.found.files) >= MOST_FILES:
+            raise UnknownCode(f"its code names more than {MOST_FILES:,} files")
+        if path.stat().st_size > MOST_BINARY:
+            raise UnknownCode(f"its code names `{path}`, which is too large to be compared")
+        try:
+            self.found.files[str(path)] = checksum(path)
+        except OSError as error:
+            raise UnknownCode(f"`{path}` cannot be read: {error.strerror}") from error
 
     def _from(self, node: ast.ImportFrom, path: Path) -> None:
         names = [each.name for each in node.names]
@@ -263,17 +369,31 @@ class _Walk:
         for name in names:
             self._in(folder, name)
 
-    def _called(self, node: ast.Call, path: Path) -> None:
-        """Follow `import_module("name")`; a name that is computed may be any."""
-        function = node.func
-        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        if name not in ("import_module", "__import__") or not node.args:
+    def _called(self, node: ast.Call, path: Path, importers: Collection[str]) -> None:
+        """Follow `import_module("name")`; a name that is computed may be any.
+
+        Raises:
+            UnknownCode: The call runs code that is not named.
+        """
+        name = _named(node.func)
+        if name in _LOADERS and (name != "exec" or isinstance(node.func, ast.Name)):
+            raise UnknownCode(f"`{path}` calls `{name}`, which may run any code")
+        if name not in importers:
             return
-        first = node.args[0]
-        if isinstance(first, ast.Constant) and isinstance(first.value, str):
-            self.module(first.value.lstrip("."))
+        given = [*node.args[:1], *(each.value for each in node.keywords if each.arg == "name")]
+        first = given[0] if given else None
+        if not isinstance(first, ast.Constant) or not isinstance(first.value, str):
+            raise UnknownCode(f"`{path}` imports a module whose name is computed")
+        if not first.value.startswith("."):
+            self.module(first.value)
             return
-        raise UnknownCode(f"`{path}` imports a module whose name is computed")
+        package = node.args[1] if len(node.args) > 1 else None
+        package = next((each.value for each in node.keywords if each.arg == "package"), package)
+        if getattr(package, "id", "") not in ("__package__", "__name__"):
+            raise UnknownCode(f"`{path}` imports a module whose package is computed")
+        level = len(first.value) - len(first.value.lstrip("."))
+        module = first.value.lstrip(".")
+        self._from(ast.ImportFrom(module=module, names=[], level=level), path)
 
     def _in(self, folder: Path, name: str) -> Path | None:
         """Add the module of a name in a directory; returns its file or directory."""
@@ -296,7 +416,7 @@ class _Walk:
             return []
         self._looked_up.add(name)
         top, *rest = name.split(".")
-        if top in sys.stdlib_module_names:
+        if top in sys.builtin_module_names:
             return []
         if top == "fractale":  # its versions are released as a whole
             self.found.packages[top] = __version__
@@ -306,9 +426,12 @@ class _Walk:
             if not (there.is_dir() or (folder / f"{top}.py").is_file() or _binaries(folder, top)):
                 continue
             if _is_installed(there) and top != self.own:
-                self.found.packages[top] = _version_of(top, folder)
+                if top not in sys.stdlib_module_names:
+                    self.found.packages[top] = _version_of(top, folder)
                 return []
             return self._parts(folder, [top, *rest])
+        if top in sys.stdlib_module_names:  # only after the project, which may have its own
+            return []
         if not optional:
             self._elsewhere(top)
         return []
@@ -321,6 +444,7 @@ class _Walk:
         """
         if any(next(folder.glob("__editable__*finder*.py"), None) for folder in self._search):
             raise UnknownCode(f"the files of `{top}` are known only to the package's installer")
+        self._missing.add(top)
         self.found.packages.setdefault(top, "not found")
 
     def _parts(self, folder: Path, parts: Sequence[str]) -> list[Path]:
@@ -333,6 +457,66 @@ class _Walk:
                 found.append(path)
             folder = folder / part
         return found
+
+
+def _named(node: ast.AST) -> str:
+    """The last part of the name that an expression is; empty if it is none."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _other_names(nodes: Sequence[ast.AST]) -> Iterator[str]:
+    """The names that imports give to `import_module`."""
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            yield from (n.asname for n in node.names if n.name == "import_module" and n.asname)
+
+
+def _written(node: ast.AST) -> Iterator[ast.AST]:
+    """The names of files that a call only writes to, such as a log."""
+    if not isinstance(node, ast.Call):
+        return
+    function, given = node.func, list(node.args)
+    inner = function.value if isinstance(function, ast.Attribute) else None
+    if isinstance(inner, ast.Call) and _named(inner.func) == "Path":  # Path("log").open("a")
+        given = [*inner.args[:1], *given]
+    name = _named(function)
+    if name == "open":
+        modes = [*given[1:2], *(each.value for each in node.keywords if each.arg == "mode")]
+        mode = getattr(modes[0], "value", "") if modes else ""
+        if isinstance(mode, str) and mode[:1] in ("a", "w", "x") and mode and "+" not in mode:
+            yield from given[:1]
+    elif name in ("write_text", "write_bytes"):
+        yield from given[:1] if isinstance(inner, ast.Call) else ()
+
+
+def _moves_modules(node: ast.AST) -> bool:
+    """Whether code looks at the places in which modules are looked for, and may change them."""
+    if not isinstance(node, ast.Attribute):
+        return False
+    return node.attr in ("meta_path", "__path__") or (
+        node.attr == "path" and getattr(node.value, "id", "") == "sys"
+    )
+
+
+def _starts(node: ast.AST) -> bool:
+    """Whether code starts programs."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        module = getattr(node, "module", None)
+        return not _STARTERS.isdisjoint([*(each.name for each in node.names), module])
+    return _named(node) in _STARTERS
+
+
+def _may_name(value: Any) -> bool:
+    """Whether a constant may name a file or a program."""
+    return (
+        isinstance(value, str)
+        and bool(re.search(r"\w", value))
+        and len(value) <= _LONGEST_NAME
+        and "\0" not in value
+        and "\n" not in value
+    )
 
 
 def _binaries(folder: Path, name: str) -> bool:
@@ -416,7 +600,8 @@ def program_code(
         if python is None:
             raise UnknownCode(f"`{path.name}` is a script, and may start any program")
         search = [path.resolve().parent, *_search_of(python, environment)]
-        return _with_program(python, python_code(path, search))
+        programs = environment.get("PATH", os.defpath)
+        return _with_program(python, python_code(path, search, directory, programs))
     if path.stat().st_size > MOST_BINARY:
         raise UnknownCode(f"`{path.name}` is too large a program to be compared")
     for word in args:
@@ -469,21 +654,22 @@ def _of_python(
     python: Path, args: list[str], environment: Mapping[str, str], directory: Path
 ) -> CodeFiles:
     search = _search_of(python, environment)
+    around = (directory, environment.get("PATH", os.defpath))
     while args:
         word = args.pop(0)
         if word in _WITH_VALUE:
             del args[:1]
         elif word == "-m" and args:
-            return code_of_module(args[0], [directory, *search])
+            return code_of_module(args[0], [directory, *search], *around)
         elif word.startswith("-m") and len(word) > 2:
-            return code_of_module(word[2:], [directory, *search])
+            return code_of_module(word[2:], [directory, *search], *around)
         elif word == "-c" and args:
-            return code_of_text(args[0], [directory, *search])
+            return code_of_text(args[0], [directory, *search], *around)
         elif not word.startswith("-"):
             path = directory / word
             if not path.is_file():
                 raise UnknownCode(f"the file `{word}` was not found")
-            return python_code(path, [path.resolve().parent, *search])
+            return python_code(path, [path.resolve().parent, *search], *around)
     raise UnknownCode("Python is started without a program")
 
 
@@ -554,7 +740,8 @@ def code_of_object(found: Any, folder: Path | None) -> CodeFiles:
         walk.packages["fractale"] = __version__
     else:
         search = [root_of(path), *([folder] if folder else []), *map(Path, filter(None, sys.path))]
-        walk = python_code(path, search)
+        programs = os.environ.get("PATH", os.defpath)
+        walk = python_code(path, search, Path.cwd(), programs)
     check_loaded(walk.files)
     walk.packages["python"] = sys.version
     walk.packages["object"] = f"{getattr(function, '__qualname__', '')} {note}".strip()

@@ -303,12 +303,14 @@ class Provenance:
         unknown: Why its code is not known, as the end of a sentence; empty if it is known.
         remote: Whether the server is on another machine, or another user started it.
         directory: The directory to which its relative paths belong; None if that is not known.
+        names: Texts in its code that may name files in that directory.
     """
 
     parts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     unknown: str = ""
     remote: bool = False
     directory: Path | None = None
+    names: tuple[str, ...] = ()
 
 
 async def provenance_of(toolbox: Toolbox, server: str, tool: str | None = None) -> Provenance:

@@ -131,6 +131,8 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     "doctor": (("doctor", "hello.yaml", *R), 0),
     "discover": (("discover",), 0),
     "schema": (("schema",), 0),
+    "examples": (("examples",), 0),
+    "list shipped": (("list", "shipped"), 0),
     "config": (("config",), 0),
     "trust --show": (("trust", "--show"), 0),
     "version": (("version",), 0),
@@ -140,6 +142,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
 """What is called, and its exit code where nothing is in its way."""
 
 NOT_CALLED = {
+    "demo": "loads a model, or runs batch jobs: tests/cli/test_wheel.py",
     "serve": "serves until it is stopped",
     "studio": "starts a server of its own",
     "top": "needs a terminal: tests/top",
@@ -150,12 +153,24 @@ SAYS_IT_ON_STDERR = {"run", "run, waits", "agent", "prompt", "resume", "fork", "
 """What people read of these goes to stderr."""
 
 HAS_JSON = {
-    *("run", "run, waits", "agent", "prompt", "resume", "fork", "replay", "test", "runs"),
+    *(
+        "run",
+        "run, waits",
+        "run --why",
+        "agent",
+        "prompt",
+        "resume",
+        "fork",
+        "replay",
+        "test",
+        "runs",
+    ),
     *(
         "answer",
         "watch",
         "cancel",
         "runs prune",
+        "cache",
         "sweep list",
         "sweep show",
         "sweep watch",

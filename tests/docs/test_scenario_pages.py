@@ -12,7 +12,7 @@ from fractale.cli import run_command as fractale
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs/first-run.md", *(ROOT / "docs/scenarios").glob("*.md")]
-COMMAND = re.compile(r"fractale ((?:run|graph) plans/[^|`\n]+)")
+COMMAND = re.compile(r"fractale ((?:run|graph) fractale:[^|`\n]+)")
 GAP = re.compile(r"\s{3,}")
 
 
@@ -26,12 +26,12 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_documented_command_is_taken_as_it_stands(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_documented_command_is_taken_as_it_stands(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     words = shlex.split(command)
     assert fractale([*words, "--dry-run"] if words[0] == "run" else words) == 0
 
 
 def test_there_are_such_commands():
-    plans = {re.search(r"plans/([\w-]+)\.yaml", command)[1] for command in commands()}
+    plans = {re.search(r"fractale:([\w-]+)", command)[1] for command in commands()}
     assert plans == {path.stem for path in (ROOT / "plans").glob("*.yaml")}

@@ -297,6 +297,12 @@ def test_a_misspelt_word_does_not_turn_a_description_into_a_default() -> None:
     assert (found.code, found.suggestion) == ("unknown-key", "default")
 
 
+def test_a_sweep_file_is_no_plan_and_its_only_problem_names_the_command() -> None:
+    found = problem("plan: p.yaml\nover: {n: 1..4}\nmerit: y\n")
+    assert found.code == "not-a-plan"
+    assert "`fractale sweep plan.yaml`" in found.message
+
+
 @pytest.mark.parametrize(
     ("text", "code", "place"),
     [

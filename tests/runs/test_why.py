@@ -48,7 +48,9 @@ def tools() -> FakeToolServer:
     def size(path: str = "", n: int = 0) -> dict:
         return {"n": n + (len(Path(path).read_text()) if path else 0)}
 
-    made.describe("look", annotations={"openWorldHint": True}).answer("look", "sky")
+    made.describe("look", annotations={"readOnlyHint": True, "openWorldHint": True}).answer(
+        "look", "sky"
+    )
     return made
 
 
@@ -83,8 +85,9 @@ async def test_before_the_first_run_nothing_equal_is_known(why, tools):
         "par/p1": "runs: nothing equal is known",
         "par/p2": "runs: nothing equal is known",
         "ch": "runs: depends on step `par/p2`, which runs",
-        "open": "runs: not cacheable: `look` does not say that it only reads (`readOnlyHint`); "
-        "write `cache: true` in the step",
+        "open": "runs: not cacheable: `look` does not say that its world is closed "
+        "(`openWorldHint: false`): its answer may change at any time; write `cache: true` in the "
+        "step",
         "last": "runs: it says `cache: false`",
     }
 

@@ -45,7 +45,7 @@ def commands(plan: Path) -> list[list[str]]:
     """The commands that run a plan, as the page shows them."""
     lines = re.sub(r"\\\n\s*", "", PAGE).splitlines()
     shown = [shlex.split(line[2:]) for line in lines if line.startswith("$ fractale run ")]
-    return [words[1:] for words in shown if words[2] == f"plans/examples/{plan.name}"]
+    return [words[1:] for words in shown if words[2] == f"fractale:{plan.stem}"]
 
 
 def test_a_plan_is_valid(plan, monkeypatch, capsys):
@@ -53,7 +53,8 @@ def test_a_plan_is_valid(plan, monkeypatch, capsys):
     assert found is not None
     assert problems == []
     monkeypatch.chdir(ROOT)
-    used = [word for each in commands(plan) for word in each if word.startswith("registries/")]
+    used = [word for each in commands(plan) for word in each[2:] if word.startswith("fractale:")]
+    used = [word for word in used if "/" not in word]
     options = [option for registry in sorted(set(used)) for option in ("-r", registry)]
     assert fractale(["validate", str(plan), *options]) == 0
     assert "no problems" in "".join(capsys.readouterr())

@@ -127,6 +127,7 @@ def place(tmp_path: Path, listener: Listener) -> Place:
 
 
 ACTS = {
+    "demo": ["demo", "--no-model"],
     "run": ["run", "hello.yaml", "-r", "tools.yaml"],
     "run of a model": ["run", "asks.yaml"],
     "run --why": ["run", "hello.yaml", "-r", "tools.yaml", "--why", "--dry-run"],
@@ -172,6 +173,7 @@ LOOKS = {
     "export": ["export", "mine", "--graph", "json"],
     "freeze": ["freeze", "mine"],
     "validate": ["validate", "hello.yaml", "-r", "tools.yaml"],
+    "examples": ["examples"],
     "graph": ["graph", "hello.yaml"],
     "discover": ["discover", "file_systems"],
     "schema": ["schema"],
@@ -223,7 +225,7 @@ def test_a_command_that_only_looks_continues_without_what_waits(place, listener,
     assert nothing_happened(place, listener), listener.heard
     assert ran.returncode in (0, 1) or "planned" in ran.stderr, ran.stderr
     assert "unexpected" not in ran.stderr
-    if words[0] not in ("graph", "schema", "version", "trust", "test"):
+    if words[0] not in ("examples", "graph", "schema", "version", "trust", "test"):
         assert "settings of the project wait for your trust: servers.h, servers.a" in ran.stderr
 
 

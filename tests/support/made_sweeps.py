@@ -41,6 +41,7 @@ def view(rows: Iterable[RowView], **more: Any) -> SweepView:
         "executor": "local",
         "status": "failed" if counts.get("failed") else "success",
         "limits": (),
+        "open": sum(n for state, n in counts.items() if state not in ("success", "failed")),
         **more,
     }
     return SweepView(id="s", counts=counts, rows=rows, used=used, **given)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +30,9 @@ from fractale.record.plans import plan_hash
 from fractale.settings import Settings
 from fractale.settings.own_runs import is_own
 from fractale.sweeps.begin import Prepared, check_free, check_secrets, prepare, write_sweep
+from fractale.sweeps.driver import opened_sweep
 from fractale.sweeps.record import SweepLedger, SweepLock, SweepRecords
+from fractale.sweeps.results import view_of
 from fractale.sweeps.spec import SweepSpec, axes_from_texts
 
 INNER = "name: inner\nsteps: [{name: in, set: {a: 1}}]\n"
@@ -263,7 +268,19 @@ def test_a_line_that_a_crash_cut_has_no_effect_and_the_next_one_is_whole(setting
     assert [line["is"] for line in record.read_ledger()] == ["started", "started", "ended"]
 
 
-@pytest.mark.parametrize("line", [b"{]\n", b"[1]\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{]\n",
+        b"[1]\n",
+        b"\xff\n",
+        b'{"row":0}\n',
+        b'{"row":0,"is":"ended","outputs":[1]}\n',
+        b'{"row":0,"is":"ended","used":{"tokens":"many"}}\n',
+        b'{"row":0,"is":"started","reserved":{"tokens":NaN}}\n',
+        b'{"row":0,"is":"lost","losses":"x"}\n',
+    ],
+)
 def test_a_damaged_ledger_is_an_error_that_names_the_line(settings, prepared, line):
     record = start(settings, prepared)
     record.ledger.write_bytes(b'{"row":0,"is":"started"}\n' + line)
@@ -277,6 +294,33 @@ def test_a_damaged_head_is_an_error(settings, prepared, content):
     record.head.unlink() if content is None else record.head.write_text(content)
     with pytest.raises(StoreError, match="the record of sweep melt cannot be read"):
         record.read_head()
+
+
+@pytest.mark.parametrize("left", [0, 2, 4])
+async def test_a_file_of_rows_that_lost_some_is_an_error(settings, prepared, left):
+    record = start(settings, prepared)
+    lines = [*record.rows.read_bytes().splitlines(keepends=True), b'{"n":4}\n']
+    record.rows.write_bytes(b"".join(lines[:left]))
+    words = f"{left} rows, and it began with 3"
+    with pytest.raises(StoreError, match=words):
+        view_of(record)
+    with pytest.raises(StoreError, match=words):
+        async with opened_sweep(record):
+            pass
+
+
+def test_a_process_that_only_looks_does_not_keep_another_from_the_sweep(settings, prepared):
+    """As `sweep show` does: it has the lock for a moment, to see whether another has it."""
+    record = start(settings, prepared)
+    with SweepLock(record):
+        pass
+    descriptor = os.open(record.lock, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    looking = threading.Timer(0.05, os.close, (descriptor,))
+    looking.start()
+    with SweepLock(record):
+        pass
+    looking.join()
 
 
 def test_rows_are_json_lines(settings, prepared):

@@ -398,7 +398,7 @@ async def test_cancelling_the_driver_leaves_rows_that_can_be_resumed(here: Path)
     with pytest.raises(asyncio.CancelledError):
         await task
     view = view_of(record)
-    assert view.counts == {"pending": 1, "running": 2}
+    assert (view.counts, view.open) == ({"pending": 1, "stopped": 2}, 3)
     assert view.status == "stopped"
     assert view.reason == "the process that drove it ended before all rows had"
 

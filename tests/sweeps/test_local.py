@@ -42,6 +42,9 @@ for line in sys.stdin:
         sys.exit(3)
     if do == "sleep":
         time.sleep(60)
+    if do == "print":
+        print(task["inputs"]["line"], flush=True)
+        continue
     if do == "lost":
         print(json.dumps({"lost": "no space left", "cannot_start": False}), flush=True)
         continue
@@ -133,6 +136,30 @@ async def test_a_worker_that_reports_a_loss_stays(record: SweepRecord) -> None:
         with pytest.raises(WorkerLost, match="no space left"):
             await workers.perform(task(1, do="lost"))
         assert (await workers.perform(task(2))).outputs["pid"] == first
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no JSON",
+        "null",
+        "[]",
+        "{}",
+        '{"report": {"ran": 1}}',
+        '{"report": {"run": "s.7", "status": "success"}}',
+    ],
+)
+async def test_a_worker_whose_answer_is_not_its_own_is_a_loss_and_is_replaced(
+    record: SweepRecord, line: str
+) -> None:
+    """A tool in its process may write to any of its pipes; the next answer would be wrong, too."""
+    async with executor(record, workers=1) as workers:
+        first = (await workers.perform(task())).outputs["pid"]
+        with pytest.raises(WorkerLost, match="cannot be read") as lost:
+            await workers.perform(task(1, do="print", line=line))
+        assert not lost.value.cannot_start
+        assert not is_alive(first)
+        assert (await workers.perform(task(2))).outputs["pid"] != first
 
 
 async def test_a_worker_that_cannot_start_says_so_with_its_last_lines(record: SweepRecord) -> None:
@@ -227,6 +254,33 @@ async def test_a_sweep_of_real_runs_outlives_a_killed_worker(here: Path) -> None
     assert sorted(effects(here)) == sorted(
         f"{name} {x}" for x in (1, 2, 3, 4) for name in ("double", "die")
     )
+
+
+TELLS = '''
+def double(x: int) -> int:
+    """Double a number."""
+    import sys
+    print("printed", x, os.environ["OPENAI_API_KEY"])
+    print("logged", x, os.environ["OPENAI_API_KEY"], file=sys.stderr)
+    return 2 * x
+'''
+
+
+@pytest.mark.real  # real workers, which import the engine
+async def test_what_tools_print_is_kept_without_secrets(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key-that-nobody-may-see")
+    record = made_sweep(here, [1, 2], max_parallel=1)
+    with (here / "swept_tools.py").open("a") as tools:
+        tools.write(TELLS)
+
+    view = await run_sweep(record, settings=settings_in(here))
+
+    assert view.counts == {"success": 2}
+    (output,) = record.workers.iterdir()
+    lines = [f"{how} {x} ***" for x in (1, 2) for how in ("printed", "logged")]
+    assert output.read_text().splitlines() == lines
 
 
 @pytest.mark.real  # real workers, which import the engine

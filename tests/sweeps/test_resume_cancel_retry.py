@@ -233,6 +233,25 @@ async def test_the_driver_of_a_sweep_is_asked_to_stop_and_cancels_the_rows(here:
     assert not record.stop_request.exists()
 
 
+async def test_stopped_rows_are_cancelled_once_since_their_jobs_may_be_in_progress(
+    here: Path,
+) -> None:
+    record = made_sweep(here, 1)
+    async with opened_sweep(record) as sweep:
+        sweep.add(
+            {"row": 0, "is": "started", "run": "s.0", "attempt": 1},
+            {"row": 0, "is": "ended", "run": "s.0", "attempt": 1, "status": "stopped"},
+        )
+    assert "fractale sweep cancel s" in view_of(record).next
+
+    cancelled = await cancel_sweep(record, settings_in(here))
+
+    assert (cancelled.rows, lines_about(record, 0)[-1]) == (1, "cancelled")
+    assert cancelled.view.next == ("fractale sweep resume s",)
+    with pytest.raises(UsageError, match="was stopped before: there is nothing to cancel"):
+        await cancel_sweep(record, settings_in(here))
+
+
 async def test_a_sweep_that_has_ended_cannot_be_cancelled(here: Path) -> None:
     record = made_sweep(here, 2)
     await driven(record, ScriptedExecutor(), settings_in(here))

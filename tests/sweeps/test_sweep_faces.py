@@ -53,6 +53,17 @@ def test_show_has_counts_groups_rows_merit_and_commands(record, capsys):
     assert "next: fractale sweep show s\n" not in text
 
 
+def test_the_list_counts_failed_rows_as_done_as_all_displays_do(record, capsys):
+    assert fractale(["sweep", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:5] == [
+        "s",
+        "melt",
+        "stopped",
+        "4/6",
+        "2",
+    ]
+
+
 def test_the_latest_sweep_is_minus_one(record, capsys):
     assert fractale(["sweep", "show", "-1", "--failed"]) == 0
     table = capsys.readouterr().out.split("ROW")[1]
@@ -184,7 +195,7 @@ def test_watch_follows_each_row_and_ends_with_the_sweep(record, capsys):
         assert fractale(["sweep", "watch", "s"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("running ▓▓▓▓▓░░░ 4/6")
-    assert any(line.startswith("row 4  success     x=4, potential=p0") for line in lines)
+    assert "row 4  success     x=4, potential=p0  energy=7.5" in lines
     assert any("row 5  failed" in line and "`relax`: no potential" in line for line in lines)
     assert "failed · 3 of 6 rows failed" in lines
     assert "next: fractale sweep show s" in lines

@@ -72,6 +72,13 @@ def test_the_merit_is_plotted_against_each_number_and_summed_up_for_texts():
     assert "energy against ranks" in text
 
 
+def test_a_number_that_no_row_with_a_merit_varies_is_not_plotted():
+    rows = [row_view(0, inputs={"x": 1}, outputs={"y": 5}), row_view(1, "failed", inputs={"x": 2})]
+    text = shown(view(rows))
+    assert "y of 1 row:" in text
+    assert "y against x" not in text
+
+
 def test_a_stream_without_unicode_has_all_but_the_plots():
     text = writable(shown(big(40), unicode=False), "ascii")
     assert "plots need a terminal that shows Unicode" in text
@@ -121,7 +128,19 @@ def test_only_failed_rows_on_request():
     text = shown(big(8), only_failed=True)
     assert [line.split()[:2] for line in text.split("\n") if "relax" not in line][8:11]
     assert "asks at" not in text
+    assert "next: fractale sweep answer s" in text
     assert "success   " not in text.split("ROW")[1]
+
+
+def test_the_list_of_failed_rows_names_its_first_row_instead_of_itself():
+    of = view(
+        [row_view(0), row_view(1, "failed")],
+        next=("fractale sweep show s --failed", "fractale sweep retry s --failed"),
+    )
+    assert "fractale sweep show s --failed" in shown(of)
+    text = shown(of, only_failed=True)
+    assert "next: fractale sweep show s 1\n" in text
+    assert "fractale sweep retry s --failed" in text
 
 
 def test_one_row_in_full():

@@ -17,6 +17,7 @@ import pytest
 
 import fractale
 from fractale.record.history_reader import read_history
+from fractale.runs.result import RunResult
 from fractale.settings.own_runs import is_own
 from fractale.store.locks import RunLock
 from fractale.store.run_record import RunRecords
@@ -24,7 +25,7 @@ from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.local import PROGRAM
 from fractale.sweeps.record import SweepRecord, run_id_of
 from fractale.sweeps.task import RunReport, RunTask
-from fractale.sweeps.worker import LEAVING, Worker
+from fractale.sweeps.worker import LEAVING, Worker, report_of
 from swept import (
     ASKS,
     ONE_TOOL,
@@ -62,6 +63,12 @@ def task_of(record: SweepRecord, row: int = 0, attempt: int = 1, **more: Any) ->
 
 def environment(here: Path) -> dict[str, str]:
     return {**os.environ, "FRACTALE_STATE_DIR": str(here / "state")}
+
+
+def test_the_time_of_a_run_has_its_batch_jobs(tmp_path: Path) -> None:
+    usage = {"seconds": 0.6, "job_seconds": 6.0, "elapsed": 6.6}
+    result = RunResult(run="s.0", status="success", usage=usage)
+    assert report_of(result, RunRecords(tmp_path).at("s.0")).seconds == 6.6
 
 
 async def test_a_task_is_a_run_with_a_record_that_names_the_sweep_and_the_row(here: Path) -> None:
@@ -143,6 +150,27 @@ async def test_a_run_of_that_id_that_is_not_of_the_row_is_never_taken_over(here:
     assert report.error == "run s.0 exists, and is not a run of this row"
     assert (other.record / "events.jsonl").read_bytes() == before  # type: ignore[operator]
     assert effects(here) == ["double 1"]
+
+
+async def test_a_directory_that_is_not_the_users_own_is_not_used(
+    here: Path, tmp_path: Path
+) -> None:
+    record = made_sweep(here, [21, 22])
+    runs = record.state_dir / "runs"
+    runs.mkdir(mode=0o700, exist_ok=True)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (runs / "s.0").symlink_to(elsewhere)
+    (runs / "s.1").mkdir()
+    (runs / "s.1").chmod(0o777)
+    async with Worker(environment(here)) as worker:
+        linked = await worker.perform(task_of(record, 0))
+        shared = await worker.perform(task_of(record, 1))
+
+    assert (linked.status, shared.status) == ("failed", "failed")
+    assert "it is a link or a file" in str(linked.error)
+    assert "every user may write to it" in str(shared.error)
+    assert not list(elsewhere.iterdir())
+    assert effects(here) == []
 
 
 async def test_a_record_with_a_changed_head_is_not_obeyed(here: Path) -> None:

@@ -96,6 +96,7 @@ def test_a_sweep_in_progress_can_only_be_cancelled(state, sweeps):
         (["success"], {}, set()),
         (["failed", "success"], {}, {"retry"}),
         (["pending", "failed"], {"status": "stopped"}, {"resume", "cancel", "retry"}),
+        (["stopped"], {"status": "stopped"}, {"resume", "cancel"}),
         (["pending"], {"status": "limit", "reached": "tokens"}, {"cancel"}),
         (["waiting"], {"status": "waiting"}, {"cancel"}),
         (["pending", "failed"], {"status": "running"}, {"cancel"}),

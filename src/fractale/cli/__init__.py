@@ -18,6 +18,7 @@ import click
 
 GROUPS = {
     "Run": {
+        "demo": ("fractale.cli.commands.demo", "Make a first run, without an API key."),
         "run": ("fractale.cli.commands.run", "Run a plan."),
         "sweep": (
             "fractale.cli.commands.sweep",
@@ -71,6 +72,10 @@ GROUPS = {
         ),
     },
     "Write plans": {
+        "examples": (
+            "fractale.cli.commands.examples",
+            "List the plans and registries that come with fractale, or copy one.",
+        ),
         "validate": (
             "fractale.cli.commands.validate",
             "Check plans and report all errors at once.",
@@ -191,7 +196,7 @@ def cli(ctx: click.Context) -> None:
     """Run YAML plans of tools, prompts, agents and batch jobs as durable, resumable workflows.
 
     \b
-    First run, without an API key:   make demo
+    First run, without an API key:   fractale demo
     Preview of a plan:               fractale run PLAN --dry-run
     Continue the latest run:         fractale resume -1
     """

@@ -22,7 +22,7 @@ import re
 import shlex
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -116,11 +116,13 @@ def ask_about_plan(
     extensions: Extensions,
     *,
     yes: bool = False,
+    shown: Callable[[], list[str]] | None = None,
 ) -> None:
     """Show a plan that the user has not agreed to, and ask if there is a terminal.
 
     Args:
         inputs, extensions: The inputs and the extensions of the run.
+        shown: Returns the lines to show; None: those of one run.
         yes: Agree without a question; the plan is shown nevertheless.
 
     Raises:
@@ -141,7 +143,7 @@ def ask_about_plan(
     _ask_about_file(
         plan.file,
         digest,
-        shown=_shown_plan(plan, settings, inputs, extensions),
+        shown=shown() if shown else _shown_plan(plan, settings, inputs, extensions),
         described=_description(plan, settings),
         store=store,
         settings=settings,
@@ -154,7 +156,8 @@ def ask_about_sweep(
 ) -> None:
     """Show a sweep that the user has not agreed to, and ask if there is a terminal.
 
-    Without a sweep file, it asks about the plan only: the user wrote the rest.
+    Without a sweep file, it asks about the plan only, since the user wrote the rest. The rows are
+    shown in both cases.
 
     Args:
         extensions: Of the runs.
@@ -165,19 +168,22 @@ def ask_about_sweep(
         SettingsError: The user's trust store cannot be used.
     """
     spec, plan = prepared.spec, prepared.plan
+
+    def shown() -> list[str]:
+        return ["", *_shown_sweep(prepared, settings, extensions), ""]
+
     if spec.file is None:
-        ask_about_plan(plan, settings, prepared.first_inputs, extensions, yes=yes)
+        ask_about_plan(plan, settings, prepared.first_inputs, extensions, yes=yes, shown=shown)
         return
     if not _on_terminal() or options.trust_given(settings.environment):
         return
     store, digest = trust_store(settings.environment), digest_of_sweep(prepared)
     if is_agreed(plan, store, digest, file=spec.file, table=spec.file_table):
         return
-    shown = ["", *_shown_sweep(prepared, settings, extensions), ""]
     _ask_about_file(
         spec.file,
         digest,
-        shown=shown,
+        shown=shown(),
         described=_described_sweep(prepared, settings),
         store=store,
         settings=settings,

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from fractale import shipped
 from fractale.audit import AuditLog
 from fractale.errors import AnswerError, InputError, PlanError, UsageError
 from fractale.plan.model import Limits
@@ -132,6 +133,43 @@ def _only_output(name: str | None, *, as_json: bool) -> str | None:
     return name
 
 
+# -- completion -----------------------------------------------------------------------------------
+
+
+def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Plan files below the typed directory, and the plans that come with fractale."""
+    del ctx, param
+    return [*_files_like(incomplete, "plans"), *_shipped_like(incomplete, "plan")]
+
+
+def complete_registries(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Registry files below the typed directory, and those that come with fractale."""
+    del ctx, param
+    return [*_files_like(incomplete, "registries"), *_shipped_like(incomplete, "registry")]
+
+
+def complete_examples(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The names of ``fractale examples``."""
+    del ctx, param
+    names = {*shipped.files("plan"), *shipped.files("registry")}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _files_like(incomplete: str, beside: str) -> list[str]:
+    directory = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
+    found = [
+        *directory.glob("*.yaml"),
+        *directory.glob("*.yml"),
+        *directory.glob(f"{beside}/*.yaml"),
+    ]
+    return sorted(str(p) for p in found if str(p).startswith(incomplete))
+
+
+def _shipped_like(incomplete: str, kind: shipped.Kind) -> list[str]:
+    names = [f"{shipped.SCHEME}{name}" for name in shipped.files(kind)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 # -- groups of options ----------------------------------------------------------------------------
 
 
@@ -143,7 +181,8 @@ def tool_options(function: F) -> F:
         "registries",
         multiple=True,
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Add the tools of a registry or server file. Repeatable.",
+        shell_complete=complete_registries,
+        help="Add the tools of a registry or server file, or of fractale:NAME. Repeatable.",
     )
     agent = click.option(
         "-a",

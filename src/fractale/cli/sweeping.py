@@ -129,8 +129,8 @@ async def _driven(
             return
         stop.set()
         progress.say(
-            f"sweep {sweep} stops: runs in progress stop after their present call; "
-            "Ctrl-C again ends them at once"
+            f"sweep {sweep} stops: runs in progress stop after their present call;\n"
+            "their batch jobs keep running; Ctrl-C again ends the runs at once"
         )
 
     for number in SIGNALS:
@@ -197,7 +197,7 @@ def detached(record: SweepRecord, settings: Settings, *, as_json: bool = False) 
         click.echo(f"sweep {sweep} is queued: its driver is {inert(found.title)}")
     else:
         click.echo(f"sweep {sweep} runs in the background: {inert(found.title)}")
-    click.echo(f"next    fractale sweep show {sweep} · fractale sweep cancel {sweep}")
+    click.echo(f"next    fractale sweep watch {sweep} · fractale sweep cancel {sweep}")
     return 0
 
 

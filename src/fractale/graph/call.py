@@ -327,6 +327,11 @@ class Attempt:
     read: Mapping[str, Any] | None = None
     journal: CallJournal = field(init=False)
 
+    @property
+    def is_again(self) -> bool:
+        """Whether the run came back to the step, or to one around it."""
+        return self.context.again or self.scope.get("attempts", self.attempts) > 1
+
     def __post_init__(self) -> None:
         context = self.context
         outputs = MaskedOutputs(self.deps.outputs, context.masker)

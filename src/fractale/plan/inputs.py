@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
 
+from fractale import shipped
 from fractale.errors import InputError, Position
 from fractale.plain import plain, to_json
 from fractale.plan.fields import Fields, Reader, join, nearest
@@ -265,7 +266,7 @@ def bind_inputs(
         if spec.secret:
             problems += _secret_problems(name, given, secrets or {}, spec)
         elif name in given:
-            values[name], problem = convert(spec, given[name])
+            values[name], problem = convert(spec, shipped.value(given[name]))
             if problem:
                 problems.append(problem + _option(spec, values[name]))
                 wrong[name] = problem.removeprefix(f"input `{name}` ")
@@ -274,17 +275,23 @@ def bind_inputs(
             problems.append(f"input `{name}`{what} is required: -i {name}=…")
             wrong[name] = "is required"
         else:
-            values[name] = spec.default
+            values[name] = shipped.value(spec.default)
     if problems:
         hint = f"the inputs of this plan: {_listing(plan)}"
         raise InputError("; ".join(problems), hint=hint, of_inputs=wrong)
     return values
 
 
+def default_values(plan: "Plan") -> dict[str, Any]:
+    """The value of each input that need not be given, in the steps of an included plan."""
+    specs = plan.inputs.items()
+    return {name: shipped.value(spec.default) for name, spec in specs if not spec.required}
+
+
 def _option(spec: InputSpec, value: Any) -> str:
     """How a value of the input's type is written on the command line; empty for the right type."""
     kind = kind_of(spec)
-    if kind not in FORMS or _fits(kind, value):
+    if kind is None or kind not in FORMS or _fits(kind, value):
         return ""
     return f": -i {spec.name}={FORMS[kind]}"
 

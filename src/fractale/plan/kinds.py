@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -330,7 +331,7 @@ def _keep_problems(fields: Fields, node: Node, error: PlanError) -> None:
     for problem in error.problems:
         if problem.position == node.position:
             path = join(fields.path, "plan")
-            fields.reader.fail(problem.code, problem.message, node, path)
+            fields.reader.keep(replace(problem, path=path, length=node.length))
         else:
             fields.reader.keep(problem)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from fractale import shipped
 from fractale.errors import NotRecorded, StoreError, UsageError
 from fractale.masking import Masker
 from fractale.plain import to_json
@@ -111,6 +112,8 @@ class Recording:
         The search order is: relative to the recording, relative to the working directory, and the
         original path.
         """
+        if shipped.is_named(path):
+            return shipped.files("registry").get(path.removeprefix(shipped.SCHEME))
         file = Path(path)
         places = [(self.about.get("exported_to"), self.source.absolute().parent)]
         places.append((self.head.get("folder"), Path.cwd()))

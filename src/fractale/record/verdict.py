@@ -110,10 +110,10 @@ def _what_failed(data: Mapping[str, Any]) -> str:
         return inert(f"{named} of `{job['step']}`{words}{took}", 400)
     if step_failed(data):
         return f"step `{inert(str(decided.get('step')))}` failed"
-    if decided.get("step") and decided.get("by") == "rule":
-        words = inert(str(decided.get("reason") or ""), 300)
-        return f"step `{inert(str(decided.get('step')))}` led to `failed`: {words}"
-    return inert(str(data.get("error") or "the plan ended with `failed`"), 300)
+    error = str(data.get("error") or "the plan ended with `failed`")
+    if decided.get("by") == "rule" and decided.get("reason") == error:  # no `reason` of the plan
+        error = f"step `{decided.get('step')}` led to `failed`: {error}"
+    return inert(error, 300)
 
 
 def _attempts_used(data: Mapping[str, Any], step: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fractale import shipped
 from fractale.errors import PlanError, Position, Problem
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.node import Node
@@ -74,6 +75,11 @@ class RegistryEntry:
     uri: str | None = None
     folder: Path | None = None
 
+    @property
+    def served_name(self) -> str:
+        """The name in plans, if the file or the path decides it."""
+        return self.name or self.path.rpartition(".")[2]
+
     def problem(self, code: str, message: str, suggestion: str | None = None) -> Problem:
         """Make a problem of the entry: a warning if the entry is optional, else an error."""
         severity = "warning" if self.optional else "error"
@@ -114,12 +120,16 @@ def load_registry(path: str | Path) -> Registry:
     """Read a registry or server file, including those of fractale 0.1.0 and mcp-serve.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or ``fractale:NAME`` for one that comes with fractale.
 
     Raises:
         PlanError: Every problem of the file, with its position.
     """
-    root = read_file(path)
+    named, path = path, shipped.located(path, "registry")
+    try:
+        root = read_file(path)
+    except PlanError as error:
+        raise shipped.or_shipped(error, path, "registry") from error
     reader = Reader()
     top = reader.fields(root, "", _KEYS, "a registry", _PLAN_KEYS)
     if top is None:
@@ -134,7 +144,9 @@ def load_registry(path: str | Path) -> Registry:
     reader.problems.raise_if_any()
     warnings = [] if entries else [_empty(root)]
     warnings.extend(_unsupported(top))
-    return Registry(file=str(path), entries=tuple(entries), server=server, warnings=tuple(warnings))
+    return Registry(
+        file=str(named), entries=tuple(entries), server=server, warnings=tuple(warnings)
+    )
 
 
 def _empty(root: Node) -> Problem:
@@ -233,7 +245,7 @@ def registries_with(names: Iterable[str], plan: str) -> Mapping[str, list[str]]:
     """Find registry files that list these tools, prompts or sub-agents.
 
     Searched are the directories ``registries`` in the working directory, beside the plan, and
-    beside the plan's directory.
+    beside the plan's directory, and then the registries that come with fractale.
 
     Args:
         names: Names in the plan.
@@ -241,16 +253,24 @@ def registries_with(names: Iterable[str], plan: str) -> Mapping[str, list[str]]:
 
     Returns:
         The fewest files that list the names, the one with most names first. Each has the names
-        that no earlier file lists.
+        that no earlier file lists. A file that comes with fractale is ``fractale:NAME``.
     """
     left = dict.fromkeys(names)
-    listed = {path: _names_in(path) for path in _files(plan)} if left else {}
+    near = {str(path): path for path in _files(plan)} if left else {}
+    found = _fewest(left, near)
+    left = {name: None for name in left if all(name not in here for here in found.values())}
+    own = {f"{shipped.SCHEME}{name}": path for name, path in shipped.files("registry").items()}
+    return {**found, **(_fewest(left, own) if left else {})}
+
+
+def _fewest(left: dict[str, None], files: Mapping[str, Path]) -> dict[str, list[str]]:
+    listed = {name: _names_in(path) for name, path in files.items()}
     found: dict[str, list[str]] = {}
     while left and listed:
         best = max(listed, key=lambda path: len(listed[path] & left.keys()))
         if not (here := [name for name in left if name in listed[best]]):
             break
-        found[str(best)] = here
+        found[best] = here
         left = {name: None for name in left if name not in here}
     return found
 
@@ -263,7 +283,9 @@ def _files(plan: str) -> list[Path]:
         for place in (beside / "..", beside, Path())
         for folder in [Path(os.path.normpath(place / _FOLDER))]
     }
-    return sorted(path for folder in folders.values() for path in _yaml_in(folder))[:_MOST_FILES]
+    # Those that come with fractale have shorter names than their paths.
+    near = [f for f in folders.values() if not (f.is_absolute() and shipped.ships(f))]
+    return sorted(path for folder in near for path in _yaml_in(folder))[:_MOST_FILES]
 
 
 def _yaml_in(folder: Path) -> Iterator[Path]:
@@ -280,4 +302,4 @@ def _names_in(path: Path) -> set[str]:
         entries = load_registry(path).entries
     except PlanError:
         return set()
-    return {entry.name or entry.path.rpartition(".")[2] for entry in entries}
+    return {entry.served_name for entry in entries}

@@ -31,10 +31,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from fractale import shipped
 from fractale.errors import PlanError, Problem
 from fractale.registry.calls import error_text
-from fractale.registry.files import Registry, RegistryEntry
-from fractale.text import similar
+from fractale.registry.files import Registry, RegistryEntry, load_registry
+from fractale.text import nearest, similar
 
 PACKAGES: Final = {
     "hpc_mcp": "'fractale[hpc]'",
@@ -52,6 +53,7 @@ SUCCESSORS: Final = {
 }
 """0.1.0's agents → the built-in sub-agent that does their work now."""
 _OLD_HOMES = ("fractale_agents.", "fractale.agents.")
+_OWN_TOOLS: Final = "fractale.tools"
 _SHOWN = 3
 
 
@@ -162,8 +164,20 @@ def _submodules(package: str) -> list[str]:
 def _no_attribute(entry: RegistryEntry, module: ModuleType, name: str) -> Problem:
     if instead := successor_of(entry.path):
         return entry.problem("not-installed", _replaced(entry.path, instead))
+    if own := own_tool_named(name) if module.__name__ == _OWN_TOOLS else None:
+        message = f"`{module.__name__}` is a package, and has no `{name}` itself"
+        return entry.problem("unknown-name", message, own)
     there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     return _missing(entry, "unknown-name", module.__name__, name, there)
+
+
+def own_tool_named(name: str) -> str | None:
+    """The path of fractale's own tool with this name, or of the one with the most similar name."""
+    registries = map(load_registry, shipped.files("registry").values())
+    paths = [entry.path for registry in registries for entry in registry.entries]
+    known = {path.rpartition(".")[2]: path for path in paths if path.startswith(f"{_OWN_TOOLS}.")}
+    found = name if name in known else nearest(name, known)
+    return known[found] if found else None
 
 
 def _missing(entry: RegistryEntry, code: str, module: str, name: str, there: list[str]) -> Problem:

@@ -201,7 +201,12 @@ def sweep_lines(
     lines += [row(""), *row_lines(view, shown, merit=merit, limit=limit, width=width)]
     if merit and not only_failed:
         lines += [row(""), *merit_lines(view, merit, unicode=unicode)]
-    return [*lines, row(""), *next_lines(_commands(view))]
+    commands = _commands(view)
+    if only_failed and shown:  # the user asked for exactly this list
+        show = f"fractale sweep show {view.id}"
+        one = {f"{show} --failed": f"{show} {shown[0].row}"}
+        commands = [one.get(each, each) for each in commands]
+    return [*lines, row(""), *next_lines(commands)]
 
 
 def end_lines(view: SweepView, merit: Merit | None, *, width: int | None = None) -> list[Line]:
@@ -379,8 +384,9 @@ def merit_lines(view: SweepView, merit: Merit, *, unicode: bool) -> list[Line]:
     for other in view.varied:
         if other not in numeric:
             lines += _by_value(merit, other)
+    numeric = [name for name in numeric if _differing(merit, name) >= LEAST_POINTS]
     plotted = numeric[:MOST_PLOTS]
-    if not plotted or len(merit.points) < LEAST_POINTS:
+    if not plotted:
         return lines
     if not unicode:
         return [*lines, row("  plots need a terminal that shows Unicode", "dim")]
@@ -393,6 +399,11 @@ def merit_lines(view: SweepView, merit: Merit, *, unicode: bool) -> list[Line]:
     if more := numeric[MOST_PLOTS:]:
         lines.append(row(f"  not plotted: {', '.join(inert(each, 40) for each in more)}", "dim"))
     return lines
+
+
+def _differing(merit: Merit, name: str) -> int:
+    """How many different values an input has in the rows with a merit."""
+    return len({number_of(each.inputs.get(name)) for each, _ in merit.points})
 
 
 def _extremes(merit: Merit) -> list[Line]:

@@ -49,10 +49,14 @@ def _about(found: Mapping[str, Any]) -> Iterator[str]:
     yield _row("on", f"{exact(found['executor'])}, {found['at_a_time']:,} at a time")
     for name in ("limits", "run_limits"):
         if found[name]:
-            words = ", ".join(f"{key} {value:g}" for key, value in found[name].items())
+            words = ", ".join(f"{key} {_limit(key, value)}" for key, value in found[name].items())
             yield _row("limits" if name == "limits" else "each run", words)
     for step, answer in found["answers"].items():
         yield _row("answer", f"{exact(str(step))}: {exact(to_json(answer))}")
+
+
+def _limit(name: str, value: float) -> str:
+    return f"{_number(value)} s" if name == "time" else _number(value)
 
 
 def _rows(found: Mapping[str, Any]) -> Iterator[str]:

@@ -289,7 +289,7 @@ class RecordedLooks(ResultCache):
         return False
 
     def wants(self, attempt: Attempt) -> bool:
-        return (attempt.path, attempt.attempts) in self.looked
+        return not attempt.is_again and (attempt.path, attempt.attempts) in self.looked
 
 
 class RecordedJobs:

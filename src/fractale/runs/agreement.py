@@ -1,12 +1,13 @@
 """Whether the user has agreed to a plan, which runs commands as the user.
 
-The user has agreed to a plan in one of three cases:
+The user has agreed to a plan in one of four cases:
 
 - Its file, and the plans that it includes, have not changed since the user agreed.
 - It is in the directory of a project whose settings the user trusts.
 - The user trusts every plan of a directory above it.
+- It comes with fractale: it is as much the user's decision as fractale's code.
 
-If another user may write to the plan's file, only the first case counts.
+If another user may write to the plan's file, only the first and the last case count.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from fractale import shipped
 from fractale.plan.model import Plan
 from fractale.private import fault_of
 from fractale.settings import TrustStore
@@ -70,7 +72,7 @@ def is_agreed(
         return True
     named = [each.file for each in (plan, *_included(plan))]
     named += [each for each in (file, table) if each is not None]
-    files = [Path(os.path.realpath(each)) for each in named]
+    files = [Path(os.path.realpath(each)) for each in named if not shipped.ships(each)]
     directories = list(_trusted_directories(store))
     return all(is_mine(file) and any(f in file.parents for f in directories) for file in files)
 

@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fractale import shipped
 from fractale.errors import SettingsError
 from fractale.lazy import importing
 from fractale.masking import Masker
@@ -218,7 +219,7 @@ class Workspace:
         """The data in each run's record from which `as_started` can open the same workspace."""
         model = {} if self._model is not None else {"model": self.settings.model_spec}
         return {
-            "registries": [str(Path(path).absolute()) for path in self.extensions.paths],
+            "registries": [shipped.recorded(path) for path in self.extensions.paths],
             "agents": list(self.extensions.agents),
             **model,
             "store": kept_store(self.settings),
@@ -344,7 +345,7 @@ def kept_store(settings: Settings) -> str:
 def _where_now(path: Path, head: Mapping[str, Any]) -> Path:
     """The present path of a run's file. If its directory was moved, relative to the new place."""
     directory = head.get("folder")
-    if directory and not path.exists():
+    if directory and not path.exists() and not shipped.is_named(path):
         moved = Path.cwd() / os.path.relpath(path, directory)
         return moved if moved.exists() else path
     return path

@@ -218,8 +218,7 @@ def _not_started(record: SweepRecord, written: int) -> NotStarted:
 def possible(view: SweepView) -> frozenset[str]:
     """What can be done to a sweep now: ``cancel``, ``resume``, ``retry``."""
     live = view.status in ("running", "queued")
-    is_open = any(view.counts.get(each) for each in ("pending", "running", "waiting", "limit"))
-    can = {"cancel"} if live or is_open else set[str]()
+    can = {"cancel"} if live or view.open else set[str]()
     if not live:
         due = any(view.counts.get(each) for each in ("pending", "running", "stopped"))
         can |= {"resume"} if due and not view.reached else set()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from fractale import shipped
 from fractale.errors import InputError, PlanError, StoreError, UsageError
 from fractale.masking import Masker
 from fractale.plan.build import load_plan
@@ -95,7 +96,7 @@ def prepare(
     masker = masker_of(plan, settings)
     rows = rows_of(spec, plan, masker)
     options: dict[str, Any] = {
-        "registries": [str(Path(path).absolute()) for path in registries],
+        "registries": [shipped.recorded(path) for path in registries],
         "agents": [*agents],
         "model": settings.model_spec,
         "store": kept_store(settings),

@@ -16,8 +16,8 @@ from fractale.store.run_record import RunRecords
 from fractale.sweeps.budget import use_of
 from fractale.sweeps.detach import queued_driver, withdraw
 from fractale.sweeps.driver import OpenSweep, opened_sweep
-from fractale.sweeps.record import RowState, SweepRecord, run_id_of
-from fractale.sweeps.results import SweepView, view_of
+from fractale.sweeps.record import SweepRecord, run_id_of
+from fractale.sweeps.results import OPEN, SweepView, view_of
 
 if TYPE_CHECKING:
     from fractale.settings import Settings
@@ -26,9 +26,6 @@ STOP_SECONDS: Final = 60.0
 """Seconds to wait until the driver of a sweep has stopped."""
 
 LOOK_SECONDS: Final = 0.2
-
-OPEN: Final[tuple[RowState, ...]] = ("pending", "running", "waiting", "limit")
-"""States of rows that can be cancelled."""
 
 CANCELLED: Final = "cancelled by `fractale sweep cancel`"
 """The reason of a sweep that was cancelled."""
@@ -65,8 +62,7 @@ async def cancel_sweep(
     """
     before = view_of(record)
     check_open(before)
-    left = sum(before.counts.get(state, 0) for state in OPEN)
-    AuditLog.of(settings).record("cancel", sweep=record.sweep_id, rows=left)
+    AuditLog.of(settings).record("cancel", sweep=record.sweep_id, rows=before.open)
     queued = queued_driver(record)
     until = time.monotonic() + seconds
     while True:
@@ -95,7 +91,7 @@ def check_open(view: SweepView) -> None:
     Raises:
         UsageError: The sweep has ended, or was cancelled before.
     """
-    if view.status in ("running", "queued") or any(view.counts.get(state) for state in OPEN):
+    if view.status in ("running", "queued") or view.open:
         return
     words = "was stopped before" if view.counts.get("stopped") else "has ended"
     raise UsageError(
@@ -124,10 +120,11 @@ async def cancel_rows(sweep: OpenSweep, settings: Settings) -> list[str]:
     """
     runs = RunRecords(sweep.record.state_dir)
     troubles: list[str] = []
-    for row in [*sweep.table.rows(*OPEN)]:
+    table = sweep.table
+    for row in [row for row in table.rows(*OPEN) if row not in table.cancelled]:
         line: dict[str, Any] = {"row": row, "is": "cancelled"}
-        if sweep.table.state(row) != "pending":
-            run = runs.at(run_id_of(sweep.record.sweep_id, row, sweep.table.attempt(row)))
+        if table.state(row) != "pending":
+            run = runs.at(run_id_of(sweep.record.sweep_id, row, table.attempt(row)))
             if run.head.exists():
                 try:
                     ended = await cancel_run(run, settings)

@@ -97,6 +97,7 @@ class RowTable:
         self.counts = Counter[str]({"pending": rows})
         self.losses: dict[int, tuple[int, int]] = {}  # row → losses in a row, progress at the last
         self.waiting: dict[int, float] = {}  # row → since when it waits
+        self.cancelled: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._states)
@@ -130,6 +131,7 @@ class RowTable:
             self.waiting[row] = float(line.get("at") or 0.0)
         if (state := state_after(line)) is not None:
             self._set(row, state)
+            (self.cancelled.add if what == "cancelled" else self.cancelled.discard)(row)
 
     def _set(self, row: int, state: RowState) -> None:
         self.counts[self.state(row)] -= 1
@@ -234,6 +236,7 @@ async def opened_sweep(record: SweepRecord) -> AsyncGenerator[OpenSweep]:
     with SweepLock(record), SweepLedger(record) as ledger:
         head, rows = record.read_head(), _Rows(record)
         try:
+            record.check_rows(head, len(rows))
             table, budget = RowTable(len(rows)), SweepBudget(head.get("limits") or {})
             for line in record.read_ledger():
                 table.read(line)

@@ -26,6 +26,7 @@ from fractale.settings.files import CONFIG_VARIABLE
 from fractale.sweeps.executors import WorkerLost
 from fractale.sweeps.record import SweepRecord
 from fractale.sweeps.task import RunReport, RunTask
+from fractale.text import clip
 
 if TYPE_CHECKING:
     from fractale.settings import Settings
@@ -206,15 +207,21 @@ class _WorkerProcess:
             stdin.write(to_json(task.as_dict(), compact=True).encode() + b"\n")
             await stdin.drain()
         answer = await self._line(ready=True)
-        if "report" in answer:
-            return RunReport.from_dict(answer["report"])
-        raise WorkerLost(str(answer.get("lost")), cannot_start=bool(answer.get("cannot_start")))
+        if "lost" in answer:
+            raise WorkerLost(str(answer["lost"]), cannot_start=bool(answer.get("cannot_start")))
+        try:
+            report = RunReport.from_dict(answer["report"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise await self._unreadable(f"{error!r}") from error
+        if report.run != task.run:
+            raise await self._unreadable(f"a report on {report.run!r}")
+        return report
 
     async def _line(self, *, ready: bool = False) -> dict[str, Any]:
         """The next line of the worker.
 
         Raises:
-            WorkerLost: It ended instead.
+            WorkerLost: It ended instead, or something else wrote to its pipe.
         """
         process, _, stdout = self._alive
         reading = asyncio.ensure_future(stdout.readline())
@@ -223,11 +230,22 @@ class _WorkerProcess:
                 await asyncio.wait((reading,), timeout=LOOK_SECONDS)
             await asyncio.wait((reading,), timeout=LOOK_SECONDS)
             line = reading.result() if reading.done() else b""
+            if not line.endswith(b"\n"):
+                raise await self._death(ready=ready)
+            found: Any = json.loads(line)
+        except ValueError as error:  # no JSON, or longer than `LONGEST_LINE`
+            raise await self._unreadable(str(error)) from error
         finally:
             reading.cancel()
-        if not line.endswith(b"\n"):
-            raise await self._death(ready=ready)
-        return cast("dict[str, Any]", json.loads(line))
+        if not isinstance(found, dict):
+            raise await self._unreadable(f"a {type(found).__name__}")
+        return cast("dict[str, Any]", found)
+
+    async def _unreadable(self, why: str) -> WorkerLost:
+        """End a process whose answer is not one of a worker: its next answer may be wrong, too."""
+        await self.end(0.0)
+        who = f"worker {self.number} (process {self._alive[0].pid})"
+        return WorkerLost(f"the answer of {who} cannot be read: {clip(why, 200)}")
 
     async def _death(self, *, ready: bool) -> WorkerLost:
         """How the process ended.

@@ -41,6 +41,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -53,7 +54,7 @@ from typing import Any, Final, Literal, Self, cast
 from fractale.errors import CHECK_SPACE, RunHeld, StoreError, UsageError
 from fractale.plain import to_json
 from fractale.private import NO_LOCKS, append_line, cut_torn_line, open_private, write_private
-from fractale.store.locks import FileLock
+from fractale.store.locks import LOOKED_AT, FileLock
 from fractale.store.run_record import ID, RUNS, SWEEPS
 from fractale.text import clip
 
@@ -184,6 +185,18 @@ class SweepRecord:
             raise self._unreadable("rows.jsonl is missing")
         return rows
 
+    def check_rows(self, head: Mapping[str, Any], found: int) -> None:
+        """Check that the file of rows has as many as the sweep was started with.
+
+        Args:
+            found: How many it has now.
+
+        Raises:
+            StoreError: It has another number.
+        """
+        if (begun := head.get("rows")) != found:
+            raise self._unreadable(f"rows.jsonl has {found} rows, and it began with {begun}")
+
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep the inputs of each row that vary.
 
@@ -202,7 +215,10 @@ class SweepRecord:
         Raises:
             StoreError: The file is damaged.
         """
-        return self._lines_of(self.ledger)
+        for number, line in enumerate(self._lines_of(self.ledger), 1):
+            if wrong := _fault_of(line):
+                raise StoreError(f"{self.ledger}, line {number}, is damaged: {wrong}")
+            yield line
 
     def _lines_of(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
@@ -238,6 +254,36 @@ def _table_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise StoreError(f"{path}, line {number}, is damaged: not a table")
     return cast("dict[str, Any]", found)
+
+
+_FORMS: Final[Mapping[str, tuple[type, ...]]] = {
+    "is": (str,),
+    "run": (str,),
+    "status": (str,),
+    "attempt": (int,),
+    "at": (int, float),
+    "seconds": (int, float),
+    "losses": (int,),
+    "progress": (int,),
+    "outputs": (dict,),
+    "reserved": (dict,),
+    "used": (dict,),
+    "asks": (list,),
+}
+"""Keys of the ledger's lines that are read → the types of their values."""
+
+
+def _fault_of(line: Mapping[str, Any]) -> str:
+    """Why a line of the ledger is not one that fractale wrote; empty if it may be one."""
+    if "is" not in line:
+        return "it has no `is`"
+    for name in _FORMS.keys() & line.keys():
+        if not isinstance(line[name], _FORMS[name]):
+            return f"`{name}` has another type"
+    amounts = (value for name in ("reserved", "used") for value in line.get(name, {}).values())
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in amounts):
+        return "an amount is not a number"
+    return ""
 
 
 class SweepLedger:
@@ -311,8 +357,10 @@ class SweepLock(FileLock):
         super().__init__(
             record.lock,
             f"sweep {record.sweep_id}",
-            hint="nothing was done; wait until that process ends, or end it",
+            hint=f"nothing was done; follow it: fractale sweep watch {record.sweep_id}\n"
+            f"or stop it: fractale sweep cancel {record.sweep_id}",
             error=RunHeld,
+            wait=LOOKED_AT,
         )
 
 

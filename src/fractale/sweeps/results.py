@@ -20,6 +20,9 @@ from fractale.sweeps.record import RowState, SweepRecord, run_id_of
 
 DRIVER_ENDED: Final = "the process that drove it ended before all rows had"
 
+OPEN: Final[tuple[RowState, ...]] = ("pending", "running", "waiting", "limit", "stopped")
+"""States of rows that can be cancelled, unless they were: jobs of a stopped run may continue."""
+
 STATES: Final[tuple[RowState, ...]] = (
     "pending",
     "running",
@@ -38,6 +41,7 @@ class RowView:
 
     Args:
         inputs: The inputs that vary.
+        state: As the ledger says. A run that was in progress when the driver died is ``stopped``.
         run: The run of its latest attempt; empty if none has started.
         attempt: From 1; 0 if none has started.
         used: As in `task.RunReport`.
@@ -99,6 +103,7 @@ class SweepView:
         merit: The output by which the user compares rows, if the sweep names one.
         used: The sums over all rows.
         asking: How many rows ask a question.
+        open: How many rows can be cancelled.
         warning: What went wrong beside the runs, such as a notification that was not sent.
     """
 
@@ -120,6 +125,7 @@ class SweepView:
     next: tuple[str, ...] = ()
     merit: str | None = None
     asking: int = 0
+    open: int = 0
     warning: str | None = None
 
 
@@ -136,15 +142,20 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         StoreError: The record cannot be read.
     """
     head, inputs = record.read_head(), record.read_rows()
+    record.check_rows(head, len(inputs))
     held = holder_of_lock(record.lock) is not None if driven is None else driven
     budget = SweepBudget(head.get("limits") or {})
     lines, about = _last_lines(record, len(inputs), budget)
     answered, _ = answered_rows(record)
     rows = tuple(
-        _row_view(record.sweep_id, row, inputs[row], lines[row], answered.get(row))
+        _row_view(record.sweep_id, row, inputs[row], lines[row], answered.get(row), held=held)
         for row in range(len(inputs))
     )
     counts = Counter[str](row.state for row in rows)
+    stopped = any(
+        row.state == "stopped" and row.run and not each.cancelled
+        for row, each in zip(rows, lines, strict=True)
+    )
     shown = {state: counts[state] for state in STATES if counts[state]}
     over = about.get("over")
     status, reason = status_of(shown), over.get("reason") if over else None
@@ -178,9 +189,10 @@ def view_of(record: SweepRecord, *, driven: bool | None = None) -> SweepView:
         used=_sum(lines),
         reached=str(reached) if reached else None,
         reason=str(reason) if reason else None,
-        next=_next(record.sweep_id, status, shown, rows, reached),
+        next=_next(record.sweep_id, status, shown, rows, reached, stopped=stopped),
         merit=head.get("merit"),
         asking=sum(bool(row.asks) for row in rows),
+        open=sum(each.state in OPEN and not each.cancelled for each in lines),
         warning=_text_of(about.get("warning")),
     )
 
@@ -219,6 +231,7 @@ class _Lines:
     state: RowState = "pending"
     attempt: int = 1
     began: bool = False
+    cancelled: bool = False
     ended: Mapping[str, Any] | None = None
     losses: int = 0
     earlier: tuple[Mapping[str, float], ...] = ()
@@ -246,7 +259,7 @@ class _Lines:
             case _:
                 pass
         if (state := state_after(line)) is not None:
-            self.state = state
+            self.state, self.cancelled = state, line.get("is") == "cancelled"
 
 
 def _used(line: Mapping[str, Any]) -> Mapping[str, float]:
@@ -295,7 +308,13 @@ def state_after(line: Mapping[str, Any]) -> RowState | None:
 
 
 def _row_view(
-    sweep: str, row: int, inputs: Mapping[str, Any], lines: _Lines, answered: float | None
+    sweep: str,
+    row: int,
+    inputs: Mapping[str, Any],
+    lines: _Lines,
+    answered: float | None,
+    *,
+    held: bool,
 ) -> RowView:
     ended = lines.ended or {}
     waits = lines.state == "waiting"
@@ -303,7 +322,7 @@ def _row_view(
     return RowView(
         row=row,
         inputs=inputs,
-        state=lines.state,
+        state="stopped" if lines.state == "running" and not held else lines.state,
         run=run_id_of(sweep, row, lines.attempt) if lines.began else "",
         attempt=lines.attempt if lines.began else 0,
         outputs=ended.get("outputs") or {},
@@ -334,8 +353,14 @@ def _next(
     counts: Mapping[str, int],
     rows: Sequence[RowView],
     reached: str | None,
+    *,
+    stopped: bool,
 ) -> tuple[str, ...]:
-    """The commands to type next."""
+    """The commands to type next.
+
+    Args:
+        stopped: Whether a run was stopped, and not cancelled: its batch jobs may be in progress.
+    """
     if status == "running":
         return (_command("watch", sweep), _command("cancel", sweep))
     if status == "queued":
@@ -347,6 +372,8 @@ def _next(
         found.append(_command("answer", sweep))
     if any(row.answered for row in rows) or (status == "stopped" and not reached):
         found.append(_command("resume", sweep))
+    if stopped:
+        found.append(_command("cancel", sweep))
     if counts.get("failed"):
         found += [_command("show", sweep, "--failed"), _command("retry", sweep, "--failed")]
     if counts.get("limit"):

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
+from fractale import shipped
 from fractale.errors import PlanError
 from fractale.plain import to_json
+from fractale.plan.build import OF_SWEEPS
 from fractale.plan.fields import Fields, Reader, join
 from fractale.plan.forms import (
     AMOUNT,
@@ -170,15 +172,13 @@ _HINTS: Final = {
     "metric": "write `merit`",
     "servers": "the plan names its servers",
 }
-_TELLING: Final = frozenset({"over", "table", "sample", "run_limits"})
-"""Keys that a sweep file has and a plan has not."""
 
 
 def is_sweep_file(root: Node) -> bool:
     """Whether a YAML file is a sweep: it has `plan` or another key of a sweep, and no `steps`."""
     if not isinstance(root.value, dict) or "steps" in root.value:
         return False
-    return "plan" in root.value or bool(_TELLING & {*root.value})
+    return "plan" in root.value or bool(OF_SWEEPS & {*root.value})
 
 
 def read_sweep_file(path: Path | str) -> SweepSpec | None:
@@ -193,7 +193,8 @@ def read_sweep_file(path: Path | str) -> SweepSpec | None:
     Raises:
         PlanError: It is a sweep file with errors; all of them.
     """
-    if not Path(path).is_file():
+    path = shipped.located(path, "plan")
+    if not path.is_file():
         return None  # a pipe can be read once only, and is read as a plan
     root = read_file(path)
     if not is_sweep_file(root):
@@ -207,10 +208,9 @@ def read_sweep_file(path: Path | str) -> SweepSpec | None:
     if problems := reader.problems.errors:
         raise PlanError(problems)
     inputs: dict[str, Node] = found.pop("inputs", {})
-    near = Path(path).parent
     for name in ("plan", "table"):
-        if name in found:
-            found[name] = str(near / Path(found[name]).expanduser())
+        if name in found and not (name == "plan" and shipped.is_named(found[name])):
+            found[name] = str(path.parent / Path(found[name]).expanduser())
     return SweepSpec(
         **found,
         inputs={name: node.plain() for name, node in inputs.items()},

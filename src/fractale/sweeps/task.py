@@ -77,7 +77,7 @@ class RunReport:
             core_hours, gpu_hours, jobs}``.
         error: The sentence that says why it failed.
         failed_at: The step at which it failed.
-        seconds: How long the run was in progress.
+        seconds: How long the run was in progress, over all its processes, with its batch jobs.
         held: Whether another process has the run: nothing was done, and the driver asks later.
         again: Whether the run stopped for a reason of its machine, such as a full disk or the end
             of its worker. The driver then treats it as a lost worker.

@@ -7,8 +7,9 @@ as JSON, and writes a line per task to stdout:
     {"report": {…}}                                  a `RunReport`
     {"lost": "…", "cannot_start": false}             see `executors.WorkerLost`
 
-Output of tools goes to stderr. At the end of stdin, and at SIGTERM, the present run stops at the
-next boundary of a step, and the process ends.
+Output of tools goes to stderr, which the driver keeps. What Python code prints has no known secrets
+there; programs that tools start, and compiled code, write to it directly. At the end of stdin, and
+at SIGTERM, the present run stops at the next boundary of a step, and the process ends.
 
 `Worker` is what the process has; a worker of another executor uses it, too. Settings are read once,
 and a plan once. The workspace stays open between runs of the same plan with the same options: its
@@ -19,16 +20,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self, cast
+from typing import IO, Any, BinaryIO, Final, Self, cast
 
 from langgraph.runtime import RunControl
 
@@ -45,6 +48,7 @@ from fractale.plan.build import load_plan
 from fractale.plan.given import limits_of
 from fractale.plan.inputs import read_secrets
 from fractale.plan.model import Plan
+from fractale.private import fault_of
 from fractale.questions import Answers
 from fractale.record.plans import plan_hash
 from fractale.runs.changes import unchanged_plan
@@ -90,9 +94,13 @@ class Worker:
 
     Args:
         environment: Used instead of the process's own.
+        printed: Masks what the process prints: it gets to know the secrets of the runs.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, printed: Masker | None = None
+    ) -> None:
+        self._printed = Masker() if printed is None else printed  # an empty one is false
         self._environment = dict(os.environ if environment is None else environment)
         self._settings: dict[tuple[str, str], Settings] = {}
         self._plans: dict[tuple[str, str], Plan] = {}
@@ -127,6 +135,9 @@ class Worker:
         if self._stopping:
             raise WorkerLost(self._stopping)
         record = RunRecords(Path(task.state_dir)).at(task.run)
+        if fault := _not_own(record.path):
+            words = f"the directory of run {task.run} is not used: {fault}"
+            return RunReport(run=task.run, status="failed", error=words)
         sweep = SweepRecords(Path(task.state_dir)).at(task.sweep)
         try:
             with row_lock(sweep, task.row):
@@ -227,6 +238,7 @@ class Worker:
             settings, masker = self._settings_of(task), Masker()
             settings, extensions = as_started(settings, task.options)
             secrets = read_secrets(plan, settings.environment)
+            self._printed.add(*filter(None, settings.secrets), *secrets.values())
             workspace = await stack.enter_async_context(
                 Workspace.open(
                     settings,
@@ -268,6 +280,17 @@ class Worker:
             await opened.stack.aclose()
 
 
+def _not_own(directory: Path) -> str | None:
+    """Why an existing directory of a run is not the user's own; None if it is, or is missing."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is a link or a file"
+    return fault_of(found)
+
+
 def _is_of(head: Mapping[str, Any], task: RunTask) -> bool:
     """Whether a run was started for a task."""
     mark = head.get("sweep")
@@ -305,7 +328,7 @@ def report_of(result: RunResult, record: RunRecord, control: RunControl | None =
         used=_used(record),
         error=result.error,
         failed_at=str(decided.get("gave_up") or decided.get("step") or "") if failed else "",
-        seconds=float(result.usage.get("seconds") or 0.0),
+        seconds=float(result.usage.get("elapsed") or result.usage.get("seconds") or 0.0),
         again=result.status == "stopped" and asked in (None, LEAVING),
     )
 
@@ -355,8 +378,29 @@ def _cut(value: Any) -> Any:
 # -- the process ----------------------------------------------------------------------------------
 
 
-async def serve(tasks: IO[bytes], reports: IO[bytes]) -> None:
-    """Perform the tasks that come in, until their stream ends or a SIGTERM comes."""
+class MaskedText(io.TextIOWrapper):
+    """A text stream that writes no known secrets.
+
+    Args:
+        buffer: Where it writes.
+        masker: Knows the secrets; it may get to know more of them later.
+    """
+
+    def __init__(self, buffer: BinaryIO, masker: Masker) -> None:
+        super().__init__(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._masker = masker
+
+    def write(self, text: str, /) -> int:
+        super().write(self._masker.text(text))
+        return len(text)
+
+
+async def serve(tasks: IO[bytes], reports: IO[bytes], printed: Masker | None = None) -> None:
+    """Perform the tasks that come in, until their stream ends or a SIGTERM comes.
+
+    Args:
+        printed: As of `Worker`.
+    """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=2**30)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), tasks)
@@ -368,7 +412,7 @@ async def serve(tasks: IO[bytes], reports: IO[bytes]) -> None:
 
     lines: asyncio.Queue[bytes] = asyncio.Queue()
 
-    async with Worker() as worker:
+    async with Worker(printed=printed) as worker:
 
         def leave() -> None:
             worker.stop()
@@ -395,13 +439,14 @@ def main() -> None:
     """Serve this process's stdin and stdout."""
     reports = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of tools, also of programs that they start
-    sys.stdout = sys.stderr
+    printed = Masker()
+    sys.stdout = sys.stderr = MaskedText(os.fdopen(os.dup(2), "wb"), printed)
     tasks = os.fdopen(os.dup(0), "rb", buffering=0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
-    asyncio.run(serve(tasks, reports))
+    asyncio.run(serve(tasks, reports, printed))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fractale.cli import options
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 from fractale.errors import UsageError
 
 if TYPE_CHECKING:

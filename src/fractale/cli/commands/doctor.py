@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fractale.cli import options
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 from fractale.plain import to_json
 
 
@@ -59,8 +59,8 @@ def command(
 
     \b
     fractale doctor
-    fractale doctor plans/demo.yaml -r registries/demo.yaml
-    fractale doctor plans/lammps.yaml -r registries/lammps.yaml -i scheduler=slurm
+    fractale doctor fractale:demo -r fractale:demo
+    fractale doctor fractale:lammps -r fractale:lammps -i scheduler=slurm
     fractale doctor --server servers/run-job.yaml
     fractale doctor --site-rules
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fractale.cli.commands.resume import complete_runs
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 
 if TYPE_CHECKING:
     from fractale.plan import Plan
@@ -43,8 +43,8 @@ def command(plan: str | None, run_id: str | None, form: str | None, output: Path
     """Draw PLAN as text, Mermaid, SVG or PNG, or a run with --run. No network is needed.
 
     \b
-    fractale graph plans/translate.yaml
-    fractale graph plans/translate.yaml -o plan.svg
+    fractale graph fractale:translate
+    fractale graph fractale:translate -o plan.svg
     fractale graph --run -1                  the way that the latest run took
     """
     from fractale.errors import UsageError

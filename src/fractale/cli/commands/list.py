@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
     from fractale.toolbox import Toolbox, ToolInfo
 
-SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models")
+SECTIONS = ("servers", "tools", "prompts", "resources", "agents", "models", "shipped")
+
+TITLES = {"shipped": "shipped with fractale; a run has them with -r fractale:NAME"}
 
 CHOOSERS: tuple[Chooser, ...] = ("plan", "model")
 """The origin of a call of a tool: a step of the plan, or a model."""
@@ -63,6 +65,9 @@ def command(
 ) -> None:
     """List the tools, prompts, resources, agents, models and servers available to a run.
 
+    `shipped` lists fractale's own tools, with their paths and arguments. A run has them if you add
+    one of their registries, such as -r fractale:jobs.
+
     Works without an API key. Servers that cannot be reached are listed with the reason.
     """
     import asyncio
@@ -77,8 +82,12 @@ def command(
         elif show_policy:
             found = asyncio.run(_verdicts(given.settings(acts=True), given.extensions))
             text = _verdicts_text(found["policy"])
+        elif section == "shipped":
+            found = {"shipped": _shipped()}
+            text = _offers_text(found)
         else:
             found = asyncio.run(_offers(given.settings(acts=True), given.extensions))
+            found["shipped"] = _shipped()
             found = {section: found[section]} if section else found
             text = _offers_text(found)
         if given.as_json:
@@ -147,10 +156,19 @@ def _tool(tool: Any) -> dict[str, Any]:
     }
 
 
+def _shipped() -> list[dict[str, Any]]:
+    """Fractale's own tools, whether the run has them or not."""
+    from dataclasses import asdict
+
+    from fractale.examples import own_tools
+
+    return [asdict(tool) for tool in own_tools()]
+
+
 def _offers_text(found: dict[str, Any]) -> str:
     blocks: list[str] = []
     for section, rows in found.items():
-        lines = [section] + [f"  {_line(section, row)}" for row in rows]
+        lines = [TITLES.get(section, section)] + [f"  {_line(section, row)}" for row in rows]
         blocks.append("\n".join(lines if rows else [*lines, "  none"]))
     return "\n\n".join(blocks)
 
@@ -162,6 +180,9 @@ def _line(section: str, row: dict[str, Any]) -> str:
         return _columns((row["name"], 24), (row["transport"], 8), (row["address"], 32), (state, 0))
     if section == "models":
         return _columns((row["spec"], 32), ("ready" if row["ready"] else row["why"], 0))
+    if section == "shipped":
+        call = f"{row['path']}({', '.join(row['arguments'])})"
+        return f"{call}\n      {', '.join(row['registries'])}: {row['description']}"
     name = row.get("name") or row.get("uri", "")
     first = (row.get("description") or "").strip().split("\n")[0]
     if section == "resources":

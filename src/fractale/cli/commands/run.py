@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,15 +16,8 @@ if TYPE_CHECKING:
     from fractale.settings import Settings
 
 
-def complete_plans(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Plan files below the typed directory, for shell completion."""
-    directory = Path(incomplete) if incomplete.endswith("/") else Path(incomplete or ".").parent
-    found = [*directory.glob("*.yaml"), *directory.glob("*.yml"), *directory.glob("plans/*.yaml")]
-    return sorted(str(p) for p in found if str(p).startswith(incomplete))
-
-
 @click.command("run")
-@click.argument("plan", type=click.Path(), shell_complete=complete_plans)
+@click.argument("plan", type=click.Path(), shell_complete=options.complete_plans)
 @options.input_options
 @options.tool_options
 @options.model_options
@@ -49,11 +41,11 @@ def command(
     """Run PLAN, a YAML file.
 
     \b
-    fractale run plans/translate.yaml -i script=job.sbatch
-    fractale run plans/translate.yaml --dry-run
-    fractale run plans/joke.yaml --answers answers.yaml
-    fractale run plans/lammps.yaml --detach
-    fractale run plans/lammps.yaml --reuse --why
+    fractale run fractale:translate -i script=job.sbatch
+    fractale run fractale:translate --dry-run
+    fractale run fractale:joke --answers answers.yaml
+    fractale run fractale:lammps --detach
+    fractale run fractale:lammps --reuse --why
     """
     from fractale.plan.build import load_plan
     from fractale.runs.changes import check_shown

@@ -57,8 +57,8 @@ def command(files: tuple[Path, ...], *, stdio: bool, **options: Any) -> None:
     """Serve the tools, prompts and resources of FILEs over MCP, by default only on this machine.
 
     \b
-    fractale serve registries/demo.yaml
-    FRACTALE_MCP_TOKEN=… fractale serve registries/demo.yaml --host 0.0.0.0
+    fractale serve fractale:demo
+    FRACTALE_MCP_TOKEN=… fractale serve fractale:demo --host 0.0.0.0
     """
     from fractale.server import serve
 

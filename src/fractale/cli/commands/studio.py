@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fractale.cli import options
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 
 
 @click.command("studio")

@@ -35,7 +35,7 @@ def command() -> int:
     writing. `a` answers its question, `l` follows the log of its job, `c` cancels it, `r` resumes
     it, `f` forks it. `/` filters, `?` shows all keys, `q` leaves. Runs keep running when you leave.
 
-    Needs the extra `top`: pip install 'fractale[top]'. Without it, and without a terminal, use
+    Needs the extra `top`: pip install 'fractale[top]>=0.2'. Without it, and without a terminal, use
     `fractale runs` and `fractale watch`.
     """
     from fractale.errors import DependencyMissing, UsageError

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fractale.cli import options
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 from fractale.errors import PlanError, Problem
 from fractale.plan.model import Plan
 from fractale.runs.workspace import Extensions

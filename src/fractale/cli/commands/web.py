@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from fractale import shipped
 from fractale.cli import options
 
 PACKAGES: Final = ("starlette", "uvicorn", "sse_starlette", "python_multipart", "anyio")
@@ -65,7 +66,7 @@ def command(
         directory=Path.cwd(),
         access=Access(name=name, check_user=check_user),
         flags=RunFlags(
-            registries=[Path(each).absolute() for each in given.extensions.paths],
+            registries=[shipped.recorded(each) for each in given.extensions.paths],
             agents=given.extensions.agents,
             backend=given.backend,
             model=given.model,

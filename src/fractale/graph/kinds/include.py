@@ -16,6 +16,7 @@ from fractale.graph.kinds import BuildGraph, Compiler
 from fractale.graph.outcome import CallResult
 from fractale.graph.state import PlanEnd, PlanState, Record, Spent, initial_state
 from fractale.graph.step import AttemptsExceeded, StepNode
+from fractale.plan.inputs import default_values
 from fractale.plan.kinds import INSTRUCTION_INPUTS
 from fractale.plan.model import Plan
 from fractale.policy import to_data
@@ -40,9 +41,9 @@ def build(node: StepNode, compiler: Compiler) -> StepNode:
 
 def given_inputs(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of an included plan: its defaults, and those that the step gives."""
-    defaults = {n: spec.default for n, spec in plan.inputs.items() if not spec.required}
     aliases = set(INSTRUCTION_INPUTS) - set(plan.inputs)
-    return {**defaults, **{key: value for key, value in inputs.items() if key not in aliases}}
+    given = {key: value for key, value in inputs.items() if key not in aliases}
+    return {**default_values(plan), **given}
 
 
 async def run_plan(
@@ -97,7 +98,7 @@ async def run_inner(
         LimitReached: A limit of the run is used up.
     """
     deps, entry = attempt.deps, attempt.entry
-    context = replace(context, entry=entry)
+    context = replace(context, entry=entry, again=attempt.is_again)
     if entry is not None:
         state = entry.into(state)
     try:

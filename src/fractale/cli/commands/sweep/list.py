@@ -27,7 +27,7 @@ MOST = 50
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all sweeps as JSON, one per line.")
 def command(limit: int | None, *, as_json: bool) -> int:
-    """List sweeps, the latest first: state, rows that succeeded of all rows, failures, start.
+    """List sweeps, the latest first: state, rows that are over of all rows, failures, start.
 
     \b
     fractale sweep list
@@ -75,11 +75,12 @@ def _data(view: SweepView) -> dict[str, object]:
 
 
 def _print(views: Sequence[SweepView], *, more: int) -> None:
+    from fractale.render.sweep import done_of
     from fractale.render.text import inert, screen_width, when, writable
 
     rows = [("SWEEP", "PLAN", "STATE", "DONE", "FAILED", "WHEN")]
     for view in views:
-        done = f"{view.counts.get('success', 0)}/{len(view.rows)}"
+        done = f"{done_of(view)}/{len(view.rows)}"
         failed = str(view.counts.get("failed", 0) or "-")
         rows.append((view.id, inert(view.plan, 30), view.status, done, failed, when(view.started)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

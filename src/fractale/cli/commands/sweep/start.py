@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from fractale.cli import options
-from fractale.cli.commands.run import complete_plans
+from fractale.cli.options import complete_plans
 from fractale.sweeps.spec import (
     Algorithm,
     SweepSpec,

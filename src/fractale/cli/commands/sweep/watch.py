@@ -124,12 +124,14 @@ class _Watching:
         if not self._says or not rows:
             return
         from fractale.render.sweep import ended_line
+        from fractale.sweeps.analysis import merit_of
 
+        merit = merit_of(view)
         self._clear()
         shown = rows[-SHOWN:] if self._live else rows
         if left := len(rows) - len(shown):
             self._print(f"… {left:,} more rows have ended")
-        print_lines([ended_line(view, row, view.merit) for row in shown])
+        print_lines([ended_line(view, row, merit.name if merit else view.merit) for row in shown])
         sys.stdout.flush()
 
     def _end(self, view: SweepView, rows: Sequence[RowView]) -> int:
