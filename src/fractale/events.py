@@ -16,7 +16,7 @@ step_started       step, attempt, type, target, description, previous (name of t
                    here or null)
 item_started       step, index, total, element (of a job array)
 item_finished      step, index, total, outcome, error, decided_by, seconds, inputs_ref,
-                   outputs_ref, reused (as of a step)
+                   outputs_ref, reused and read (as of a step)
 tool_started       step, tool, arguments, call, key (the call's place in the journal), agreed (who
                    agreed to it beforehand, as text)
 tool_progress      step, tool, call, progress, total, message
@@ -25,7 +25,7 @@ tool_finished      step, tool, call, key, is_error, seconds, text (first 2,000 c
 model_started      step, model, call, key
 model_text         step, text (a piece as it comes)
 model_finished     step, model, call, key, seconds, input_tokens, output_tokens, cost, text,
-                   recorded
+                   recorded, snapshot (the model's version as its server named it, if it did)
 log                step, level, message (from a server, a tool, or fractale itself)
 warning            step, code, message
 job_state          step, job (the scheduler's id), scheduler, state (pending, running, completed,
@@ -44,6 +44,8 @@ step_finished      step, attempt, outcome, event_name, decided_by, reason, error
                    tokens, next (step name, success or failed), notices [{kind: warning, lost or
                    failed, message}: shown even on success], outputs (short form), reused {run,
                    step, key: only if the result of that run's step was taken over},
+                   read {files, programs, prompts: name: [size, time, checksum] of those that it
+                   names},
                    inputs_ref, outputs_ref (values, or references into the run's outputs)
 table              step, title, rows [{column: value}]
 waiting            step, question {id, kind, ...}

@@ -149,6 +149,7 @@ _OF_RUN: Final = (
     "plan.yaml",
     "plan",
     "tools.json",
+    "conditions.json",
     "notes.json",
     "bindings.json",
     "entry.json",

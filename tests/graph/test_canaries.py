@@ -227,6 +227,7 @@ def told(tmp_path_factory):
             ["show", "-1", "--json"],
             *(["show", "-1", name] for name in ("say", "noise", "agent", "plain", "fail", "end")),
             ["diff", "-1", "-2"],
+            ["why", "-1", "--since", "-2"],
             ["runs"],
             ["graph", "plan.yaml"],
             ["freeze", "-1", "-o", str(folder / "out/frozen.yaml")],

@@ -53,6 +53,7 @@ def web(made: MadeRuns, hostile: str) -> Iterator[Web]:
         ("show", "hostile", HOSTILE[0]),
         ("show", "hostile-asks"),
         ("diff", "hostile", "steps"),
+        ("why", "hostile", "--since", "steps"),
         ("watch", "hostile"),
         ("watch", "hostile-asks"),
         ("answer", "hostile-asks"),

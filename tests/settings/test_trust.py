@@ -169,6 +169,7 @@ LOOKS = {
     "answer": ["answer", "mine"],
     "cancel": ["cancel", "mine"],
     "diff": ["diff", "mine", "mine"],
+    "why": ["why", "mine", "--since", "mine"],
     "report": ["report", "mine", "-o", "-"],
     "export": ["export", "mine", "--graph", "json"],
     "freeze": ["freeze", "mine"],

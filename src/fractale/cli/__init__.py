@@ -61,6 +61,7 @@ GROUPS = {
         "show": ("fractale.cli.commands.show", "Show what happened in a run or in one step."),
         "web": ("fractale.cli.commands.web", "Show runs in a browser, live, and act on them."),
         "diff": ("fractale.cli.commands.diff", "Compare two runs, step by step."),
+        "why": ("fractale.cli.commands.why", "Show what changed since the last good run."),
         "report": (
             "fractale.cli.commands.report",
             "Write runs as one HTML file that opens without a network.",

@@ -294,6 +294,7 @@ class Attempt:
         repetition: How often the attempt has failed and was made again.
         files: The files that the step creates and needs, if it names any.
         reused: The run and the step whose result was taken over, and the key: `{run, step, key}`.
+        read: The files and programs that its inputs name (`fractale.graph.read_files`).
     """
 
     step: Step
@@ -323,6 +324,7 @@ class Attempt:
     repetition: int = 0
     files: Files | None = None
     reused: Mapping[str, Any] | None = None
+    read: Mapping[str, Any] | None = None
     journal: CallJournal = field(init=False)
 
     @property

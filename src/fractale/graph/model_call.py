@@ -16,6 +16,7 @@ from fractale.errors import CallError, ModelError, ModelUnavailable, without_pos
 from fractale.graph.call import Attempt, Codec, once
 from fractale.graph.errors_as_data import Elicited, Paused
 from fractale.models import Answer, Usage
+from fractale.models.usage import snapshot_of
 from fractale.store.journal import Call, digest_of
 from fractale.store.outputs import encode
 
@@ -183,9 +184,9 @@ class ModelCodec(Codec[T]):
     ) -> dict[str, Any]:
         if isinstance(outcome, Exception):
             usage = outcome.usage if isinstance(outcome, ModelError) else None
-            usage, text = usage or Usage(), str(outcome)
+            usage, text, snapshot = usage or Usage(), str(outcome), ""
         else:
-            usage, text = self.usage_of(outcome), outcome.text
+            usage, text, snapshot = self.usage_of(outcome), outcome.text, self.snapshot(outcome)
         self.attempt.usage += usage
         if not recorded:  # a recorded call was counted when it was made
             self.attempt.context.meter.add(usage)
@@ -194,10 +195,15 @@ class ModelCodec(Codec[T]):
             "output_tokens": usage.output_tokens,
             "cost": usage.cost,
             "text": text,
+            **({"snapshot": snapshot} if snapshot else {}),
         }
 
     def usage_of(self, result: T) -> Usage:
         """The usage of an answer."""
+        raise NotImplementedError
+
+    def snapshot(self, result: T) -> str:
+        """The version of the model that answered, as its server named it."""
         raise NotImplementedError
 
 
@@ -206,6 +212,9 @@ class AnswerCodec(ModelCodec[Answer]):
 
     def usage_of(self, result: Answer) -> Usage:
         return result.usage
+
+    def snapshot(self, result: Answer) -> str:
+        return result.snapshot
 
     def dump(self, result: Answer, seconds: float | None) -> dict[str, Any]:
         del seconds  # the answer has its own duration
@@ -218,6 +227,7 @@ class AnswerCodec(ModelCodec[Answer]):
             usage=Usage(**data["usage"]),
             model=data["model"],
             seconds=data["seconds"],
+            snapshot=data.get("snapshot", ""),
         )
 
 
@@ -226,6 +236,9 @@ class TurnCodec(ModelCodec[AIMessage]):
 
     def usage_of(self, result: AIMessage) -> Usage:
         return self.attempt.deps.models.usage_of(result, self.name)
+
+    def snapshot(self, result: AIMessage) -> str:
+        return snapshot_of(result)
 
     def dump(self, result: AIMessage, seconds: float | None) -> dict[str, Any]:
         del seconds

@@ -360,7 +360,7 @@ def _of_job(attempt: Attempt) -> KeyParts:
     written = job_data(step.job) if step.job else {}
     left_out = {*NOT_TEXT, *attempt.inputs}
     parts.values["answer"] = {k: v for k, v in written.items() if k not in left_out}
-    for program in sorted(_programs(given)):
+    for program in sorted(programs_in(given)):
         path = shutil.which(program, path=environment.get("PATH", os.defpath))
         if path is not None:
             now = Path(path).resolve().stat()
@@ -368,7 +368,7 @@ def _of_job(attempt: Attempt) -> KeyParts:
     return parts
 
 
-def _programs(given: Mapping[str, Any]) -> Iterator[str]:
+def programs_in(given: Mapping[str, Any]) -> Iterator[str]:
     """The words that may name the programs of a job: the first of each line, or of a command."""
     command: Any = given.get("command")
     if isinstance(command, list) and command:
@@ -415,7 +415,7 @@ class _Look:
             if not self._pattern(self._start, pattern) and pattern in wanted:
                 raise NoSuchFile(pattern)
         for value in self._parts.texts:
-            for text in _texts_in(value):
+            for text in texts_in(value):
                 self._text(text)
         for name in self._parts.names:
             for base in self._parts.bases:
@@ -431,8 +431,8 @@ class _Look:
             NotKeyed: One cannot be compared.
         """
         self._is_made = True
-        for text in islice(_texts_in(outputs), MOST_NAMES):
-            for name in dict.fromkeys((text, *_words_in(text[:LONGEST]))):
+        for text in islice(texts_in(outputs), MOST_NAMES):
+            for name in dict.fromkeys((text, *words_in(text[:LONGEST]))):
                 path = _of_uri(name)
                 if len(path) > LONGEST or path in _HERE or "\0" in path or not _NAME.search(path):
                     continue
@@ -467,7 +467,7 @@ class _Look:
                 self._path(Path("/"))
         if len(text) > MOST_TEXT:
             _unknown(self._parts, "one of its texts is too long to look for names of files in it")
-        for word in dict.fromkeys(_words_in(text[:MOST_TEXT])):
+        for word in dict.fromkeys(words_in(text[:MOST_TEXT])):
             self._name(word)
 
     def _name(self, word: str) -> None:
@@ -567,20 +567,20 @@ def _without(pattern: re.Pattern[str], value: Any) -> Any:
     return value
 
 
-def _texts_in(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
     """Every text in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, each in cast("Mapping[Any, Any]", value).items():
             yield str(key)
-            yield from _texts_in(each)
+            yield from texts_in(each)
     elif isinstance(value, (list, tuple)):
         for each in cast("list[Any]", value):
-            yield from _texts_in(each)
+            yield from texts_in(each)
 
 
-def _words_in(text: str) -> Iterator[str]:
+def words_in(text: str) -> Iterator[str]:
     """The words of a text that may name files, as a shell or a program may split it."""
     for found in _QUOTED.finditer(text):
         yield found[1] or found[2]

@@ -146,6 +146,7 @@ class StepNode:
                     if self.reads_resources and self.step.foreach is None:
                         async with in_time(attempt):
                             await fill_inputs(attempt)
+                    await _note_read(attempt)
                     # 4. Reuse: an equal step of an earlier run may have the result.
                     reuse = await _look_up(attempt, held)
                     # 5. Call: depends on the kind of the step.
@@ -345,6 +346,7 @@ class AsStep:
             next=target,
             notices=record.get("notices", []),
             **_reused_by(attempt),
+            **_read_by(attempt),
             outputs=result.outputs,
             inputs_ref=record.get("inputs"),
             outputs_ref=record.get("outputs"),
@@ -452,6 +454,7 @@ class AsItem:
             decided_by=decision.decided_by,
             seconds=seconds,
             **_reused_by(attempt),
+            **_read_by(attempt),
             inputs_ref=attempt.deps.outputs.put(dict(attempt.inputs)),
             outputs_ref=record.get("outputs"),
         )
@@ -475,6 +478,11 @@ def _record(attempt: Attempt, result: CallResult, decision: Decision, attempts: 
 def _reused_by(attempt: Attempt) -> dict[str, Any]:
     """Where the result came from, as a field of an event, if it was taken over."""
     return {"reused": dict(attempt.reused)} if attempt.reused else {}
+
+
+def _read_by(attempt: Attempt) -> dict[str, Any]:
+    """The files and programs that it named, as a field of an event, if there are any."""
+    return {"read": dict(attempt.read)} if attempt.read else {}
 
 
 def _spent_by(attempt: Attempt, seconds: float) -> Spent:
@@ -546,6 +554,14 @@ async def _look_up(attempt: Attempt, held: ExitStack) -> "Reuse | _NoReuse":
     reuse = await look_up(attempt)
     held.callback(reuse.release)
     return reuse
+
+
+async def _note_read(attempt: Attempt) -> None:
+    """Note the files and programs that the step names, for the record."""
+    if attempt.context.run_dir is not None and attempt.tries == 1:
+        from fractale.graph.read_files import named_by  # a run without a record needs none
+
+        attempt.read = await asyncio.to_thread(named_by, attempt)
 
 
 async def _before(attempt: Attempt, templates: Collection[str]) -> _Before:

@@ -276,7 +276,14 @@ class Models:
             if schema is not None and not asking.native:
                 self._without_format.add(spec)
         seconds = time.monotonic() - started
-        return Answer(text=text, data=data, usage=turns.usage, model=spec, seconds=seconds)
+        return Answer(
+            text=text,
+            data=data,
+            usage=turns.usage,
+            model=spec,
+            seconds=seconds,
+            snapshot=turns.snapshot,
+        )
 
     async def turn(
         self,

@@ -14,7 +14,7 @@ from fractale.errors import ModelError, UsageError
 from fractale.models import faults
 from fractale.models.text_calls import called_in_text
 from fractale.models.thoughts import AnswerStream, without_thoughts
-from fractale.models.usage import Usage
+from fractale.models.usage import Usage, snapshot_of
 from fractale.plain import readable, readable_values
 from fractale.text import clip
 
@@ -57,6 +57,7 @@ class Turns:
         whole: Whether to receive each answer as a whole, and not as a stream.
         unmarked: Models whose thoughts were found to have no start mark.
         usage: Usage of all turns so far, including failed ones.
+        snapshot: The version of the model that took the last turn, as its server named it.
     """
 
     spec: str
@@ -66,6 +67,7 @@ class Turns:
     whole: bool = False
     unmarked: set[str] = field(default_factory=set[str])
     usage: Usage = field(default_factory=Usage)
+    snapshot: str = ""
 
     async def take(self, chat: Chat, messages: Sequence[BaseMessage]) -> AIMessage:
         """Make one request and receive the whole turn.
@@ -81,6 +83,7 @@ class Turns:
         async with asyncio.timeout(self.timeout):
             message = await self._receive(chat, list(messages))
         self.usage += self.price(message)
+        self.snapshot = snapshot_of(message)
         check_end(message, self.spec)
         return message
 

@@ -53,6 +53,7 @@ class Answer:
         usage: Usage of all turns for the answer.
         model: ``provider:name``.
         seconds: From the first request to the end of the answer, including waits.
+        snapshot: The model's version, see `snapshot_of`.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Answer:
     usage: Usage
     model: str
     seconds: float
+    snapshot: str = ""
 
 
 def tokens_of(message: BaseMessage) -> tuple[int, int]:
@@ -73,6 +75,14 @@ def tokens_of(message: BaseMessage) -> tuple[int, int]:
         int(raw.get("prompt_tokens") or raw.get("input_tokens") or 0),
         int(raw.get("completion_tokens") or raw.get("output_tokens") or 0),
     )
+
+
+def snapshot_of(message: BaseMessage) -> str:
+    """The version of the model that answered, as its server named it; empty if it did not."""
+    metadata = cast("dict[str, Any]", message.response_metadata)
+    name = metadata.get("model_name") or metadata.get("model") or metadata.get("model_version")
+    parts = [name, metadata.get("system_fingerprint")]
+    return " ".join(str(part)[:200] for part in parts if part)
 
 
 EARLIER_TRIES = "earlier_tries"

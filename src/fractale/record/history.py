@@ -44,6 +44,7 @@ class RecordedCall:
         started: Unix time in seconds.
         finished: Whether its end is known; a process that was killed leaves calls without an end.
         text: The beginning of its result.
+        snapshot: The version of the model that answered, as its server named it.
         key: The key of the call in the run's journal, which has the whole result.
         entering: Which start of the attempt made it, from 1; an attempt is started again after a
             question or a crash.
@@ -64,6 +65,7 @@ class RecordedCall:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
+    snapshot: str = ""
     key: str | None = None
     entering: int = 1
     agreed: str = ""
@@ -139,7 +141,7 @@ class RecordedJob:
 
 @dataclass(slots=True, kw_only=True)
 class RecordedItem:
-    """One item of a foreach; `inputs`, `outputs` and `reused` as in `RecordedAttempt`."""
+    """One item of a foreach; `inputs`, `outputs`, `reused` and `read` as in `RecordedAttempt`."""
 
     index: int
     started: float = 0.0
@@ -150,6 +152,7 @@ class RecordedItem:
     inputs: Any = None
     outputs: Any = None
     reused: Mapping[str, Any] | None = None
+    read: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,6 +184,8 @@ class RecordedAttempt:
             and `outputs` is cut short (`outputs_cut`).
         reused: The run and the step whose result it took over, ``{run, step, key}``; None if it
             made its own call.
+        read: The files and programs that its inputs name, before its call
+            (`fractale.graph.read_files`).
         is_array: Whether its items are the elements of a job array.
         items_total: How many items it has; None if none was started.
         enterings: How often it was started: more than once after questions and crashes.
@@ -210,6 +215,7 @@ class RecordedAttempt:
     outputs: Any = None
     outputs_cut: bool = False
     reused: Mapping[str, Any] | None = None
+    read: Mapping[str, Any] = field(default_factory=dict[str, Any])
     is_array: bool = False
     items_total: int | None = None
     enterings: int = 1

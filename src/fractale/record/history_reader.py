@@ -236,6 +236,7 @@ class _Reader:
             attempt.tokens = max(attempt.tokens, _tokens(attempt))
         attempt.inputs = event.get("inputs_ref")
         attempt.reused = event.get("reused")
+        attempt.read = event.get("read") or {}
         attempt.outputs_cut = "outputs_ref" not in event
         attempt.outputs = event.get("outputs") if attempt.outputs_cut else event["outputs_ref"]
 
@@ -262,6 +263,7 @@ class _Reader:
             item.inputs = event.get("inputs_ref")
             item.outputs = event.get("outputs_ref")
             item.reused = event.get("reused")
+            item.read = event.get("read") or {}
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -315,6 +317,7 @@ class _Reader:
         made.input_tokens = event.get("input_tokens") or 0
         made.output_tokens = event.get("output_tokens") or 0
         made.cost = event.get("cost") or 0.0
+        made.snapshot = event.get("snapshot") or ""
 
     def _calls_like(self, attempt: RecordedAttempt, made: RecordedCall) -> list[RecordedCall]:
         """The calls of an attempt that have the key of a call in the journal, oldest first."""

@@ -49,6 +49,14 @@ def _one_of(*words: str) -> Check:
     return lambda value: "" if value in words else said
 
 
+def _stamp(value: Any) -> str:
+    """Of a file: size, time in ns, checksum; of a program also its path."""
+    parts = cast("list[Any]", value) if isinstance(value, list) else []
+    numbers = all(isinstance(each, int) and not isinstance(each, bool) for each in parts[:2])
+    texts = all(isinstance(each, str) for each in parts[2:])
+    return "" if len(parts) in (3, 4) and numbers and texts else "is not the state of a file"
+
+
 def _list_of(check: Check) -> Check:
     def found(value: Any) -> str:
         if not isinstance(value, list):
@@ -121,6 +129,9 @@ _STEP: Final[Mapping[str, Check]] = {"step": _text}
 _CALL: Final[Mapping[str, Check]] = {**_STEP, "call": _call}
 _ITEM: Final[Mapping[str, Check]] = {**_STEP, "index": _natural}
 _REUSED: Final = _or_empty(_fields({"run": _text, "step": _text}, key=_text))
+_READ: Final = _or_empty(
+    _fields(files=_table_of(_stamp), programs=_table_of(_stamp), prompts=_table_of(_stamp))
+)
 _ENDED: Final[Mapping[str, Check]] = {
     "outcome": _OUTCOME, "error": _text, "decided_by": _text, "seconds": _number,
 }  # fmt: skip
@@ -144,14 +155,14 @@ EVENTS: Final[Mapping[str, Check]] = {
         handler=_text,
     ),
     "item_started": _fields(_ITEM, total=_natural),
-    "item_finished": _fields(_ITEM, total=_natural, reused=_REUSED, **_ENDED),
+    "item_finished": _fields(_ITEM, total=_natural, reused=_REUSED, read=_READ, **_ENDED),
     "tool_started": _fields({**_CALL, "tool": _text}, arguments=_TABLE, key=_text),
     "tool_progress": _fields(_STEP, progress=_number, total=_number, message=_text),
     "tool_finished": _fields(_CALL, text=_text, seconds=_number),
     "model_started": _fields({**_CALL, "model": _text}, key=_text),
     "model_finished": _fields(
         _CALL, text=_text, seconds=_number, input_tokens=_natural, output_tokens=_natural,
-        cost=_number,
+        cost=_number, snapshot=_text,
     ),
     "log": _fields(step=_text, level=_text, message=_text),
     "warning": _fields(step=_text, message=_text),
@@ -164,7 +175,7 @@ EVENTS: Final[Mapping[str, Check]] = {
     "step_finished": _fields(
         {**_STEP, "outcome": _OUTCOME}, attempt=_natural, event_name=_text, decided_by=_text,
         reason=_text, error=_text, seconds=_number, tokens=_natural, next=_text, handler=_text,
-        reused=_REUSED,
+        reused=_REUSED, read=_READ,
         notices=_list_of(_fields(kind=_text, message=_text)),
     ),
     "table": _fields(_STEP, rows=_list_of(_TABLE)),

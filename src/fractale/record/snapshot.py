@@ -76,8 +76,19 @@ def keep_snapshot(record: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
     Raises:
         StoreError: It can't be written.
     """
-    data = to_json(mask(_tables(snapshot)), default=dict).encode()
-    target = record.offered
+    keep_shared(record, record.offered, mask(_tables(snapshot)), "the list of tools")
+
+
+def keep_shared(record: RunRecord, target: Path, value: Any, what: str) -> None:
+    """Write a JSON value into the run's directory; runs with the same value share one file.
+
+    Args:
+        what: The value, for the message.
+
+    Raises:
+        StoreError: It can't be written.
+    """
+    data = to_json(value, default=dict).encode()
     shared = record.state_dir / SHARED / f"{hashlib.sha256(data).hexdigest()}.json"
     try:
         try:
@@ -92,7 +103,7 @@ def keep_snapshot(record: RunRecord, snapshot: ToolSnapshot, mask: Callable[[Any
             write_private(target, data, sync="none")
     except OSError as error:
         raise StoreError(
-            f"the list of tools cannot be written to {target}: {error}", hint=CHECK_SPACE
+            f"{what} cannot be written to {target}: {error}", hint=CHECK_SPACE
         ) from error
 
 

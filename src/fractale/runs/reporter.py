@@ -25,7 +25,7 @@ from fractale.record.follow import OF_MODELS, TextFile
 from fractale.record.jobs import JobHistory
 from fractale.runs.notify import RunNotifications
 from fractale.runs.options import RunOptions
-from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data
+from fractale.runs.result import CANCEL_REQUEST, RunResult, finished_data, why_command
 from fractale.store.outputs import FileOutputs, divided, has_large
 from fractale.store.run_record import RunRecord
 
@@ -277,6 +277,8 @@ class RunReporter:
         by_cancel = self._options.control.drain_reason == CANCEL_REQUEST
         has_finally = "finally" in self._handlers
         data = finished_data(result, by_cancel=by_cancel, has_finally=has_finally)
+        if status == "failed" and data["next"] and self._record and _has_succeeded(self._record):
+            data["next"] = [*data["next"], why_command(result.run)]
         self.context.emit("run_finished", **data)
         return result
 
@@ -363,3 +365,14 @@ def _jobs_data(meter: Meter) -> dict[str, Any]:
     if reserved["jobs"]:
         data["reserved"] = reserved
     return data
+
+
+def _has_succeeded(record: RunRecord) -> bool:
+    """Whether an earlier run of the same plan succeeded. A sweep compares its rows itself."""
+    from fractale.record.drift import success_before  # few runs fail
+
+    try:
+        head = record.read_head()
+        return not head.get("sweep") and success_before(record, head) is not None
+    except (StoreError, OSError):
+        return False

@@ -191,6 +191,11 @@ def fork_command(run: str, at: str) -> str:
     return f"fractale fork {run} --at {shlex.quote(at)}"
 
 
+def why_command(run: str) -> str:
+    """The command that shows what changed since the last success of the same plan."""
+    return f"fractale why {run}"
+
+
 def _looks(run: str, decided: Mapping[str, Any]) -> list[str]:
     """The commands that show why a step failed: first the log of its job, if it has one."""
     jobs = decided.get("jobs") or ()

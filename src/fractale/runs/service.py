@@ -20,6 +20,7 @@ from fractale.plan.inputs import bind_inputs
 from fractale.plan.model import Plan
 from fractale.plan.needs import tools_of
 from fractale.policy import Policy, allowed_by
+from fractale.record.conditions import keep_conditions
 from fractale.record.history_reader import read_history
 from fractale.record.jobs import JOBS, RunJobs
 from fractale.record.plans import PlanCopies, plan_hash
@@ -40,6 +41,7 @@ from fractale.runs.changes import (
     unchanged_plan,
     version_notice,
 )
+from fractale.runs.conditions import Place, conditions_of
 from fractale.runs.driver import RunDriver, checkpoints
 from fractale.runs.fork import (
     ForkChanges,
@@ -205,6 +207,8 @@ class Runs:
                 raise
             offered = await take_snapshot(self._toolbox, plan, self._agents.names())
             keep_snapshot(record, offered, driver.context.mask)
+            conditions = await conditions_of(plan, self._place, offered, secrets)
+            keep_conditions(record, conditions, driver.context.mask)
             policy = self._policy.settings
             known: dict[str, Any] = {
                 "versions": versions(),
@@ -458,6 +462,16 @@ class Runs:
             jobs=RunJobs.of(jobs, self._settings, environment=self._site_environment),
             made=self._settings.state_dir / MADE,
             cache=self._result_cache(reuse),
+        )
+
+    @cached_property
+    def _place(self) -> Place:
+        return Place(
+            settings=self._settings,
+            toolbox=self._toolbox,
+            agents=self._agents,
+            models=self._models,
+            registries=tuple(self._head.get("registries", ())),
         )
 
     @cached_property

@@ -69,6 +69,7 @@ class RunRecord:
     plan = RecordFile("plan.yaml")  # as it was then
     included_plans = RecordFile("plan")
     offered = RecordFile("tools.json")  # the tools, prompts and resources of servers
+    conditions = RecordFile("conditions.json")  # what it ran with, to compare another run
     bindings = RecordFile("bindings.json")  # the tools of names that were bound later
     entry = RecordFile("entry.json")  # of a fork: its fork point, and its inputs there
     events = RecordFile("events.jsonl")

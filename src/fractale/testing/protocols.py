@@ -48,7 +48,7 @@ class OpenAIProtocol:
         """A ``chat.completion``."""
         message = {"role": "assistant", "content": reply.said or None, **self._calls(reply)}
         choice = {"index": 0, "message": message, "finish_reason": self._finish(reply)}
-        head = self._head("chat.completion", model)
+        head = self._head("chat.completion", reply.snapshot or model)
         body: Json = {**head, "choices": [choice], "usage": self._usage(reply, request)}
         for quirk in quirks_of(reply.quirks):
             body = quirk.answer(body) if quirk.answer else body
@@ -56,7 +56,7 @@ class OpenAIProtocol:
 
     def stream(self, reply: Reply, request: Mapping[str, Any], model: str) -> list[str]:
         """``chat.completion.chunk`` for each word, the usage last if it was asked for."""
-        head = self._head("chat.completion.chunk", model)
+        head = self._head("chat.completion.chunk", reply.snapshot or model)
         deltas: list[Json] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": piece} for piece in reply.pieces]
         if calls := self._calls(reply):

@@ -31,6 +31,7 @@ class Reply:
             ``blocked``: Gemini answers nothing, because of the request's content.
         input_tokens: Counted by words if None.
         output_tokens: Counted by words if None.
+        snapshot: The version of the model that the server names (OpenAI only); empty: as asked for.
         quirks: The server's changes to it: names of `fractale.testing.quirks`.
     """
 
@@ -47,6 +48,7 @@ class Reply:
     finish: str = "stop"
     input_tokens: int | None = None
     output_tokens: int | None = None
+    snapshot: str = ""
     quirks: Sequence[str] = ()
 
     @property

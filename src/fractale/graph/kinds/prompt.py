@@ -61,7 +61,12 @@ async def get_prompt(
         bound = await resolve_prompt(toolbox, attempt.context.bindings, name)
         return await toolbox.get_prompt(bound, arguments)
 
-    return await once(attempt, site, call, fetch, PromptCodec(attempt, {}))
+    messages = await once(attempt, site, call, fetch, PromptCodec(attempt, {}))
+    if attempt.context.run_dir is not None and attempt.deps.made is not None:
+        from fractale.graph.read_files import note_prompt  # a run without a record needs none
+
+        note_prompt(attempt, name, [[each.role, each.text] for each in messages])
+    return messages
 
 
 class PromptCodec(Codec[list[PromptMessage]]):
