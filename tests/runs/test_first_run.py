@@ -119,7 +119,7 @@ async def test_a_script_that_is_not_there_fails_with_its_name(tmp_path):
 async def test_the_result_says_what_was_lost_and_what_to_try(tmp_path):
     result = await translate(tmp_path, ScriptedModel([Reply(data=RIGHT)]))
     assert "line 7: --container-image=" in result.outputs["not_translated"]
-    assert "fractale run plans/lammps-log.yaml" in result.outputs["try_next"]
+    assert "fractale run fractale:lammps-log" in result.outputs["try_next"]
 
 
 @pytest.mark.parametrize(("expected", "ok"), [(1e6, True), (1e9, False)])

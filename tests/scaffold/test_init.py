@@ -84,7 +84,7 @@ def project(started: tuple[Path, dict], tmp_path: Path) -> Path:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    found = [path for path in folder.rglob("*") if path.is_file()]
+    found = [each for each in folder.rglob("*") if each.is_file() and each.suffix != ".pyc"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 

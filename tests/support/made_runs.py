@@ -635,7 +635,8 @@ class _HostileEvents:
         yield "model_started", {**asked, "agent": self.bad}
         yield "model_text", {"step": path, "text": ATTACKS}
         used = {"seconds": 0.2, "input_tokens": 10, "output_tokens": 5, "cost": 0.001}
-        yield "model_finished", {**asked, **used, "text": ATTACKS, "recorded": False}
+        used |= {"text": ATTACKS, "recorded": False, "snapshot": self.bad}
+        yield "model_finished", {**asked, **used}
         yield "log", {"step": path, "level": "warning", "message": ATTACKS}
         yield "warning", {"step": path, "code": self.bad, "message": ATTACKS}
         yield "job_state", self._job(path, job)

