@@ -63,7 +63,7 @@ def test_a_sweep_in_the_background_is_driven_without_its_terminal(here, capsys):
     assert run_command(start(here, "-i", "seconds=0.1", "--detach")) == 0
     captured = capsys.readouterr()
     assert "sweep s runs in the background: process " in captured.out
-    assert "next    fractale sweep show s" in captured.out
+    assert "next    fractale sweep watch s" in captured.out
     # Its summary is the last thing that it prints.
     asyncio.run(until(lambda: "2 success" in output(here), lambda: output(here), 60))
     assert here.view().status == "success"

@@ -225,8 +225,8 @@ class _Pruning:
     """Listings by their inodes, before any run is removed."""
     named_jobs: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     """Run → the jobs of the state directory that its record names."""
-    listing_of: dict[str, int] = field(default_factory=dict[str, int])
-    """Run → the inode of its listing."""
+    listings_of: dict[str, tuple[int, ...]] = field(default_factory=dict[str, "tuple[int, ...]"])
+    """Run → the inodes of its listings: the tools that were offered, and the run's conditions."""
     gone: list[str] = field(default_factory=list[str])
     """The runs that were removed, or would be."""
 
@@ -345,7 +345,7 @@ class _Pruning:
                 return f"its job {found.words}"
         if self._jobs_root.is_dir():
             self.named_jobs[record.run_id] = names_in(_texts_of(record))
-        self.listing_of[record.run_id] = _inode(record.offered)
+        self.listings_of[record.run_id] = _inode(record.offered), _inode(record.conditions)
         return None
 
     async def _prune_outputs(self, saver: RunSaver, record: RunRecord) -> None:
@@ -415,8 +415,9 @@ class _Pruning:
         removing this name does no harm.
         """
         for run in self.gone:
-            if listing := self.listings.get(self.listing_of.get(run, 0)):
-                listing.users -= 1
+            for inode in self.listings_of.get(run, ()):
+                if listing := self.listings.get(inode):
+                    listing.users -= 1
         for listing in self.listings.values():
             if listing.users <= 0 and (self.report.dry_run or _is_alone(listing.path)):
                 self.report.listings += 1
