@@ -16,7 +16,7 @@ from fractale.testing import ModelServer, Reply
 from fractale.testing.model_server import ModelRequest
 from swept import InProcess, driven, effects, made_sweep, settings_in
 
-TASKS = 2304 if FULL else 144
+TASKS = 2304 if FULL else 72
 
 PLAN = """name: garbled
 inputs:
@@ -57,7 +57,7 @@ class Model:
         return Reply(tool_calls=[("double", {"x": number})])
 
 
-@pytest.mark.real  # 144 runs of an agent, each with two or three answers of a model
+@pytest.mark.real  # 72 runs of an agent, each with two or three answers of a model
 async def test_every_task_is_done_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
